@@ -1,0 +1,45 @@
+# What a person or CI types. Everything is installed into .venv; data go to var/ (or LAYERDRIFT_HOME).
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo up test lint types contracts lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## install into .venv
+
+$(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 (Debian, Ubuntu: apt install python3.11-venv), or name one with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) must be Python 3.11 or later with venv (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -c requirements.lock -e 'clients[render,backends]' -e '.[service,worker,embedded,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## fine-tune a real encoder, analyse the pair, write var/demo/report.html
+	@$(BIN)/python -m deploy.embedded.demo
+
+up: $(STAMP)  ## the embedded stack in the foreground
+	@$(BIN)/python -m deploy.embedded
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+contracts: $(STAMP)
+	PYTHONPATH=clients $(BIN)/lint-imports
+
+test: lint types contracts  ## lint, types, import contracts and all tests, with the real servers
+	$(BIN)/pytest
+
+lock: $(STAMP)  ## write down the versions that are installed now
+	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|wheel)==' > requirements.lock
+	@touch $(STAMP)
+
+clean:  ## take away .venv and var
+	rm -rf $(VENV) var
