@@ -1,0 +1,1 @@
+"""What is said over the wire: requests, analyses, reports and errors. Needs pydantic alone."""

@@ -1,0 +1,91 @@
+"""The Analysis: one request and how far it has come."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from layerdrift.contract.errors import Problem
+from layerdrift.contract.request import AnalysisRequest
+
+
+class Status(StrEnum):
+    """Where an analysis stands. The last three are final."""
+
+    QUEUED = "queued"  # accepted; no worker has it
+    RUNNING = "running"  # a worker holds its lease
+    SUCCEEDED = "succeeded"  # the report is in S3
+    FAILED = "failed"  # `error` says why; the same request may be posted again
+    CANCELLED = "cancelled"  # somebody asked for it to stop
+
+    @property
+    def final(self) -> bool:
+        """Whether it stays so for good."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class StageName(StrEnum):
+    """The stages of a job, in the order in which they run."""
+
+    RESOLVE = "resolve"  # fetch and check the checkpoints and the data set
+    FINETUNE = "finetune"  # make the tuned checkpoint, where asked
+    EXTRACT = "extract"  # run both models over the texts
+    COMPARE = "compare"  # turn the gathered moments into drift and zones
+    SAE = "sae"  # train and measure the sparse autoencoders
+    REPORT = "report"  # write the report
+
+
+class Stage(BaseModel):
+    """Progress of one stage."""
+
+    name: StageName
+    status: Literal["pending", "running", "succeeded", "failed", "cancelled"] = "pending"
+    fraction: float = Field(default=0.0, ge=0, le=1, description="share of the stage that is done")
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    detail: str = Field(default="", description="what it is doing, for people")
+
+
+class Progress(BaseModel):
+    """Progress of the whole."""
+
+    stage: StageName | None = Field(default=None, description="the stage that runs, or ran last")
+    fraction: float = Field(default=0.0, ge=0, le=1, description="share of the stages that is done; not of the time")
+    stages: list[Stage] = Field(default_factory=list)
+
+
+class Links(BaseModel):
+    """Paths of what belongs to an analysis."""
+
+    self: str
+    report: str
+    cancel: str
+
+
+class Analysis(BaseModel):
+    """One request and how far it has come."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str = Field(description="hash of the pinned request and the engine's version: the same question, the same id")
+    object: Literal["analysis"] = "analysis"
+    name: str
+    tags: dict[str, str]
+    status: Status
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    request: AnalysisRequest
+    progress: Progress
+    error: Problem | None = Field(default=None, description="why it failed")
+    links: Links
+
+
+class AnalysisPage(BaseModel):
+    """A page of analyses, newest first."""
+
+    items: list[Analysis]
+    next_cursor: str | None = Field(description="pass as `cursor` for the next page; null on the last one")

@@ -1,0 +1,116 @@
+"""Every error that layerdrift says to a client, as a tree, and the problem document it turns into (RFC 9457).
+
+LayerdriftError
++-- InputError          422  the request, or what it points at, is unusable; says what to change
++-- NotFoundError       404  no such analysis
++-- ConflictError       409  the analysis is in a state where this cannot be done
++-- UnavailableError    503  Redis or S3 is away; try again later
++-- DeadlineError       504  the server did not answer in time
++-- StageError          a stage of a job crashed; becomes the `error` of a failed analysis
++-- TransportError      the client could not reach the service (SDK only)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+
+
+class FieldProblem(BaseModel):
+    """One thing wrong with one place of a request."""
+
+    pointer: str = Field(description="JSON pointer (RFC 6901) into the request body; empty for the whole body")
+    detail: str = Field(description="what is wrong there and what to change")
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 writes it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: str = Field(description="stable identifier of the kind of problem, e.g. `urn:layerdrift:input`")
+    title: str = Field(description="short name of the kind of problem")
+    status: int = Field(ge=400, le=599, description="HTTP status")
+    detail: str = Field(description="what happened this time and what to change")
+    stage: str | None = Field(default=None, description="stage of the job in which it happened")
+    errors: list[FieldProblem] = Field(default_factory=list, description="the places that are wrong, for bad input")
+
+
+class LayerdriftError(Exception):
+    """Base of all of them. `detail` is written for the person who sent the request."""
+
+    kind = "error"
+    title = "Error"
+    status = 500
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def problem(self) -> Problem:
+        """The problem document of this error."""
+        return Problem(type=f"urn:layerdrift:{self.kind}", title=self.title, status=self.status, detail=self.detail)
+
+
+class InputError(LayerdriftError):
+    """The request, or the model or data set that it points at, is unusable.
+
+    `errors` holds every place that is wrong; `at` builds the common case of a single one.
+    """
+
+    kind = "input"
+    title = "The request cannot be analysed"
+    status = 422
+
+    def __init__(self, detail: str, errors: list[FieldProblem] | None = None) -> None:
+        super().__init__(detail)
+        self.errors = errors or []
+
+    @classmethod
+    def at(cls, pointer: str, detail: str) -> InputError:
+        """An error at one place of the request."""
+        return cls(detail, [FieldProblem(pointer=pointer, detail=detail)])
+
+    def problem(self) -> Problem:
+        return super().problem().model_copy(update={"errors": self.errors})
+
+
+class NotFoundError(LayerdriftError):
+    kind = "not-found"
+    title = "Not found"
+    status = 404
+
+
+class ConflictError(LayerdriftError):
+    kind = "conflict"
+    title = "Not possible in this state"
+    status = 409
+
+
+class UnavailableError(LayerdriftError):
+    kind = "unavailable"
+    title = "A server behind the service is away"
+    status = 503
+
+
+class DeadlineError(LayerdriftError):
+    kind = "deadline"
+    title = "The service did not answer in time"
+    status = 504
+
+
+class StageError(LayerdriftError):
+    """A stage ended in an error that nobody foresaw."""
+
+    kind = "stage"
+    title = "A stage of the analysis failed"
+    status = 500
+
+
+class TransportError(LayerdriftError):
+    kind = "transport"
+    title = "The service could not be reached"
+    status = 503

@@ -1,0 +1,154 @@
+"""What a client asks for: the body of POST /v1/analyses. Unknown fields are refused; every default stands here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_TEXTS_SHOWN = 200
+MAX_TEXT_CHARACTERS = 10_000
+MAX_INLINE_TEXTS = 2_000
+MIN_EXAMPLES = 20
+"""Fewer analysed texts than this say nothing about similarity."""
+
+Label = str | int
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+
+
+class RequestModel(BaseModel):
+    """Base of every part of a request: strict about names, immutable, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelRef(RequestModel):
+    """A checkpoint: a folder in transformers' layout with config.json and safetensors weights."""
+
+    uri: str = Field(
+        min_length=1,
+        max_length=2_000,
+        description="`file:///folder` under one of the service's model roots, or `s3://bucket/prefix/`",
+        examples=["s3://models/reviews-v7/"],
+    )
+
+
+class InlineData(RequestModel):
+    """A small data set inside the request."""
+
+    texts: list[str] = Field(min_length=1, max_length=MAX_INLINE_TEXTS, description="the texts")
+    labels: list[Label] | None = Field(default=None, description="one label for each text; needed to fine-tune")
+
+    @model_validator(mode="after")
+    def _as_many_labels_as_texts(self) -> Self:
+        if self.labels is not None and len(self.labels) != len(self.texts):
+            raise ValueError(f"{len(self.texts)} texts but {len(self.labels)} labels; give one label for each text")
+        return self
+
+
+class DatasetRef(RequestModel):
+    """Where the texts come from. Exactly one of `uri` and `inline`."""
+
+    uri: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2_000,
+        description="`file:` or `s3:` URI of a .csv, .tsv, .jsonl or .ndjson file in UTF-8; CSV and TSV with a header",
+        examples=["s3://data/reviews.csv"],
+    )
+    inline: InlineData | None = Field(default=None, description="the data themselves")
+    text_column: str = Field(default="text", min_length=1, description="column or key that holds the text")
+    label_column: str = Field(
+        default="label", min_length=1, description="column or key that holds the label; read only to fine-tune"
+    )
+    max_examples: int = Field(
+        default=2_000,
+        ge=MIN_EXAMPLES,
+        le=100_000,
+        description="texts that are analysed, drawn at random by the seed; a fine-tune never trains on them",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.uri is None) == (self.inline is None):
+            raise ValueError("give exactly one of uri and inline")
+        return self
+
+
+class FineTune(RequestModel):
+    """How the base model is tuned when there is no tuned one: as a classifier of the data set's labels."""
+
+    method: Literal["full", "head"] = Field(
+        default="full", description="`full` trains every weight, `head` the new classification head alone"
+    )
+    freeze_first: int = Field(
+        default=0, ge=0, le=1_000, description="0: nothing is frozen; k: the embeddings and the first k blocks are"
+    )
+    train_examples: int | None = Field(
+        default=None, ge=8, description="rows to train on, none of them analysed; null: all the others"
+    )
+    epochs: int = Field(default=3, ge=1, le=100, description="passes over the training rows")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after so many optimiser steps")
+    batch_size: int = Field(default=32, ge=1, le=1_024, description="rows in an optimiser step")
+    learning_rate: float = Field(
+        default=5e-5, gt=0, le=1, description="peak of AdamW's learning rate; 10 % warm-up, then linear decay to 0"
+    )
+
+
+class SaeSettings(RequestModel):
+    """The sparse autoencoders trained on every layer of both models."""
+
+    architecture: Literal["batch_topk"] = Field(
+        default="batch_topk", description="BatchTopK (Bussmann et al. 2024, arXiv 2412.06410)"
+    )
+    width: int = Field(default=8, ge=1, le=64, description="latents, as a multiple of the hidden width")
+    k: int = Field(default=32, ge=1, le=1_024, description="latents active for a token, on average")
+    tokens: int = Field(
+        default=500_000,
+        ge=10_000,
+        le=1_000_000_000,
+        description="tokens each autoencoder is trained on, repetitions counted",
+    )
+
+
+class AnalysisSettings(RequestModel):
+    """What is computed on the pair."""
+
+    max_tokens: int = Field(
+        default=100_000, ge=100, le=100_000_000, description="tokens compared, special ones not counted, at most"
+    )
+    max_length: int = Field(default=128, ge=8, le=8_192, description="tokens of a text that are read")
+    sae: SaeSettings | None = Field(default=SaeSettings(), description="null: no sparse autoencoders")
+    texts: list[Text] = Field(
+        default=[],
+        max_length=MAX_TEXTS_SHOWN,
+        description="texts whose drift is shown token by token; empty: the first four of the analysed ones",
+    )
+
+
+class AnalysisRequest(RequestModel):
+    """A pair of checkpoints to compare, or one and how to fine-tune it. Exactly one of `tuned` and `finetune`."""
+
+    name: str = Field(default="", max_length=200, description="for people; shown in lists and in the report")
+    tags: dict[str, str] = Field(default={}, max_length=50, description="for people and filters")
+    base: ModelRef = Field(description="the checkpoint before")
+    tuned: ModelRef | None = Field(default=None, description="the checkpoint after")
+    finetune: FineTune | None = Field(default=None, description="make the checkpoint after from `base` and `dataset`")
+    dataset: DatasetRef = Field(description="texts to compare the models on, and to fine-tune with")
+    analysis: AnalysisSettings = Field(default=AnalysisSettings(), description="what is computed")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="of every random choice")
+
+    @model_validator(mode="after")
+    def _pair_or_finetune(self) -> Self:
+        if (self.tuned is None) == (self.finetune is None):
+            raise ValueError(
+                "give exactly one of tuned (a second checkpoint) and finetune (how to make it from the base)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_to_tune_on(self) -> Self:
+        inline = self.dataset.inline
+        if self.finetune is not None and inline is not None and inline.labels is None:
+            raise ValueError("a fine-tune needs dataset.inline.labels")
+        return self
