@@ -1,0 +1,135 @@
+"""Objects in S3, in a few verbs. Knows buckets and bytes, not what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from layerdrift.backends.settings import Settings
+from layerdrift.contract.errors import NotFoundError, UnavailableError
+
+_NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+_DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+
+
+@dataclass(frozen=True)
+class BlobInfo:
+    """An object's key, size in bytes and ETag."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class BlobStore:
+    """One bucket. Every verb raises UnavailableError when S3 is away, NotFoundError when the object is not there."""
+
+    def __init__(self, client: Any, bucket: str) -> None:
+        self._client = client
+        self.bucket = bucket
+
+    @classmethod
+    def connect(cls, settings: Settings) -> BlobStore:
+        """A store on the bucket of the settings; sends nothing yet."""
+        secret = settings.s3_secret_key
+        access = settings.s3_access_key
+        client = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            region_name=settings.s3_region,
+            aws_access_key_id=access.get_secret_value() if access else None,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
+                retries={"mode": "standard", "max_attempts": 4},
+                connect_timeout=5,
+                read_timeout=60,
+            ),
+        )
+        return cls(client, settings.s3_bucket)
+
+    def of_bucket(self, bucket: str) -> BlobStore:
+        """The same server and credentials, another bucket."""
+        return BlobStore(self._client, bucket)
+
+    def ensure_bucket(self) -> None:
+        """Makes the bucket where it is missing."""
+        with self._translated(""):
+            try:
+                self._client.head_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if _code(error) not in _NOT_FOUND:
+                    raise
+                self._client.create_bucket(Bucket=self.bucket)
+
+    def check(self) -> None:
+        """Raises unless the bucket can be read."""
+        with self._translated(""):
+            self._client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+
+    def put(self, key: str, body: bytes, media_type: str) -> None:
+        """Writes an object, over an older one of the same key."""
+        with self._translated(key):
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=media_type)
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Uploads a file, in parts where it is large."""
+        with self._translated(key):
+            self._client.upload_file(str(path), self.bucket, key)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """The bytes of an object, or of a range of it."""
+        end = "" if length is None else str(start + length - 1)
+        byte_range = {} if not start and length is None else {"Range": f"bytes={start}-{end}"}
+        with self._translated(key):
+            body: bytes = self._client.get_object(Bucket=self.bucket, Key=key, **byte_range)["Body"].read()
+            return body
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Downloads an object into a file."""
+        with self._translated(key):
+            self._client.download_file(self.bucket, key, str(path))
+
+    def head(self, key: str) -> BlobInfo:
+        """Size and ETag of an object."""
+        with self._translated(key):
+            answer = self._client.head_object(Bucket=self.bucket, Key=key)
+            return BlobInfo(key, int(answer["ContentLength"]), str(answer["ETag"]).strip('"'))
+
+    def list(self, prefix: str) -> list[BlobInfo]:
+        """The objects under a prefix, by key."""
+        with self._translated(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            return [
+                BlobInfo(item["Key"], int(item["Size"]), str(item["ETag"]).strip('"'))
+                for page in pages
+                for item in page.get("Contents", [])
+            ]
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """Turns boto3's errors into ours, with the object's name in them."""
+        where = f"s3://{self.bucket}/{key}"
+        try:
+            yield
+        except ClientError as error:
+            code = _code(error)
+            if code in _NOT_FOUND:
+                raise NotFoundError(f"{where} does not exist") from error
+            if code in _DENIED:
+                raise NotFoundError(f"{where} cannot be read with the service's credentials ({code})") from error
+            raise UnavailableError(f"S3 answered {code} for {where}") from error
+        except (BotoCoreError, OSError) as error:
+            raise UnavailableError(f"S3 could not be reached for {where}: {error}") from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))

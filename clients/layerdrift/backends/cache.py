@@ -1,0 +1,48 @@
+"""Finished reports: S3 keeps them, Redis answers for them."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import redis
+
+from layerdrift.backends import keys
+from layerdrift.backends.blobs import BlobStore
+
+ReportFormat = Literal["json", "html", "md"]
+MEDIA_TYPES: dict[ReportFormat, str] = {
+    "json": "application/json",
+    "html": "text/html; charset=utf-8",
+    "md": "text/markdown; charset=utf-8",
+}
+
+
+class CachedReport(NamedTuple):
+    """A report's bytes, and whether they came from Redis."""
+
+    body: bytes
+    hit: bool
+
+
+class ReportCache:
+    """Reports by analysis and format."""
+
+    def __init__(self, client: redis.Redis, blobs: BlobStore, seconds: int) -> None:
+        self._redis = client
+        self._blobs = blobs
+        self._seconds = seconds
+
+    def put(self, analysis_id: str, format: ReportFormat, body: bytes) -> None:
+        """Writes a report to S3, then to Redis."""
+        self._blobs.put(keys.report_object(analysis_id, format), body, MEDIA_TYPES[format])
+        self._redis.set(keys.cached_report(analysis_id, format), body, ex=self._seconds)
+
+    def get(self, analysis_id: str, format: ReportFormat) -> CachedReport:
+        """The report from Redis, else from S3 and back into Redis; NotFoundError where there is none."""
+        key = keys.cached_report(analysis_id, format)
+        cached = self._redis.get(key)
+        if isinstance(cached, bytes):
+            return CachedReport(cached, hit=True)
+        body = self._blobs.get(keys.report_object(analysis_id, format))
+        self._redis.set(key, body, ex=self._seconds)
+        return CachedReport(body, hit=False)

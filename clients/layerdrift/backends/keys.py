@@ -1,0 +1,49 @@
+"""Every key in Redis and in the bucket, in one place."""
+
+from __future__ import annotations
+
+JOBS_BY_TIME = "ld:jobs"
+"""Sorted set of analysis ids by creation time, microseconds."""
+
+OPEN_JOBS = "ld:jobs:open"
+"""Set of the ids that are queued or running."""
+
+WORKER_PREFIX = "ld:worker:"
+
+
+def job(analysis_id: str) -> str:
+    """String: the job record as JSON."""
+    return f"ld:job:{analysis_id}"
+
+
+def lease(analysis_id: str) -> str:
+    """String with a time to live: the token of the worker that holds the job."""
+    return f"ld:lease:{analysis_id}"
+
+
+def worker(name: str) -> str:
+    """String with a time to live: a worker that listens."""
+    return f"{WORKER_PREFIX}{name}"
+
+
+def cached_report(analysis_id: str, suffix: str) -> str:
+    """String with a time to live: a rendered report."""
+    return f"ld:report:{analysis_id}:{suffix}"
+
+
+def job_object(analysis_id: str) -> str:
+    """Object: the job record, written when it is accepted and when it ends."""
+    return f"jobs/{analysis_id}.json"
+
+
+def report_object(analysis_id: str, suffix: str) -> str:
+    """Object: a report; suffix json, html or md."""
+    return f"reports/{analysis_id}/report.{suffix}"
+
+
+CHECKPOINTS = "checkpoints/"
+
+
+def checkpoint_prefix(analysis_id: str) -> str:
+    """Prefix: the checkpoint that a fine-tune made, in transformers' layout."""
+    return f"{CHECKPOINTS}{analysis_id}/"

@@ -1,0 +1,54 @@
+"""Every setting of the service and the workers, read from the environment (prefix `LAYERDRIFT_`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+GIB = 2**30
+
+
+class Settings(BaseSettings):
+    """Settings with their defaults; `LAYERDRIFT_PORT=9000` sets `port`."""
+
+    model_config = SettingsConfigDict(env_prefix="LAYERDRIFT_", extra="ignore")
+
+    host: str = Field(default="127.0.0.1", description="address the API binds to")
+    port: int = Field(default=8000, ge=1024, le=65535, description="port of the API")
+    home: Path = Field(default=Path("var"), description="folder for data of the embedded stack and for scratch")
+    model_roots: Annotated[list[Path], NoDecode] = Field(
+        default=[],
+        description="folders that file: URIs may name, separated by colons; default: `models` and `data` in home",
+    )
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="Redis or Valkey 7 or later")
+    s3_endpoint: str | None = Field(default=None, description="S3 endpoint URL; unset: AWS's own")
+    s3_region: str = Field(default="us-east-1")
+    s3_bucket: str = Field(default="layerdrift", min_length=3, description="bucket for records and reports")
+    s3_access_key: SecretStr | None = Field(default=None, description="unset: boto3 looks in its usual places")
+    s3_secret_key: SecretStr | None = Field(default=None)
+    scratch_bytes: int = Field(default=20 * GIB, ge=2**26, description="disk a job may use for activations")
+    max_dataset_bytes: int = Field(default=GIB, ge=2**10, description="largest data set file")
+    max_parameters: int = Field(default=20_000_000_000, ge=1, description="largest model, in parameters")
+    report_cache_seconds: int = Field(default=86_400, ge=1, description="how long Redis keeps a report")
+    lease_seconds: int = Field(default=30, ge=3, description="a job whose worker is silent for so long is given away")
+    max_attempts: int = Field(default=3, ge=1, description="a job that lost so many workers fails")
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @property
+    def roots(self) -> list[Path]:
+        """The folders that file: URIs may name, as real paths."""
+        chosen = self.model_roots or [self.home / "models", self.home / "data"]
+        return [path.resolve() for path in chosen]
+
+    @property
+    def scratch(self) -> Path:
+        """Where a worker keeps what it needs for the time of a job."""
+        return self.home.resolve() / "scratch"
