@@ -1,0 +1,1 @@
+"""The jobs: Celery tasks, the pipeline of stages, models and texts, and the analysis itself."""

@@ -1,0 +1,101 @@
+"""Runs of layers whose drift is on one level: a least-squares piecewise-constant fit, its number of levels by BIC."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Literal
+
+ZoneName = Literal["general", "transitional", "specialised"]
+
+MAX_LEVELS = 3
+RESOLUTION = 0.01
+"""Drifts nearer than this are not told apart; it also keeps a perfect fit from having infinite likelihood."""
+
+GENERAL_CEILING = 0.1
+"""A zone whose mean drift (1 - CKA) is above this did not keep its representations, however low its rank."""
+
+
+@dataclass(frozen=True)
+class Zone:
+    """Layers `first` to `last` (both within), and the mean drift `level` of them."""
+
+    name: ZoneName
+    first: int
+    last: int
+    level: float
+
+
+def fit_zones(drift: Sequence[float]) -> list[Zone]:
+    """Splits layers into at most three zones.
+
+    Args:
+        drift: one value for each layer, 0 (same) to about 1 (unrelated); at least one, all finite.
+
+    Returns:
+        Zones that cover all layers in order; neighbours have different names.
+    """
+    if not drift or not all(map(math.isfinite, drift)):
+        raise ValueError("zones need a finite drift for every layer")
+    fits = [
+        segments for levels in range(1, min(MAX_LEVELS, len(drift)) + 1) for segments in [_best_segments(drift, levels)]
+    ]
+    chosen = min(fits, key=lambda segments: _bic(drift, segments))
+    return _merged(drift, _named(drift, chosen))
+
+
+Segment = tuple[int, int]
+
+
+def _best_segments(drift: Sequence[float], levels: int) -> list[Segment]:
+    candidates = []
+    for cuts in combinations(range(1, len(drift)), levels - 1):
+        edges = [0, *cuts, len(drift)]
+        candidates.append([(a, b - 1) for a, b in pairwise(edges)])
+    return min(candidates, key=lambda segments: _residual(drift, segments))
+
+
+def _level(drift: Sequence[float], segment: Segment) -> float:
+    inside = drift[segment[0] : segment[1] + 1]
+    return sum(inside) / len(inside)
+
+
+def _residual(drift: Sequence[float], segments: list[Segment]) -> float:
+    return sum(
+        (value - _level(drift, segment)) ** 2 for segment in segments for value in drift[segment[0] : segment[1] + 1]
+    )
+
+
+def _bic(drift: Sequence[float], segments: list[Segment]) -> float:
+    n = len(drift)
+    parameters = 2 * len(segments) - 1
+    return n * math.log(_residual(drift, segments) / n + RESOLUTION**2) + parameters * math.log(n)
+
+
+def _named(drift: Sequence[float], segments: list[Segment]) -> list[Zone]:
+    """Names by absolute level first (only a low one is general), then by rank: the highest is specialised."""
+    levels = [_level(drift, segment) for segment in segments]
+    highest = max(levels)
+    zones = []
+    for (first, last), level in zip(segments, levels, strict=True):
+        name: ZoneName = "transitional"
+        if level <= GENERAL_CEILING:
+            name = "general"
+        elif level == highest:
+            name = "specialised"
+        zones.append(Zone(name, first, last, level))
+    return zones
+
+
+def _merged(drift: Sequence[float], zones: list[Zone]) -> list[Zone]:
+    merged = [zones[0]]
+    for zone in zones[1:]:
+        before = merged[-1]
+        if zone.name == before.name:
+            segment = (before.first, zone.last)
+            merged[-1] = Zone(zone.name, *segment, _level(drift, segment))
+        else:
+            merged.append(zone)
+    return merged
