@@ -1,0 +1,64 @@
+"""Report -> Markdown in GitHub's dialect: what fits into a pull request."""
+
+from __future__ import annotations
+
+from layerdrift.contract.report import Layer, Report
+from layerdrift.render import words
+
+
+def render(report: Report) -> str:
+    """Headline, advice, warnings, the table of layers, provenance."""
+    parts = [
+        f"# {_plain(report.name) or 'Layer drift report'}",
+        words.headline(report),
+        words.outcome(report),
+        words.advice(report),
+        *(f"> **{warning.code}**: {_plain(warning.message)}" for warning in report.warnings),
+        _layers(report),
+        " ".join(words.limits(report)),
+        _provenance(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _layers(report: Report) -> str:
+    with_sae = report.layers[0].sae is not None
+    head = ["layer", "zone", "drift (1 - CKA)", "CKA", "centred cosine", "relative L2"]
+    head += ["SAE FVU base", "SAE FVU tuned", "transfer excess"] if with_sae else []
+    lines = [_row(head), _row(["---"] * 2 + ["---:"] * (len(head) - 2))]
+    return "\n".join(lines + [_row(_cells(layer)) for layer in report.layers])
+
+
+def _cells(layer: Layer) -> list[str]:
+    token = layer.similarity["token"]
+    cells = [
+        f"{layer.index} {layer.name}",
+        layer.zone,
+        words.number(layer.drift, 4),
+        words.number(token.cka.value, 4),
+        words.number(token.cosine_centred.value),
+        words.number(token.relative_l2.value),
+    ]
+    if layer.sae is not None:
+        cells += [words.number(layer.sae.base.fvu), words.number(layer.sae.tuned.fvu)]
+        cells.append(words.number(layer.sae.transfer_excess))
+    return cells
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _provenance(report: Report) -> str:
+    base, tuned = report.models["base"], report.models["tuned"]
+    return (
+        f"`{_plain(base.uri)}` (sha256 `{base.fingerprint[:12]}`) → `{_plain(tuned.uri)}` (sha256 "
+        f"`{tuned.fingerprint[:12]}`); {report.dataset.analysed_tokens} tokens of {report.dataset.analysed_texts} "
+        f"texts; layerdrift {report.engine.version}; analysis `{report.analysis_id}`."
+    )
+
+
+def _plain(text: str) -> str:
+    """Text of the user's that cannot become markup."""
+    kept = text.replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
+    return " ".join(kept.split())
