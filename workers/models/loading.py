@@ -1,0 +1,132 @@
+"""Opens staged checkpoints. Offline, safetensors only, no remote code; every failure says what is wrong with the files.
+
+Returns transformers' models in evaluation mode and float32; knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from layerdrift.contract.errors import InputError
+
+_T = TypeVar("_T")
+_OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_WEIGHTS: dict[str, Any] = {**_OFFLINE, "use_safetensors": True, "dtype": torch.float32}
+_HEADS = ("pooler", "classifier", "score", "cls.", "lm_head", "qa_outputs", "pre_classifier")
+
+
+def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedConfig:
+    """The configuration, after its size was limited: no memory is taken for weights before.
+
+    Raises:
+        InputError: transformers cannot build the model, or it is larger than `max_parameters`.
+    """
+    config: PretrainedConfig = _loaded(pointer, "config.json", lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    if config.is_encoder_decoder:
+        raise InputError.at(pointer, f"{config.model_type} is an encoder-decoder; only encoders and decoders are read")
+
+    def count() -> int:
+        with torch.device("meta"):
+            return int(AutoModel.from_config(config, trust_remote_code=False).num_parameters())
+
+    parameters = _loaded(pointer, "config.json", count)
+    if parameters > max_parameters:
+        raise InputError.at(
+            pointer, f"the model has {parameters} parameters; this service loads up to {max_parameters}"
+        )
+    return config
+
+
+def load_body(folder: Path, pointer: str, device: torch.device) -> PreTrainedModel:
+    """The model without heads, whole and finite, on a device.
+
+    Raises:
+        InputError: weights are missing, misshapen, NaN or infinite, or the files are broken.
+    """
+    return _checked(pointer, device, lambda: AutoModel.from_pretrained(folder, output_loading_info=True, **_WEIGHTS))
+
+
+def load_classifier(folder: Path, pointer: str, device: torch.device, labels: list[str]) -> PreTrainedModel:
+    """The model under a classification head for these labels; a head that the files lack is drawn at random."""
+    id2label = dict(enumerate(labels))
+    return _checked(
+        pointer,
+        device,
+        lambda: AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=len(labels),
+            id2label=id2label,
+            label2id={label: index for index, label in id2label.items()},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **_WEIGHTS,
+        ),
+    )
+
+
+def load_tokenizer(base: Path, tuned: Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the base, padding on the right; InputError where the tuned one splits texts otherwise."""
+    tokenizer = _tokenizer(base, "/base/uri")
+    if tuned is not None and any(tuned.glob("tokenizer*")):
+        other = _tokenizer(tuned, "/tuned/uri")
+        if other.get_vocab() != tokenizer.get_vocab():
+            raise InputError.at(
+                "/tuned/uri",
+                "the models have different vocabularies, so their tokens cannot be compared one by one",
+            )
+    return tokenizer
+
+
+def _tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = _loaded(
+        pointer, "the tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_OFFLINE)
+    )
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise InputError.at(pointer, "the tokenizer has no padding, end or unknown token to fill batches with")
+    return tokenizer
+
+
+def _checked(
+    pointer: str, device: torch.device, load: Callable[[], tuple[PreTrainedModel, dict[str, Any]]]
+) -> PreTrainedModel:
+    model, info = _loaded(pointer, "the weights", load)
+    missing = sorted(name for name in info["missing_keys"] if not any(head in name for head in _HEADS))
+    if missing:
+        raise InputError.at(
+            pointer, f"the weights lack {len(missing)} tensors that config.json asks for, first {missing[0]}"
+        )
+    misshapen = [entry for entry in info["mismatched_keys"] if not any(head in str(entry) for head in _HEADS)]
+    if misshapen:
+        raise InputError.at(pointer, f"a weight has another shape than config.json asks for: {misshapen[0]}")
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise InputError.at(pointer, f"the weight {name} holds NaN or infinite values")
+    nn.Module.to(model, device)
+    model.eval()
+    return model
+
+
+def _loaded(pointer: str, what: str, load: Callable[[], _T]) -> _T:
+    """Translates what transformers and safetensors raise on files that they cannot read."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ImportError) as error:
+        raise InputError.at(pointer, f"{what} could not be loaded: {error}") from error

@@ -1,0 +1,90 @@
+"""What a transformer is made of, found by its structure and behaviour, not by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from layerdrift.contract.errors import InputError
+
+
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The list of the model's blocks: the one ModuleList as long as its configured depth.
+
+    Raises:
+        InputError: there is no such list, or more than one.
+    """
+    depth = getattr(model.config, "num_hidden_layers", None)
+    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    if len(found) != 1:
+        raise InputError(
+            f"the blocks of {type(model).__name__} could not be found: {len(found)} module lists have its "
+            f"configured depth of {depth}"
+        )
+    return found[0]
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether a token sees only those before it: changing the last token then leaves the first one's states alone."""
+    vocabulary = model.config.vocab_size
+    ids = torch.arange(10, 14, device=model.device).remainder(vocabulary)[None]
+    other = ids.clone()
+    other[0, -1] = (other[0, -1] + 7) % vocabulary
+    mask = torch.ones_like(ids)
+    with torch.inference_mode():
+        first, second = (
+            model(input_ids=tokens, attention_mask=mask).last_hidden_state[:, 0] for tokens in (ids, other)
+        )
+    return torch.equal(first, second)
+
+
+def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
+    """The embeddings' and the first `block` blocks' parameters: of all that runs before block number `block` does.
+
+    Found by running the model once, so that what a model keeps beside its blocks (a shared position bias, say) is
+    counted where it is used. 0 gives none at all.
+    """
+    if block == 0:
+        return []
+    blocks = blocks_of(model)
+    if block > len(blocks):
+        raise InputError.at(
+            "/finetune/freeze_first", f"the model has {len(blocks)} blocks; {block} of them cannot be frozen"
+        )
+    ran: list[nn.Module] = []
+    reached = False
+
+    def note(module: nn.Module) -> None:
+        nonlocal reached
+        reached = reached or (block < len(blocks) and module is blocks[block])
+        if not reached:
+            ran.append(module)
+
+    with _noted(model, note), torch.no_grad():
+        ids = torch.ones(1, 4, dtype=torch.int64, device=next(model.parameters()).device)
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    ran_after_last = set() if block < len(blocks) else _after_blocks(ran, blocks)
+    return [
+        parameter for module in ran if module not in ran_after_last for parameter in module.parameters(recurse=False)
+    ]
+
+
+def _after_blocks(ran: list[nn.Module], blocks: nn.ModuleList) -> set[nn.Module]:
+    """What ran after the last block's own parts."""
+    last = max(index for index, module in enumerate(ran) if module in set(blocks[-1].modules()))
+    return set(ran[last + 1 :])
+
+
+@contextmanager
+def _noted(model: nn.Module, note: object) -> Iterator[None]:
+    """Calls `note` with each module just before it runs; the hooks are gone afterwards."""
+    handles = [module.register_forward_pre_hook(lambda module, _: note(module)) for module in model.modules()]  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,77 @@
+"""Texts into padded batches of tokens, and hidden states out of them. Padding never leaves this module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WINDOW_BATCHES = 16
+"""Texts are sorted by length within windows of so many batches, which halves the padding."""
+
+
+class Batch(NamedTuple):
+    """B texts padded to T tokens.
+
+    input_ids, attention_mask: [B, T]. real: [B, T] bool, neither padding nor special. indices: of the texts, as given.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    real: Tensor
+    indices: list[int]
+
+
+def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wanted: int) -> int:
+    """Tokens of a text that are read: what was asked for, as far as tokenizer and model have positions."""
+    positions = int(getattr(model.config, "max_position_embeddings", None) or wanted)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
+            positions -= module.padding_idx + 1  # the positions of such a table begin after the padding's
+            break
+    return min(wanted, positions, int(tokenizer.model_max_length))
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int, max_length: int
+) -> Iterator[Batch]:
+    """All texts once, in batches of like length; the order is random but depends on the texts alone.
+
+    Random, so that wherever a reader stops, it has seen long texts and short ones alike.
+    """
+    window = batch_size * WINDOW_BATCHES
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, len(texts), window):
+        inside = range(start, min(start + window, len(texts)))
+        encoded = tokenizer(
+            [texts[index] for index in inside],
+            truncation=True,
+            max_length=max_length,
+            return_special_tokens_mask=True,
+        )
+        order = sorted(range(len(inside)), key=lambda item: len(encoded["input_ids"][item]))
+        firsts = range(0, len(order), batch_size)
+        for number in torch.randperm(len(firsts), generator=generator).tolist():
+            chosen = order[firsts[number] : firsts[number] + batch_size]
+            padded = tokenizer.pad(
+                {key: [encoded[key][item] for item in chosen] for key in ("input_ids", "special_tokens_mask")},
+                return_tensors="pt",
+            )
+            lengths = torch.tensor([len(encoded["input_ids"][item]) for item in chosen])
+            attention = torch.arange(padded["input_ids"].shape[1])[None] < lengths[:, None]
+            real = attention & (padded["special_tokens_mask"] == 0)
+            yield Batch(padded["input_ids"], attention.long(), real, [inside[item] for item in chosen])
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The states at every layer: index 0 the embeddings' output, index i block i's. [L + 1, B, T, D] float32."""
+    with torch.inference_mode():
+        output = model(
+            input_ids=batch.input_ids.to(model.device),
+            attention_mask=batch.attention_mask.to(model.device),
+            output_hidden_states=True,
+        )
+        return torch.stack(output.hidden_states)

@@ -1,0 +1,187 @@
+"""One job from its lease to its end: the stages in order, and what becomes of errors."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import redis
+
+from layerdrift.backends import keys
+from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.jobs import JobRecord, JobStore
+from layerdrift.contract.analysis import StageName, Status
+from layerdrift.contract.errors import LayerdriftError, Problem, StageError
+from layerdrift.contract.report import Report
+from layerdrift.render import html, markdown
+from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
+from workers.stages.compare import compare
+from workers.stages.extract import extract
+from workers.stages.finetune import Tuned, finetune
+from workers.stages.report import build_report
+from workers.stages.resolve import Resolved, resolve
+from workers.stages.sae import train_saes
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(deployment: Deployment, analysis_id: str) -> None:
+    """Runs a job if no other worker holds it, and leaves its record in a final state.
+
+    A worker that dies leaves the record as it is: the lease runs out and the job is announced again.
+    """
+    jobs = deployment.jobs
+    with _leased(jobs, analysis_id, deployment.settings.lease_seconds) as lease_lost:
+        if lease_lost is None:
+            logger.info("%s: another worker holds it", analysis_id)
+            return
+        record = jobs.update(analysis_id, _taken)
+        if record.status.final:
+            return
+        if record.attempts > deployment.settings.max_attempts:
+            jobs.update(analysis_id, lambda found: found.ended(Status.FAILED, _worker_lost(found.attempts - 1)))
+            return
+        folder = deployment.settings.scratch / analysis_id
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            _run(deployment, record, folder, lease_lost)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _taken(record: JobRecord) -> JobRecord:
+    if record.status.final:
+        return record
+    if record.cancel_requested:
+        return record.ended(Status.CANCELLED)
+    return record.model_copy(
+        update={
+            "status": Status.RUNNING,
+            "attempts": record.attempts + 1,
+            "started_at": record.started_at or datetime.now(UTC),
+        }
+    )
+
+
+def _run(deployment: Deployment, record: JobRecord, folder: Path, lease_lost: threading.Event) -> None:
+    writer = ProgressWriter(deployment.jobs, record.id, _stages(record), lease_lost)
+    try:
+        _run_stages(deployment, record, folder, writer)
+    except LeaseLost:
+        logger.warning("%s: the lease was lost; another worker goes on", record.id)
+        return
+    except Cancelled:
+        status, error = Status.CANCELLED, None
+    except StageFailed as failure:
+        status, error = Status.FAILED, _problem(failure)
+        logger.error("%s: stage %s failed", record.id, failure.stage, exc_info=failure.__cause__)
+    else:
+        status, error = Status.SUCCEEDED, None
+
+    def end(found: JobRecord) -> JobRecord:
+        if found.status.final:
+            return found
+        return found.ended(status, error).model_copy(update={"progress": writer.progress()})
+
+    deployment.jobs.update(record.id, end)
+    logger.info("%s: %s", record.id, status)
+
+
+def _stages(record: JobRecord) -> list[StageName]:
+    left_out = set()
+    if record.request.finetune is None:
+        left_out.add(StageName.FINETUNE)
+    if record.request.analysis.sae is None:
+        left_out.add(StageName.SAE)
+    return [name for name in StageName if name not in left_out]
+
+
+def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: ProgressWriter) -> None:
+    settings, request = deployment.settings, record.request
+    with writer.stage(StageName.RESOLVE):
+        resolved = resolve(request, record.pins, deployment.sources, folder, settings.max_parameters, writer.tick)
+    tuned = _tune(deployment, record, resolved, folder, writer) if request.finetune is not None else None
+    checkpoint = tuned.checkpoint if tuned else resolved.tuned
+    if checkpoint is None:
+        raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
+    with writer.stage(StageName.EXTRACT):
+        extracted = extract(request, resolved, checkpoint, folder, settings.scratch_bytes, writer.tick)
+    with writer.stage(StageName.COMPARE):
+        compared = compare(extracted)
+    trained = None
+    if extracted.sae_rows is not None:
+        with writer.stage(StageName.SAE):
+            trained = train_saes(request, extracted.sae_rows, writer.tick)
+    with writer.stage(StageName.REPORT):
+        report = build_report(record.id, request, resolved, tuned, extracted, compared, trained, writer.seconds)
+        _publish(deployment, report)
+
+
+def _tune(deployment: Deployment, record: JobRecord, resolved: Resolved, folder: Path, writer: ProgressWriter) -> Tuned:
+    prefix = keys.checkpoint_prefix(record.id)
+    with writer.stage(StageName.FINETUNE):
+        uri = f"s3://{deployment.blobs.bucket}/{prefix}"
+        tuned = finetune(record.request, resolved, folder / "finetuned", uri, writer.tick)
+        for path in sorted(tuned.checkpoint.folder.iterdir()):
+            deployment.blobs.put_file(prefix + path.name, path)
+    return tuned
+
+
+def _publish(deployment: Deployment, report: Report) -> None:
+    """Writes the report in every format; the JSON last, since the others are drawn from it."""
+    deployment.reports.put(report.analysis_id, "html", html.render(report).encode())
+    deployment.reports.put(report.analysis_id, "md", markdown.render(report).encode())
+    deployment.reports.put(report.analysis_id, "json", report.model_dump_json(indent=1).encode())
+
+
+def _problem(failure: StageFailed) -> Problem:
+    cause = failure.__cause__
+    if isinstance(cause, LayerdriftError):
+        return cause.problem().model_copy(update={"stage": failure.stage.value})
+    error = StageError(f"{failure.stage} ended in {type(cause).__name__}: {cause}")
+    return error.problem().model_copy(update={"stage": failure.stage.value})
+
+
+def _worker_lost(times: int) -> Problem:
+    return Problem(
+        type="urn:layerdrift:worker-lost",
+        title="The worker was lost",
+        status=500,
+        detail=f"{times} workers ended while they ran this job, most likely for want of memory; give fewer or shorter "
+        "texts, smaller autoencoders, or a larger machine",
+    )
+
+
+@contextmanager
+def _leased(jobs: JobStore, analysis_id: str, seconds: float) -> Iterator[threading.Event | None]:
+    """Holds the job's lease, renewed from a thread; the event is set when it is lost. None: somebody else holds it."""
+    owner = uuid.uuid4().hex
+    if not jobs.take_lease(analysis_id, owner, seconds):
+        yield None
+        return
+    lost, ended = threading.Event(), threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(seconds / 3):
+            try:
+                if not jobs.renew_lease(analysis_id, owner, seconds):
+                    lost.set()
+                    return
+            except redis.RedisError as error:
+                logger.warning("%s: the lease could not be renewed: %s", analysis_id, error)
+
+    heart = threading.Thread(target=renew, name=f"lease-{analysis_id}", daemon=True)
+    heart.start()
+    try:
+        yield lost
+    finally:
+        ended.set()
+        heart.join()
+        jobs.release_lease(analysis_id, owner)

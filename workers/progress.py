@@ -1,0 +1,95 @@
+"""How far a job has come, written to its record; and whether it is to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from threading import Event
+
+from layerdrift.backends.jobs import JobRecord, JobStore
+from layerdrift.contract.analysis import Progress, Stage, StageName
+
+WRITE_EVERY_SECONDS = 0.5
+
+
+class Cancelled(Exception):
+    """Somebody asked the job to stop."""
+
+
+class LeaseLost(Exception):
+    """Another worker may hold the job now: this one must not write to it any more."""
+
+
+class StageFailed(Exception):
+    """A stage raised; `stage` says which, `__cause__` what."""
+
+    def __init__(self, stage: StageName) -> None:
+        super().__init__(stage)
+        self.stage = stage
+
+
+class ProgressWriter:
+    """Writes the progress of one job, a few times a second at most, and raises when it is to stop."""
+
+    def __init__(self, jobs: JobStore, analysis_id: str, stages: list[StageName], lease_lost: Event) -> None:
+        self.seconds: dict[str, float] = {}
+        self._jobs = jobs
+        self._id = analysis_id
+        self._stages = [Stage(name=name) for name in stages]
+        self._current = 0
+        self._written = 0.0
+        self._lease_lost = lease_lost
+
+    @contextmanager
+    def stage(self, name: StageName) -> Iterator[None]:
+        """Marks a stage as running, then as ended.
+
+        Raises:
+            StageFailed: whatever went wrong inside, but for a cancellation.
+        """
+        self._current = next(index for index, stage in enumerate(self._stages) if stage.name == name)
+        started = time.monotonic()
+        self._set(status="running", started_at=datetime.now(UTC))
+        self._write()
+        try:
+            yield
+        except (Cancelled, LeaseLost):
+            self._set(status="cancelled", finished_at=datetime.now(UTC))
+            raise
+        except Exception as error:
+            self._set(status="failed", finished_at=datetime.now(UTC))
+            raise StageFailed(name) from error
+        self.seconds[name] = round(time.monotonic() - started, 3)
+        self._set(status="succeeded", fraction=1.0, finished_at=datetime.now(UTC))
+        self._write()
+
+    def tick(self, fraction: float, detail: str = "") -> None:
+        """The current stage has come so far."""
+        if self._lease_lost.is_set():
+            raise LeaseLost
+        self._set(fraction=min(1.0, max(0.0, fraction)), detail=detail)
+        if time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
+            self._write()
+
+    def progress(self) -> Progress:
+        """The progress as it stands."""
+        done = sum(stage.fraction for stage in self._stages) / len(self._stages)
+        return Progress(stage=self._stages[self._current].name, fraction=min(1.0, done), stages=list(self._stages))
+
+    def _set(self, **changes: object) -> None:
+        self._stages[self._current] = self._stages[self._current].model_copy(update=changes)
+
+    def _write(self) -> None:
+        if self._lease_lost.is_set():
+            raise LeaseLost
+        progress = self.progress()
+
+        def put(record: JobRecord) -> JobRecord:
+            return record if record.status.final else record.model_copy(update={"progress": progress})
+
+        record = self._jobs.update(self._id, put)
+        self._written = time.monotonic()
+        if record.cancel_requested:
+            raise Cancelled

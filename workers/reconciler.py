@@ -1,0 +1,80 @@
+"""Finds jobs that nobody holds and announces them again; says that this worker listens; sweeps the scratch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+
+import redis
+
+from layerdrift.backends.deployment import Deployment
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import LayerdriftError
+
+EVERY_SECONDS = 5.0
+ALIVE_SECONDS = 20.0
+PATIENCE = 3
+"""A job is announced again when it was open and held by nobody at so many looks in a row."""
+
+logger = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """A thread of a worker's main process. Every worker has one; announcing a job twice does no harm."""
+
+    def __init__(self, deployment: Deployment, worker: str) -> None:
+        self._deployment = deployment
+        self._worker = worker
+        self._idle: dict[str, int] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Begins at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Says that this worker is gone."""
+        self._stopped.set()
+        self._thread.join(timeout=EVERY_SECONDS)
+        self._deployment.jobs.withdraw_worker(self._worker)
+
+    def look(self) -> list[str]:
+        """One look at the open jobs; the ids that were announced again."""
+        jobs = self._deployment.jobs
+        jobs.announce_worker(self._worker, ALIVE_SECONDS)
+        unheld = [analysis_id for analysis_id in jobs.open_ids() if self._forgotten(analysis_id)]
+        self._idle = {analysis_id: self._idle.get(analysis_id, 0) + 1 for analysis_id in unheld}
+        due = [analysis_id for analysis_id, looks in self._idle.items() if looks >= PATIENCE]
+        for analysis_id in due:
+            logger.warning("%s: nobody holds it; announced again", analysis_id)
+            self._deployment.queue.announce(analysis_id)
+            self._idle[analysis_id] = 0
+        self._sweep()
+        return due
+
+    def _forgotten(self, analysis_id: str) -> bool:
+        """Whether nobody holds an open job, and it is not just waiting for its turn in the queue."""
+        jobs = self._deployment.jobs
+        if jobs.leased(analysis_id):
+            return False
+        return jobs.get(analysis_id).status is Status.RUNNING or self._deployment.queue.waiting() == 0
+
+    def _sweep(self) -> None:
+        """Takes away the scratch of jobs that nobody holds: what a killed worker left."""
+        scratch = self._deployment.settings.scratch
+        if not scratch.is_dir():
+            return
+        for folder in scratch.iterdir():
+            if not self._deployment.jobs.leased(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.look()
+            except (redis.RedisError, LayerdriftError, OSError) as error:
+                logger.warning("the open jobs could not be looked at: %s", error)
+            if self._stopped.wait(EVERY_SECONDS):
+                return

@@ -1,0 +1,85 @@
+"""Activations on disk for the time of a job, bounded in bytes.
+
+Shards of safetensors hold rows of all sites in bfloat16; a run reads them in shuffled order, a few at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+SHARD_ROWS = 4096
+MIXED_SHARDS = 2
+"""Shards whose rows are shuffled together."""
+
+
+@dataclass
+class ActivationStore:
+    """Rows of S sites, [S, N, D] as bfloat16, in shards of SHARD_ROWS; at most `max_rows` of them."""
+
+    folder: Path
+    max_rows: int
+    rows: int = 0
+    _pending: list[Tensor] = field(default_factory=list)
+    _pending_rows: int = 0
+    _shards: list[Path] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more rows."""
+        return self.rows >= self.max_rows
+
+    def add(self, states: Tensor) -> None:
+        """Appends rows [S, N, D]; what is beyond the bound is dropped."""
+        states = states[:, : self.max_rows - self.rows].to(torch.bfloat16)
+        self.rows += states.shape[1]
+        self._pending.append(states)
+        self._pending_rows += states.shape[1]
+        if self._pending_rows >= SHARD_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is pending to disk."""
+        if not self._pending_rows:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{len(self._shards):06d}.safetensors"
+        save_file({"rows": torch.cat(self._pending, dim=1).contiguous().cpu()}, path)
+        self._shards.append(path)
+        self._pending, self._pending_rows = [], 0
+
+    def shards(self) -> Iterator[Tensor]:
+        """All rows once, in the order in which they came; each [S, n, D] bfloat16."""
+        self.flush()
+        for path in self._shards:
+            yield load_file(path)["rows"]
+
+    def training_batches(self, steps: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """`steps` batches [S, batch, D] of shuffled rows, in as many passes as that takes.
+
+        Raises:
+            ValueError: there are fewer rows than one batch.
+        """
+        self.flush()
+        if self.rows < batch:
+            raise ValueError(f"{self.rows} rows do not fill a batch of {batch}")
+        made = 0
+        left: Tensor | None = None
+        while made < steps:
+            order = torch.randperm(len(self._shards), generator=generator).tolist()
+            for first in range(0, len(order), MIXED_SHARDS):
+                parts = [load_file(self._shards[index])["rows"] for index in order[first : first + MIXED_SHARDS]]
+                pool = torch.cat(parts if left is None else [left, *parts], dim=1)
+                shuffled = torch.randperm(pool.shape[1], generator=generator)
+                whole = pool.shape[1] // batch
+                for number in range(min(whole, steps - made)):
+                    yield pool[:, shuffled[number * batch : (number + 1) * batch]]
+                    made += 1
+                if made >= steps:
+                    return
+                left = pool[:, shuffled[whole * batch :]]

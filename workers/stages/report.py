@@ -1,0 +1,93 @@
+"""Stage `report`: everything that was found, as one document. Draws nothing and stores nothing."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import torch
+
+from layerdrift import __version__
+from layerdrift.contract.report import DatasetInfo, Engine, Layer, Report, Timings, Zone
+from layerdrift.contract.request import AnalysisRequest
+from workers.models.device import best_device, device_name, peak_memory_bytes
+from workers.stages.compare import Compared
+from workers.stages.extract import Extracted
+from workers.stages.finetune import Tuned
+from workers.stages.resolve import Resolved
+from workers.stages.sae import Trained
+
+PACKAGES = ("torch", "transformers", "safetensors", "numpy")
+
+
+def build_report(
+    analysis_id: str,
+    request: AnalysisRequest,
+    resolved: Resolved,
+    tuned: Tuned | None,
+    extracted: Extracted,
+    compared: Compared,
+    trained: Trained | None,
+    stage_seconds: dict[str, float],
+) -> Report:
+    """The report of a finished analysis."""
+    return Report(
+        analysis_id=analysis_id,
+        name=request.name,
+        created_at=datetime.now(UTC),
+        engine=_engine(),
+        request=request,
+        models={"base": extracted.models["base"], "tuned": extracted.models["tuned"]},
+        dataset=_dataset(request, resolved, extracted),
+        layers=_layers(compared, trained),
+        cross_layer_cka=compared.cross_layer_cka,
+        zones=compared.zones,
+        outputs=tuned.outputs if tuned else None,
+        recommendation=compared.recommendation,
+        tokens=extracted.tokens,
+        warnings=[*resolved.warnings, *compared.warnings, *(trained.warnings if trained else [])],
+        timings=Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
+    )
+
+
+def _engine() -> Engine:
+    return Engine(
+        version=__version__,
+        python=platform.python_version(),
+        packages={name: version(name) for name in PACKAGES},
+        device=device_name(best_device()),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted) -> DatasetInfo:
+    rows = extracted.sae_rows
+    return DatasetInfo(
+        source=request.dataset.uri or "inline",
+        sha256=resolved.dataset_sha256,
+        rows=resolved.usable_rows,
+        analysed_texts=extracted.moments["mean"].n,
+        analysed_tokens=extracted.moments["token"].n,
+        train_texts=len(resolved.split.train),
+        sae_texts=rows.texts if rows else 0,
+        sae_distinct_tokens=rows.train.rows if rows else 0,
+    )
+
+
+def _layers(compared: Compared, trained: Trained | None) -> list[Layer]:
+    return [
+        Layer(
+            index=index,
+            name="embeddings" if index == 0 else f"block {index}",
+            zone=_zone_of(index, compared.zones).name,
+            drift=compared.drift[index],
+            similarity=similarity,
+            sae=trained.layers[index] if trained else None,
+        )
+        for index, similarity in enumerate(compared.similarity)
+    ]
+
+
+def _zone_of(index: int, zones: list[Zone]) -> Zone:
+    return next(zone for zone in zones if zone.first <= index <= zone.last)

@@ -1,0 +1,158 @@
+"""Stage `resolve`: fetches the checkpoints and the data set, checks them, and deals out the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from layerdrift.backends.sources import Pins, Sources
+from layerdrift.backends.tables import Columns, Row, inline_rows, parse, table_format
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.report import ReportWarning
+from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
+from workers.models.loading import load_config
+from workers.stages.tick import Tick
+
+FINETUNE_ANALYSED_SHARE = 0.3
+"""Of a data set too small for both, the analysis takes so much and the fine-tune the rest."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows by use; no row is in two of them.
+
+    analysed: texts the models are compared on. train: rows of the fine-tune. spare: the others, for the autoencoders.
+    """
+
+    analysed: list[Row]
+    train: list[Row]
+    spare: list[Row]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A staged checkpoint: its folder here, where it came from, and the hash of its files."""
+
+    folder: Path
+    uri: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the other stages work on."""
+
+    base: Checkpoint
+    tuned: Checkpoint | None
+    split: Split
+    usable_rows: int
+    dataset_sha256: str
+    warnings: list[ReportWarning]
+
+
+def resolve(
+    request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path, max_parameters: int, tick: Tick
+) -> Resolved:
+    """Fetches what was pinned into `folder`.
+
+    Raises:
+        InputError: something is unusable, or is no longer what was pinned.
+    """
+    tick(0.0, f"fetching {pins.base.uri}")
+    base = _checkpoint(sources, pins.base.uri, "/base/uri", folder / "base", pins, max_parameters)
+    tuned = None
+    if pins.tuned is not None:
+        tick(0.4, f"fetching {pins.tuned.uri}")
+        tuned = _checkpoint(sources, pins.tuned.uri, "/tuned/uri", folder / "tuned", pins, max_parameters)
+        _check_same_shape(base, tuned, max_parameters)
+    tick(0.8, f"reading {pins.dataset.source}")
+    rows, sha256 = _rows(request, pins, sources, folder)
+    usable = [row for row in rows if row.text.strip()]
+    warnings = []
+    if len(usable) < len(rows):
+        message = f"{len(rows) - len(usable)} of {len(rows)} rows have a blank text and were passed over"
+        warnings.append(ReportWarning(code="blank_texts", message=message))
+    return Resolved(base, tuned, deal(usable, request), len(usable), sha256, warnings)
+
+
+def _checkpoint(sources: Sources, uri: str, pointer: str, folder: Path, pins: Pins, max_parameters: int) -> Checkpoint:
+    pinned = pins.base if pointer == "/base/uri" else pins.tuned
+    if pinned is None:
+        raise ValueError("there is no tuned model in this request")
+    fingerprint = sources.fetch_model(pinned, pointer, folder)
+    load_config(folder, pointer, max_parameters)
+    return Checkpoint(folder, uri, fingerprint)
+
+
+def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int) -> None:
+    one = load_config(base.folder, "/base/uri", max_parameters)
+    other = load_config(tuned.folder, "/tuned/uri", max_parameters)
+    for what, name in (("blocks", "num_hidden_layers"), ("hidden width", "hidden_size")):
+        if getattr(one, name) != getattr(other, name):
+            raise InputError.at(
+                "/tuned/uri",
+                f"the models differ in {what}: base {getattr(one, name)}, tuned {getattr(other, name)}; "
+                "a pair must have one shape",
+            )
+
+
+def _rows(request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path) -> tuple[list[Row], str]:
+    labelled = request.finetune is not None
+    if pins.dataset.sha256 is not None:
+        return list(inline_rows(request.dataset, labelled)), pins.dataset.sha256
+    path = folder / "dataset"
+    sha256 = sources.fetch_dataset(pins.dataset, path)
+    where = pins.dataset.source
+    columns = Columns.of(request.dataset, labelled)
+    return list(parse(_lines(path, where), table_format(where), columns, where)), sha256
+
+
+def _lines(path: Path, where: str) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        try:
+            yield from stream
+        except UnicodeDecodeError as error:
+            raise InputError.at(
+                "/dataset/uri", f"{where} is not UTF-8 ({error.reason}); convert it, e.g. with iconv -t UTF-8"
+            ) from error
+
+
+def deal(rows: list[Row], request: AnalysisRequest) -> Split:
+    """Deals out rows at random by the seed: analysed first, then the fine-tune's, then the spare ones.
+
+    Raises:
+        InputError: there are too few rows, or a label is missing or alone.
+    """
+    generator = torch.Generator().manual_seed(request.seed)
+    shuffled = [rows[index] for index in torch.randperm(len(rows), generator=generator).tolist()]
+    wanted = request.dataset.max_examples
+    tuning = request.finetune
+    if tuning is None:
+        _require(len(rows), MIN_EXAMPLES)
+        return Split(shuffled[:wanted], [], shuffled[wanted:])
+    _require(len(rows), 2 * MIN_EXAMPLES)
+    analysed = min(wanted, max(MIN_EXAMPLES, int(FINETUNE_ANALYSED_SHARE * len(rows))))
+    rest = shuffled[analysed:]
+    train = rest if tuning.train_examples is None else rest[: tuning.train_examples]
+    if tuning.train_examples is not None and len(train) < tuning.train_examples:
+        raise InputError.at(
+            "/finetune/train_examples",
+            f"{tuning.train_examples} training rows were asked for, but {len(rows)} usable rows less {analysed} "
+            f"analysed ones leave {len(rest)}",
+        )
+    if any(not row.label for row in rows):
+        raise InputError.at("/dataset/label_column", "some rows have an empty label; fill it in or take them out")
+    labels = {row.label for row in train}
+    if len(labels) < 2:
+        raise InputError.at(
+            "/dataset/label_column", f"all training rows have the label {labels.pop()!r}; tuning needs two or more"
+        )
+    return Split(shuffled[:analysed], train, rest[len(train) :])
+
+
+def _require(count: int, least: int) -> None:
+    if count < least:
+        raise InputError.at("/dataset", f"the data set has {count} usable rows; at least {least} are needed")

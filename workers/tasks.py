@@ -1,0 +1,24 @@
+"""The Celery task: an id comes, the pipeline runs."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from celery import shared_task
+
+from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.queue import ANALYSE_TASK
+from layerdrift.backends.settings import Settings
+from workers.pipeline import run_job
+
+
+@cache
+def deployment() -> Deployment:
+    """This process's connections, made when the first task needs them."""
+    return Deployment.connect(Settings())
+
+
+@shared_task(name=ANALYSE_TASK)
+def analyse(analysis_id: str) -> None:
+    """Runs a job to its end. Shared between applications: a spawned child of the pool has one of its own."""
+    run_job(deployment(), analysis_id)
