@@ -1,0 +1,103 @@
+"""Every error that leaves the API, as application/problem+json."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import redis
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from layerdrift.contract.errors import (
+    PROBLEM_MEDIA_TYPE,
+    FieldProblem,
+    InputError,
+    LayerdriftError,
+    Problem,
+    UnavailableError,
+)
+
+RETRY_AFTER_SECONDS = 5
+
+logger = logging.getLogger(__name__)
+
+
+class ProblemResponse(JSONResponse):
+    """A problem document with its status; 503 says when to come back."""
+
+    media_type = PROBLEM_MEDIA_TYPE
+
+    def __init__(self, problem: Problem) -> None:
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if problem.status == 503 else None
+        content = problem.model_dump(mode="json", exclude_none=True)
+        super().__init__(content, status_code=problem.status, headers=headers)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of problem answers with these statuses."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {PROBLEM_MEDIA_TYPE: schema}}
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of the app a problem document."""
+    app.add_exception_handler(LayerdriftError, _layerdrift)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(redis.RedisError, _redis)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def field_problems(errors: Sequence[Any]) -> list[FieldProblem]:
+    """pydantic's errors as places in the request body and what to change there."""
+    return [FieldProblem(pointer=_pointer(error["loc"]), detail=_explained(error)) for error in errors]
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in location if part != "body"]
+    return "".join(f"/{part}" for part in parts)
+
+
+def _explained(error: dict[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"unknown field {error['loc'][-1]!r}; see /docs for the fields there are"
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error.get('ctx', {}).get('error', 'it could not be parsed')}"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+async def _layerdrift(_: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, LayerdriftError)
+    return ProblemResponse(error.problem())
+
+
+async def _validation(_: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, RequestValidationError)
+    found = field_problems(error.errors())
+    detail = "; ".join(f"{problem.pointer or 'body'}: {problem.detail}" for problem in found)
+    return ProblemResponse(InputError(detail, found).problem())
+
+
+async def _http(_: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    return ProblemResponse(Problem(type="about:blank", title=title, status=error.status_code, detail=str(error.detail)))
+
+
+async def _redis(_: Request, error: Exception) -> ProblemResponse:
+    logger.warning("Redis is away: %s", error)
+    return ProblemResponse(UnavailableError("Redis could not be reached; try again later").problem())
+
+
+async def _unforeseen(request: Request, error: Exception) -> ProblemResponse:
+    logger.error("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
+    detail = "an unforeseen error; the service's log has the details"
+    return ProblemResponse(Problem(type="about:blank", title="Internal Server Error", status=500, detail=detail))
