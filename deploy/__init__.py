@@ -1,0 +1,1 @@
+"""Ways to run layerdrift: the embedded stack on one machine, and compose files."""

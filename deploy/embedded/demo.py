@@ -1,0 +1,171 @@
+"""`make demo`: the whole way once, on real input, then everything is stopped.
+
+Starts the embedded stack, fine-tunes a real encoder on real reviews through the HTTP API, and writes the report.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from deploy.embedded.demo_inputs import DemoInputs, DownloadError, fetch
+from deploy.embedded.stack import Stack
+from deploy.embedded.supervisor import StartError
+from layerdrift.contract.analysis import Analysis, Status
+from layerdrift.contract.errors import LayerdriftError
+from layerdrift.contract.report import Report
+from layerdrift.contract.request import (
+    AnalysisRequest,
+    AnalysisSettings,
+    DatasetRef,
+    FineTune,
+    ModelRef,
+    SaeSettings,
+)
+from layerdrift.render import words
+from layerdrift.sdk import AnalysisFailed, Client
+
+TEXTS_SHOWN = [
+    "The plot is a mess, but the leads are so charming that I did not mind.",
+    "Not a good film, and not even an interestingly bad one.",
+    "A gorgeous, witty, seductive movie.",
+]
+ZONE_STYLE = {"general": "blue", "transitional": "yellow", "specialised": "red"}
+
+console = Console()
+
+
+def demo_request(inputs: DemoInputs) -> AnalysisRequest:
+    """Fine-tune on 1,200 reviews, compare on 500 others, autoencoders on every layer of both models."""
+    return AnalysisRequest(
+        name="all-MiniLM-L6-v2 fine-tuned on movie reviews",
+        base=ModelRef(uri=inputs.model.as_uri()),
+        finetune=FineTune(train_examples=1_200, epochs=3, batch_size=16, learning_rate=5e-5),
+        dataset=DatasetRef(uri=inputs.reviews.as_uri(), max_examples=500),
+        analysis=AnalysisSettings(max_length=96, sae=SaeSettings(tokens=200_000), texts=TEXTS_SHOWN),
+    )
+
+
+def main() -> int:
+    """0 when the report was written, 1 on an error that is said, 130 on Ctrl-C."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    signal.signal(signal.SIGTERM, _interrupt)
+    home = Path(os.environ.get("LAYERDRIFT_HOME", "var")).resolve() / "demo"
+    try:
+        with console.status("fetching the model and the reviews"):
+            inputs = fetch(home)
+        with ExitStack() as exits:
+            with console.status("starting Valkey, SeaweedFS, the API and a worker"):
+                stack = exits.enter_context(Stack({**os.environ, "LAYERDRIFT_HOME": str(home)}))
+            _run(stack, inputs, home)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
+    except (StartError, DownloadError, LayerdriftError) as error:
+        console.print(f"[red]the demo failed:[/red] {error}", highlight=False)
+        return 1
+    return 0
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(stack: Stack, inputs: DemoInputs, home: Path) -> None:
+    console.print(f"ready {stack.url}", highlight=False)
+    request = demo_request(inputs)
+    with Client(stack.url) as client:
+        started = time.monotonic()
+        analysis = client.submit(request)
+        console.print(f"POST /v1/analyses -> {analysis.id} ({analysis.status})", highlight=False)
+        _follow(client, analysis)
+        report = client.report(analysis.id)
+        (home / "report.json").write_text(report.model_dump_json(indent=1))
+        (home / "report.html").write_text(client.rendered_report(analysis.id, "html"))
+        (home / "report.md").write_text(client.rendered_report(analysis.id, "md"))
+    _print(report)
+    console.print(f"{time.monotonic() - started:.0f} s from the POST to the report", highlight=False)
+    _ask_again(stack.url, request)
+    for suffix in ("html", "md", "json"):
+        console.print(f"wrote {home / f'report.{suffix}'}", highlight=False, soft_wrap=True)
+
+
+def _follow(client: Client, analysis: Analysis) -> None:
+    """Live progress of every stage until the end; AnalysisFailed where there is no report."""
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}", style="dim"),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console) as bars:
+        for last in client.watch(analysis.id, timeout=3600):
+            for stage in last.progress.stages:
+                if stage.name not in tasks:
+                    tasks[stage.name] = bars.add_task(stage.name.value, total=1.0, start=False, detail="")
+                if stage.status != "pending" and not bars.tasks[tasks[stage.name]].started:
+                    bars.start_task(tasks[stage.name])
+                bars.update(tasks[stage.name], completed=stage.fraction, detail=stage.detail)
+    if last.status is not Status.SUCCEEDED:
+        raise AnalysisFailed(last)
+
+
+def _print(report: Report) -> None:
+    table = Table(title="drift by layer (token view)", title_justify="left")
+    for heading in ("layer", "zone", "CKA", "centred cosine", "relative L2", "FVU base", "FVU tuned", "transfer"):
+        table.add_column(heading, justify="left" if heading in ("layer", "zone") else "right")
+    for layer in report.layers:
+        token, sae = layer.similarity["token"], layer.sae
+        style = ZONE_STYLE[layer.zone]
+        table.add_row(
+            f"{layer.index} {layer.name}",
+            f"[{style}]{layer.zone}[/{style}]",
+            words.number(token.cka.value, 4),
+            words.number(token.cosine_centred.value),
+            words.number(token.relative_l2.value),
+            words.number(sae.base.fvu if sae else None),
+            words.number(sae.tuned.fvu if sae else None),
+            words.number(sae.transfer_excess if sae else None),
+        )
+    console.print(table)
+    zones = Table(title="zones", title_justify="left")
+    for heading in ("zone", "layers", "mean drift", "reading"):
+        zones.add_column(heading)
+    for zone in report.zones:
+        zones.add_row(zone.name, words.span(zone), words.number(zone.level), words.ZONE_MEANING[zone.name])
+    console.print(zones)
+    for line in (words.outcome(report), words.advice(report)):
+        if line:
+            console.print(line, highlight=False)
+    for warning in report.warnings:
+        console.print(f"[yellow]{warning.code}[/yellow]: {warning.message}", highlight=False)
+    console.print(f"peak memory of the worker: {report.timings.peak_memory_bytes / 2**30:.2f} GiB", highlight=False)
+
+
+def _ask_again(url: str, request: AnalysisRequest) -> None:
+    """The same request once more: the same analysis at once, its report out of Redis."""
+    with httpx.Client(base_url=url, timeout=70) as http:
+        answer = http.post("/v1/analyses", json=request.model_dump(mode="json"))
+        report = http.get(answer.headers["Location"] + "/report")
+        console.print(
+            f"the same POST again -> {answer.status_code}, {answer.json()['id']}; its report in "
+            f"{report.elapsed.total_seconds() * 1000:.0f} ms, Cache-Status: {report.headers['Cache-Status']}",
+            highlight=False,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

