@@ -13,9 +13,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from layerdrift.backends.settings import Settings
-from layerdrift.contract.errors import NotFoundError, UnavailableError
+from layerdrift.contract.errors import ConflictError, NotFoundError, UnavailableError
 
 _NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+_EXISTS = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
@@ -80,6 +81,15 @@ class BlobStore:
         with self._translated(key):
             self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=media_type)
 
+    def put_new(self, key: str, body: bytes, media_type: str) -> bool:
+        """Writes an object unless there is one of its key; of many who try at once, exactly one is told True."""
+        try:
+            with self._translated(key):
+                self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=media_type, IfNoneMatch="*")
+        except ConflictError:
+            return False
+        return True
+
     def put_file(self, key: str, path: Path) -> None:
         """Uploads a file, in parts where it is large."""
         with self._translated(key):
@@ -126,6 +136,8 @@ class BlobStore:
                 raise NotFoundError(f"{where} does not exist") from error
             if code in _DENIED:
                 raise NotFoundError(f"{where} cannot be read with the service's credentials ({code})") from error
+            if code in _EXISTS:
+                raise ConflictError(f"{where} is there already") from error
             raise UnavailableError(f"S3 answered {code} for {where}") from error
         except (BotoCoreError, OSError) as error:
             raise UnavailableError(f"S3 could not be reached for {where}: {error}") from error

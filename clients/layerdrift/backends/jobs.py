@@ -28,6 +28,7 @@ from layerdrift.contract.analysis import Analysis, Links, Progress, Status
 from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, Problem, UnavailableError
 from layerdrift.contract.request import AnalysisRequest
 
+_JSON = "application/json"
 _IF_MINE = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end "
 _RENEW = _IF_MINE + "return redis.call('pexpire', KEYS[1], ARGV[2])"
 _RELEASE = _IF_MINE + "return redis.call('del', KEYS[1])"
@@ -99,19 +100,17 @@ class JobStore:
         """
         existing = self.find(record.id)
         if existing is None:
-            self._write_object(record)
-            if self._insert(record):
+            if self._blobs.put_new(keys.job_object(record.id), record.model_dump_json().encode(), _JSON):
+                self._insert(record)
                 return record, True
             existing = self.get(record.id)
         if existing.status not in (Status.FAILED, Status.CANCELLED):
             return existing, False
         return self._reopen(record)
 
-    def _insert(self, record: JobRecord) -> bool:
-        if not self._redis.set(keys.job(record.id), record.model_dump_json(), nx=True):
-            return False
-        self._index(record)
-        return True
+    def _insert(self, record: JobRecord) -> None:
+        if self._redis.set(keys.job(record.id), record.model_dump_json(), nx=True):
+            self._index(record)
 
     def _reopen(self, record: JobRecord) -> tuple[JobRecord, bool]:
         reopened = False
@@ -249,7 +248,7 @@ class JobStore:
             raise UnavailableError(f"Redis could not be reached: {error}") from error
 
     def _write_object(self, record: JobRecord) -> None:
-        self._blobs.put(keys.job_object(record.id), record.model_dump_json().encode(), "application/json")
+        self._blobs.put(keys.job_object(record.id), record.model_dump_json().encode(), _JSON)
 
     def _index(self, record: JobRecord) -> None:
         microseconds = int(record.created_at.timestamp() * 1_000_000)
