@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis
+
+from deploy.embedded.ports import LOOPBACK, choose
+from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.jobs import JobRecord
+from layerdrift.backends.settings import Settings
+from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, Problem, UnavailableError
+from layerdrift.contract.request import AnalysisRequest
+
+PROBLEM = Problem(type="urn:layerdrift:stage", title="t", status=500, detail="it broke")
+
+
+def record(age_seconds: float = 0, analysis_id: str | None = None) -> JobRecord:
+    request = AnalysisRequest.model_validate(
+        {"base": {"uri": "file:///a"}, "tuned": {"uri": "file:///b"}, "dataset": {"uri": "s3://d/x.csv"}}
+    )
+    model = PinnedModel(uri="file:///a", files=[])
+    return JobRecord(
+        id=analysis_id or f"an_{uuid.uuid4().hex[:26]}",
+        created_at=datetime.now(UTC) - timedelta(seconds=age_seconds),
+        request=request,
+        pins=Pins(base=model, tuned=model, dataset=PinnedDataset(source="s3://d/x.csv")),
+    )
+
+
+def test_thirty_two_equal_submissions_at_once_make_one_job(settings: Settings, deployment: Deployment) -> None:
+    job = record()
+    stores = [Deployment.connect(settings).jobs for _ in range(32)]
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda store: store.submit(job), stores))
+    assert sum(to_run for _, to_run in answers) == 1
+    assert {found.id for found, _ in answers} == {job.id}
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
+def test_a_job_that_ended_badly_runs_again_when_it_is_asked_for_again(deployment: Deployment, status: Status) -> None:
+    job = record()
+    deployment.jobs.submit(job)
+    deployment.jobs.update(job.id, lambda found: found.ended(status, PROBLEM))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: deployment.jobs.submit(job), range(8)))
+    assert sum(to_run for _, to_run in answers) == 1
+    again = deployment.jobs.get(job.id)
+    assert (again.status, again.error) == (Status.QUEUED, None)
+
+
+def test_a_job_that_succeeded_is_not_run_again(deployment: Deployment) -> None:
+    job = record()
+    deployment.jobs.submit(job)
+    deployment.jobs.update(job.id, lambda found: found.ended(Status.SUCCEEDED))
+    found, to_run = deployment.jobs.submit(record(analysis_id=job.id))
+    assert (found.status, to_run) == (Status.SUCCEEDED, False)
+
+
+def test_what_redis_has_lost_is_read_from_s3(deployment: Deployment, valkey: redis.Redis) -> None:
+    job = record()
+    deployment.jobs.submit(job)
+    ended = deployment.jobs.update(job.id, lambda found: found.ended(Status.SUCCEEDED))
+    valkey.flushdb()
+    assert deployment.jobs.get(job.id) == ended
+    assert [found.id for found in deployment.jobs.page(10, None, None)[0]] == [job.id]
+
+
+def test_no_change_is_lost_when_many_write_at_once(settings: Settings, deployment: Deployment) -> None:
+    job = record()
+    deployment.jobs.submit(job)
+    stores = [Deployment.connect(settings).jobs for _ in range(4)]
+
+    def count(store_index: int) -> None:
+        for _ in range(25):
+            stores[store_index].update(job.id, lambda found: found.model_copy(update={"attempts": found.attempts + 1}))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, range(4)))
+    assert deployment.jobs.get(job.id).attempts == 100
+
+
+def test_cancelling_ends_a_queued_job_and_marks_a_running_one(deployment: Deployment) -> None:
+    queued, running = record(), record()
+    for job in (queued, running):
+        deployment.jobs.submit(job)
+    deployment.jobs.update(running.id, lambda found: found.model_copy(update={"status": Status.RUNNING}))
+    assert deployment.jobs.cancel(queued.id).status is Status.CANCELLED
+    marked = deployment.jobs.cancel(running.id)
+    assert (marked.status, marked.cancel_requested) == (Status.RUNNING, True)
+    with pytest.raises(ConflictError, match="already ended: cancelled"):
+        deployment.jobs.cancel(queued.id)
+    assert deployment.jobs.open_ids() == [running.id]
+
+
+def test_pages_hold_every_job_once_newest_first(deployment: Deployment) -> None:
+    made = [record(age_seconds=60 - index) for index in range(23)]
+    twins = [made[5].model_copy(update={"id": f"an_{index}"}) for index in range(4)]
+    for job in [*made, *twins]:
+        deployment.jobs.submit(job)
+    seen, cursor = [], None
+    while True:
+        page, cursor = deployment.jobs.page(5, cursor, None)
+        assert len(page) == 5 or cursor is None
+        seen += page
+        if cursor is None:
+            break
+    assert sorted(job.id for job in seen) == sorted(job.id for job in [*made, *twins])
+    assert [job.created_at for job in seen] == sorted((job.created_at for job in seen), reverse=True)
+    with pytest.raises(InputError, match="not one that a list has returned"):
+        deployment.jobs.page(5, "bm9uc2Vuc2U", None)
+
+
+def test_pages_can_be_of_one_status(deployment: Deployment) -> None:
+    made = [record(age_seconds=index) for index in range(9)]
+    for job in made:
+        deployment.jobs.submit(job)
+    for job in made[::4]:
+        deployment.jobs.update(job.id, lambda found: found.ended(Status.FAILED, PROBLEM))
+    first, cursor = deployment.jobs.page(2, None, Status.FAILED)
+    rest, end = deployment.jobs.page(2, cursor, Status.FAILED)
+    assert [job.id for job in [*first, *rest]] == [job.id for job in made[::4]]
+    assert end is None
+
+
+def test_a_lease_belongs_to_one_worker_until_it_is_given_back_or_runs_out(
+    deployment: Deployment, valkey: redis.Redis
+) -> None:
+    jobs = deployment.jobs
+    assert jobs.take_lease("an_x", "one", 60)
+    assert not jobs.take_lease("an_x", "two", 60)
+    assert not jobs.renew_lease("an_x", "two", 60)
+    jobs.release_lease("an_x", "two")
+    assert jobs.leased("an_x")
+    assert jobs.renew_lease("an_x", "one", 60)
+    jobs.release_lease("an_x", "one")
+    assert jobs.take_lease("an_x", "two", 60)
+
+
+def test_a_report_comes_from_redis_and_without_it_from_s3(deployment: Deployment, valkey: redis.Redis) -> None:
+    deployment.reports.put("an_r", "md", b"# report")
+    assert deployment.reports.get("an_r", "md") == (b"# report", True)
+    valkey.flushdb()
+    assert deployment.reports.get("an_r", "md") == (b"# report", False)
+    assert deployment.reports.get("an_r", "md") == (b"# report", True)
+    with pytest.raises(NotFoundError, match=r"s3://integration/reports/an_r/report\.html does not exist"):
+        deployment.reports.get("an_r", "html")
+
+
+def test_objects_are_written_listed_and_read_in_part(deployment: Deployment, tmp_path: Path) -> None:
+    blobs = deployment.blobs
+    blobs.put("dir/a", b"0123456789", "text/plain")
+    (tmp_path / "big").write_bytes(b"x" * (9 << 20))
+    blobs.put_file("dir/b", tmp_path / "big")
+    blobs.get_file("dir/b", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"x" * (9 << 20)
+    assert blobs.get("dir/a", start=2, length=3) == b"234"
+    assert [(blob.key, blob.size) for blob in blobs.list("dir/")] == [("dir/a", 10), ("dir/b", 9 << 20)]
+    assert blobs.head("dir/a").etag == blobs.list("dir/a")[0].etag
+    with pytest.raises(NotFoundError):
+        blobs.of_bucket("no-such-bucket").get("x")
+
+
+def test_servers_that_are_away_are_said_to_be_away(settings: Settings) -> None:
+    port = choose({"nobody": 0})["nobody"]
+    away = Deployment.connect(
+        settings.model_copy(
+            update={"redis_url": f"redis://{LOOPBACK}:{port}/0", "s3_endpoint": f"http://{LOOPBACK}:{port}"}
+        )
+    )
+    with pytest.raises(UnavailableError, match="S3 could not be reached"):
+        away.blobs.check()
+    with pytest.raises(UnavailableError, match="Redis could not be reached"):
+        away.jobs.check()
+
+
+def test_credentials_that_are_refused_read_nothing(settings: Settings, deployment: Deployment) -> None:
+    from pydantic import SecretStr
+
+    deployment.blobs.put("secret", b"x", "text/plain")
+    stranger = BlobStore.connect(settings.model_copy(update={"s3_secret_key": SecretStr("wrong")}))
+    with pytest.raises(NotFoundError, match="cannot be read with the service's credentials"):
+        stranger.get("secret")

@@ -1,0 +1,161 @@
+"""What becomes of a job when something goes wrong, with real records and leases; sources are ours to break."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+
+from layerdrift.backends import keys
+from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.jobs import JobRecord
+from layerdrift.backends.sources import PinnedModel, Sources
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.request import AnalysisRequest
+from tests.conftest import make_texts
+from workers.pipeline import run_job
+from workers.reconciler import PATIENCE, Reconciler
+
+
+class WatchedSources(Sources):
+    """The real sources, with something that happens before each model is fetched."""
+
+    def __init__(self, deployment: Deployment, before_fetch: Callable[[], None]) -> None:
+        super().__init__(deployment.settings, deployment.blobs)
+        self._before_fetch = before_fetch
+
+    def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path) -> str:
+        self._before_fetch()
+        return super().fetch_model(pinned, pointer, target)
+
+
+@pytest.fixture
+def job(deployment: Deployment, base_folder: Path, noised_folder: Path) -> JobRecord:
+    request = AnalysisRequest.model_validate(
+        {
+            "base": {"uri": base_folder.as_uri()},
+            "tuned": {"uri": noised_folder.as_uri()},
+            "dataset": {"inline": {"texts": make_texts(60)}},
+            "analysis": {"sae": None},
+        }
+    )
+    made = JobRecord(
+        id=f"an_{uuid.uuid4().hex[:26]}",
+        created_at=datetime.now(UTC),
+        request=request,
+        pins=deployment.sources.pin(request),
+    )
+    deployment.jobs.submit(made)
+    return made
+
+
+def test_a_job_runs_to_its_report_and_leaves_no_scratch(deployment: Deployment, job: JobRecord) -> None:
+    run_job(deployment, job.id)
+    found = deployment.jobs.get(job.id)
+    assert (found.status, found.attempts, found.progress.fraction) == (Status.SUCCEEDED, 1, 1.0)
+    assert [stage.status for stage in found.progress.stages] == ["succeeded"] * 4
+    assert deployment.reports.get(job.id, "json").body.startswith(b"{")
+    assert list(deployment.settings.scratch.iterdir()) == []
+    assert not deployment.jobs.leased(job.id)
+    assert deployment.jobs.open_ids() == []
+
+
+def test_a_crash_fails_the_job_with_the_name_of_its_stage(deployment: Deployment, job: JobRecord) -> None:
+    def crash() -> None:
+        raise ZeroDivisionError("division by zero")
+
+    run_job(replace(deployment, sources=WatchedSources(deployment, crash)), job.id)
+    found = deployment.jobs.get(job.id)
+    assert found.status is Status.FAILED
+    assert found.error is not None
+    assert (found.error.stage, found.error.status) == ("resolve", 500)
+    assert found.error.detail == "resolve ended in ZeroDivisionError: division by zero"
+    assert [stage.status for stage in found.progress.stages] == ["failed", "pending", "pending", "pending"]
+    assert list(deployment.settings.scratch.iterdir()) == []
+
+
+def test_a_scratch_that_cannot_be_written_fails_the_job_too(deployment: Deployment, job: JobRecord) -> None:
+    deployment.settings.scratch.touch()
+    run_job(deployment, job.id)
+    error = deployment.jobs.get(job.id).error
+    assert error is not None
+    assert error.stage == "resolve"
+    assert "FileExistsError" in error.detail or "NotADirectoryError" in error.detail
+
+
+def test_cancelling_stops_a_running_job(deployment: Deployment, job: JobRecord) -> None:
+    def cancel() -> None:
+        deployment.jobs.update(job.id, lambda found: found.model_copy(update={"cancel_requested": True}))
+
+    run_job(replace(deployment, sources=WatchedSources(deployment, cancel)), job.id)
+    found = deployment.jobs.get(job.id)
+    assert (found.status, found.error) == (Status.CANCELLED, None)
+    assert found.progress.stages[-1].status == "pending"
+
+
+def test_a_job_that_another_worker_holds_is_left_alone(deployment: Deployment, job: JobRecord) -> None:
+    deployment.jobs.take_lease(job.id, "another", 60)
+    run_job(deployment, job.id)
+    found = deployment.jobs.get(job.id)
+    assert (found.status, found.attempts) == (Status.QUEUED, 0)
+    assert deployment.jobs.leased(job.id)
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing_more(
+    deployment: Deployment, job: JobRecord, valkey: redis.Redis
+) -> None:
+    quick = replace(deployment, settings=deployment.settings.model_copy(update={"lease_seconds": 3}))
+
+    def lose() -> None:
+        valkey.set(keys.lease(job.id), "another", px=60_000)
+        time.sleep(1.5)
+
+    run_job(replace(quick, sources=WatchedSources(quick, lose)), job.id)
+    found = deployment.jobs.get(job.id)
+    assert found.status is Status.RUNNING
+    assert deployment.jobs.leased(job.id)
+
+
+def test_a_job_that_killed_every_worker_fails_as_worker_lost(deployment: Deployment, job: JobRecord) -> None:
+    lost = deployment.settings.max_attempts
+    deployment.jobs.update(job.id, lambda found: found.model_copy(update={"attempts": lost, "status": Status.RUNNING}))
+    run_job(deployment, job.id)
+    found = deployment.jobs.get(job.id)
+    assert found.status is Status.FAILED
+    assert found.error is not None
+    assert found.error.type == "urn:layerdrift:worker-lost"
+    assert f"{lost} workers ended" in found.error.detail
+
+
+def test_a_job_that_has_ended_is_not_run_again(deployment: Deployment, job: JobRecord) -> None:
+    deployment.jobs.cancel(job.id)
+    run_job(deployment, job.id)
+    assert deployment.jobs.get(job.id).status is Status.CANCELLED
+
+
+def test_a_job_that_nobody_holds_is_announced_again(deployment: Deployment, job: JobRecord) -> None:
+    reconciler = Reconciler(deployment, "tester")
+    looks = [reconciler.look() for _ in range(PATIENCE)]
+    assert looks == [[]] * (PATIENCE - 1) + [[job.id]]
+    assert deployment.queue.waiting() == 1
+    assert deployment.jobs.workers() == 1
+
+
+def test_a_job_that_waits_for_its_turn_is_not_announced_twice(deployment: Deployment, job: JobRecord) -> None:
+    deployment.queue.announce(job.id)
+    reconciler = Reconciler(deployment, "tester")
+    assert [reconciler.look() for _ in range(2 * PATIENCE)] == [[]] * (2 * PATIENCE)
+
+
+def test_what_a_killed_worker_left_is_swept_away_and_nothing_else(deployment: Deployment, job: JobRecord) -> None:
+    for name in ("an_dead", "an_alive"):
+        (deployment.settings.scratch / name).mkdir(parents=True)
+    deployment.jobs.take_lease("an_alive", "somebody", 60)
+    Reconciler(deployment, "tester").look()
+    assert [folder.name for folder in deployment.settings.scratch.iterdir()] == ["an_alive"]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from layerdrift.contract.request import AnalysisRequest
+
+PAIR: dict[str, Any] = {
+    "base": {"uri": "file:///models/a"},
+    "tuned": {"uri": "file:///models/b"},
+    "dataset": {"uri": "s3://data/reviews.csv"},
+}
+
+
+def without(*names: str) -> dict[str, Any]:
+    return {name: value for name, value in PAIR.items() if name not in names}
+
+
+def test_a_pair_needs_nothing_but_two_models_and_a_dataset() -> None:
+    request = AnalysisRequest.model_validate(PAIR)
+    assert request.analysis.sae is not None
+    assert (request.seed, request.dataset.text_column) == (0, "text")
+
+
+@pytest.mark.parametrize(
+    ("body", "part_of_message"),
+    [
+        (PAIR | {"tunned": 1}, "Extra inputs are not permitted"),
+        (PAIR | {"dataset": {"uri": "s3://d/x.csv", "sep": ";"}}, "Extra inputs are not permitted"),
+        (PAIR | {"finetune": {}}, "exactly one of tuned"),
+        (without("tuned"), "exactly one of tuned"),
+        (PAIR | {"dataset": {}}, "exactly one of uri and inline"),
+        (PAIR | {"dataset": {"uri": "s3://d/x.csv", "inline": {"texts": ["a"]}}}, "exactly one of uri and inline"),
+        (PAIR | {"dataset": {"inline": {"texts": []}}}, "at least 1 item"),
+        (PAIR | {"dataset": {"inline": {"texts": ["a", "b"], "labels": ["x"]}}}, "2 texts but 1 labels"),
+        (without("tuned") | {"finetune": {}, "dataset": {"inline": {"texts": ["a"]}}}, "needs dataset.inline.labels"),
+        (without("tuned") | {"finetune": {"learning_rate": float("nan")}}, "greater than 0|finite number"),
+        (PAIR | {"seed": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_its_reason(body: dict[str, Any], part_of_message: str) -> None:
+    with pytest.raises(ValidationError, match=part_of_message):
+        AnalysisRequest.model_validate(body)
+
+
+def test_every_field_of_the_request_is_described() -> None:
+    schema = AnalysisRequest.model_json_schema()
+    definitions = [schema, *schema["$defs"].values()]
+    undescribed = [
+        (definition["title"], name)
+        for definition in definitions
+        for name, field in definition.get("properties", {}).items()
+        if "description" not in field
+    ]
+    assert undescribed == []

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException
+
+from layerdrift.contract.errors import ConflictError, NotFoundError
+from layerdrift.contract.request import AnalysisRequest
+from service import problems
+from service.deadline import DeadlineMiddleware
+from service.routes import negotiated
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("*/*", "json"),
+        ("application/json", "json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "html"),
+        ("text/markdown, text/html;q=0.5", "md"),
+        ("text/*;q=0.5, application/json;q=0.4", "html"),
+        ("application/json;q=0, */*;q=0.1", "html"),
+        ("text/html;q=nonsense, application/json", "json"),
+    ],
+)
+def test_the_report_comes_as_what_is_accepted_most(accept: str, expected: str) -> None:
+    assert negotiated(accept) == expected
+
+
+def test_a_format_that_there_is_not_is_refused() -> None:
+    with pytest.raises(HTTPException, match="406"):
+        negotiated("application/pdf")
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    made = FastAPI()
+    problems.install(made)
+
+    @made.post("/analyses")
+    def analyses(request: AnalysisRequest) -> str:
+        return "ok"
+
+    @made.get("/missing")
+    def missing() -> None:
+        raise NotFoundError("there is no analysis an_x")
+
+    @made.get("/conflict")
+    def conflict() -> None:
+        raise ConflictError("it has ended")
+
+    @made.get("/crash")
+    def crash() -> None:
+        raise ZeroDivisionError("secret detail")
+
+    return made
+
+
+@pytest.fixture
+def http(app: FastAPI) -> TestClient:
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def test_bad_input_names_each_place_by_json_pointer(http: TestClient) -> None:
+    answer = http.post("/analyses", json={"base": {"uri": ""}, "a/b~c": 1, "dataset": {"uri": "x", "max_examples": 1}})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == "urn:layerdrift:input"
+    pointers = {error["pointer"]: error["detail"] for error in problem["errors"]}
+    assert set(pointers) == {"/base/uri", "/dataset/max_examples", "/a~1b~0c"}
+    assert pointers["/a~1b~0c"] == "unknown field 'a/b~c'; see /docs for the fields there are"
+
+
+def test_a_body_that_is_not_json_is_said_to_be_so(http: TestClient) -> None:
+    answer = http.post("/analyses", content=b"{", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "not JSON" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/missing", 404), ("/conflict", 409), ("/nowhere", 404), ("/crash", 500)]
+)
+def test_every_error_is_a_problem_document(http: TestClient, path: str, status: int) -> None:
+    answer = http.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json()["status"] == status
+    assert "secret" not in answer.text
+
+
+def test_a_route_that_never_answers_is_ended_by_the_deadline() -> None:
+    app = FastAPI()
+
+    @app.post("/slow")
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    @app.post("/fast")
+    async def fast() -> str:
+        return "ok"
+
+    app.add_middleware(DeadlineMiddleware, paths=("/slow", "/fast"), seconds=0.2)
+    http = TestClient(app)
+    assert http.post("/fast").json() == "ok"
+    answer = http.post("/slow")
+    assert answer.status_code == 504
+    assert answer.json()["type"] == "urn:layerdrift:deadline"

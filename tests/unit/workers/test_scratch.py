@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from workers.scratch import SHARD_ROWS, ActivationStore
+
+
+def numbered(count: int, start: int = 0) -> torch.Tensor:
+    """Rows that bfloat16 holds exactly and that name themselves: [2, count, 2]."""
+    index = torch.arange(start, start + count)
+    row = torch.stack([index // 128, index % 128], dim=1).float()
+    return torch.stack([row, -row])
+
+
+def names(rows: torch.Tensor) -> list[int]:
+    return (rows[0, :, 0].float() * 128 + rows[0, :, 1].float()).long().tolist()
+
+
+def test_rows_come_back_in_order_and_no_more_than_allowed(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path / "s", max_rows=10_000)
+    for start in range(0, 15_000, 1_500):
+        store.add(numbered(1_500, start))
+    assert store.full
+    assert [name for shard in store.shards() for name in names(shard)] == list(range(10_000))
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "s").iterdir())
+    assert on_disk < 10_000 * 2 * 2 * 2 * 1.01 + 3 * 1024
+
+
+def test_an_epoch_of_batches_has_every_row_once(tmp_path: Path) -> None:
+    count = 3 * SHARD_ROWS
+    store = ActivationStore(tmp_path / "s", max_rows=count)
+    for start in range(0, count, SHARD_ROWS):
+        store.add(numbered(SHARD_ROWS, start))
+    found = list(store.training_batches(count // 256, 256, torch.Generator().manual_seed(0)))
+    seen = [name for batch in found for name in names(batch)]
+    assert sorted(seen) == list(range(count))
+    assert seen != sorted(seen)
+    assert all(torch.equal(batch[0], -batch[1]) for batch in found)
+
+
+def test_few_rows_are_repeated_for_as_many_steps_as_asked(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path / "s", max_rows=100)
+    store.add(numbered(100))
+    found = list(store.training_batches(9, 64, torch.Generator().manual_seed(0)))
+    assert [batch.shape for batch in found] == [(2, 64, 2)] * 9
+    counts = torch.tensor([name for batch in found for name in names(batch)]).bincount(minlength=100)
+    assert int(counts.min()) >= 4
+
+
+def test_the_same_generator_gives_the_same_batches(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path / "s", max_rows=1000)
+    store.add(numbered(1000))
+    runs = [
+        [names(batch) for batch in store.training_batches(5, 128, torch.Generator().manual_seed(seed))]
+        for seed in (1, 1, 2)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_fewer_rows_than_a_batch_are_refused(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path / "s", max_rows=1000)
+    store.add(numbered(10))
+    with pytest.raises(ValueError, match="10 rows do not fill a batch of 64"):
+        next(store.training_batches(1, 64, torch.Generator()))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from layerdrift.contract.errors import InputError
+from workers.models.structure import blocks_of, is_causal, parameters_before
+
+BLOCKS = 3
+WIDE: dict[str, Any] = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+
+
+def models() -> dict[str, PreTrainedModel]:
+    torch.manual_seed(0)
+    return {
+        "bert": BertModel(BertConfig(**WIDE)),
+        "roberta": RobertaModel(RobertaConfig(**WIDE)),
+        "mpnet": MPNetModel(MPNetConfig(**WIDE)),
+        "distilbert": DistilBertModel(
+            DistilBertConfig(vocab_size=60, dim=16, n_layers=BLOCKS, n_heads=2, hidden_dim=32)
+        ),
+        "gpt2": GPT2Model(GPT2Config(vocab_size=60, n_embd=16, n_layer=BLOCKS, n_head=2, n_positions=40)),
+        "llama": LlamaModel(LlamaConfig(**WIDE)),
+    }
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "mpnet", "distilbert", "gpt2", "llama"])
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    found = models()[request.param]
+    found.eval()
+    return found
+
+
+def test_blocks_are_found_by_structure(model: PreTrainedModel) -> None:
+    assert len(blocks_of(model)) == BLOCKS
+
+
+def test_causality_is_seen_in_behaviour(model: PreTrainedModel) -> None:
+    assert is_causal(model) is (model.config.model_type in {"gpt2", "llama"})
+
+
+@pytest.mark.parametrize("frozen", range(BLOCKS + 1))
+def test_training_all_but_the_first_blocks_leaves_their_states_alone(model: PreTrainedModel, frozen: int) -> None:
+    ids = torch.randint(1, 60, (4, 9), generator=torch.Generator().manual_seed(1))
+
+    def states() -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            found: tuple[torch.Tensor, ...] = model(input_ids=ids, output_hidden_states=True).hidden_states
+            return found
+
+    before = states()
+    kept = {id(parameter) for parameter in parameters_before(model, frozen)}
+    with torch.no_grad():
+        saved = [parameter.clone() for parameter in model.parameters()]
+        for parameter in model.parameters():
+            if id(parameter) not in kept:
+                parameter.add_(0.1)
+    after = states()
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), saved, strict=True):
+            parameter.copy_(value)
+    last_kept = frozen if frozen < BLOCKS or model.config.model_type not in {"gpt2", "llama"} else BLOCKS - 1
+    unchanged = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+    expected = [False] * (BLOCKS + 1) if frozen == 0 else [index <= last_kept for index in range(BLOCKS + 1)]
+    assert unchanged == expected
+
+
+def test_more_blocks_than_there_are_cannot_be_frozen(model: PreTrainedModel) -> None:
+    with pytest.raises(InputError, match="has 3 blocks; 4 of them cannot be frozen"):
+        parameters_before(model, BLOCKS + 1)
+
+
+def test_no_hook_is_left_behind(model: PreTrainedModel) -> None:
+    parameters_before(model, 1)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_model_whose_blocks_cannot_be_found_gets_a_clear_error() -> None:
+    class Odd(nn.Module):
+        config = BertConfig(**WIDE)
+
+    with pytest.raises(InputError, match="blocks of Odd could not be found: 0 module lists"):
+        blocks_of(Odd())
