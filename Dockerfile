@@ -1,0 +1,27 @@
+# Two images from one file: `service` (the API, no torch) and `worker` (the jobs, with torch).
+#   docker build --target service -t layerdrift-service .
+#   docker build --target worker  -t layerdrift-worker  .
+FROM python:3.11-slim-bookworm AS base
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /app
+RUN useradd --create-home --uid 10001 layerdrift && install -d -o layerdrift /var/lib/layerdrift
+ENV LAYERDRIFT_HOME=/var/lib/layerdrift
+COPY constraints.txt requirements.lock pyproject.toml ./
+COPY clients/pyproject.toml clients/pyproject.toml
+COPY clients/layerdrift clients/layerdrift
+COPY service service
+COPY workers workers
+COPY deploy deploy
+
+FROM base AS service
+RUN pip install -c constraints.txt -c requirements.lock './clients[backends]' '.[service]'
+USER layerdrift
+EXPOSE 8000
+HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health')"]
+CMD ["python", "-m", "service.main"]
+
+FROM base AS worker
+RUN pip install -c constraints.txt -c requirements.lock './clients[backends,render]' '.[worker]'
+USER layerdrift
+ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+CMD ["python", "-m", "celery", "-A", "workers.main", "worker", "--concurrency=1", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
