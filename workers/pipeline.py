@@ -48,8 +48,6 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
             jobs.update(analysis_id, lambda found: found.ended(Status.FAILED, _worker_lost(found.attempts - 1)))
             return
         folder = deployment.settings.scratch / analysis_id
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
         try:
             _run(deployment, record, folder, lease_lost)
         finally:
@@ -106,6 +104,8 @@ def _stages(record: JobRecord) -> list[StageName]:
 def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: ProgressWriter) -> None:
     settings, request = deployment.settings, record.request
     with writer.stage(StageName.RESOLVE):
+        shutil.rmtree(folder, ignore_errors=True)  # what a worker that died has left
+        folder.mkdir(parents=True)
         resolved = resolve(request, record.pins, deployment.sources, folder, settings.max_parameters, writer.tick)
     tuned = _tune(deployment, record, resolved, folder, writer) if request.finetune is not None else None
     checkpoint = tuned.checkpoint if tuned else resolved.tuned

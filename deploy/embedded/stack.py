@@ -109,6 +109,8 @@ class Stack:
         asked = self._given.get("LAYERDRIFT_PORT")
         if asked is None:
             return choose(USUAL_PORTS)
+        if not asked.isdecimal() or not 1024 <= int(asked) <= 65535:
+            raise StartError(f"LAYERDRIFT_PORT must be a number from 1024 to 65535; it is {asked!r}")
         if not is_free(int(asked)):
             raise StartError(f"port {asked} (LAYERDRIFT_PORT) is taken")
         return choose(USUAL_PORTS | {"api": int(asked)})

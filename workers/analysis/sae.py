@@ -1,7 +1,7 @@
 """BatchTopK sparse autoencoders (Bussmann et al. 2024, arXiv 2412.06410), many trained side by side.
 
 Only the encoder's product is dense. What BatchTopK keeps is 1 % of the latents, so decoding and every gradient are
-sparse, written out by hand; `tests/unit/workers/analysis/test_sae.py` holds them against autograd on dense tensors.
+sparse, written out by hand; `tests/unit/workers/test_sae.py` holds them against autograd on dense tensors.
 
 Shapes: S autoencoders (sites), B rows (tokens), D input width, F latents, K = the B*k pairs of row and latent kept.
 """
@@ -51,8 +51,8 @@ class SaeConfig:
     def learning_rate(self) -> float:
         """Peak rate: 2e-3 up to 250 steps, then falling with the root of the steps to 2e-4 / sqrt(F / 2^14).
 
-        The floor is the usual rule for long runs (Gao et al. 2024); runs of a few hundred steps need larger steps, see
-        docs/benchmarks.md.
+        The floor is the usual rule for long runs (Gao et al. 2024). A run of a few hundred steps would stop far from
+        its optimum at that rate: see docs/decisions/0003-sae-learning-rate.md.
         """
         floor = 2e-4 / math.sqrt(self.latents / 2**14)
         return max(floor, 2e-3 * math.sqrt(250 / max(self.steps, 250)))
@@ -88,13 +88,17 @@ class Normalisation(NamedTuple):
     @classmethod
     def of(cls, rows: Tensor) -> Normalisation:
         """From a sample of rows [S, N, D]; outliers beyond OUTLIER_FACTOR medians do not count."""
-        norms = rows.float().norm(dim=-1)
-        median = norms.median(dim=1).values
-        usual = (norms <= OUTLIER_FACTOR * median[:, None]).float()
-        count = usual.sum(1)
-        scale = ((norms.square() * usual).sum(1) / count).sqrt().clamp_min(1e-12)
-        mean = torch.einsum("snd,sn->sd", rows.float(), usual) / count[:, None] / scale[:, None]
-        return cls(scale, mean, median)
+        return cls(*map(torch.stack, zip(*map(_normalisation_of_site, rows), strict=True)))
+
+
+def _normalisation_of_site(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, mean of the scaled rows, and median norm of one site's rows [N, D]."""
+    rows = rows.float()
+    norms = rows.norm(dim=-1)
+    median = norms.median()
+    usual = norms <= OUTLIER_FACTOR * median
+    scale = norms[usual].square().mean().sqrt().clamp_min(1e-12)
+    return scale, rows[usual].mean(0) / scale, median
 
 
 class Kept(NamedTuple):

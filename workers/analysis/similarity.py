@@ -126,8 +126,8 @@ def cross_site_cka(base: Tensor, tuned: Tensor) -> Tensor:
     base_grams = _centred_grams(base)
     tuned_grams = _centred_grams(tuned)
     cross = torch.einsum("inm,jnm->ij", base_grams, tuned_grams)
-    base_self = base_grams.square().sum(dim=(1, 2))
-    tuned_self = tuned_grams.square().sum(dim=(1, 2))
+    base_self = torch.einsum("inm,inm->i", base_grams, base_grams)
+    tuned_self = torch.einsum("inm,inm->i", tuned_grams, tuned_grams)
     varied = (base_self > 0)[:, None] & (tuned_self > 0)[None, :]
     scale = (base_self[:, None] * tuned_self[None, :]).sqrt()
     return torch.where(varied, cross / scale, torch.full_like(cross, float("nan")))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -27,6 +28,19 @@ from layerdrift.contract.errors import InputError
 _T = TypeVar("_T")
 _OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _WEIGHTS: dict[str, Any] = {**_OFFLINE, "use_safetensors": True, "dtype": torch.float32}
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    ImportError,
+    AssertionError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers and safetensors raise on files that they cannot read."""
+
 _HEADS = ("pooler", "classifier", "score", "cls.", "lm_head", "qa_outputs", "pre_classifier")
 
 
@@ -125,8 +139,8 @@ def _checked(
 
 
 def _loaded(pointer: str, what: str, load: Callable[[], _T]) -> _T:
-    """Translates what transformers and safetensors raise on files that they cannot read."""
+    """What `load` returns; InputError where it cannot read the files."""
     try:
         return load()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ImportError) as error:
+    except _UNREADABLE as error:
         raise InputError.at(pointer, f"{what} could not be loaded: {error}") from error
