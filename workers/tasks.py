@@ -9,7 +9,6 @@ from celery import shared_task
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.queue import ANALYSE_TASK
 from layerdrift.backends.settings import Settings
-from workers.pipeline import run_job
 
 
 @cache
@@ -21,4 +20,6 @@ def deployment() -> Deployment:
 @shared_task(name=ANALYSE_TASK)
 def analyse(analysis_id: str) -> None:
     """Runs a job to its end. Shared between applications: a spawned child of the pool has one of its own."""
+    from workers.pipeline import run_job  # brings torch, which the pool's main process does without
+
     run_job(deployment(), analysis_id)

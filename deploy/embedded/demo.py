@@ -43,7 +43,7 @@ TEXTS_SHOWN = [
 ]
 ZONE_STYLE = {"general": "blue", "transitional": "yellow", "specialised": "red"}
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def demo_request(inputs: DemoInputs) -> AnalysisRequest:

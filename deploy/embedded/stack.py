@@ -23,6 +23,13 @@ from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError
 
 START_SECONDS = 90.0
+MEMORY_GIVEN_BACK = {
+    "MALLOC_MMAP_THRESHOLD_": "4194304",
+    "MALLOC_TRIM_THRESHOLD_": "33554432",
+    "MALLOC_ARENA_MAX": "2",
+}
+"""Makes glibc give large freed tensors back, so that one stage's peak does not stand below the next one's."""
+
 USUAL_PORTS = {
     "api": 8000,
     "valkey": 6379,
@@ -192,7 +199,7 @@ class Stack:
         return Program(
             "worker",
             argv,
-            env,
+            MEMORY_GIVEN_BACK | env,
             self._log("worker"),
             lambda: self._answers("/ready"),
             stop_signal=signal.SIGQUIT,  # hand the running job back instead of waiting for its end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import nn
@@ -43,13 +44,11 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 
 def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
-    """The embeddings' and the first `block` blocks' parameters: of all that runs before block number `block` does.
+    """The embeddings' and the first `block` blocks' parameters: of all that runs before the next block does.
 
     Found by running the model once, so that what a model keeps beside its blocks (a shared position bias, say) is
-    counted where it is used. 0 gives none at all.
+    counted where it is used. 0 gives the embeddings alone.
     """
-    if block == 0:
-        return []
     blocks = blocks_of(model)
     if block > len(blocks):
         raise InputError.at(
@@ -71,6 +70,33 @@ def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
     return [
         parameter for module in ran if module not in ran_after_last for parameter in module.parameters(recurse=False)
     ]
+
+
+PartName = Literal["embeddings", "attention", "mlp", "norm"]
+
+
+def weight_groups(model: nn.Module) -> list[dict[PartName, list[str]]]:
+    """The names of the parameters of layers 0 (embeddings) to L, by part.
+
+    A norm is known by its class, attention by a module of that name around it; the rest of a block is its MLP.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups: list[dict[PartName, list[str]]] = [
+        {"embeddings": [names[id(parameter)] for parameter in parameters_before(model, 0)]}
+    ]
+    for block in blocks_of(model):
+        parts: dict[PartName, list[str]] = {}
+        for path, module in block.named_modules():
+            for parameter in module.parameters(recurse=False):
+                parts.setdefault(_part(path, module), []).append(names[id(parameter)])
+        groups.append(parts)
+    return groups
+
+
+def _part(path: str, module: nn.Module) -> PartName:
+    if "norm" in type(module).__name__.lower():
+        return "norm"
+    return "attention" if "att" in path.lower() else "mlp"
 
 
 def _after_blocks(ran: list[nn.Module], blocks: nn.ModuleList) -> set[nn.Module]:

@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ModelInfo, TokenDrift, TokenText, ViewName
+from layerdrift.contract.report import ModelInfo, PartName, TokenDrift, TokenText, ViewName, WeightDrift
 from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.moments import Centre, NotFinite, PairMoments, row_cosines
+from workers.analysis.weights import weight_difference
 from workers.models.device import best_device
 from workers.models.loading import load_body, load_tokenizer
-from workers.models.structure import blocks_of, is_causal
+from workers.models.structure import blocks_of, is_causal, weight_groups
 from workers.models.texts import Batch, batches, hidden_states, usable_length
 from workers.scratch import ActivationStore
 from workers.stages.resolve import Checkpoint, Resolved
@@ -82,6 +83,7 @@ class Extracted:
     sample: tuple[Tensor, Tensor]
     tokens: TokenDrift
     sae_rows: SaeRows | None
+    weights: list[dict[PartName, WeightDrift]]
     models: dict[str, ModelInfo]
 
 
@@ -118,6 +120,7 @@ def extract(
         sample=gathered.sample.rows(),
         tokens=_token_drift(request, pair, texts, gathered.centre),
         sae_rows=sae_rows,
+        weights=_weight_drift(pair),
         models={"base": _info(pair.base, resolved.base), "tuned": _info(pair.tuned, tuned)},
     )
 
@@ -145,6 +148,23 @@ def _info(model: PreTrainedModel, checkpoint: Checkpoint) -> ModelInfo:
         blocks=len(blocks_of(model)),
         hidden_size=model.config.hidden_size,
     )
+
+
+def _weight_drift(pair: Pair) -> list[dict[PartName, WeightDrift]]:
+    """By layer and part; rows that one of two embedding tables has more than the other are left out."""
+    base, tuned = (dict(model.named_parameters()) for model in (pair.base, pair.tuned))
+
+    def drift(names: list[str]) -> WeightDrift:
+        pairs = [(base[name], tuned[name]) for name in names]
+        found = weight_difference((one[: len(other)], other[: len(one)]) for one, other in pairs)
+        return WeightDrift(
+            relative_frobenius=found.relative_frobenius,
+            effective_rank=found.effective_rank,
+            top8_share=found.top_share[8] if found.top_share else None,
+            top16_share=found.top_share[16] if found.top_share else None,
+        )
+
+    return [{part: drift(names) for part, names in groups.items()} for groups in weight_groups(pair.base)]
 
 
 def token_rows(states: Tensor, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +110,11 @@ def _train(
 
 def _freeze(model: PreTrainedModel, settings: FineTune) -> None:
     body = model.base_model
-    frozen = body.parameters() if settings.method == "head" else parameters_before(body, settings.freeze_first)
+    frozen: Iterable[nn.Parameter] = ()
+    if settings.method == "head":
+        frozen = body.parameters()
+    elif settings.freeze_first:
+        frozen = parameters_before(body, settings.freeze_first)
     for parameter in frozen:
         parameter.requires_grad_(False)
 

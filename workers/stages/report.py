@@ -40,7 +40,7 @@ def build_report(
         request=request,
         models={"base": extracted.models["base"], "tuned": extracted.models["tuned"]},
         dataset=_dataset(request, resolved, extracted),
-        layers=_layers(compared, trained),
+        layers=_layers(compared, extracted, trained),
         cross_layer_cka=compared.cross_layer_cka,
         zones=compared.zones,
         outputs=tuned.outputs if tuned else None,
@@ -75,7 +75,7 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted)
     )
 
 
-def _layers(compared: Compared, trained: Trained | None) -> list[Layer]:
+def _layers(compared: Compared, extracted: Extracted, trained: Trained | None) -> list[Layer]:
     return [
         Layer(
             index=index,
@@ -83,6 +83,7 @@ def _layers(compared: Compared, trained: Trained | None) -> list[Layer]:
             zone=_zone_of(index, compared.zones).name,
             drift=compared.drift[index],
             similarity=similarity,
+            weights=extracted.weights[index],
             sae=trained.layers[index] if trained else None,
         )
         for index, similarity in enumerate(compared.similarity)

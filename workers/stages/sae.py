@@ -40,8 +40,8 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, tick: Tick) -> Trained:
     settings = request.analysis.sae
     if settings is None:
         raise ValueError("this request has no autoencoders")
-    sample = _first_rows(rows.train, NORMALISATION_ROWS)
-    sites, _, width = sample.shape
+    normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
+    sites, width = normalisation.mean.shape
     latents = settings.width * width
     if settings.k > latents:
         raise InputError.at("/analysis/sae/k", f"k = {settings.k} is more than the {latents} latents there are")
@@ -53,7 +53,6 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, tick: Tick) -> Trained:
         )
     config = SaeConfig(latents=latents, k=settings.k, steps=max(1, settings.tokens // batch), batch=batch)
     generator = torch.Generator().manual_seed(request.seed)
-    normalisation = Normalisation.of(sample)
     stack = SaeStack.initial(normalisation, latents, generator)
     trainer = StackTrainer(stack, config, normalisation.median_norm, matmul_dtype())
     for step, states in enumerate(rows.train.training_batches(config.steps, batch, generator), start=1):

@@ -17,6 +17,7 @@ SCHEMA_VERSION: Final = 1
 
 ViewName = Literal["token", "cls", "mean"]
 MeasureName = Literal["cosine", "cosine_centred", "relative_l2", "cka"]
+PartName = Literal["embeddings", "attention", "mlp", "norm"]
 ZoneName = Literal["general", "transitional", "specialised"]
 
 
@@ -53,6 +54,19 @@ class SaeQuality(ReportModel):
     dead_fraction: float = Field(ge=0, le=1, description="latents that did not fire in the last 5 % of the training")
 
 
+class WeightDrift(ReportModel):
+    """How far the weights of one part of a layer moved."""
+
+    relative_frobenius: float = Field(ge=0, description="Frobenius norm of the difference over that of the base, >= 0")
+    effective_rank: float | None = Field(
+        description="directions the difference spreads over, mean over the part's matrices; null: no matrix moved"
+    )
+    top8_share: float | None = Field(
+        description="largest share of the squared difference that rank-8 updates could have made, 0 to 1"
+    )
+    top16_share: float | None = Field(description="the same for rank 16")
+
+
 class LayerSae(ReportModel):
     """The autoencoders of one layer, one for each model."""
 
@@ -70,6 +84,7 @@ class Layer(ReportModel):
     zone: ZoneName
     drift: float = Field(description="1 - CKA of the token view, what the zones are fitted to; about 0 to 1")
     similarity: dict[ViewName, Similarity]
+    weights: dict[PartName, WeightDrift] = Field(default={}, description="by part; parts that a layer lacks are absent")
     sae: LayerSae | None = None
 
 

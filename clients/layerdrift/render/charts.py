@@ -10,6 +10,7 @@ from layerdrift.contract.report import Report, TokenText
 
 ZONE_COLOURS = {"general": "#0072B2", "transitional": "#E69F00", "specialised": "#D55E00"}  # Okabe & Ito 2008
 MODEL_COLOURS = {"base SAE on base": "#0072B2", "tuned SAE on tuned": "#D55E00", "base SAE on tuned": "#000000"}
+PART_COLOURS = {"embeddings": "#000000", "attention": "#0072B2", "mlp": "#D55E00", "norm": "#009E73"}
 VIEW_TITLES = {"token": "every token", "cls": "first or last token", "mean": "mean over a text"}
 MEASURE_TITLES = {
     "cka": "debiased CKA",
@@ -97,6 +98,31 @@ def cka_map(report: Report) -> Spec:
             color=alt.condition("datum.cka > 0.6", alt.value("black"), alt.value("white")),
         )
     return _spec(chart.properties(width=side, height=side))
+
+
+def weight_drift(report: Report) -> Spec | None:
+    """Relative Frobenius norm of the weight differences by layer and part; None where no weights were compared."""
+    rows = [
+        {"layer": layer.index, "part": part, "relative": found.relative_frobenius, "rank": found.effective_rank}
+        for layer in report.layers
+        for part, found in layer.weights.items()
+    ]
+    if not rows:
+        return None
+    colours = alt.Scale(domain=list(PART_COLOURS), range=list(PART_COLOURS.values()))
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(point=alt.OverlayMarkDef(size=60, filled=True))
+        .encode(
+            x=_layer_axis(report),
+            y=alt.Y("relative:Q", title="relative Frobenius norm of the difference", scale=alt.Scale(domainMin=0)),
+            color=alt.Color("part:N", title="part", scale=colours),
+            strokeDash=alt.StrokeDash("part:N", title="part", scale=alt.Scale(domain=list(PART_COLOURS))),
+            tooltip=["layer:Q", "part:N", alt.Tooltip("relative:Q", format=".5f"), alt.Tooltip("rank:Q", format=".1f")],
+        )
+        .properties(width=620, height=220)
+    )
+    return _spec(chart)
 
 
 def sae_quality(report: Report) -> Spec | None:

@@ -20,6 +20,7 @@ def render(report: Report) -> str:
         "drift": charts.drift_curve(report),
         "measures": charts.measures(report),
         "cka": charts.cka_map(report),
+        "weights": charts.weight_drift(report),
         "sae": charts.sae_quality(report),
     }
     token_specs = {f"tokens-{index}": charts.token_map(text) for index, text in enumerate(report.tokens.texts)}

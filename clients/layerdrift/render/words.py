@@ -71,5 +71,10 @@ def number(value: float | None, digits: int = 3) -> str:
     return "—" if value is None else f"{value:.{digits}f}"
 
 
+def percent(share: float | None) -> str:
+    """A share for a table; an em dash where there is none."""
+    return "—" if share is None else f"{100 * share:.1f} %"
+
+
 def _identical(report: Report) -> bool:
     return any(warning.code == "identical_models" for warning in report.warnings)

@@ -68,6 +68,15 @@ def report(name: str = "demo", layers: int = 4, with_sae: bool = True, **changes
                 "zone": "general" if index < 2 else "specialised",
                 "drift": index / (layers - 1),
                 "similarity": {view: similarity(index, view) for view in ("token", "cls", "mean")},
+                "weights": {
+                    "mlp": {"relative_frobenius": 0.1, "effective_rank": 5.5, "top8_share": 0.9, "top16_share": 0.95},
+                    "norm": {
+                        "relative_frobenius": 0.0,
+                        "effective_rank": None,
+                        "top8_share": None,
+                        "top16_share": None,
+                    },
+                },
                 "sae": sae if with_sae else None,
             }
             for index in range(layers)
@@ -140,7 +149,7 @@ def test_the_page_refers_to_nothing_outside_itself() -> None:
 def test_every_figure_has_its_place_and_its_data() -> None:
     source = html.render(report())
     specs = specs_of(source)
-    assert set(specs) == {"drift", "measures", "cka", "sae", "tokens-0"}
+    assert set(specs) == {"drift", "measures", "cka", "weights", "sae", "tokens-0"}
     assert set(specs) <= Page(source).ids
     drawn = {row["layer"]: row["drift"] for row in specs["drift"]["data"]["values"]}
     assert drawn == {index: layer.drift for index, layer in enumerate(report().layers)}
@@ -171,7 +180,7 @@ def test_tokens_with_quotes_and_backslashes_survive_the_axis_expression() -> Non
         assert label in svg
 
 
-@pytest.mark.parametrize("figure", ["drift", "measures", "cka", "sae"])
+@pytest.mark.parametrize("figure", ["drift", "measures", "cka", "weights", "sae"])
 def test_every_figure_can_be_drawn(figure: str) -> None:
     import vl_convert
 

@@ -70,6 +70,7 @@ def test_a_model_and_itself_show_nothing(base: Path, tmp_path: Path) -> None:
     assert [warning.code for warning in found.warnings] == ["identical_models"]
     assert found.recommendation.evidence == "The models are identical: there is nothing to review."
     assert {value for text in extracted.tokens.texts for row in text.drift for value in row} == {0.0}
+    assert {part.relative_frobenius for layer in extracted.weights for part in layer.values()} == {0.0}
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])
@@ -82,6 +83,8 @@ def test_noise_in_one_block_shows_from_there_on_and_nowhere_before(base: Path, t
     for text in extracted.tokens.texts:
         assert all(value == 0.0 for layer in text.drift[:block] for value in layer)
         assert all(max(layer) > 0.01 for layer in text.drift[block:])
+    moved = [any(part.relative_frobenius > 0 for part in layer.values()) for layer in extracted.weights]
+    assert moved == [index == block for index in range(BLOCKS + 1)]
 
 
 def test_unrelated_models_are_near_the_independent_level_at_every_layer(base: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from layerdrift.contract.errors import InputError
-from workers.models.structure import blocks_of, is_causal, parameters_before
+from workers.models.structure import blocks_of, is_causal, parameters_before, weight_groups
 
 BLOCKS = 3
 WIDE: dict[str, Any] = {
@@ -86,8 +86,19 @@ def test_training_all_but_the_first_blocks_leaves_their_states_alone(model: PreT
             parameter.copy_(value)
     last_kept = frozen if frozen < BLOCKS or model.config.model_type not in {"gpt2", "llama"} else BLOCKS - 1
     unchanged = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
-    expected = [False] * (BLOCKS + 1) if frozen == 0 else [index <= last_kept for index in range(BLOCKS + 1)]
-    assert unchanged == expected
+    assert unchanged == [index <= last_kept for index in range(BLOCKS + 1)]
+
+
+def test_every_weight_of_a_block_belongs_to_one_part(model: PreTrainedModel) -> None:
+    embeddings, *blocks = weight_groups(model)
+    names = [name for groups in (embeddings, *blocks) for part in groups.values() for name in part]
+    assert len(names) == len(set(names))
+    assert [set(groups) for groups in blocks] == [{"attention", "mlp", "norm"}] * BLOCKS
+    inside = {name for groups in blocks for part in groups.values() for name in part}
+    of_blocks = {id(parameter) for parameter in blocks_of(model).parameters()}
+    assert inside == {name for name, parameter in model.named_parameters() if id(parameter) in of_blocks}
+    assert all("norm" in name.lower() or "ln_" in name for groups in blocks for name in groups["norm"])
+    assert any("embed" in name or "wte" in name for name in embeddings["embeddings"])
 
 
 def test_more_blocks_than_there_are_cannot_be_frozen(model: PreTrainedModel) -> None:

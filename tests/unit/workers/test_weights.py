@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workers.analysis.weights import effective_rank, squared_singular_values, weight_difference
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+def test_the_gram_way_gives_the_singular_values(shape: tuple[int, int]) -> None:
+    matrix = draw(*shape).double()
+    torch.testing.assert_close(squared_singular_values(matrix), torch.linalg.svdvals(matrix).square())
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8, 12])
+def test_a_low_rank_update_is_seen_as_one(rank: int) -> None:
+    base = draw(40, 60)
+    directions = torch.linalg.qr(draw(40, rank, seed=1)).Q @ torch.linalg.qr(draw(60, rank, seed=2)).Q.T
+    found = weight_difference([(base, base + directions)])
+    assert found.effective_rank == pytest.approx(rank, rel=1e-3)
+    assert found.top_share is not None
+    assert found.top_share[8] == pytest.approx(min(1.0, 8 / rank), rel=1e-4)
+    assert found.top_share[16] == pytest.approx(1.0, rel=1e-4)
+
+
+def test_the_relative_norm_is_over_all_tensors_of_the_group() -> None:
+    base = [draw(4, 4), draw(7, seed=1)]
+    tuned = [base[0] + 1, base[1]]
+    norm = sum(float(tensor.square().sum()) for tensor in base) ** 0.5
+    assert weight_difference(zip(base, tuned, strict=True)).relative_frobenius == pytest.approx(4 / norm, rel=1e-6)
+
+
+def test_weights_that_did_not_move_have_no_rank() -> None:
+    base = draw(4, 4)
+    found = weight_difference([(base, base.clone())])
+    assert (found.relative_frobenius, found.effective_rank, found.top_share) == (0.0, None, None)
+
+
+def test_vectors_have_a_norm_but_no_rank() -> None:
+    found = weight_difference([(torch.ones(9), torch.ones(9) * 1.5)])
+    assert found.relative_frobenius == pytest.approx(0.5)
+    assert found.effective_rank is None
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(ValueError, match="not all zero"):
+        weight_difference([])
+
+
+def test_the_effective_rank_of_an_even_spectrum_is_its_length() -> None:
+    assert effective_rank(torch.ones(7)) == pytest.approx(7.0)
+    assert effective_rank(torch.tensor([1.0, 0.0, 0.0])) == pytest.approx(1.0)
