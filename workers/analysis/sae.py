@@ -78,12 +78,12 @@ class Normalisation(NamedTuple):
     """What a stack's inputs are divided by and centred at; [S], [S, D], [S].
 
     scale: root of the mean squared norm of a site's rows, so that scaled rows have mean squared norm 1.
-    mean: of the scaled rows, the start of b_dec. median_norm: of the rows before scaling.
+    mean: of the scaled rows, the start of b_dec. norm_limit: rows beyond this norm, before scaling, are outliers.
     """
 
     scale: Tensor
     mean: Tensor
-    median_norm: Tensor
+    norm_limit: Tensor
 
     @classmethod
     def of(cls, rows: Tensor) -> Normalisation:
@@ -92,13 +92,13 @@ class Normalisation(NamedTuple):
 
 
 def _normalisation_of_site(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale, mean of the scaled rows, and median norm of one site's rows [N, D]."""
+    """Scale, mean of the scaled rows, and largest usual norm of one site's rows [N, D]."""
     rows = rows.float()
     norms = rows.norm(dim=-1)
-    median = norms.median()
-    usual = norms <= OUTLIER_FACTOR * median
+    limit = OUTLIER_FACTOR * norms.median()
+    usual = norms <= limit
     scale = norms[usual].square().mean().sqrt().clamp_min(1e-12)
-    return scale, rows[usual].mean(0) / scale, median
+    return scale, rows[usual].mean(0) / scale, limit
 
 
 class Kept(NamedTuple):
@@ -114,8 +114,8 @@ class Kept(NamedTuple):
 class SaeStack:
     """S autoencoders. Inputs are divided by `scale` first; a row of W_enc or W_dec belongs to one latent.
 
-    W_enc, W_dec: [S, F, D]; b_enc: [S, F]; b_dec: [S, D]; scale, threshold: [S]. All float32. At inference a latent
-    fires when its pre-activation is above the threshold, in scaled units.
+    W_enc, W_dec: [S, F, D]; b_enc: [S, F]; b_dec: [S, D]; scale, norm_limit, threshold: [S]. All float32. At inference a
+    latent fires when its pre-activation is above the threshold, in scaled units.
     """
 
     W_enc: Tensor
@@ -123,6 +123,7 @@ class SaeStack:
     b_enc: Tensor
     b_dec: Tensor
     scale: Tensor
+    norm_limit: Tensor
     threshold: Tensor
 
     @classmethod
@@ -137,6 +138,7 @@ class SaeStack:
             b_enc=torch.zeros(sites, latents),
             b_dec=normalisation.mean.clone(),
             scale=normalisation.scale.clone(),
+            norm_limit=normalisation.norm_limit.clone(),
             threshold=torch.zeros(sites),
         )
 
@@ -144,6 +146,10 @@ class SaeStack:
     def sites(self) -> int:
         """S."""
         return self.W_enc.shape[0]
+
+    def usual(self, site: int, rows: Tensor) -> Tensor:
+        """Which raw rows [B, D] of a site are not of outlying norm; [B] bool."""
+        return rows.float().norm(dim=-1) <= self.norm_limit[site]
 
     def encode(self, site: int, rows: Tensor) -> Tensor:
         """Latents of raw rows at inference; [B, D] -> [B, F], >= 0, in scaled units."""
@@ -169,11 +175,10 @@ class StackTrainer:
     turn, and memory beyond the parameters and Adam's moments does not grow with S.
     """
 
-    def __init__(self, stack: SaeStack, config: SaeConfig, median_norm: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, stack: SaeStack, config: SaeConfig, dtype: torch.dtype) -> None:
         self.stack = stack
         self.config = config
-        self.outliers = torch.zeros(stack.sites, dtype=torch.int64)
-        self._median_norm = median_norm
+        self._offered, self._outliers = torch.zeros(2, stack.sites)
         self._dtype = dtype
         self._step = 0
         self._silent_for = torch.zeros(stack.sites, config.latents)
@@ -192,6 +197,11 @@ class StackTrainer:
         """Share of latents that did not fire in the last DEAD_SHARE of the run's tokens; [S]."""
         return (self._silent_for > self.config.dead_after).float().mean(1)
 
+    @property
+    def outlier_share(self) -> Tensor:
+        """Share of the rows offered so far that were left out for their norm; [S]."""
+        return self._outliers / self._offered.clamp_min(1)
+
     def _site_step(self, site: int, rows: Tensor) -> None:
         x = self._usual_rows(site, rows) / self.stack.scale[site]
         x_centred = x - self.stack.b_dec[site]
@@ -202,12 +212,10 @@ class StackTrainer:
 
     def _usual_rows(self, site: int, rows: Tensor) -> Tensor:
         """The rows without those of outlying norm, which would rule the loss."""
-        rows = rows.float()
-        usual = rows.norm(dim=-1) <= OUTLIER_FACTOR * self._median_norm[site]
-        if bool(usual.all()):
-            return rows
-        self.outliers[site] += int((~usual).sum())
-        return rows[usual]
+        usual = self.stack.usual(site, rows)
+        self._offered[site] += len(rows)
+        self._outliers[site] += len(rows) - int(usual.sum())
+        return rows[usual].float()
 
     def _keep(self, site: int, x_centred: Tensor) -> Kept:
         W_enc, b_enc = self.stack.W_enc[site].to(self._dtype), self.stack.b_enc[site].to(self._dtype)

@@ -15,7 +15,7 @@ from layerdrift.contract.report import (
     Zone,
 )
 from workers.analysis.similarity import SiteSimilarity, cross_site_cka, similarities
-from workers.analysis.zones import fit_zones
+from workers.analysis.zones import GENERAL_CEILING, fit_zones
 from workers.stages.extract import Extracted
 
 
@@ -40,14 +40,13 @@ def compare(extracted: Extracted) -> Compared:
     identical = all(site.relative_l2 == 0 for site in by_view["token"])
     warnings = _undefined(by_view["token"])
     if identical:
-        message = "both models give the same activations everywhere: nothing was tuned"
-        warnings.append(ReportWarning(code="identical_models", message=message))
+        warnings.append(_identical(extracted))
     return Compared(
         similarity=[{view: _measured(sites[layer]) for view, sites in by_view.items()} for layer in range(layers)],
         drift=drift,
         zones=zones,
         cross_layer_cka=_cross_layer(extracted),
-        recommendation=recommended(zones, layers - 1, identical),
+        recommendation=recommended(zones, by_view["token"], drift, identical),
         warnings=warnings,
     )
 
@@ -56,7 +55,20 @@ def _drift(site: SiteSimilarity) -> float:
     """1 - CKA; where CKA has no meaning, relative L2 tells whether anything moved at all."""
     if site.cka is not None:
         return 1.0 - site.cka
-    return 0.0 if site.relative_l2 == 0 else min(1.0, site.relative_l2 or 0.0)
+    if site.relative_l2 is None:
+        raise ValueError("a layer without any measure has no drift")
+    return min(1.0, site.relative_l2)
+
+
+def _identical(extracted: Extracted) -> ReportWarning:
+    """Says what is the same: the files, or only what lies below the heads."""
+    if extracted.models["base"].fingerprint == extracted.models["tuned"].fingerprint:
+        return ReportWarning(code="identical_models", message="both checkpoints are the same files: nothing was tuned")
+    message = (
+        "both models give exactly the same activations at every layer: what differs between the checkpoints, if "
+        "anything, lies in their heads, which are not compared"
+    )
+    return ReportWarning(code="identical_bodies", message=message)
 
 
 def _undefined(sites: list[SiteSimilarity]) -> list[ReportWarning]:
@@ -90,19 +102,27 @@ def _cross_layer(extracted: Extracted) -> CrossLayerCka:
     )
 
 
-def recommended(zones: list[Zone], blocks: int, identical: bool) -> Recommendation:
-    """What to freeze next time, predicted from the drift curve: the blocks of a general zone at the bottom."""
+def recommended(zones: list[Zone], sites: list[SiteSimilarity], drift: list[float], identical: bool) -> Recommendation:
+    """What to freeze next time, predicted from the drift curve: the unmoved blocks of a general zone at the bottom."""
+
+    def predicted(freeze_first: int, evidence: str) -> Recommendation:
+        return Recommendation(freeze_first=freeze_first, basis="predicted", evidence=evidence)
+
     if identical:
-        return Recommendation(
-            freeze_first=0, basis="predicted", evidence="The models are identical: there is nothing to review."
+        return predicted(0, "The bodies of the models are identical: there is nothing to review below their heads.")
+    if {zone.name for zone in zones} == {"general"}:
+        return predicted(
+            0, f"Drift stays at {max(drift):.3f} or below at every layer, so the curve does not tell the blocks apart."
         )
-    bottom = zones[0]
-    if bottom.name != "general" or bottom.last == 0:
-        evidence = "No block at the bottom kept its representations, so nothing is predicted to be safe to freeze."
-        return Recommendation(freeze_first=0, basis="predicted", evidence=evidence)
+    kept = 0
+    while zones[0].name == "general" and kept < zones[0].last and drift[kept + 1] <= GENERAL_CEILING:
+        kept += 1
+    if kept == 0:
+        return predicted(0, "No block at the bottom kept its representations, so nothing is predicted to be safe.")
+    moved = max(site.relative_l2 or 0.0 for site in sites[: kept + 1])
     evidence = (
-        f"Layers 0 to {bottom.last} kept their representations (mean drift 1 - CKA = {bottom.level:.3f}), so freezing "
-        f"the embeddings and the first {bottom.last} of {blocks} blocks is predicted to change little. "
-        "This follows from the drift curve alone; no retraining has confirmed it."
+        f"Layers 0 to {kept} kept their representations (drift 1 - CKA at most {max(drift[: kept + 1]):.3f}, "
+        f"relative L2 at most {moved:.3f}), so freezing the embeddings and the first {kept} of {len(drift) - 1} blocks "
+        "is predicted to change little. This follows from the drift curve alone; no retraining has confirmed it."
     )
-    return Recommendation(freeze_first=bottom.last, basis="predicted", evidence=evidence)
+    return predicted(kept, evidence)

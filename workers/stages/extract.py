@@ -16,9 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ModelInfo, PartName, TokenDrift, TokenText, ViewName, WeightDrift
+from layerdrift.contract.report import ModelInfo, PartName, ReportWarning, TokenDrift, TokenText, ViewName, WeightDrift
 from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.moments import Centre, NotFinite, PairMoments, row_cosines
+from workers.analysis.similarity import MIN_ROWS
+from workers.analysis.streams import RowSample, StreamedMoments
 from workers.analysis.weights import weight_difference
 from workers.models.device import best_device
 from workers.models.loading import load_body, load_tokenizer
@@ -29,10 +31,9 @@ from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.tick import Tick
 
 BATCH_TEXTS = 32
-CENTRE_ROWS = 4096
-"""Centres are the means over so many tokens, or over all where there are fewer."""
+CENTRE_TOKENS, CENTRE_TEXTS, CENTRE_BYTES = 4096, 512, 128 << 20
+"""A view's centre is the mean over its first rows: so many, or as many as fit into so much memory, or all."""
 
-CENTRE_BYTES = 256 << 20
 SAMPLE_ROWS = 2048
 """Tokens of the random sample that the cross-layer map is computed on."""
 
@@ -85,6 +86,7 @@ class Extracted:
     sae_rows: SaeRows | None
     weights: list[dict[PartName, WeightDrift]]
     models: dict[str, ModelInfo]
+    warnings: list[ReportWarning]
 
 
 def extract(
@@ -100,27 +102,30 @@ def extract(
     share = 0.5 if with_sae else 1.0
     heldout = _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes // 10) if with_sae else None
     texts = [row.text for row in resolved.split.analysed]
-    gathered = _Gathered(pair, request.analysis.max_tokens, request.seed)
+    gathered = _Gathered(pair, request.seed)
+    read = 0
     try:
-        for done, batch in enumerate(batches(pair.tokenizer, texts, BATCH_TEXTS, pair.length)):
+        for batch in batches(pair.tokenizer, texts, BATCH_TEXTS, pair.length):
             rows = gathered.add(batch)
+            read += len(batch.indices)
             if heldout is not None and not heldout.full:
                 heldout.add(torch.cat(rows))
-            tick(share * min(1.0, (done + 1) * BATCH_TEXTS / len(texts)), f"{gathered.tokens} tokens compared")
-            if gathered.full:
+            tick(share * read / len(texts), f"{gathered.tokens} tokens compared")
+            if gathered.tokens >= request.analysis.max_tokens:
                 break
-        gathered.finish()
+        moments = gathered.finished()
     except NotFinite as error:
         raise InputError.at(f"/{error.side}/uri", str(error)) from error
     sae_rows = None
     if heldout is not None:
         sae_rows = _sae_rows(request, resolved, pair, heldout, folder, scratch_bytes, tick)
     return Extracted(
-        moments=gathered.moments,
+        moments=moments,
         sample=gathered.sample.rows(),
-        tokens=_token_drift(request, pair, texts, gathered.centre),
+        tokens=_token_drift(request, pair, texts, moments["token"].centre),
         sae_rows=sae_rows,
         weights=_weight_drift(pair),
+        warnings=_unread(len(texts) - read, request.analysis.max_tokens),
         models={"base": _info(pair.base, resolved.base), "tuned": _info(pair.tuned, tuned)},
     )
 
@@ -148,6 +153,13 @@ def _info(model: PreTrainedModel, checkpoint: Checkpoint) -> ModelInfo:
         blocks=len(blocks_of(model)),
         hidden_size=model.config.hidden_size,
     )
+
+
+def _unread(texts: int, max_tokens: int) -> list[ReportWarning]:
+    if not texts:
+        return []
+    message = f"{texts} texts were not compared: analysis.max_tokens ({max_tokens}) was reached before them"
+    return [ReportWarning(code="texts_not_reached", message=message)]
 
 
 def _weight_drift(pair: Pair) -> list[dict[PartName, WeightDrift]]:
@@ -189,98 +201,39 @@ def text_rows(states: Tensor, batch: Batch, causal: bool) -> dict[ViewName, Tens
 
 
 class _Gathered:
-    """Moments of all views, and a sample of tokens, as batches come.
+    """Moments of all views, and a sample of tokens, as batches come; the models run once."""
 
-    The first rows are held back until the centres can be computed from them, so that the models run once.
-    """
-
-    def __init__(self, pair: Pair, max_tokens: int, seed: int) -> None:
-        self.tokens = 0
-        self.moments: dict[ViewName, PairMoments] = {}
-        self.sample = _Reservoir(SAMPLE_ROWS, torch.Generator().manual_seed(seed))
+    def __init__(self, pair: Pair, seed: int) -> None:
+        self.sample = RowSample(SAMPLE_ROWS, torch.Generator().manual_seed(seed))
+        self.views = {
+            view: StreamedMoments(CENTRE_TOKENS if view == "token" else CENTRE_TEXTS, CENTRE_BYTES) for view in VIEWS
+        }
         self._pair = pair
-        self._max_tokens = max_tokens
-        self._held: list[dict[ViewName, tuple[Tensor, Tensor]]] = []
-        self._held_bytes = 0
 
     @property
-    def full(self) -> bool:
-        return self.tokens >= self._max_tokens
-
-    @property
-    def centre(self) -> Centre:
-        """The token view's centre."""
-        return self.moments["token"].centre
+    def tokens(self) -> int:
+        """Tokens compared so far."""
+        return self.views["token"].rows
 
     def add(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Runs both models on a batch; the token rows of both, [L + 1, N, D]."""
         base, tuned = self._pair.states(batch)
         tokens = (token_rows(base, batch), token_rows(tuned, batch))
         one, other = (text_rows(states, batch, self._pair.causal) for states in (base, tuned))
-        rows: dict[ViewName, tuple[Tensor, Tensor]] = {view: (one[view], other[view]) for view in one}
-        rows["token"] = tokens
-        self.tokens += tokens[0].shape[1]
         self.sample.add(*tokens)
-        if self.moments:
-            self._accumulate(rows)
-        else:
-            self._hold(rows)
+        self.views["token"].add(*tokens)
+        for view in one:
+            self.views[view].add(one[view], other[view])
         return tokens
 
-    def finish(self) -> None:
-        """No more batches: whatever is still held is counted."""
-        if not self.moments:
-            self._settle()
-
-    def _hold(self, rows: dict[ViewName, tuple[Tensor, Tensor]]) -> None:
-        self._held.append(rows)
-        self._held_bytes += sum(tensor.nbytes for pair in rows.values() for tensor in pair)
-        if self.tokens >= CENTRE_ROWS or self._held_bytes >= CENTRE_BYTES:
-            self._settle()
-
-    def _settle(self) -> None:
-        for view in VIEWS:
-            base, tuned = (torch.cat([rows[view][side] for rows in self._held], dim=1) for side in (0, 1))
-            if not base.shape[1]:
-                raise InputError.at("/dataset", "no text has a token that is not a special one")
-            self.moments[view] = PairMoments.zeros(Centre.of(base, tuned))
-        for rows in self._held:
-            self._accumulate(rows)
-        self._held = []
-
-    def _accumulate(self, rows: dict[ViewName, tuple[Tensor, Tensor]]) -> None:
-        for view, (base, tuned) in rows.items():
-            self.moments[view].add(base, tuned)
-
-
-class _Reservoir:
-    """A uniform random sample of the rows that came (Vitter's algorithm R, a batch at a time)."""
-
-    def __init__(self, size: int, generator: torch.Generator) -> None:
-        self._size = size
-        self._generator = generator
-        self._seen = 0
-        self._base: Tensor | None = None
-        self._tuned: Tensor | None = None
-
-    def add(self, base: Tensor, tuned: Tensor) -> None:
-        if self._base is None or self._tuned is None:
-            shape = (base.shape[0], self._size, base.shape[2])
-            self._base, self._tuned = base.new_empty(shape), tuned.new_empty(shape)
-        arrival = torch.arange(self._seen, self._seen + base.shape[1])
-        drawn = (torch.rand(len(arrival), dtype=torch.float64, generator=self._generator) * (arrival + 1)).long()
-        places = torch.where(arrival < self._size, arrival, drawn)
-        self._seen += len(arrival)
-        for row in (places < self._size).nonzero().squeeze(1).tolist():
-            self._base[:, places[row]] = base[:, row]
-            self._tuned[:, places[row]] = tuned[:, row]
-
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """The sample of both models, [L + 1, N, D] each."""
-        if self._base is None or self._tuned is None:
-            raise ValueError("no rows came")
-        count = min(self._seen, self._size)
-        return self._base[:, :count], self._tuned[:, :count]
+    def finished(self) -> dict[ViewName, PairMoments]:
+        """The moments of each view; InputError where there are too few tokens to say anything."""
+        if self.tokens < MIN_ROWS:
+            raise InputError.at(
+                "/dataset",
+                f"the texts have {self.tokens} tokens that are not special ones; at least {MIN_ROWS} are needed",
+            )
+        return {view: stream.finished() for view, stream in self.views.items()}
 
 
 def _store(pair: Pair, folder: Path, rows: int, limit_bytes: int) -> ActivationStore:
@@ -302,20 +255,20 @@ def _sae_rows(
     if request.analysis.sae is None:
         raise ValueError("this request has no autoencoders")
     split = resolved.split
-    wanted = request.analysis.sae.tokens // SAE_EPOCHS
-    train = _store(pair, folder / "train", wanted, scratch_bytes * 9 // 10)
+    train = _store(pair, folder / "train", request.analysis.sae.tokens // SAE_EPOCHS, scratch_bytes * 9 // 10)
+    texts = [row.text for row in chain(split.spare, split.train)]
     used = 0
-    sources = chain(split.spare, split.train) if split.spare or split.train else iter(())
-    texts = [row.text for row in sources]
-    if not texts:
-        return _split_heldout(heldout, folder, len(split.analysed))
     for batch in _spare_batches(pair, texts):
         used += len(batch.indices)
         train.add(torch.cat([token_rows(states, batch) for states in pair.states(batch)]))
         tick(0.5 + 0.5 * train.rows / train.max_rows, f"{train.rows} tokens for the autoencoders")
         if train.full:
             break
-    return SaeRows(train, heldout, used, used > len(split.spare), from_analysed_rows=False)
+    too_few = train.rows < min(train.max_rows, heldout.rows)
+    if too_few:
+        used += len(split.analysed)
+        heldout = _shared(heldout, train, folder / "measured")
+    return SaeRows(train, heldout, used, used > len(split.spare) and bool(split.train), from_analysed_rows=too_few)
 
 
 def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:
@@ -323,15 +276,15 @@ def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:
         yield from batches(pair.tokenizer, texts[start : start + SPARE_TEXTS_AT_ONCE], BATCH_TEXTS, pair.length)
 
 
-def _split_heldout(rows: ActivationStore, folder: Path, texts: int) -> SaeRows:
-    """With no other texts at hand, four fifths of the compared rows train the autoencoders, the rest measures them."""
-    train = ActivationStore(folder / "train", max_rows=rows.rows * 4 // 5)
-    heldout = ActivationStore(folder / "measured", max_rows=rows.rows)
-    for shard in rows.shards():
-        room = train.max_rows - train.rows
+def _shared(compared: ActivationStore, train: ActivationStore, folder: Path) -> ActivationStore:
+    """With too few other texts, four fifths of the compared rows train the autoencoders; gives back the rest."""
+    measured = ActivationStore(folder, max_rows=compared.rows)
+    room = compared.rows * 4 // 5
+    for shard in compared.shards():
         train.add(shard[:, :room])
-        heldout.add(shard[:, room:])
-    return SaeRows(train, heldout, texts, from_trained_rows=False, from_analysed_rows=True)
+        measured.add(shard[:, room:])
+        room = max(0, room - shard.shape[1])
+    return measured
 
 
 def _token_drift(request: AnalysisRequest, pair: Pair, analysed: list[str], centre: Centre) -> TokenDrift:

@@ -46,7 +46,7 @@ def build_report(
         outputs=tuned.outputs if tuned else None,
         recommendation=compared.recommendation,
         tokens=extracted.tokens,
-        warnings=[*resolved.warnings, *compared.warnings, *(trained.warnings if trained else [])],
+        warnings=[*resolved.warnings, *extracted.warnings, *compared.warnings, *(trained.warnings if trained else [])],
         timings=Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
     )
 

@@ -17,7 +17,7 @@ from workers.models.loading import load_config
 from workers.stages.tick import Tick
 
 FINETUNE_ANALYSED_SHARE = 0.3
-"""Of a data set too small for both, the analysis takes so much and the fine-tune the rest."""
+"""The analysis takes at most this share of the rows, so that the fine-tune has the rest."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,7 @@ def resolve(
         _check_same_shape(base, tuned, max_parameters)
     tick(0.8, f"reading {pins.dataset.source}")
     rows, sha256 = _rows(request, pins, sources, folder)
-    usable = [row for row in rows if row.text.strip()]
-    warnings = []
-    if len(usable) < len(rows):
-        message = f"{len(rows) - len(usable)} of {len(rows)} rows have a blank text and were passed over"
-        warnings.append(ReportWarning(code="blank_texts", message=message))
+    usable, warnings = distinct(rows)
     return Resolved(base, tuned, deal(usable, request), len(usable), sha256, warnings)
 
 
@@ -118,6 +114,22 @@ def _lines(path: Path, where: str) -> Iterator[str]:
             raise InputError.at(
                 "/dataset/uri", f"{where} is not UTF-8 ({error.reason}); convert it, e.g. with iconv -t UTF-8"
             ) from error
+
+
+def distinct(rows: list[Row]) -> tuple[list[Row], list[ReportWarning]]:
+    """The first row of each text, blank ones left out; a text that stood twice could be tuned on and judged on."""
+    filled = [row for row in rows if row.text.strip()]
+    first = {row.text.strip(): row for row in reversed(filled)}
+    usable = [row for row in filled if first[row.text.strip()] is row]
+    warnings = []
+    for code, count, what in (
+        ("blank_texts", len(rows) - len(filled), "have a blank text"),
+        ("repeated_texts", len(filled) - len(usable), "repeat the text of an earlier row"),
+    ):
+        if count:
+            message = f"{count} of {len(rows)} rows {what} and were passed over"
+            warnings.append(ReportWarning(code=code, message=message))
+    return usable, warnings
 
 
 def deal(rows: list[Row], request: AnalysisRequest) -> Split:

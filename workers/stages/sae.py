@@ -11,7 +11,7 @@ from torch import Tensor
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import LayerSae, ReportWarning, SaeQuality
 from layerdrift.contract.request import AnalysisRequest
-from workers.analysis.sae import Normalisation, SaeConfig, SaeStack, StackTrainer, fit_on, matmul_dtype
+from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeStack, StackTrainer, fit_on, matmul_dtype
 from workers.scratch import ActivationStore
 from workers.stages.extract import SaeRows
 from workers.stages.tick import Tick
@@ -54,7 +54,7 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, tick: Tick) -> Trained:
     config = SaeConfig(latents=latents, k=settings.k, steps=max(1, settings.tokens // batch), batch=batch)
     generator = torch.Generator().manual_seed(request.seed)
     stack = SaeStack.initial(normalisation, latents, generator)
-    trainer = StackTrainer(stack, config, normalisation.median_norm, matmul_dtype())
+    trainer = StackTrainer(stack, config, matmul_dtype())
     for step, states in enumerate(rows.train.training_batches(config.steps, batch, generator), start=1):
         trainer.step(states)
         tick(0.9 * step / config.steps, f"step {step} of {config.steps}, {sites} autoencoders of {latents} latents")
@@ -78,9 +78,9 @@ def _first_rows(store: ActivationStore, count: int) -> Tensor:
 
 def _measure(stack: SaeStack, dead_fraction: Tensor, heldout: ActivationStore, layer: int) -> LayerSae:
     base, tuned = layer, stack.sites // 2 + layer
-    on_base = fit_on(stack, base, _rows_of(heldout, base))
-    on_tuned = fit_on(stack, tuned, _rows_of(heldout, tuned))
-    transferred = fit_on(stack, base, _rows_of(heldout, tuned))
+    on_base = fit_on(stack, base, _usual_rows(heldout, stack, base))
+    on_tuned = fit_on(stack, tuned, _usual_rows(heldout, stack, tuned))
+    transferred = fit_on(stack, base, _usual_rows(heldout, stack, tuned))
     return LayerSae(
         base=SaeQuality(fvu=on_base.fvu, l0=on_base.l0, dead_fraction=float(dead_fraction[base])),
         tuned=SaeQuality(fvu=on_tuned.fvu, l0=on_tuned.l0, dead_fraction=float(dead_fraction[tuned])),
@@ -89,9 +89,10 @@ def _measure(stack: SaeStack, dead_fraction: Tensor, heldout: ActivationStore, l
     )
 
 
-def _rows_of(store: ActivationStore, site: int) -> Iterator[Tensor]:
+def _usual_rows(store: ActivationStore, stack: SaeStack, site: int) -> Iterator[Tensor]:
     for shard in store.shards():
-        yield from shard[site].split(MEASURED_ROWS)
+        for rows in shard[site].split(MEASURED_ROWS):
+            yield rows[stack.usual(site, rows)]
 
 
 def _warnings(rows: SaeRows, trainer: StackTrainer) -> list[ReportWarning]:
@@ -106,10 +107,15 @@ def _warnings(rows: SaeRows, trainer: StackTrainer) -> list[ReportWarning]:
         message = "some texts that the autoencoders were trained on were also trained on by the fine-tune"
         found.append(ReportWarning(code="sae_on_trained_texts", message=message))
     if rows.from_analysed_rows:
-        message = "the data set has no texts to spare: four fifths of the compared tokens trained the autoencoders"
+        message = (
+            "the data set has too few texts to spare: four fifths of the compared tokens trained the autoencoders too"
+        )
         found.append(ReportWarning(code="sae_on_analysed_texts", message=message))
-    outliers = int(trainer.outliers.sum())
+    outliers = float(trainer.outlier_share.max())
     if outliers:
-        message = f"{outliers} rows of outlying norm were kept out of the autoencoders' training"
+        message = (
+            f"up to {outliers:.2%} of the tokens of a layer have a norm beyond {OUTLIER_FACTOR:g} medians; they are left "
+            "out of the autoencoders' training and measures"
+        )
         found.append(ReportWarning(code="outlier_norms", message=message))
     return found

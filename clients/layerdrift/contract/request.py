@@ -115,7 +115,10 @@ class AnalysisSettings(RequestModel):
     """What is computed on the pair."""
 
     max_tokens: int = Field(
-        default=100_000, ge=100, le=100_000_000, description="tokens compared, special ones not counted, at most"
+        default=100_000,
+        ge=100,
+        le=100_000_000,
+        description="texts are read until so many tokens are compared; special ones do not count",
     )
     max_length: int = Field(default=128, ge=8, le=8_192, description="tokens of a text that are read")
     sae: SaeSettings | None = Field(default=SaeSettings(), description="null: no sparse autoencoders")

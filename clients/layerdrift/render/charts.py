@@ -33,7 +33,7 @@ def drift_curve(report: Report) -> Spec:
     scale = _from_zero([layer.drift for layer in report.layers])
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=_layer_axis(report),
-        y=alt.Y("drift:Q", title="drift, 1 − CKA (0 same, 1 unrelated)", scale=scale),
+        y=alt.Y("drift:Q", title="drift, 1 − CKA (0: the same)", scale=scale),
     )
     points = base.mark_point(filled=True, size=110, opacity=1).encode(
         color=alt.Color("zone:N", title="zone", scale=colours),

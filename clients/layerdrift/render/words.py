@@ -14,7 +14,7 @@ ZONE_MEANING = {
 def headline(report: Report) -> str:
     """The finding in one sentence."""
     if _identical(report):
-        return "The two models are identical on these texts: nothing was tuned."
+        return "Below their heads the two models are identical on these texts: no layer drifted at all."
     first, last = report.layers[0], report.layers[-1]
     return (
         f"Drift (1 - CKA) goes from {first.drift:.3f} at the {first.name} to {last.drift:.3f} at {last.name}: "
@@ -77,4 +77,4 @@ def percent(share: float | None) -> str:
 
 
 def _identical(report: Report) -> bool:
-    return any(warning.code == "identical_models" for warning in report.warnings)
+    return any(warning.code in ("identical_models", "identical_bodies") for warning in report.warnings)
