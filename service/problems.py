@@ -47,6 +47,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def redis_away() -> ProblemResponse:
+    """What is said while Redis is away."""
+    return ProblemResponse(UnavailableError("Redis could not be reached; try again later").problem())
+
+
 def install(app: FastAPI) -> None:
     """Makes every error of the app a problem document."""
     app.add_exception_handler(LayerdriftError, _layerdrift)
@@ -94,7 +99,7 @@ async def _http(_: Request, error: Exception) -> ProblemResponse:
 
 async def _redis(_: Request, error: Exception) -> ProblemResponse:
     logger.warning("Redis is away: %s", error)
-    return ProblemResponse(UnavailableError("Redis could not be reached; try again later").problem())
+    return redis_away()
 
 
 async def _unforeseen(request: Request, error: Exception) -> ProblemResponse:

@@ -15,9 +15,9 @@ from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.identity import analysis_id
 from layerdrift.backends.jobs import JobRecord
 from layerdrift.backends.settings import Settings
-from layerdrift.contract.errors import LayerdriftError, UnavailableError
+from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.request import AnalysisRequest
-from service.problems import ProblemResponse
+from service.problems import ProblemResponse, redis_away
 
 PATH = "/v1/analyses"
 TENANT = "default"
@@ -51,7 +51,7 @@ class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
             return ProblemResponse(error.problem())
         except redis.RedisError as error:
             logger.warning("Redis is away: %s", error)
-            return ProblemResponse(UnavailableError("Redis could not be reached; try again later").problem())
+            return redis_away()
 
     def encode_response(self, output: JSONResponse) -> JSONResponse:
         """The answer, as it is."""

@@ -7,7 +7,8 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from layerdrift.backends import keys
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.jobs import JobRecord, JobStore
 from layerdrift.contract.analysis import StageName, Status
-from layerdrift.contract.errors import LayerdriftError, Problem, StageError
+from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
@@ -28,28 +29,39 @@ from workers.stages.report import build_report
 from workers.stages.resolve import Resolved, resolve
 from workers.stages.sae import train_saes
 
+_AWAY = (UnavailableError, redis.RedisError)
+"""What a stage raises while a server behind it is away: no fault of the job's."""
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to run a job: `lost` is set when it may have gone to another worker."""
+
+    owner: str
+    lost: threading.Event
 
 
 def run_job(deployment: Deployment, analysis_id: str) -> None:
     """Runs a job if no other worker holds it, and leaves its record in a final state.
 
-    A worker that dies leaves the record as it is: the lease runs out and the job is announced again.
+    A worker that dies, or that Redis or S3 fail, leaves the record open: the lease ends and the job is announced again.
     """
-    jobs = deployment.jobs
-    with _leased(jobs, analysis_id, deployment.settings.lease_seconds) as lease_lost:
-        if lease_lost is None:
+    jobs, settings = deployment.jobs, deployment.settings
+    with _leased(jobs, analysis_id, settings.lease_seconds) as lease:
+        if lease is None:
             logger.info("%s: another worker holds it", analysis_id)
             return
         record = jobs.update(analysis_id, _taken)
         if record.status.final:
             return
-        if record.attempts > deployment.settings.max_attempts:
+        if record.attempts > settings.max_attempts:
             jobs.update(analysis_id, lambda found: found.ended(Status.FAILED, _worker_lost(found.attempts - 1)))
             return
-        folder = deployment.settings.scratch / analysis_id
+        folder = settings.scratch / f"{analysis_id}.{lease.owner}"
         try:
-            _run(deployment, record, folder, lease_lost)
+            _run(deployment, record, folder, lease)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -68,8 +80,8 @@ def _taken(record: JobRecord) -> JobRecord:
     )
 
 
-def _run(deployment: Deployment, record: JobRecord, folder: Path, lease_lost: threading.Event) -> None:
-    writer = ProgressWriter(deployment.jobs, record.id, _stages(record), lease_lost)
+def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) -> None:
+    writer = ProgressWriter(deployment.jobs, record.id, _stages(record), lease.lost)
     try:
         _run_stages(deployment, record, folder, writer)
     except LeaseLost:
@@ -78,13 +90,16 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease_lost: th
     except Cancelled:
         status, error = Status.CANCELLED, None
     except StageFailed as failure:
+        if isinstance(failure.__cause__, _AWAY):
+            logger.warning("%s: handed back in stage %s: %s", record.id, failure.stage, failure.__cause__)
+            return
         status, error = Status.FAILED, _problem(failure)
         logger.error("%s: stage %s failed", record.id, failure.stage, exc_info=failure.__cause__)
     else:
         status, error = Status.SUCCEEDED, None
 
     def end(found: JobRecord) -> JobRecord:
-        if found.status.final:
+        if found.status.final or found.attempts != record.attempts or lease.lost.is_set():
             return found
         return found.ended(status, error).model_copy(update={"progress": writer.progress()})
 
@@ -104,7 +119,6 @@ def _stages(record: JobRecord) -> list[StageName]:
 def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: ProgressWriter) -> None:
     settings, request = deployment.settings, record.request
     with writer.stage(StageName.RESOLVE):
-        shutil.rmtree(folder, ignore_errors=True)  # what a worker that died has left
         folder.mkdir(parents=True)
         resolved = resolve(request, record.pins, deployment.sources, folder, settings.max_parameters, writer.tick)
     tuned = _tune(deployment, record, resolved, folder, writer) if request.finetune is not None else None
@@ -154,15 +168,15 @@ def _worker_lost(times: int) -> Problem:
         type="urn:layerdrift:worker-lost",
         title="The worker was lost",
         status=500,
-        detail=f"{times} workers ended while they ran this job, most likely for want of memory; give fewer or shorter "
-        "texts, smaller autoencoders, or a larger machine",
+        detail=f"{times} workers took this job and none came to its end: they died or were stopped. Where memory is the "
+        "cause, give fewer or shorter texts, smaller autoencoders, or a larger machine; else post the request again",
     )
 
 
 @contextmanager
-def _leased(jobs: JobStore, analysis_id: str, seconds: float) -> Iterator[threading.Event | None]:
-    """Holds the job's lease, renewed from a thread; the event is set when it is lost. None: somebody else holds it."""
-    owner = uuid.uuid4().hex
+def _leased(jobs: JobStore, analysis_id: str, seconds: float) -> Iterator[Lease | None]:
+    """Holds the job's lease, renewed from a thread. None: somebody else holds it."""
+    owner = uuid.uuid4().hex[:12]
     if not jobs.take_lease(analysis_id, owner, seconds):
         yield None
         return
@@ -180,8 +194,9 @@ def _leased(jobs: JobStore, analysis_id: str, seconds: float) -> Iterator[thread
     heart = threading.Thread(target=renew, name=f"lease-{analysis_id}", daemon=True)
     heart.start()
     try:
-        yield lost
+        yield Lease(owner, lost)
     finally:
         ended.set()
         heart.join()
-        jobs.release_lease(analysis_id, owner)
+        with suppress(redis.RedisError):  # it runs out by itself
+            jobs.release_lease(analysis_id, owner)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event
 
+import redis
+
 from layerdrift.backends.jobs import JobRecord, JobStore
 from layerdrift.contract.analysis import Progress, Stage, StageName
+from layerdrift.contract.errors import UnavailableError
 
 WRITE_EVERY_SECONDS = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 class Cancelled(Exception):
@@ -89,7 +95,11 @@ class ProgressWriter:
         def put(record: JobRecord) -> JobRecord:
             return record if record.status.final else record.model_copy(update={"progress": progress})
 
-        record = self._jobs.update(self._id, put)
         self._written = time.monotonic()
+        try:
+            record = self._jobs.update(self._id, put)
+        except (redis.RedisError, UnavailableError) as error:
+            logger.warning("%s: progress could not be written: %s", self._id, error)  # not worth a job
+            return
         if record.cancel_requested:
             raise Cancelled

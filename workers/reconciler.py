@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 
 import redis
 
@@ -14,6 +15,7 @@ from layerdrift.contract.errors import LayerdriftError
 
 EVERY_SECONDS = 5.0
 ALIVE_SECONDS = 20.0
+ANNOUNCE_EVERY_SECONDS = 60.0
 PATIENCE = 3
 """A job is announced again when it was open and held by nobody at so many looks in a row."""
 
@@ -44,13 +46,16 @@ class Reconciler:
         """One look at the open jobs; the ids that were announced again."""
         jobs = self._deployment.jobs
         jobs.announce_worker(self._worker, ALIVE_SECONDS)
+        restored = jobs.restore()
+        if restored:
+            logger.warning("Redis knew no jobs; %d records were brought back from S3", restored)
         unheld = [analysis_id for analysis_id in jobs.open_ids() if self._forgotten(analysis_id)]
         self._idle = {analysis_id: self._idle.get(analysis_id, 0) + 1 for analysis_id in unheld}
-        due = [analysis_id for analysis_id, looks in self._idle.items() if looks >= PATIENCE]
+        patient = [analysis_id for analysis_id, looks in self._idle.items() if looks >= PATIENCE]
+        due = [analysis_id for analysis_id in patient if jobs.claim_announcement(analysis_id, ANNOUNCE_EVERY_SECONDS)]
         for analysis_id in due:
             logger.warning("%s: nobody holds it; announced again", analysis_id)
             self._deployment.queue.announce(analysis_id)
-            self._idle[analysis_id] = 0
         self._sweep()
         return due
 
@@ -62,19 +67,19 @@ class Reconciler:
         return jobs.get(analysis_id).status is Status.RUNNING or self._deployment.queue.waiting() == 0
 
     def _sweep(self) -> None:
-        """Takes away the scratch of jobs that nobody holds: what a killed worker left."""
+        """Takes away the scratch that a killed worker left: of a job nobody holds, and not touched for a while."""
         scratch = self._deployment.settings.scratch
-        if not scratch.is_dir():
-            return
-        for folder in scratch.iterdir():
-            if not self._deployment.jobs.leased(folder.name):
+        oldest = time.time() - 4 * self._deployment.settings.lease_seconds
+        for folder in scratch.iterdir() if scratch.is_dir() else ():
+            analysis_id = folder.name.partition(".")[0]
+            if folder.stat().st_mtime < oldest and not self._deployment.jobs.leased(analysis_id):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self) -> None:
         while True:
             try:
                 self.look()
-            except (redis.RedisError, LayerdriftError, OSError) as error:
+            except (redis.RedisError, LayerdriftError, OSError, ValueError) as error:
                 logger.warning("the open jobs could not be looked at: %s", error)
             if self._stopped.wait(EVERY_SECONDS):
                 return

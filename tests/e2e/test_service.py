@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +204,9 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "both": ({"finetune": {}}, "", "exactly one of tuned"),
     "neither": ({"tuned": None}, "", "exactly one of tuned"),
     "empty": ({"dataset": {"inline": {"texts": []}}}, "/dataset/inline/texts", "at least 1 item"),
+    "NUL byte": ({"base": {"uri": "file:///x%00y"}}, "/base/uri", "cannot be read"),
+    "long name": ({"base": {"uri": "file:///" + "x" * 1500}}, "/base/uri", "outside the folders"),
+    "no URI": ({"base": {"uri": "file://[x"}}, "/base/uri", "cannot be read"),
     "outside": ({"base": {"uri": "file:///etc"}}, "/base/uri", "outside the folders that this service reads"),
     "no such key": ({"dataset": {"uri": "s3://sources/none.csv"}}, "/dataset/uri", "does not exist"),
     "no such prefix": ({"tuned": {"uri": "s3://sources/none/"}}, "/tuned/uri", "holds no objects"),
@@ -430,6 +435,15 @@ def test_servers_that_the_environment_names_are_used_and_not_started(
         assert analysis.status is Status.SUCCEEDED
     kept = BlobStore.connect(theirs).of_bucket("another").list(f"reports/{analysis.id}/")
     assert [blob.key.rpartition("/")[2] for blob in kept] == ["report.html", "report.json", "report.md"]
+
+
+@pytest.mark.parametrize("port", ["80", "banana"])
+def test_make_up_says_which_setting_is_wrong(tmp_path: Path, port: str) -> None:
+    environ = {**os.environ, "LAYERDRIFT_HOME": str(tmp_path), "LAYERDRIFT_PORT": port}
+    command = [sys.executable, "-m", "deploy.embedded"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("layerdrift could not start: LAYERDRIFT_PORT: Input should be")
 
 
 def test_a_port_that_is_asked_for_and_taken_is_an_error(stack: Stack, tmp_path: Path) -> None:

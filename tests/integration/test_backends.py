@@ -15,7 +15,7 @@ from layerdrift.backends.jobs import JobRecord
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, Problem, UnavailableError
+from layerdrift.contract.errors import ConflictError, DeniedError, InputError, NotFoundError, Problem, UnavailableError
 from layerdrift.contract.request import AnalysisRequest
 
 PROBLEM = Problem(type="urn:layerdrift:stage", title="t", status=500, detail="it broke")
@@ -185,5 +185,5 @@ def test_credentials_that_are_refused_read_nothing(settings: Settings, deploymen
 
     deployment.blobs.put("secret", b"x", "text/plain")
     stranger = BlobStore.connect(settings.model_copy(update={"s3_secret_key": SecretStr("wrong")}))
-    with pytest.raises(NotFoundError, match="cannot be read with the service's credentials"):
+    with pytest.raises(DeniedError, match="cannot be read with the service's credentials"):
         stranger.get("secret")

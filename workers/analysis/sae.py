@@ -114,8 +114,8 @@ class Kept(NamedTuple):
 class SaeStack:
     """S autoencoders. Inputs are divided by `scale` first; a row of W_enc or W_dec belongs to one latent.
 
-    W_enc, W_dec: [S, F, D]; b_enc: [S, F]; b_dec: [S, D]; scale, norm_limit, threshold: [S]. All float32. At inference a
-    latent fires when its pre-activation is above the threshold, in scaled units.
+    W_enc, W_dec: [S, F, D]; b_enc: [S, F]; b_dec: [S, D]; scale, norm_limit, threshold: [S]. All float32. At
+    inference a latent fires when its pre-activation is above the threshold, in scaled units.
     """
 
     W_enc: Tensor
@@ -149,7 +149,8 @@ class SaeStack:
 
     def usual(self, site: int, rows: Tensor) -> Tensor:
         """Which raw rows [B, D] of a site are not of outlying norm; [B] bool."""
-        return rows.float().norm(dim=-1) <= self.norm_limit[site]
+        usual: Tensor = rows.float().norm(dim=-1) <= self.norm_limit[site]
+        return usual
 
     def encode(self, site: int, rows: Tensor) -> Tensor:
         """Latents of raw rows at inference; [B, D] -> [B, F], >= 0, in scaled units."""
@@ -200,7 +201,8 @@ class StackTrainer:
     @property
     def outlier_share(self) -> Tensor:
         """Share of the rows offered so far that were left out for their norm; [S]."""
-        return self._outliers / self._offered.clamp_min(1)
+        share: Tensor = self._outliers / self._offered.clamp_min(1)
+        return share
 
     def _site_step(self, site: int, rows: Tensor) -> None:
         x = self._usual_rows(site, rows) / self.stack.scale[site]

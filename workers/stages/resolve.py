@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from layerdrift.backends.sources import Pins, Sources
-from layerdrift.backends.tables import Columns, Row, inline_rows, parse, table_format
+from layerdrift.backends.sources import Pins, Sources, shape_error
+from layerdrift.backends.tables import Columns, Row, inline_rows, not_utf8, parse, table_format
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
@@ -88,11 +88,7 @@ def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int) 
     other = load_config(tuned.folder, "/tuned/uri", max_parameters)
     for what, name in (("blocks", "num_hidden_layers"), ("hidden width", "hidden_size")):
         if getattr(one, name) != getattr(other, name):
-            raise InputError.at(
-                "/tuned/uri",
-                f"the models differ in {what}: base {getattr(one, name)}, tuned {getattr(other, name)}; "
-                "a pair must have one shape",
-            )
+            raise shape_error(what, getattr(one, name), getattr(other, name))
 
 
 def _rows(request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path) -> tuple[list[Row], str]:
@@ -111,9 +107,7 @@ def _lines(path: Path, where: str) -> Iterator[str]:
         try:
             yield from stream
         except UnicodeDecodeError as error:
-            raise InputError.at(
-                "/dataset/uri", f"{where} is not UTF-8 ({error.reason}); convert it, e.g. with iconv -t UTF-8"
-            ) from error
+            raise not_utf8(where) from error
 
 
 def distinct(rows: list[Row]) -> tuple[list[Row], list[ReportWarning]]:

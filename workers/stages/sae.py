@@ -114,8 +114,8 @@ def _warnings(rows: SaeRows, trainer: StackTrainer) -> list[ReportWarning]:
     outliers = float(trainer.outlier_share.max())
     if outliers:
         message = (
-            f"up to {outliers:.2%} of the tokens of a layer have a norm beyond {OUTLIER_FACTOR:g} medians; they are left "
-            "out of the autoencoders' training and measures"
+            f"up to {outliers:.2%} of the tokens of a layer have a norm beyond {OUTLIER_FACTOR:g} medians; they are "
+            "left out of the autoencoders' training and measures"
         )
         found.append(ReportWarning(code="outlier_norms", message=message))
     return found

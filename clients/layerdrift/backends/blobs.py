@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from layerdrift.backends.settings import Settings
-from layerdrift.contract.errors import ConflictError, NotFoundError, UnavailableError
+from layerdrift.contract.errors import ConflictError, DeniedError, NotFoundError, UnavailableError
 
 _NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _EXISTS = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
@@ -135,11 +136,11 @@ class BlobStore:
             if code in _NOT_FOUND:
                 raise NotFoundError(f"{where} does not exist") from error
             if code in _DENIED:
-                raise NotFoundError(f"{where} cannot be read with the service's credentials ({code})") from error
+                raise DeniedError(f"{where} cannot be read with the service's credentials ({code})") from error
             if code in _EXISTS:
                 raise ConflictError(f"{where} is there already") from error
             raise UnavailableError(f"S3 answered {code} for {where}") from error
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, Boto3Error, ConnectionError) as error:
             raise UnavailableError(f"S3 could not be reached for {where}: {error}") from error
 
 

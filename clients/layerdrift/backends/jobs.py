@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import redis
 from pydantic import BaseModel, ConfigDict, Field
 from redis.backoff import ExponentialBackoff
+from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.exceptions import WatchError
@@ -109,8 +111,15 @@ class JobStore:
         return self._reopen(record)
 
     def _insert(self, record: JobRecord) -> None:
-        if self._redis.set(keys.job(record.id), record.model_dump_json(), nx=True):
-            self._index(record)
+        """Puts a record into Redis, unless there is one by now."""
+        with self._redis.pipeline() as pipe:
+            pipe.watch(keys.job(record.id))
+            if pipe.exists(keys.job(record.id)):
+                return
+            pipe.multi()
+            _queue_write(pipe, record)
+            with suppress(WatchError):
+                pipe.execute()
 
     def _reopen(self, record: JobRecord) -> tuple[JobRecord, bool]:
         reopened = False
@@ -120,10 +129,7 @@ class JobStore:
             reopened = current.status in (Status.FAILED, Status.CANCELLED)
             return record if reopened else current
 
-        current = self.update(record.id, reset)
-        if reopened:
-            self._write_object(current)
-        return current, reopened
+        return self.update(record.id, reset), reopened
 
     def find(self, analysis_id: str) -> JobRecord | None:
         """The record, or None. What Redis has lost is read from S3 and put back."""
@@ -145,7 +151,10 @@ class JobStore:
         return record
 
     def update(self, analysis_id: str, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
-        """Applies `change` to the record as it stands; `change` may run more than once. Final states go to S3 first."""
+        """Applies `change` to the record as it stands; `change` may run more than once.
+
+        A record that ends, or is opened again, goes to S3 too, after Redis has taken it: a lost race leaves no trace.
+        """
         while True:
             current = self.get(analysis_id)
             with self._redis.pipeline() as pipe:
@@ -158,15 +167,13 @@ class JobStore:
                     changed = change(current)
                     if changed == current:
                         return current
-                    if changed.status.final and not current.status.final:
-                        self._write_object(changed)
                     pipe.multi()
-                    pipe.set(keys.job(analysis_id), changed.model_dump_json())
+                    _queue_write(pipe, changed)
                     pipe.execute()
                 except WatchError:
                     continue
-            if changed.status != current.status:
-                self._index(changed)
+            if changed.status.final != current.status.final:
+                self._write_object(changed)
             return changed
 
     def cancel(self, analysis_id: str) -> JobRecord:
@@ -212,6 +219,17 @@ class JobStore:
         """Ids of the jobs that are queued or running."""
         return sorted(_bytes(member).decode() for member in self._redis.smembers(keys.OPEN_JOBS))
 
+    def restore(self) -> int:
+        """Where Redis knows no job at all, brings the records back from S3; how many."""
+        if self._redis.exists(keys.JOBS_BY_TIME):
+            return 0
+        found = [blob.key.removeprefix("jobs/").removesuffix(".json") for blob in self._blobs.list("jobs/")]
+        return sum(self.find(analysis_id) is not None for analysis_id in found)
+
+    def claim_announcement(self, analysis_id: str, seconds: float) -> bool:
+        """Whether the caller, alone of all workers, may announce the job again in the next so many seconds."""
+        return bool(self._redis.set(keys.announced(analysis_id), b"", nx=True, px=int(seconds * 1000)))
+
     def take_lease(self, analysis_id: str, owner: str, seconds: float) -> bool:
         """Whether `owner` now holds the job alone, for so long."""
         return bool(self._redis.set(keys.lease(analysis_id), owner, nx=True, px=int(seconds * 1000)))
@@ -230,15 +248,15 @@ class JobStore:
 
     def announce_worker(self, name: str, seconds: float) -> None:
         """Says that a worker listens, for so long."""
-        self._redis.set(keys.worker(name), str(time.time()), px=int(seconds * 1000))
+        self._redis.zadd(keys.WORKERS, {name: time.time() + seconds})
 
     def withdraw_worker(self, name: str) -> None:
         """Says that a worker has stopped."""
-        self._redis.delete(keys.worker(name))
+        self._redis.zrem(keys.WORKERS, name)
 
     def workers(self) -> int:
         """How many workers listen."""
-        return sum(1 for _ in self._redis.scan_iter(match=f"{keys.WORKER_PREFIX}*", count=1000))
+        return int(self._redis.zcount(keys.WORKERS, time.time(), "+inf"))
 
     def check(self) -> None:
         """Raises UnavailableError unless Redis answers."""
@@ -250,15 +268,15 @@ class JobStore:
     def _write_object(self, record: JobRecord) -> None:
         self._blobs.put(keys.job_object(record.id), record.model_dump_json().encode(), _JSON)
 
-    def _index(self, record: JobRecord) -> None:
-        microseconds = int(record.created_at.timestamp() * 1_000_000)
-        with self._redis.pipeline() as pipe:
-            pipe.zadd(keys.JOBS_BY_TIME, {record.id: microseconds})
-            if record.status.final:
-                pipe.srem(keys.OPEN_JOBS, record.id)
-            else:
-                pipe.sadd(keys.OPEN_JOBS, record.id)
-            pipe.execute()
+
+def _queue_write(pipe: Pipeline, record: JobRecord) -> None:
+    """The record and its places in the indexes, for one transaction."""
+    pipe.set(keys.job(record.id), record.model_dump_json())
+    pipe.zadd(keys.JOBS_BY_TIME, {record.id: int(record.created_at.timestamp() * 1_000_000)})
+    if record.status.final:
+        pipe.srem(keys.OPEN_JOBS, record.id)
+    else:
+        pipe.sadd(keys.OPEN_JOBS, record.id)
 
 
 def _bytes(value: object) -> bytes:

@@ -8,7 +8,8 @@ JOBS_BY_TIME = "ld:jobs"
 OPEN_JOBS = "ld:jobs:open"
 """Set of the ids that are queued or running."""
 
-WORKER_PREFIX = "ld:worker:"
+WORKERS = "ld:workers"
+"""Sorted set of the workers that listen, by the time until which they said so, seconds since 1970."""
 
 
 def job(analysis_id: str) -> str:
@@ -21,9 +22,9 @@ def lease(analysis_id: str) -> str:
     return f"ld:lease:{analysis_id}"
 
 
-def worker(name: str) -> str:
-    """String with a time to live: a worker that listens."""
-    return f"{WORKER_PREFIX}{name}"
+def announced(analysis_id: str) -> str:
+    """String with a time to live: some worker has just announced the job again."""
+    return f"ld:announced:{analysis_id}"
 
 
 def cached_report(analysis_id: str, suffix: str) -> str:

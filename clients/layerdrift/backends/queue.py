@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from layerdrift.backends.settings import Settings
+from layerdrift.contract.errors import UnavailableError
 
 ANALYSE_TASK = "layerdrift.analyse"
 QUEUE = "layerdrift"
@@ -41,8 +43,11 @@ class JobQueue:
         self._redis = client
 
     def announce(self, analysis_id: str) -> None:
-        """Tells the workers that a job is to be looked at; saying it twice does no harm."""
-        self._app.send_task(ANALYSE_TASK, args=[analysis_id], queue=QUEUE)
+        """Tells the workers that a job is to be looked at; twice does no harm. UnavailableError without a queue."""
+        try:
+            self._app.send_task(ANALYSE_TASK, args=[analysis_id], queue=QUEUE)
+        except OperationalError as error:
+            raise UnavailableError(f"the queue could not be reached: {error}") from error
 
     def waiting(self) -> int:
         """How many announcements no worker has picked up; kombu keeps them in a list named after the queue."""

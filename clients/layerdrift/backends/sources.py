@@ -1,7 +1,7 @@
 """Where checkpoints and data sets come from: `file:` under allowed roots, and `s3:`.
 
 Pinning writes down exactly which bytes a request means and refuses at once what can be seen to be unusable; fetching
-copies those bytes, and no others, to a folder of the worker's. Nothing is executed and nothing is unpickled here.
+copies those files, and no others, to a folder of the worker's. Nothing is executed and nothing is unpickled here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_format
-from layerdrift.contract.errors import FieldProblem, InputError, NotFoundError
+from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
 
 CONFIG = "config.json"
@@ -221,9 +221,7 @@ class Sources:
             shapes.append((_first(config, _DEPTH_KEYS), _first(config, _WIDTH_KEYS)))
         for what, one, other in zip(("blocks", "hidden width"), shapes[0], shapes[1], strict=True):
             if one is not None and other is not None and one != other:
-                raise InputError.at(
-                    "/tuned/uri", f"the models differ in {what}: base {one}, tuned {other}; a pair must have one shape"
-                )
+                raise shape_error(what, one, other)
 
     def _pin_dataset(self, dataset: DatasetRef, labelled: bool) -> PinnedDataset:
         if dataset.uri is None:
@@ -243,10 +241,7 @@ class Sources:
     def _dataset_file(self, uri: str) -> tuple[Location, PinnedFile]:
         table_format(uri)
         location = self._open(uri, "/dataset/uri", folder=False)
-        try:
-            files = location.files()
-        except NotFoundError as error:
-            raise InputError.at("/dataset/uri", error.detail) from error
+        files = location.files()
         if not files:
             raise InputError.at("/dataset/uri", f"{uri} does not exist or is not a file")
         return location, files[0]
@@ -280,7 +275,7 @@ class Sources:
     def _check_unchanged(location: Location, pinned: list[PinnedFile], pointer: str, uri: str) -> None:
         try:
             now = {file.name: file for file in location.files()}
-        except (NotFoundError, OSError) as error:
+        except (NotFoundError, DeniedError, OSError) as error:
             raise InputError.at(pointer, f"{uri} is no longer there: {error}") from error
         changed = [file.name for file in pinned if now.get(file.name) != file]
         if changed:
@@ -289,6 +284,14 @@ class Sources:
             )
 
     def _open(self, uri: str, pointer: str, folder: bool) -> Location:
+        try:
+            return self._located(uri, pointer, folder)
+        except (NotFoundError, DeniedError) as error:
+            raise InputError.at(pointer, error.detail) from error
+        except (ValueError, OSError) as error:  # a NUL byte, a name too long, an unreadable folder
+            raise InputError.at(pointer, f"{uri!r} cannot be read: {error}") from error
+
+    def _located(self, uri: str, pointer: str, folder: bool) -> Location:
         parts = urlsplit(uri)
         if parts.scheme == "file":
             return self._open_file(uri, unquote(parts.path), parts.netloc, pointer, folder)
@@ -301,7 +304,7 @@ class Sources:
             raise InputError.at(pointer, f"{uri}: write file:///absolute/path")
         roots = self._settings.roots
         real = Path(path).resolve()
-        if "\0" in path or not _within(real, roots):
+        if not _within(real, roots):
             allowed = ", ".join(map(str, roots))
             raise InputError.at(
                 pointer, f"{uri} is outside the folders that this service reads ({allowed}); see LAYERDRIFT_MODEL_ROOTS"
@@ -322,15 +325,19 @@ class Sources:
         store = self._blobs.of_bucket(bucket)
         if folder:
             prefix = Prefix(store, key.rstrip("/") + "/")
-            try:
-                found = prefix.files()
-            except NotFoundError as error:
-                raise InputError.at(pointer, error.detail) from error
-            if not found:
+            if not prefix.files():
                 raise InputError.at(pointer, f"{uri} holds no objects, or they cannot be listed")
             return prefix
         parent, _, name = key.rpartition("/")
-        return Prefix(store, f"{parent}/" if parent else "", only=name)
+        single = Prefix(store, f"{parent}/" if parent else "", only=name)
+        single.files()
+        return single
+
+
+def shape_error(what: str, base: object, tuned: object) -> InputError:
+    """Two models that cannot be a pair."""
+    detail = f"the models differ in {what}: base {base}, tuned {tuned}; a pair must have one shape"
+    return InputError.at("/tuned/uri", detail)
 
 
 def fingerprint(folder: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ def check_head(head: bytes, whole: bool, format: TableFormat, columns: Columns, 
     """
     text = head.decode("utf-8-sig", errors="strict" if whole else "ignore") if _is_utf8(head, whole) else None
     if text is None:
-        raise InputError.at("/dataset/uri", f"{where} is not UTF-8; convert it, e.g. with iconv -t UTF-8")
-    lines = text.splitlines(keepends=True)
+        raise not_utf8(where)
+    lines = list(io.StringIO(text, newline=""))  # ends lines where a file does; str.splitlines ends more
     if not whole:
         lines = lines[:-1]
     if not whole and not lines:
@@ -79,6 +80,11 @@ def check_head(head: bytes, whole: bool, format: TableFormat, columns: Columns, 
     row = next(parse(lines, format, columns, where), None)
     if row is None:
         raise InputError.at("/dataset/uri", f"{where} holds no rows")
+
+
+def not_utf8(where: str) -> InputError:
+    """A file of another encoding."""
+    return InputError.at("/dataset/uri", f"{where} is not UTF-8; convert it, e.g. with iconv -t UTF-8")
 
 
 def _is_utf8(head: bytes, whole: bool) -> bool:

@@ -96,6 +96,10 @@ class UnavailableError(LayerdriftError):
     status = 503
 
 
+class DeniedError(UnavailableError):
+    title = "A server behind the service refuses it"
+
+
 class DeadlineError(LayerdriftError):
     kind = "deadline"
     title = "The service did not answer in time"

@@ -70,6 +70,11 @@ def test_a_head_cut_inside_a_character_is_accepted() -> None:
     check_head(content[:-1], whole=False, format="csv", columns=BOTH, where="the file")
 
 
+def test_a_line_separator_inside_a_text_ends_no_line() -> None:
+    head = '{"text": "one\u2028two\u0085three", "label": 1}\n'.encode()
+    check_head(head, whole=True, format="jsonl", columns=BOTH, where="the file")
+
+
 def test_a_byte_order_mark_is_not_part_of_the_first_column() -> None:
     check_head(b"\xef\xbb\xbftext,label\na,1\n", whole=True, format="csv", columns=BOTH, where="the file")
 
