@@ -27,7 +27,7 @@ from layerdrift.contract.errors import Problem
 from service import problems, routes, submit
 from service.deadline import DeadlineMiddleware
 
-MAX_BODY_BYTES = 32 << 20
+MAX_BODY_BYTES = 8 << 20
 SUBMIT_DEADLINE_SECONDS = 60.0
 SUBMIT_WORKERS = 2
 _LITSERVE_HEALTH = "/litserve/health"
@@ -96,7 +96,7 @@ def _replace_routes(app: FastAPI) -> None:
         responses={
             202: {"model": Analysis, "description": "Accepted; `Location` is where to poll"},
             200: {"model": Analysis, "description": "The same request was made before and has not failed"},
-            **problems.documented(413, 422, 503, 504),
+            **problems.documented(409, 413, 422, 503, 504),
         },
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -20,9 +20,12 @@ from layerdrift.contract.errors import (
     LayerdriftError,
     Problem,
     UnavailableError,
+    sayable,
 )
 
 RETRY_AFTER_SECONDS = 5
+MAX_ERRORS = 20
+"""Places that one answer names; a body of a million errors gets no answer of a million lines."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +35,9 @@ class ProblemResponse(JSONResponse):
 
     media_type = PROBLEM_MEDIA_TYPE
 
-    def __init__(self, problem: Problem) -> None:
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if problem.status == 503 else None
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
+        if problem.status == 503:
+            headers = {**(headers or {}), "Retry-After": str(RETRY_AFTER_SECONDS)}
         content = problem.model_dump(mode="json", exclude_none=True)
         super().__init__(content, status_code=problem.status, headers=headers)
 
@@ -63,17 +67,30 @@ def install(app: FastAPI) -> None:
 
 def field_problems(errors: Sequence[Any]) -> list[FieldProblem]:
     """pydantic's errors as places in the request body and what to change there."""
-    return [FieldProblem(pointer=_pointer(error["loc"]), detail=_explained(error)) for error in errors]
+    found = [
+        FieldProblem(pointer=sayable(_pointer(error)), detail=sayable(_explained(error)))
+        for error in errors[:MAX_ERRORS]
+    ]
+    if len(errors) > MAX_ERRORS:
+        found.append(FieldProblem(pointer="", detail=f"and {len(errors) - MAX_ERRORS} more errors"))
+    return found
 
 
-def _pointer(location: Sequence[str | int]) -> str:
-    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in location if part != "body"]
-    return "".join(f"/{part}" for part in parts)
+def _pointer(error: dict[str, Any]) -> str:
+    """The place in the body; empty for the body as a whole, and for errors elsewhere."""
+    place, *path = error["loc"]
+    if place != "body" or error["type"] == "json_invalid":
+        return ""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def _explained(error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown field {error['loc'][-1]!r}; see /docs for the fields there are"
+    if error["loc"][0] != "body":
+        return f"{error['loc'][0]} parameter {error['loc'][-1]}: {error['msg']}"
+    if error["type"] == "model_attributes_type":
+        return "the body must be a JSON object, sent with Content-Type: application/json"
     if error["type"] == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', 'it could not be parsed')}"
     return str(error["msg"]).removeprefix("Value error, ")
@@ -94,7 +111,8 @@ async def _validation(_: Request, error: Exception) -> ProblemResponse:
 async def _http(_: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
-    return ProblemResponse(Problem(type="about:blank", title=title, status=error.status_code, detail=str(error.detail)))
+    problem = Problem(type="about:blank", title=title, status=error.status_code, detail=str(error.detail))
+    return ProblemResponse(problem, error.headers)
 
 
 async def _redis(_: Request, error: Exception) -> ProblemResponse:

@@ -127,7 +127,7 @@ def _quality(accept: str, media_type: str) -> float:
     """The weight that an Accept header gives a media type, by its most specific range."""
     family = media_type.partition("/")[0] + "/*"
     found: dict[str, float] = {}
-    for part in accept.split(","):
+    for part in (accept.strip() or "*/*").split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weight = next((item[2:] for item in parameters if item.startswith("q=")), "1")
         try:

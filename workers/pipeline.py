@@ -168,8 +168,8 @@ def _worker_lost(times: int) -> Problem:
         type="urn:layerdrift:worker-lost",
         title="The worker was lost",
         status=500,
-        detail=f"{times} workers took this job and none came to its end: they died or were stopped. Where memory is the "
-        "cause, give fewer or shorter texts, smaller autoencoders, or a larger machine; else post the request again",
+        detail=f"{times} workers took this job and none came to its end: they died or were stopped. Where memory "
+        "is the cause, give fewer or shorter texts, smaller autoencoders, or a larger machine; else post it again",
     )
 
 

@@ -75,7 +75,7 @@ class ProgressWriter:
         """The current stage has come so far."""
         if self._lease_lost.is_set():
             raise LeaseLost
-        self._set(fraction=min(1.0, max(0.0, fraction)), detail=detail)
+        self._set(fraction=min(1.0, max(0.0, fraction)), **({"detail": detail} if detail else {}))
         if time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
             self._write()
 

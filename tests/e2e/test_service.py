@@ -148,7 +148,7 @@ def test_a_real_model_and_itself_show_exactly_nothing(client: Client, roots: Pat
     for layer in report.layers:
         token = layer.similarity["token"]
         assert (token.relative_l2.value, token.cka.value) == (0.0, 1.0)
-    assert [warning.code for warning in report.warnings] == ["identical_models"]
+    assert {warning.code for warning in report.warnings} == {"repeated_texts", "identical_models"}
     assert len(report.zones) == 1
 
 
@@ -367,7 +367,7 @@ def test_health_readiness_and_docs_answer_without_the_internet(stack: Stack) -> 
         assert http.get("/static/docs/swagger-ui-bundle.js").status_code == 200
         schema = http.get("/openapi.json").json()
         posted = schema["paths"]["/v1/analyses"]["post"]["responses"]
-        assert set(posted) == {"200", "202", "413", "422", "503", "504"}
+        assert set(posted) == {"200", "202", "409", "413", "422", "503", "504"}
         assert "Problem" in schema["components"]["schemas"]
 
 

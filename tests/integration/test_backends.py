@@ -158,8 +158,7 @@ def test_objects_are_written_listed_and_read_in_part(deployment: Deployment, tmp
     blobs.put("dir/a", b"0123456789", "text/plain")
     (tmp_path / "big").write_bytes(b"x" * (9 << 20))
     blobs.put_file("dir/b", tmp_path / "big")
-    blobs.get_file("dir/b", tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == b"x" * (9 << 20)
+    assert b"".join(blobs.chunks("dir/b", 1 << 20)) == b"x" * (9 << 20)
     assert blobs.get("dir/a", start=2, length=3) == b"234"
     assert [(blob.key, blob.size) for blob in blobs.list("dir/")] == [("dir/a", 10), ("dir/b", 9 << 20)]
     assert blobs.head("dir/a").etag == blobs.list("dir/a")[0].etag

@@ -34,9 +34,9 @@ class WatchedSources(Sources):
         super().__init__(deployment.settings, deployment.blobs)
         self._before_fetch = before_fetch
 
-    def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path) -> str:
+    def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path, tick: Callable[[float], None]) -> str:
         self._before_fetch()
-        return super().fetch_model(pinned, pointer, target)
+        return super().fetch_model(pinned, pointer, target, tick)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_job_that_killed_every_worker_fails_as_worker_lost(deployment: Deploym
     assert found.status is Status.FAILED
     assert found.error is not None
     assert found.error.type == "urn:layerdrift:worker-lost"
-    assert f"{lost} workers ended" in found.error.detail
+    assert f"{lost} workers took this job" in found.error.detail
 
 
 def test_a_job_that_has_ended_is_not_run_again(deployment: Deployment, job: JobRecord) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,24 +21,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from layerdrift.backends.sources import CONFIG
 from layerdrift.contract.errors import InputError
 
 _T = TypeVar("_T")
 _OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-_WEIGHTS: dict[str, Any] = {**_OFFLINE, "use_safetensors": True, "dtype": torch.float32}
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    RuntimeError,
-    ImportError,
-    AssertionError,
-    SafetensorError,
-    StrictDataclassError,
-)
-"""What transformers and safetensors raise on files that they cannot read."""
-
+_WEIGHTS: dict[str, Any] = {
+    **_OFFLINE,
+    "use_safetensors": True,
+    "dtype": torch.float32,
+    "return_dict": True,
+    "ignore_mismatched_sizes": True,  # so that we can say which; `_checked` refuses them
+    "output_loading_info": True,
+}
 _HEADS = ("pooler", "classifier", "score", "cls.", "lm_head", "qa_outputs", "pre_classifier")
 
 
@@ -50,7 +43,9 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
     Raises:
         InputError: transformers cannot build the model, or it is larger than `max_parameters`.
     """
-    config: PretrainedConfig = _loaded(pointer, "config.json", lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    config: PretrainedConfig = _loaded(
+        folder, pointer, "config.json", lambda: AutoConfig.from_pretrained(folder, **_OFFLINE)
+    )
     if config.is_encoder_decoder:
         raise InputError.at(pointer, f"{config.model_type} is an encoder-decoder; only encoders and decoders are read")
 
@@ -58,7 +53,7 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
         with torch.device("meta"):
             return int(AutoModel.from_config(config, trust_remote_code=False).num_parameters())
 
-    parameters = _loaded(pointer, "config.json", count)
+    parameters = _loaded(folder, pointer, CONFIG, count)
     if parameters > max_parameters:
         raise InputError.at(
             pointer, f"the model has {parameters} parameters; this service loads up to {max_parameters}"
@@ -72,13 +67,14 @@ def load_body(folder: Path, pointer: str, device: torch.device) -> PreTrainedMod
     Raises:
         InputError: weights are missing, misshapen, NaN or infinite, or the files are broken.
     """
-    return _checked(pointer, device, lambda: AutoModel.from_pretrained(folder, output_loading_info=True, **_WEIGHTS))
+    return _checked(folder, pointer, device, lambda: AutoModel.from_pretrained(folder, **_WEIGHTS))
 
 
 def load_classifier(folder: Path, pointer: str, device: torch.device, labels: list[str]) -> PreTrainedModel:
     """The model under a classification head for these labels; a head that the files lack is drawn at random."""
     id2label = dict(enumerate(labels))
     return _checked(
+        folder,
         pointer,
         device,
         lambda: AutoModelForSequenceClassification.from_pretrained(
@@ -86,8 +82,6 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
             num_labels=len(labels),
             id2label=id2label,
             label2id={label: index for index, label in id2label.items()},
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
             **_WEIGHTS,
         ),
     )
@@ -108,7 +102,7 @@ def load_tokenizer(base: Path, tuned: Path | None) -> PreTrainedTokenizerBase:
 
 def _tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = _loaded(
-        pointer, "the tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_OFFLINE)
+        folder, pointer, "the tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_OFFLINE)
     )
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
@@ -119,9 +113,9 @@ def _tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
 
 
 def _checked(
-    pointer: str, device: torch.device, load: Callable[[], tuple[PreTrainedModel, dict[str, Any]]]
+    folder: Path, pointer: str, device: torch.device, load: Callable[[], tuple[PreTrainedModel, dict[str, Any]]]
 ) -> PreTrainedModel:
-    model, info = _loaded(pointer, "the weights", load)
+    model, info = _loaded(folder, pointer, "the weights", load)
     missing = sorted(name for name in info["missing_keys"] if not any(head in name for head in _HEADS))
     if missing:
         raise InputError.at(
@@ -138,9 +132,12 @@ def _checked(
     return model
 
 
-def _loaded(pointer: str, what: str, load: Callable[[], _T]) -> _T:
+def _loaded(folder: Path, pointer: str, what: str, load: Callable[[], _T]) -> _T:
     """What `load` returns; InputError where it cannot read the files."""
     try:
         return load()
-    except _UNREADABLE as error:
-        raise InputError.at(pointer, f"{what} could not be loaded: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # transformers raises nearly anything on files that are broken
+        reason = str(error).replace(str(folder), "the folder") or type(error).__name__
+        raise InputError.at(pointer, f"{what} could not be loaded: {reason}") from error

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from layerdrift.contract.errors import InputError
+
+MIN_LENGTH = 4
 WINDOW_BATCHES = 16
 """Texts are sorted by length within windows of so many batches, which halves the padding."""
 
@@ -26,19 +29,28 @@ class Batch(NamedTuple):
 
 
 def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wanted: int) -> int:
-    """Tokens of a text that are read: what was asked for, as far as tokenizer and model have positions."""
+    """Tokens of a text that are read: what was asked for, as far as tokenizer and model have positions.
+
+    Raises:
+        InputError: the tokenizer's own limit leaves no room for a text.
+    """
     positions = int(getattr(model.config, "max_position_embeddings", None) or wanted)
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
             positions -= module.padding_idx + 1  # the positions of such a table begin after the padding's
             break
-    return min(wanted, positions, int(tokenizer.model_max_length))
+    limit = tokenizer.model_max_length
+    if not isinstance(limit, int | float) or limit < MIN_LENGTH:
+        raise InputError.at(
+            "/base/uri", f"model_max_length of the tokenizer is {limit!r}; at least {MIN_LENGTH} is needed"
+        )
+    return int(min(wanted, positions, limit))
 
 
 def batches(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int, max_length: int
 ) -> Iterator[Batch]:
-    """All texts once, in batches of like length; the order is random but depends on the texts alone.
+    """All texts that have a token, once, in batches of like length; the order is random but depends on the texts alone.
 
     Random, so that wherever a reader stops, it has seen long texts and short ones alike.
     """
@@ -52,7 +64,8 @@ def batches(
             max_length=max_length,
             return_special_tokens_mask=True,
         )
-        order = sorted(range(len(inside)), key=lambda item: len(encoded["input_ids"][item]))
+        filled = [item for item in range(len(inside)) if encoded["input_ids"][item]]
+        order = sorted(filled, key=lambda item: len(encoded["input_ids"][item]))
         firsts = range(0, len(order), batch_size)
         for number in torch.randperm(len(firsts), generator=generator).tolist():
             chosen = order[firsts[number] : firsts[number] + batch_size]
@@ -69,9 +82,17 @@ def batches(
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The states at every layer: index 0 the embeddings' output, index i block i's. [L + 1, B, T, D] float32."""
     with torch.inference_mode():
-        output = model(
-            input_ids=batch.input_ids.to(model.device),
-            attention_mask=batch.attention_mask.to(model.device),
-            output_hidden_states=True,
+        return torch.stack(run(model, batch, output_hidden_states=True).hidden_states)
+
+
+def run(model: PreTrainedModel, batch: Batch, **options: bool) -> Any:
+    """The model's output on a batch; InputError where the tokenizer knows more tokens than the model."""
+    known, largest = len(next(iter(model.get_input_embeddings().parameters()))), int(batch.input_ids.max())
+    if largest >= known:
+        raise InputError.at(
+            "/base/uri",
+            f"the tokenizer gives token {largest}, but the model's embeddings end at {known - 1}; resize them, or take "
+            "the tokenizer that belongs to the model",
         )
-        return torch.stack(output.hidden_states)
+    mask = batch.attention_mask.to(model.device)
+    return model(input_ids=batch.input_ids.to(model.device), attention_mask=mask, **options)

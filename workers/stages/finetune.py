@@ -20,7 +20,7 @@ from layerdrift.contract.request import AnalysisRequest, FineTune
 from workers.models.device import best_device
 from workers.models.loading import load_classifier, load_tokenizer
 from workers.models.structure import parameters_before
-from workers.models.texts import Batch, batches, usable_length
+from workers.models.texts import Batch, batches, run, usable_length
 from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.tick import Tick
 
@@ -139,9 +139,7 @@ def _epochs(
 
 
 def _loss(model: PreTrainedModel, batch: Batch, targets: torch.Tensor) -> torch.Tensor:
-    logits = model(
-        input_ids=batch.input_ids.to(model.device), attention_mask=batch.attention_mask.to(model.device)
-    ).logits
+    logits = run(model, batch).logits
     return nn.functional.cross_entropy(logits, targets.to(logits.device))
 
 
@@ -157,9 +155,7 @@ def _evaluated(
     right = 0
     for batch in batches(tokenizer, [row.text for row in rows], 64, length):
         with torch.inference_mode():
-            logits = model(
-                input_ids=batch.input_ids.to(model.device), attention_mask=batch.attention_mask.to(model.device)
-            ).logits
+            logits = run(model, batch).logits
         predicted = logits.argmax(-1).tolist()
         right += sum(labels[guess] == rows[index].label for guess, index in zip(predicted, batch.indices, strict=True))
     commonest = Counter(row.label for row in rows).most_common(1)[0][1]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from layerdrift.backends.sources import Pins, Sources, shape_error
+from layerdrift.backends.sources import PinnedModel, Pins, Sources, shape_error
 from layerdrift.backends.tables import Columns, Row, inline_rows, not_utf8, parse, table_format
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
@@ -62,11 +62,13 @@ def resolve(
         InputError: something is unusable, or is no longer what was pinned.
     """
     tick(0.0, f"fetching {pins.base.uri}")
-    base = _checkpoint(sources, pins.base.uri, "/base/uri", folder / "base", pins, max_parameters)
+    base = _checkpoint(sources, pins.base, "/base/uri", folder / "base", max_parameters, _within(tick, 0.0, 0.4))
     tuned = None
     if pins.tuned is not None:
         tick(0.4, f"fetching {pins.tuned.uri}")
-        tuned = _checkpoint(sources, pins.tuned.uri, "/tuned/uri", folder / "tuned", pins, max_parameters)
+        tuned = _checkpoint(
+            sources, pins.tuned, "/tuned/uri", folder / "tuned", max_parameters, _within(tick, 0.4, 0.8)
+        )
         _check_same_shape(base, tuned, max_parameters)
     tick(0.8, f"reading {pins.dataset.source}")
     rows, sha256 = _rows(request, pins, sources, folder)
@@ -74,13 +76,22 @@ def resolve(
     return Resolved(base, tuned, deal(usable, request), len(usable), sha256, warnings)
 
 
-def _checkpoint(sources: Sources, uri: str, pointer: str, folder: Path, pins: Pins, max_parameters: int) -> Checkpoint:
-    pinned = pins.base if pointer == "/base/uri" else pins.tuned
-    if pinned is None:
-        raise ValueError("there is no tuned model in this request")
-    fingerprint = sources.fetch_model(pinned, pointer, folder)
+def _within(tick: Tick, start: float, end: float) -> Callable[[float], None]:
+    """A tick for a part of the stage."""
+    return lambda share: tick(start + share * (end - start))
+
+
+def _checkpoint(
+    sources: Sources,
+    pinned: PinnedModel,
+    pointer: str,
+    folder: Path,
+    max_parameters: int,
+    tick: Callable[[float], None],
+) -> Checkpoint:
+    fingerprint = sources.fetch_model(pinned, pointer, folder, tick)
     load_config(folder, pointer, max_parameters)
-    return Checkpoint(folder, uri, fingerprint)
+    return Checkpoint(folder, pinned.uri, fingerprint)
 
 
 def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int) -> None:

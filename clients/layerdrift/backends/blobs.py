@@ -11,13 +11,14 @@ from typing import Any
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import ConflictError, DeniedError, NotFoundError, UnavailableError
 
 _NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _EXISTS = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_UNNAMEABLE = {"400", "InvalidRequest", "InvalidBucketName", "KeyTooLongError", "InvalidURI"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
@@ -104,10 +105,10 @@ class BlobStore:
             body: bytes = self._client.get_object(Bucket=self.bucket, Key=key, **byte_range)["Body"].read()
             return body
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Downloads an object into a file."""
+    def chunks(self, key: str, size: int) -> Iterator[bytes]:
+        """The bytes of an object, `size` at a time."""
         with self._translated(key):
-            self._client.download_file(self.bucket, key, str(path))
+            yield from self._client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(size)
 
     def head(self, key: str) -> BlobInfo:
         """Size and ETag of an object."""
@@ -137,9 +138,13 @@ class BlobStore:
                 raise NotFoundError(f"{where} does not exist") from error
             if code in _DENIED:
                 raise DeniedError(f"{where} cannot be read with the service's credentials ({code})") from error
+            if code in _UNNAMEABLE:
+                raise NotFoundError(f"{where} is no name that this S3 allows") from error
             if code in _EXISTS:
                 raise ConflictError(f"{where} is there already") from error
             raise UnavailableError(f"S3 answered {code} for {where}") from error
+        except ParamValidationError as error:
+            raise NotFoundError(f"{where} is no name that S3 allows") from error
         except (BotoCoreError, Boto3Error, ConnectionError) as error:
             raise UnavailableError(f"S3 could not be reached for {where}: {error}") from error
 

@@ -99,6 +99,9 @@ class JobStore:
 
         Returns:
             The record that counts, and whether it is now to be run.
+
+        Raises:
+            ConflictError: it runs, and somebody has asked it to stop.
         """
         existing = self.find(record.id)
         if existing is None:
@@ -106,6 +109,8 @@ class JobStore:
                 self._insert(record)
                 return record, True
             existing = self.get(record.id)
+        if existing.cancel_requested and not existing.status.final:
+            raise ConflictError(f"{existing.id} is being cancelled; post the request again once it has ended")
         if existing.status not in (Status.FAILED, Status.CANCELLED):
             return existing, False
         return self._reopen(record)

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr | None = Field(default=None)
     scratch_bytes: int = Field(default=20 * GIB, ge=2**26, description="disk a job may use for activations")
     max_dataset_bytes: int = Field(default=GIB, ge=2**10, description="largest data set file")
+    max_model_bytes: int = Field(default=100 * GIB, ge=2**20, description="largest checkpoint, all files together")
     max_parameters: int = Field(default=20_000_000_000, ge=1, description="largest model, in parameters")
     report_cache_seconds: int = Field(default=86_400, ge=1, description="how long Redis keeps a report")
     lease_seconds: int = Field(default=30, ge=3, description="a job whose worker is silent for so long is given away")

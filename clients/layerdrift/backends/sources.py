@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -24,22 +23,30 @@ from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, No
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
 
 CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _WEIGHTS = ".safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-_TOKENIZER = {
+_VOCABULARIES = {
     "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
     "vocab.txt",
     "vocab.json",
-    "merges.txt",
     "spiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
 }
+_TOKENIZER = {
+    *_VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+}
 _MAX_CONFIG_BYTES = 4 << 20
+CHUNK_BYTES = 8 << 20
+MAX_BLOCKS, MAX_WIDTH = 1_000, 65_536
+"""Depth and width beyond which a configuration is taken for a mistake, before anything is built from it."""
+
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _T = TypeVar("_T")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
@@ -93,8 +100,8 @@ class Location(Protocol):
     def read(self, name: str, length: int) -> bytes:
         """The first bytes of a file."""
 
-    def fetch(self, name: str, target: Path) -> None:
-        """Copies a file."""
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """A file's bytes, some megabytes at a time."""
 
 
 class Folder:
@@ -108,7 +115,7 @@ class Folder:
     def files(self) -> list[PinnedFile]:
         found = []
         for entry in sorted(self._path.iterdir()) if self._only is None else [self._path / self._only]:
-            if entry.is_file() and _within(entry.resolve(), self._roots):
+            if entry.is_file() and entry.name.isprintable() and _within(entry.resolve(), self._roots):
                 stat = entry.stat()
                 found.append(PinnedFile(name=entry.name, size=stat.st_size, version=f"mtime:{stat.st_mtime_ns}"))
         return found
@@ -117,8 +124,10 @@ class Folder:
         with (self._path / name).open("rb") as stream:
             return stream.read(length)
 
-    def fetch(self, name: str, target: Path) -> None:
-        shutil.copyfile(self._path / name, target)
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with (self._path / name).open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
 
 
 class Prefix:
@@ -143,8 +152,8 @@ class Prefix:
     def read(self, name: str, length: int) -> bytes:
         return self._store.get(self._prefix + name, length=length)
 
-    def fetch(self, name: str, target: Path) -> None:
-        self._store.get_file(self._prefix + name, target)
+    def chunks(self, name: str) -> Iterator[bytes]:
+        return self._store.chunks(self._prefix + name, CHUNK_BYTES)
 
 
 class Sources:
@@ -182,21 +191,36 @@ class Sources:
             raise InputError.at(
                 pointer, f"{reference.uri} holds no {CONFIG}; it must name a folder in transformers' layout"
             )
-        weights = sorted(name for name in names if name.endswith(_WEIGHTS))
-        if not weights:
+        weights = {name for name in names if name.endswith(_WEIGHTS)}
+        if WEIGHTS not in names and not (INDEX in names and weights):
             raise InputError.at(pointer, _no_weights(reference.uri, names))
-        config = self._config(location, pointer, reference.uri)
-        if "model_type" not in config:
-            raise InputError.at(pointer, f"{CONFIG} of {reference.uri} names no model_type")
+        if pointer == "/base/uri" and not names & _VOCABULARIES:
+            raise InputError.at(
+                pointer, f"{reference.uri} holds no tokenizer (one of {', '.join(sorted(_VOCABULARIES))})"
+            )
+        self._check_config(self._config(location, pointer, reference.uri), pointer, reference.uri)
         if INDEX in names:
             self._check_index(location, names, pointer, reference.uri)
         wanted = {CONFIG, INDEX, *weights, *_TOKENIZER}
-        return PinnedModel(uri=reference.uri, files=[file for file in files if file.name in wanted])
+        pinned = [file for file in files if file.name in wanted]
+        size, limit = sum(file.size for file in pinned), self._settings.max_model_bytes
+        if size > limit:
+            raise InputError.at(pointer, f"{reference.uri} has {size} bytes; this service reads up to {limit}")
+        return PinnedModel(uri=reference.uri, files=pinned)
+
+    @staticmethod
+    def _check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
+        if not isinstance(config.get("model_type"), str):
+            raise InputError.at(pointer, f"{CONFIG} of {uri} names no model_type")
+        for what, names, limit in (("blocks", _DEPTH_KEYS, MAX_BLOCKS), ("hidden width", _WIDTH_KEYS, MAX_WIDTH)):
+            value = _first(config, names)
+            if value is not None and not (type(value) is int and 1 <= value <= limit):
+                raise InputError.at(pointer, f"{CONFIG} of {uri} gives {value!r} as {what}; 1 to {limit} are possible")
 
     def _config(self, location: Location, pointer: str, uri: str) -> dict[str, Any]:
         raw = location.read(CONFIG, _MAX_CONFIG_BYTES)
         try:
-            config = json.loads(raw)
+            config = json.loads(raw.decode())
         except (ValueError, RecursionError) as error:
             raise InputError.at(pointer, f"{CONFIG} of {uri} is not JSON: {error}") from error
         if not isinstance(config, dict):
@@ -246,8 +270,8 @@ class Sources:
             raise InputError.at("/dataset/uri", f"{uri} does not exist or is not a file")
         return location, files[0]
 
-    def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path) -> str:
-        """Copies a pinned checkpoint into `target`.
+    def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path, tick: Callable[[float], None]) -> str:
+        """Copies a pinned checkpoint into `target`; `tick` hears the share that is there, every few megabytes.
 
         Returns:
             Its fingerprint: sha256 over the names and sha256 of its config and weight files.
@@ -258,8 +282,12 @@ class Sources:
         location = self._open(pinned.uri, pointer, folder=True)
         self._check_unchanged(location, pinned.files, pointer, pinned.uri)
         target.mkdir(parents=True)
+        total, done = max(1, sum(file.size for file in pinned.files)), 0
         for file in pinned.files:
-            location.fetch(file.name, target / file.name)
+            with (target / file.name).open("wb") as stream:
+                for chunk in location.chunks(file.name):
+                    done += stream.write(chunk)
+                    tick(min(1.0, done / total))
         return fingerprint(target)
 
     def fetch_dataset(self, pinned: PinnedDataset, target: Path) -> str:
@@ -268,7 +296,8 @@ class Sources:
             raise ValueError("an inline data set has no file")
         location, _ = self._dataset_file(pinned.source)
         self._check_unchanged(location, [pinned.file], "/dataset/uri", pinned.source)
-        location.fetch(pinned.file.name, target)
+        with target.open("wb") as stream:
+            stream.writelines(location.chunks(pinned.file.name))
         return file_sha256(target)
 
     @staticmethod
@@ -288,15 +317,18 @@ class Sources:
             return self._located(uri, pointer, folder)
         except (NotFoundError, DeniedError) as error:
             raise InputError.at(pointer, error.detail) from error
-        except (ValueError, OSError) as error:  # a NUL byte, a name too long, an unreadable folder
+        except (ValueError, OSError, RuntimeError) as error:  # a NUL byte, a name too long, a loop of links
             raise InputError.at(pointer, f"{uri!r} cannot be read: {error}") from error
 
     def _located(self, uri: str, pointer: str, folder: bool) -> Location:
         parts = urlsplit(uri)
+        path = unquote(parts.path, errors="strict")
+        if parts.query or parts.fragment:
+            raise InputError.at(pointer, f"{uri}: write ? as %3F and # as %23; queries and fragments mean nothing here")
         if parts.scheme == "file":
-            return self._open_file(uri, unquote(parts.path), parts.netloc, pointer, folder)
+            return self._open_file(uri, path, parts.netloc, pointer, folder)
         if parts.scheme == "s3":
-            return self._open_s3(uri, parts.netloc, parts.path.lstrip("/"), pointer, folder)
+            return self._open_s3(uri, parts.netloc, path.lstrip("/"), pointer, folder)
         raise InputError.at(pointer, f"{uri}: the scheme must be file: or s3:")
 
     def _open_file(self, uri: str, path: str, host: str, pointer: str, folder: bool) -> Location:
@@ -379,4 +411,4 @@ def _no_weights(uri: str, names: set[str]) -> str:
             f"{uri} holds pickled weights only ({', '.join(pickled[:3])}); unpickling runs code, so they are refused: "
             "save the model with save_pretrained(safe_serialization=True)"
         )
-    return f"{uri} holds no .safetensors weights"
+    return f"{uri} holds no {WEIGHTS}, nor an {INDEX} with its parts"

@@ -79,7 +79,8 @@ def check_head(head: bytes, whole: bool, format: TableFormat, columns: Columns, 
         raise InputError.at("/dataset/uri", f"{where} has no end of line within its first {HEAD_BYTES} bytes")
     row = next(parse(lines, format, columns, where), None)
     if row is None:
-        raise InputError.at("/dataset/uri", f"{where} holds no rows")
+        shown = "" if whole else f" that ends within its first {HEAD_BYTES} bytes"
+        raise InputError.at("/dataset/uri", f"{where} holds no rows{shown}")
 
 
 def not_utf8(where: str) -> InputError:
@@ -114,6 +115,8 @@ def _parse_delimited(lines: Iterable[str], format: TableFormat, columns: Columns
         if header is None:
             raise InputError.at("/dataset/uri", f"{where} is empty")
         columns.require(header, where)
+        if header.count(columns.text) > 1:
+            raise InputError.at("/dataset/text_column", f"{where} has {columns.text!r} more than once in its header")
         text_at = header.index(columns.text)
         label_at = None if columns.label is None else header.index(columns.label)
         for cells in reader:
@@ -143,6 +146,8 @@ def _parse_json_lines(lines: Iterable[str], columns: Columns, where: str) -> Ite
         text = value[columns.text]
         if not isinstance(text, str):
             raise InputError.at("/dataset/text_column", f"{where}, line {number}: {columns.text!r} is not a string")
+        if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+            raise InputError.at("/dataset/text_column", f"{where}, line {number}: half a surrogate pair; cut it whole")
         label = None if columns.label is None else value[columns.label]
         if isinstance(label, dict | list | float) or (columns.label is not None and label is None):
             raise InputError.at(

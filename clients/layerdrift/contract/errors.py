@@ -19,6 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
 
+MAX_DETAIL_CHARACTERS = 2_000
+
+
+def sayable(detail: str) -> str:
+    """A message that can be sent whatever was quoted in it: whole characters, and not without end."""
+    whole = detail.encode("utf-8", "replace").decode()
+    return whole if len(whole) <= MAX_DETAIL_CHARACTERS else whole[:MAX_DETAIL_CHARACTERS] + "…"
+
+
 class FieldProblem(BaseModel):
     """One thing wrong with one place of a request."""
 
@@ -47,8 +56,8 @@ class LayerdriftError(Exception):
     status = 500
 
     def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        self.detail = sayable(detail)
+        super().__init__(self.detail)
 
     def problem(self) -> Problem:
         """The problem document of this error."""
@@ -72,7 +81,7 @@ class InputError(LayerdriftError):
     @classmethod
     def at(cls, pointer: str, detail: str) -> InputError:
         """An error at one place of the request."""
-        return cls(detail, [FieldProblem(pointer=pointer, detail=detail)])
+        return cls(detail, [FieldProblem(pointer=pointer, detail=sayable(detail))])
 
     def problem(self) -> Problem:
         return super().problem().model_copy(update={"errors": self.errors})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -13,7 +14,24 @@ MIN_EXAMPLES = 20
 """Fewer analysed texts than this say nothing about similarity."""
 
 Label = str | int
+InlineText = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARACTERS)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+
+
+def _has_surrogate(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
 
 
 class RequestModel(BaseModel):
@@ -36,8 +54,10 @@ class ModelRef(RequestModel):
 class InlineData(RequestModel):
     """A small data set inside the request."""
 
-    texts: list[str] = Field(min_length=1, max_length=MAX_INLINE_TEXTS, description="the texts")
-    labels: list[Label] | None = Field(default=None, description="one label for each text; needed to fine-tune")
+    texts: list[InlineText] = Field(min_length=1, max_length=MAX_INLINE_TEXTS, description="the texts")
+    labels: list[Label] | None = Field(
+        default=None, max_length=MAX_INLINE_TEXTS, description="one label for each text; needed to fine-tune"
+    )
 
     @model_validator(mode="after")
     def _as_many_labels_as_texts(self) -> Self:
@@ -140,6 +160,14 @@ class AnalysisRequest(RequestModel):
     dataset: DatasetRef = Field(description="texts to compare the models on, and to fine-tune with")
     analysis: AnalysisSettings = Field(default=AnalysisSettings(), description="what is computed")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="of every random choice")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_characters(cls, body: object) -> object:
+        """Half a surrogate pair, from a text cut inside an emoji, is no text: nothing could store or show it."""
+        if any(_has_surrogate(text) for text in _strings(body)):
+            raise ValueError("a string holds half a surrogate pair: cut texts between characters, not inside one")
+        return body
 
     @model_validator(mode="after")
     def _pair_or_finetune(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from layerdrift.contract.report import Layer, Report
 from layerdrift.render import words
 
@@ -52,7 +54,7 @@ def _row(cells: list[str]) -> str:
 def _provenance(report: Report) -> str:
     base, tuned = report.models["base"], report.models["tuned"]
     return (
-        f"`{_plain(base.uri)}` (sha256 `{base.fingerprint[:12]}`) → `{_plain(tuned.uri)}` (sha256 "
+        f"{_code(base.uri)} (sha256 `{base.fingerprint[:12]}`) → {_code(tuned.uri)} (sha256 "
         f"`{tuned.fingerprint[:12]}`); {report.dataset.analysed_tokens} tokens of {report.dataset.analysed_texts} "
         f"texts; layerdrift {report.engine.version}; analysis `{report.analysis_id}`."
     )
@@ -60,5 +62,9 @@ def _provenance(report: Report) -> str:
 
 def _plain(text: str) -> str:
     """Text of the user's that cannot become markup."""
-    kept = text.replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
-    return " ".join(kept.split())
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Text of the user's inside a code span, which nothing but a backtick can end."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"

@@ -37,6 +37,9 @@ def test_a_pair_needs_nothing_but_two_models_and_a_dataset() -> None:
         (PAIR | {"dataset": {"inline": {"texts": ["a", "b"], "labels": ["x"]}}}, "2 texts but 1 labels"),
         (without("tuned") | {"finetune": {}, "dataset": {"inline": {"texts": ["a"]}}}, "needs dataset.inline.labels"),
         (without("tuned") | {"finetune": {"learning_rate": float("nan")}}, "greater than 0|finite number"),
+        (PAIR | {"name": "\ud83d"}, "half a surrogate pair"),
+        (PAIR | {"tags": {"\ud83d": "x"}}, "half a surrogate pair"),
+        (PAIR | {"dataset": {"inline": {"texts": ["a \udc00"]}}}, "half a surrogate pair"),
         (PAIR | {"seed": -1}, "greater than or equal to 0"),
     ],
 )

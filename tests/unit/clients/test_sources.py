@@ -32,7 +32,12 @@ def checkpoint(folder: Path, **config: Any) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "vocab.txt").write_text("[PAD]")
     return folder
+
+
+def rewrite(folder: Path, **config: Any) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
 
 
 def pair(base: Path, tuned: Path, data: Path) -> AnalysisRequest:
@@ -50,7 +55,7 @@ def test_pins_hold_the_files_that_will_be_read_and_no_others(root: Path, sources
     (base / "pytorch_model.bin").write_bytes(b"pickle")
     (base / "modeling_evil.py").write_text("print('run')")
     pins = sources.pin(pair(base, base, root / "data.csv"))
-    assert [file.name for file in pins.base.files] == ["config.json", "model.safetensors"]
+    assert [file.name for file in pins.base.files] == ["config.json", "model.safetensors", "vocab.txt"]
     assert pins.dataset.file is not None
     assert pins.dataset.file.name == "data.csv"
 
@@ -59,18 +64,20 @@ def test_a_changed_file_is_noticed_before_it_is_read(root: Path, sources: Source
     base = checkpoint(root / "a")
     pins = sources.pin(pair(base, base, root / "data.csv"))
     (base / "model.safetensors").write_bytes(b"other weights")
+    shares: list[float] = []
     with pytest.raises(InputError, match="changed after the request was accepted"):
-        sources.fetch_model(pins.base, "/base/uri", tmp_path / "staged")
+        sources.fetch_model(pins.base, "/base/uri", tmp_path / "staged", shares.append)
 
 
 def test_the_fingerprint_depends_on_the_weights_alone(root: Path, sources: Sources, tmp_path: Path) -> None:
     one, same, other = (checkpoint(root / name) for name in ("a", "b", "c"))
     (other / "model.safetensors").write_bytes(b"others!")
-    found = []
+    found, shares = [], list[float]()
     for folder in (one, same, other):
         pins = sources.pin(pair(folder, folder, root / "data.csv"))
-        found.append(sources.fetch_model(pins.base, "/base/uri", tmp_path / folder.name))
+        found.append(sources.fetch_model(pins.base, "/base/uri", tmp_path / folder.name, shares.append))
     assert found[0] == found[1] != found[2]
+    assert shares[-1] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -79,7 +86,15 @@ def test_the_fingerprint_depends_on_the_weights_alone(root: Path, sources: Sourc
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json of .* is not JSON"),
         (lambda folder: (folder / "config.json").write_text("{}"), "names no model_type"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        (lambda folder: (folder / "config.json").write_bytes("{}".encode("utf-16")), "is not JSON"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "\\ud800"}' * 2), "is not JSON"),
+        (lambda folder: rewrite(folder, num_hidden_layers=100_000), "gives 100000 as blocks; 1 to 1000 are possible"),
+        (lambda folder: rewrite(folder, hidden_size=0), "gives 0 as hidden width"),
+        (lambda folder: rewrite(folder, num_hidden_layers="12"), "gives '12' as blocks"),
+        (lambda folder: (folder / "vocab.txt").unlink(), "holds no tokenizer"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "a.safetensors"), "model.safetensors"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 200 * 2**30), "this service reads up to"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             "pickled weights only .*safe_serialization",
@@ -117,10 +132,27 @@ def test_all_that_is_wrong_is_said_at_once(root: Path, sources: Sources) -> None
     assert [problem.pointer for problem in caught.value.errors] == ["/base/uri", "/tuned/uri", "/dataset/uri"]
 
 
-@pytest.mark.parametrize("uri", ["file:///etc/", "file:///{root}/../", "file://host/x", "file:relative", "gs://b/k"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///etc/",
+        "file:///{root}/../",
+        "file://host/x",
+        "file:relative",
+        "gs://b/k",
+        "file://[x",
+        "file://{root}/%00",
+        "file://{root}/%ff",
+        "file://{root}/" + "n" * 300,
+        "file://{root}/loop",
+        "file://{root}/a?.csv",
+        "file://{root}/a#.csv",
+    ],
+)
 def test_a_uri_that_leads_elsewhere_is_refused(root: Path, sources: Sources, uri: str) -> None:
     request = pair(checkpoint(root / "a"), root / "a", root / "data.csv")
-    bad = request.model_copy(update={"base": request.base.model_copy(update={"uri": uri.format(root=root)})})
+    os.symlink(root / "loop", root / "loop")
+    bad = request.model_copy(update={"base": request.base.model_copy(update={"uri": uri.replace("{root}", str(root))})})
     with pytest.raises(InputError) as caught:
         sources.pin(bad)
     assert caught.value.errors[0].pointer == "/base/uri"

@@ -42,6 +42,8 @@ def test_labels_are_not_asked_for_where_nothing_is_tuned() -> None:
         ("{", "jsonl", "line 1: not JSON"),
         ("[1]", "jsonl", "line 1: not a JSON object"),
         ('{"text": 3, "label": "x"}', "jsonl", "line 1: 'text' is not a string"),
+        ('{"text": "a \\ud83d", "label": 1}', "jsonl", "line 1: half a surrogate pair"),
+        ("text,text,label\na,b,c\n", "csv", "more than once in its header"),
         ('{"text": "a", "label": 0.5}', "jsonl", "must be a string, an integer or a truth value"),
         ('{"text": "a", "label": null}', "jsonl", "must be a string, an integer or a truth value"),
         ('{"text": "a", "label": 1}\n{"txt": "b", "label": 1}', "jsonl", "line 2, has no column 'text'"),

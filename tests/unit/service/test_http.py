@@ -19,6 +19,7 @@ from service.routes import negotiated
     [
         ("*/*", "json"),
         ("application/json", "json"),
+        ("", "json"),
         ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "html"),
         ("text/markdown, text/html;q=0.5", "md"),
         ("text/*;q=0.5, application/json;q=0.4", "html"),
@@ -75,10 +76,26 @@ def test_bad_input_names_each_place_by_json_pointer(http: TestClient) -> None:
     assert pointers["/a~1b~0c"] == "unknown field 'a/b~c'; see /docs for the fields there are"
 
 
+def test_a_body_of_a_thousand_errors_gets_a_short_answer(http: TestClient) -> None:
+    answer = http.post("/analyses", json={f"k{index}": "v" * 5000 for index in range(1000)})
+    errors = answer.json()["errors"]
+    assert len(errors) == 21
+    assert errors[-1]["detail"].startswith("and 9")
+    assert len(answer.content) < 100_000
+
+
+def test_what_is_not_allowed_says_what_is(http: TestClient) -> None:
+    answer = http.put("/analyses")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 def test_a_body_that_is_not_json_is_said_to_be_so(http: TestClient) -> None:
     answer = http.post("/analyses", content=b"{", headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert "not JSON" in answer.json()["detail"]
+    assert answer.json()["errors"][0]["pointer"] == ""
+    untyped = http.post("/analyses", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert "Content-Type: application/json" in untyped.json()["detail"]
 
 
 @pytest.mark.parametrize(

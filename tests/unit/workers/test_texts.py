@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer, RobertaConfig, RobertaModel
 
+from layerdrift.contract.errors import InputError
 from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_bert, tiny_tokenizer
 from workers.models.texts import batches, hidden_states, usable_length
 
@@ -45,6 +48,26 @@ def test_neither_padding_nor_special_tokens_are_real(tokenizer: BertTokenizer) -
     (batch,) = batches(tokenizer, ["the film was good", "bad"], 2, 64)
     by_text = {index: batch.real[row].tolist() for row, index in enumerate(batch.indices)}
     assert by_text == {0: [False, True, True, True, True, False], 1: [False, True, False, False, False, False]}
+
+
+def test_a_text_without_tokens_is_left_out(tokenizer: BertTokenizer) -> None:
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")  # no [CLS], no [SEP]
+    found = list(batches(tokenizer, ["good", "\u200b", "bad"], 1, 64))
+    assert sorted(index for batch in found for index in batch.indices) == [0, 2]
+
+
+def test_a_token_that_the_model_does_not_know_is_said(tokenizer: BertTokenizer) -> None:
+    tokenizer.add_tokens(["brandnewword"])
+    (batch,) = batches(tokenizer, ["good brandnewword"], 1, 64)
+    with pytest.raises(InputError, match="resize them"):
+        hidden_states(tiny_bert(), batch)
+
+
+@pytest.mark.parametrize("limit", [0, -5, "x", None])
+def test_a_length_that_leaves_no_room_is_said(tokenizer: BertTokenizer, limit: Any) -> None:
+    tokenizer.model_max_length = limit
+    with pytest.raises(InputError, match="model_max_length"):
+        usable_length(tokenizer, tiny_bert(), 64)
 
 
 def test_long_texts_are_cut_at_the_length(tokenizer: BertTokenizer) -> None:
