@@ -14,8 +14,9 @@ setup: $(STAMP)  ## install into .venv
 $(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 (Debian, Ubuntu: apt install python3.11-venv), or name one with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) must be Python 3.11 or later with venv (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -c requirements.lock -e 'clients[render,backends]' -e '.[service,worker,embedded,dev]'
+	@$(PYTHON) -m venv $(VENV)
+	@echo 'installing into $(VENV); this takes a minute or more'
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -c requirements.lock -e 'clients[render,backends]' -e '.[service,worker,embedded,dev]'
 	@touch $@
 
 demo: $(STAMP)  ## fine-tune a real encoder, analyse the pair, write var/demo/report.html

@@ -15,6 +15,7 @@ from workers.analysis.moments import PairMoments
 MIN_ROWS = 20
 """Fewer rows than this say nothing about similarity: every measure is then undefined."""
 
+_GRAM_ROWS = 128
 _NO_VARIANCE = 1e-10
 """A site whose variance is below this share of its mean square holds one constant vector, up to rounding."""
 
@@ -121,16 +122,18 @@ def cross_site_cka(base: Tensor, tuned: Tensor) -> Tensor:
             matrix for each site is held.
 
     Returns:
-        [S, S] float32, rows are base sites; NaN where a site does not vary.
+        [S, S] float64, rows are base sites; at most 1; NaN where a site does not vary.
     """
     base_grams = _centred_grams(base)
     tuned_grams = _centred_grams(tuned)
-    cross = torch.einsum("inm,jnm->ij", base_grams, tuned_grams)
-    base_self = torch.einsum("inm,inm->i", base_grams, base_grams)
-    tuned_self = torch.einsum("inm,inm->i", tuned_grams, tuned_grams)
-    varied = (base_self > 0)[:, None] & (tuned_self > 0)[None, :]
-    scale = (base_self[:, None] * tuned_self[None, :]).sqrt()
-    return torch.where(varied, cross / scale, torch.full_like(cross, float("nan")))
+    grams = torch.cat([base_grams, tuned_grams])
+    products = torch.zeros(len(grams), len(grams), dtype=torch.float64)
+    for rows in grams.split(_GRAM_ROWS, dim=1):  # millions of terms: summed in float32 they would be a percent off
+        flat = rows.double().flatten(1)
+        products += flat @ flat.T
+    norms = products.diagonal().sqrt()
+    cka = products / (norms[:, None] * norms[None, :])  # 0 / 0 is NaN where a site does not vary
+    return cka[: len(base), len(base) :]
 
 
 def _centred_grams(rows: Tensor) -> Tensor:

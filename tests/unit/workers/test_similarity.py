@@ -67,6 +67,15 @@ def test_too_few_rows_give_no_number_at_all() -> None:
     assert found == SiteSimilarity(None, None, None, None, f"only {MIN_ROWS - 1} rows; at least {MIN_ROWS} are needed")
 
 
+def test_the_cross_site_map_is_exact_on_many_rows_of_one_strong_direction() -> None:
+    """Two thousand rows give four million terms of very unequal size: float32 sums go above 1 here."""
+    base = torch.stack([draw(2000, 32, seed) * torch.logspace(0, -3, 32) + 5 for seed in range(2)])
+    found = cross_site_cka(base, base.clone())
+    assert found.diagonal().tolist() == pytest.approx([1.0, 1.0], abs=1e-9)
+    assert float(found.max()) <= 1 + 1e-9
+    assert float(found[0, 1]) == pytest.approx(gram_cka(base[0], base[1]), abs=1e-5)
+
+
 def test_the_cross_site_map_agrees_with_the_gram_form_everywhere() -> None:
     base = torch.stack([draw(90, 12, seed) for seed in range(3)])
     tuned = base + torch.stack([0.5 * seed * draw(90, 12, 10 + seed) for seed in range(3)])
