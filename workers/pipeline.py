@@ -128,7 +128,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
     with writer.stage(StageName.EXTRACT):
         extracted = extract(request, resolved, checkpoint, folder, settings.scratch_bytes, writer.tick)
     with writer.stage(StageName.COMPARE):
-        compared = compare(extracted)
+        compared = compare(extracted, writer.tick)
     trained = None
     if extracted.sae_rows is not None:
         with writer.stage(StageName.SAE):

@@ -1,4 +1,4 @@
-"""Activations on disk for the time of a job, bounded in bytes.
+"""What a job keeps on disk for its time, bounded in bytes: activations, and the moments of groups of texts.
 
 Shards of safetensors hold rows of all sites in bfloat16; a run reads them in shuffled order, a few at a time.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from workers.analysis.moments import Centre, PairMoments
 
 SHARD_ROWS = 4096
 MIXED_SHARDS = 2
@@ -83,3 +86,30 @@ class ActivationStore:
                 if made >= steps:
                     return
                 left = pool[:, shuffled[whole * batch :]]
+
+
+@dataclass
+class MomentsStore:
+    """The moments of groups of rows, a file each, so that they cost no memory while the models run."""
+
+    folder: Path
+    groups: int = 0
+
+    def put(self, moments: PairMoments) -> None:
+        """Writes one group's moments."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sums = {name: torch.as_tensor(value) for name, value in moments.sums().items()}
+        save_file(sums, self.folder / f"{self.groups:03d}.safetensors")
+        self.groups += 1
+
+    def each(self, centre: Centre) -> Iterator[PairMoments]:
+        """The groups' moments in the order in which they came; `centre` is the one they were gathered under."""
+        for number in range(self.groups):
+            sums: dict[str, Any] = dict(load_file(self.folder / f"{number:03d}.safetensors"))
+            rows = int(sums.pop("n"))
+            yield PairMoments(n=rows, centre=centre, **sums)
+
+    @staticmethod
+    def bytes_for(sites: int, width: int) -> int:
+        """Disk that one group's moments of one view take, about."""
+        return sites * (3 * width**2 + 6 * width + 7) * torch.float64.itemsize

@@ -9,6 +9,7 @@ Shapes: S sites (layers), N rows (tokens or texts), D hidden width.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,15 +122,24 @@ class PairMoments:
         Raises:
             ValueError: the two were gathered under different centres, so their sums do not add up to anything.
         """
-        same = torch.equal(self.centre.base, other.centre.base) and torch.equal(self.centre.tuned, other.centre.tuned)
-        if not same:
-            raise ValueError("moments gathered under different centres cannot be merged")
-        sums = {
-            field.name: getattr(self, field.name) + getattr(other, field.name)
-            for field in fields(self)
-            if field.name != "centre"
-        }
-        return PairMoments(centre=self.centre, **sums)
+        self._require_same_centre(other)
+        added = {name: value + getattr(other, name) for name, value in self.sums().items()}
+        return PairMoments(centre=self.centre, **added)
+
+    def without(self, part: PairMoments) -> PairMoments:
+        """The moments of the rows that are not in `part`, which must be some of these; ValueError as in `merge`."""
+        self._require_same_centre(part)
+        left = {name: value - getattr(part, name) for name, value in self.sums().items()}
+        return PairMoments(centre=self.centre, **left)
+
+    def sums(self) -> dict[str, Any]:
+        """Every field but the centre, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "centre"}
+
+    def _require_same_centre(self, other: PairMoments) -> None:
+        for one, another in ((self.centre.base, other.centre.base), (self.centre.tuned, other.centre.tuned)):
+            if one is not another and not torch.equal(one, another):
+                raise ValueError("moments gathered under different centres do not add up")
 
 
 def row_cosines(x: Tensor, y: Tensor) -> Tensor:

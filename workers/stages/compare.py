@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from layerdrift.contract.report import (
     CrossLayerCka,
     Measured,
+    MeasureName,
     Recommendation,
     ReportWarning,
     Similarity,
     ViewName,
     Zone,
 )
-from workers.analysis.similarity import SiteSimilarity, cross_site_cka, similarities
+from workers.analysis.jackknife import jackknife_interval
+from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, cross_site_cka, similarities
 from workers.analysis.zones import GENERAL_CEILING, fit_zones
+from workers.analysis.zones import Zone as FittedZone
 from workers.stages.extract import Extracted
+from workers.stages.tick import Tick
+
+MIN_GROUPS = 5
+"""With fewer groups of texts an interval would be wider than it is worth."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +39,60 @@ class Compared:
     warnings: list[ReportWarning]
 
 
-def compare(extracted: Extracted) -> Compared:
+def compare(extracted: Extracted, tick: Tick) -> Compared:
     """Reads every measure off the moments."""
     by_view = {view: similarities(moments) for view, moments in extracted.moments.items()}
+    left_out = {view: _left_out(extracted, view, tick) for view in by_view}
     layers = len(by_view["token"])
-    drift = [_drift(by_view["token"][layer]) for layer in range(layers)]
-    zones = [Zone(name=zone.name, first=zone.first, last=zone.last, level=zone.level) for zone in fit_zones(drift)]
+    drift = _drifts(by_view["token"])
+    zones = _supported(fit_zones(drift), [fit_zones(_drifts(sites)) for sites in left_out["token"]])
     identical = all(site.relative_l2 == 0 for site in by_view["token"])
     warnings = _undefined(by_view["token"])
     if identical:
         warnings.append(_identical(extracted))
     return Compared(
-        similarity=[{view: _measured(sites[layer]) for view, sites in by_view.items()} for layer in range(layers)],
+        similarity=[
+            {view: _measured(sites[layer], [one[layer] for one in left_out[view]]) for view, sites in by_view.items()}
+            for layer in range(layers)
+        ],
         drift=drift,
         zones=zones,
         cross_layer_cka=_cross_layer(extracted),
         recommendation=recommended(zones, by_view["token"], drift, identical),
         warnings=warnings,
     )
+
+
+def _left_out(extracted: Extracted, view: ViewName, tick: Tick) -> list[list[SiteSimilarity]]:
+    """The similarities with each group of texts left out; none where groups were not kept, or are too few or small."""
+    total, store = extracted.moments[view], extracted.groups.get(view)
+    if store is None or store.groups < MIN_GROUPS:
+        return []
+    found = []
+    for number, group in enumerate(store.each(total.centre), start=1):
+        if total.n - group.n < MIN_ROWS:
+            return []
+        found.append(similarities(total.without(group)))
+        tick(number / store.groups, f"intervals of the {view} view")
+    return found
+
+
+def _drifts(sites: list[SiteSimilarity]) -> list[float]:
+    return [_drift(site) for site in sites]
+
+
+def _supported(zones: list[FittedZone], fits: list[list[FittedZone]]) -> list[Zone]:
+    """The zones, each with the share of jackknife fits that have one of the same layers."""
+
+    def support(zone: FittedZone) -> float | None:
+        if not fits:
+            return None
+        return sum((zone.first, zone.last) in {(one.first, one.last) for one in fit} for fit in fits) / len(fits)
+
+    return [
+        Zone(name=zone.name, first=zone.first, last=zone.last, level=zone.level, support=support(zone))
+        for zone in zones
+    ]
 
 
 def _drift(site: SiteSimilarity) -> float:
@@ -82,16 +126,18 @@ def _undefined(sites: list[SiteSimilarity]) -> list[ReportWarning]:
     return [ReportWarning(code="undefined_cka", message=message)]
 
 
-def _measured(site: SiteSimilarity) -> Similarity:
-    def number(value: float | None) -> Measured:
-        return Measured(value=value, undefined=site.undefined if value is None else None)
+def _measured(site: SiteSimilarity, left_out: list[SiteSimilarity]) -> Similarity:
+    def number(measure: MeasureName) -> Measured:
+        value = getattr(site, measure)
+        if value is None:
+            return Measured(value=None, undefined=site.undefined)
+        others = [other for one in left_out if (other := getattr(one, measure)) is not None]
+        if not others or len(others) < len(left_out):
+            return Measured(value=value)
+        low, high = jackknife_interval(value, others)
+        return Measured(value=value, low=low, high=high)
 
-    return Similarity(
-        cosine=number(site.cosine),
-        cosine_centred=number(site.cosine_centred),
-        relative_l2=number(site.relative_l2),
-        cka=number(site.cka),
-    )
+    return Similarity(**{measure: number(measure) for measure in get_args(MeasureName)})
 
 
 def _cross_layer(extracted: Extracted) -> CrossLayerCka:

@@ -26,11 +26,12 @@ from workers.models.device import best_device
 from workers.models.loading import load_body, load_tokenizer
 from workers.models.structure import blocks_of, is_causal, weight_groups
 from workers.models.texts import Batch, batches, hidden_states, usable_length
-from workers.scratch import ActivationStore
+from workers.scratch import ActivationStore, MomentsStore
 from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.tick import Tick
 
 BATCH_TEXTS = 32
+GROUPS = 20
 CENTRE_TOKENS, CENTRE_TEXTS, CENTRE_BYTES = 4096, 512, 128 << 20
 """A view's centre is the mean over its first rows: so many, or as many as fit into so much memory, or all."""
 
@@ -77,10 +78,12 @@ class SaeRows:
 class Extracted:
     """All that was taken from the models.
 
-    moments: by view. sample: base and tuned rows at random tokens, each [L + 1, N, D].
+    moments: by view. groups: the same by group of texts, for intervals; empty where the scratch is too small for them.
+    sample: base and tuned rows at random tokens, each [L + 1, N, D].
     """
 
     moments: dict[ViewName, PairMoments]
+    groups: dict[ViewName, MomentsStore]
     sample: tuple[Tensor, Tensor]
     tokens: TokenDrift
     sae_rows: SaeRows | None
@@ -102,11 +105,11 @@ def extract(
     share = 0.5 if with_sae else 1.0
     heldout = _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes // 10) if with_sae else None
     texts = [row.text for row in resolved.split.analysed]
-    gathered = _Gathered(pair, request.seed)
+    gathered = _Gathered(pair, request.seed, _group_stores(pair, len(texts), folder, scratch_bytes // 4))
     read = 0
     try:
-        for batch in batches(pair.tokenizer, texts, BATCH_TEXTS, pair.length):
-            rows = gathered.add(batch)
+        for group, batch in _grouped_batches(pair, texts):
+            rows = gathered.add(group, batch)
             read += len(batch.indices)
             if heldout is not None and not heldout.full:
                 heldout.add(torch.cat(rows))
@@ -121,11 +124,12 @@ def extract(
         sae_rows = _sae_rows(request, resolved, pair, heldout, folder, scratch_bytes, tick)
     return Extracted(
         moments=moments,
+        groups=gathered.groups,
         sample=gathered.sample.rows(),
         tokens=_token_drift(request, pair, texts, moments["token"].centre),
         sae_rows=sae_rows,
         weights=_weight_drift(pair),
-        warnings=_unread(len(texts) - read, request.analysis.max_tokens),
+        warnings=_unread(len(texts) - read, request.analysis.max_tokens) + _no_intervals(gathered.groups),
         models={"base": _info(pair.base, resolved.base), "tuned": _info(pair.tuned, tuned)},
     )
 
@@ -203,27 +207,30 @@ def text_rows(states: Tensor, batch: Batch, causal: bool) -> dict[ViewName, Tens
 class _Gathered:
     """Moments of all views, and a sample of tokens, as batches come; the models run once."""
 
-    def __init__(self, pair: Pair, seed: int) -> None:
+    def __init__(self, pair: Pair, seed: int, groups: dict[ViewName, MomentsStore]) -> None:
         self.sample = RowSample(SAMPLE_ROWS, torch.Generator().manual_seed(seed))
-        self.views = {
-            view: StreamedMoments(CENTRE_TOKENS if view == "token" else CENTRE_TEXTS, CENTRE_BYTES) for view in VIEWS
-        }
+        self.groups = groups
+        self.views = {view: self._stream(view) for view in VIEWS}
         self._pair = pair
+
+    def _stream(self, view: ViewName) -> StreamedMoments:
+        sink = self.groups[view].put if view in self.groups else _forget
+        return StreamedMoments(CENTRE_TOKENS if view == "token" else CENTRE_TEXTS, CENTRE_BYTES, sink)
 
     @property
     def tokens(self) -> int:
         """Tokens compared so far."""
         return self.views["token"].rows
 
-    def add(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Runs both models on a batch; the token rows of both, [L + 1, N, D]."""
+    def add(self, group: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Runs both models on a batch of a group; the token rows of both, [L + 1, N, D]."""
         base, tuned = self._pair.states(batch)
         tokens = (token_rows(base, batch), token_rows(tuned, batch))
         one, other = (text_rows(states, batch, self._pair.causal) for states in (base, tuned))
         self.sample.add(*tokens)
-        self.views["token"].add(*tokens)
+        self.views["token"].add(group, *tokens)
         for view in one:
-            self.views[view].add(one[view], other[view])
+            self.views[view].add(group, one[view], other[view])
         return tokens
 
     def finished(self) -> dict[ViewName, PairMoments]:
@@ -234,6 +241,41 @@ class _Gathered:
                 f"the texts have {self.tokens} tokens that are not special ones; at least {MIN_ROWS} are needed",
             )
         return {view: stream.finished() for view, stream in self.views.items()}
+
+
+def _forget(_: PairMoments) -> None:
+    """Takes a group's moments where there is no room for them."""
+
+
+def _group_stores(pair: Pair, texts: int, folder: Path, limit_bytes: int) -> dict[ViewName, MomentsStore]:
+    """A place for the moments of each group and view, or none where they do not fit."""
+    sites, width = len(blocks_of(pair.base)) + 1, pair.base.config.hidden_size
+    needed = MomentsStore.bytes_for(sites, width) * group_count(texts) * len(VIEWS)
+    if needed > limit_bytes:
+        return {}
+    return {view: MomentsStore(folder / "moments" / view) for view in VIEWS}
+
+
+def group_count(texts: int) -> int:
+    """Groups that the texts are dealt into for intervals: of two texts or more."""
+    return min(GROUPS, texts // 2)
+
+
+def _grouped_batches(pair: Pair, texts: list[str]) -> Iterator[tuple[int, Batch]]:
+    """Batches of one group after another; text number i is in group i mod G, whatever the texts' order means."""
+    groups = group_count(len(texts))
+    for group in range(groups):
+        members = range(group, len(texts), groups)
+        inside = [texts[index] for index in members]
+        for batch in batches(pair.tokenizer, inside, BATCH_TEXTS, pair.length):
+            yield group, batch._replace(indices=[members[index] for index in batch.indices])
+
+
+def _no_intervals(groups: dict[ViewName, MomentsStore]) -> list[ReportWarning]:
+    if groups:
+        return []
+    message = "no intervals: the moments of groups of texts do not fit into a quarter of LAYERDRIFT_SCRATCH_BYTES"
+    return [ReportWarning(code="no_intervals", message=message)]
 
 
 def _store(pair: Pair, folder: Path, rows: int, limit_bytes: int) -> ActivationStore:

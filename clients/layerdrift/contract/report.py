@@ -102,7 +102,10 @@ class Zone(ReportModel):
     first: int = Field(ge=0, description="index of the first layer")
     last: int = Field(ge=0, description="index of the last layer")
     level: float = Field(description="mean drift (1 - CKA) of its layers")
-    support: float | None = Field(default=None, description="share of jackknife fits that agree; null: not computed")
+    support: float | None = Field(
+        default=None,
+        description="share of the fits with a group of texts left out that agree on its layers; null: none",
+    )
 
 
 class Recommendation(ReportModel):

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from layerdrift.contract.report import Report, TokenText
+from layerdrift.contract.report import Layer, Report, TokenText
 
 ZONE_COLOURS = {"general": "#0072B2", "transitional": "#E69F00", "specialised": "#D55E00"}  # Okabe & Ito 2008
 MODEL_COLOURS = {"base SAE on base": "#0072B2", "tuned SAE on tuned": "#D55E00", "base SAE on tuned": "#000000"}
@@ -24,9 +24,10 @@ Spec = dict[str, Any]
 
 
 def drift_curve(report: Report) -> Spec:
-    """1 - CKA of the token view by layer, coloured by zone."""
+    """1 - CKA of the token view by layer, coloured by zone, with its 95 % intervals as a band."""
     rows = [
-        {"layer": layer.index, "name": layer.name, "zone": layer.zone, "drift": layer.drift} for layer in report.layers
+        {"layer": layer.index, "name": layer.name, "zone": layer.zone, "drift": layer.drift, **_drift_interval(layer)}
+        for layer in report.layers
     ]
     colours = alt.Scale(domain=list(ZONE_COLOURS), range=list(ZONE_COLOURS.values()))
     shapes = alt.Scale(domain=list(ZONE_COLOURS), range=["circle", "square", "triangle-up"])
@@ -38,9 +39,18 @@ def drift_curve(report: Report) -> Spec:
     points = base.mark_point(filled=True, size=110, opacity=1).encode(
         color=alt.Color("zone:N", title="zone", scale=colours),
         shape=alt.Shape("zone:N", title="zone", scale=shapes),
-        tooltip=["name:N", "zone:N", alt.Tooltip("drift:Q", format=".4f")],
+        tooltip=["name:N", "zone:N", alt.Tooltip("drift:Q", format=".4f"), *_interval_tips()],
     )
-    return _spec((base.mark_line(color="#888888") + points).properties(width=620, height=280))
+    band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.25, color="#888888")
+    band = band.encode(y=alt.Y("low:Q", title="drift, 1 − CKA (0: the same)", scale=scale), y2="high:Q")
+    return _spec((band + base.mark_line(color="#888888") + points).properties(width=620, height=280))
+
+
+def _drift_interval(layer: Layer) -> dict[str, float | None]:
+    cka = layer.similarity["token"].cka
+    if cka.low is None or cka.high is None:
+        return {"low": None, "high": None}
+    return {"low": 1 - cka.high, "high": 1 - cka.low}
 
 
 def measures(report: Report) -> Spec:
@@ -183,6 +193,10 @@ def token_map(text: TokenText) -> Spec:
         .properties(width=alt.Step(24), height=alt.Step(17))
     )
     return _spec(chart)
+
+
+def _interval_tips() -> list[alt.Tooltip]:
+    return [alt.Tooltip(f"{end}:Q", format=".4f", title=f"95 % {end}") for end in ("low", "high")]
 
 
 def _quoted(token: str) -> str:

@@ -25,7 +25,7 @@ def render(report: Report) -> str:
 
 def _layers(report: Report) -> str:
     with_sae = report.layers[0].sae is not None
-    head = ["layer", "zone", "drift (1 - CKA)", "CKA", "centred cosine", "relative L2"]
+    head = ["layer", "zone", "drift (1 - CKA)", "CKA", "95 % interval", "centred cosine", "relative L2"]
     head += ["SAE FVU base", "SAE FVU tuned", "transfer excess"] if with_sae else []
     lines = [_row(head), _row(["---"] * 2 + ["---:"] * (len(head) - 2))]
     return "\n".join(lines + [_row(_cells(layer)) for layer in report.layers])
@@ -38,6 +38,7 @@ def _cells(layer: Layer) -> list[str]:
         layer.zone,
         words.number(layer.drift, 4),
         words.number(token.cka.value, 4),
+        words.interval(token.cka, 4),
         words.number(token.cosine_centred.value),
         words.number(token.relative_l2.value),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerdrift.contract.report import Report, Zone
+from layerdrift.contract.report import Measured, Report, Zone
 
 ZONE_MEANING = {
     "general": "kept the base model's representations",
@@ -69,6 +69,13 @@ def limits(report: Report) -> list[str]:
 def number(value: float | None, digits: int = 3) -> str:
     """A number for a table; an em dash where there is none."""
     return "—" if value is None else f"{value:.{digits}f}"
+
+
+def interval(measured: Measured, digits: int = 3) -> str:
+    """The 95 % interval of a number for a table; an em dash where there is none."""
+    if measured.low is None or measured.high is None:
+        return "—"
+    return f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
 
 
 def percent(share: float | None) -> str:

@@ -17,12 +17,14 @@ def report(
     layers: int = 4,
     with_sae: bool = True,
     constant_views: tuple[str, ...] = ("cls",),
+    intervals: bool = True,
     **changes: Any,
 ) -> Report:
     """A report of made-up numbers, whole in every part."""
 
     def measured(value: float | None) -> dict[str, Any]:
-        return {"value": value, "undefined": "the rows do not vary here" if value is None else None}
+        ends = {} if value is None or not intervals else {"low": value - 0.01, "high": value + 0.01}
+        return {"value": value, **ends, "undefined": "the rows do not vary here" if value is None else None}
 
     def similarity(layer: int, view: str) -> dict[str, Any]:
         drift = layer / (layers - 1)
@@ -161,6 +163,17 @@ def test_every_figure_has_its_place_and_its_data() -> None:
     assert drawn == {index: layer.drift for index, layer in enumerate(report().layers)}
 
 
+def test_intervals_are_drawn_the_right_way_up_and_written_out() -> None:
+    source = html.render(report())
+    for row in specs_of(source)["drift"]["data"]["values"]:
+        assert row["low"] == pytest.approx(row["drift"] - 0.01)
+        assert row["high"] == pytest.approx(row["drift"] + 0.01)
+    assert "0.9900 to 1.0100" in Page(source).text
+    assert "| 0.9900 to 1.0100 |" in markdown.render(report())
+    without = specs_of(html.render(report(intervals=False)))["drift"]["data"]["values"]
+    assert {row["low"] for row in without} == {None}
+
+
 def test_a_report_without_autoencoders_has_no_empty_figure() -> None:
     source = html.render(report(with_sae=False))
     assert "sae" not in specs_of(source)
@@ -198,8 +211,8 @@ def test_every_figure_can_be_drawn(figure: str) -> None:
 def test_a_number_without_meaning_is_a_dash_and_never_nan() -> None:
     undefined = report(constant_views=("cls", "token"))
     page, text = Page(html.render(undefined)).text, markdown.render(undefined)
-    assert "0 embeddingsgeneral0.0000——1.0000.000" in page
-    assert "| 0 embeddings | general | 0.0000 | — | — |" in text
+    assert "0 embeddingsgeneral0.0000———1.0000.000" in page
+    assert "| 0 embeddings | general | 0.0000 | — | — | — |" in text
     assert "nan" not in (page + text).lower()
 
 
@@ -208,7 +221,8 @@ def test_the_words_follow_the_numbers() -> None:
     assert words.headline(found).startswith("Drift (1 - CKA) goes from 0.000 at the embeddings to 1.000 at block 3")
     assert "layers 0 to 1 kept" in words.headline(found)
     assert words.advice(found).startswith("Freeze the embeddings and the first 1 blocks next time (predicted).")
-    assert any("No interval was computed" in limit for limit in words.limits(found))
+    assert not any("No interval was computed" in limit for limit in words.limits(found))
+    assert any("No interval was computed" in limit for limit in words.limits(report(intervals=False)))
     identical = report(warnings=[{"code": "identical_models", "message": "same"}])
     assert words.headline(identical).startswith("Below their heads the two models are identical")
 
@@ -217,7 +231,7 @@ def test_markdown_is_a_table_that_no_name_can_break() -> None:
     lines = markdown.render(report(name="a | b\n# c `d` <e>")).splitlines()
     assert lines[0] == "# a \\| b \\# c \\`d\\` \\<e\\>"
     table = [line for line in lines if line.startswith("|")]
-    assert {line.count("|") for line in table} == {10}
+    assert {line.count("|") for line in table} == {11}
     assert len(table) == 2 + 4
 
 

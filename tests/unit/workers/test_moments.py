@@ -70,6 +70,17 @@ def test_a_value_that_is_not_finite_is_reported_and_not_added(side: str, value: 
     assert float(moments.xx.abs().sum()) == 0.0
 
 
+def test_leaving_a_shard_out_gives_the_moments_of_the_rest() -> None:
+    base, tuned = pair()
+    centre = Centre.of(base, tuned)
+    whole, part = gathered(base, tuned, centre, []), gathered(base[:, 40:90], tuned[:, 40:90], centre, [])
+    rest = [*range(40), *range(90, 300)]
+    expected = gathered(base[:, rest], tuned[:, rest], centre, [])
+    for name, value in whole.without(part).sums().items():
+        one, other = torch.as_tensor(value), torch.as_tensor(getattr(expected, name))
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-8, msg=name)
+
+
 def test_moments_of_different_centres_are_not_added_up() -> None:
     base, tuned = pair()
     one, other = (PairMoments.zeros(Centre.of(base[:, :n], tuned[:, :n])) for n in (10, 20))

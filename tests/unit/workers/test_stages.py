@@ -55,7 +55,7 @@ def compared(base: Path, tuned: Path, folder: Path) -> tuple[Extracted, Compared
     extracted = extract(
         request(), resolved(base), Checkpoint(tuned, "file:///tuned", "1" * 64), folder, SCRATCH_BYTES, tick
     )
-    return extracted, compare(extracted)
+    return extracted, compare(extracted, tick)
 
 
 @pytest.fixture
@@ -71,6 +71,9 @@ def test_a_model_and_itself_show_nothing(base: Path, tmp_path: Path) -> None:
         assert layer["mean"].cka.value == 1.0
         assert {view.relative_l2.value for view in layer.values()} == {0.0}
     assert [(zone.name, zone.first, zone.last) for zone in found.zones] == [("general", 0, BLOCKS)]
+    intervals = {(cka.low, cka.high) for layer in found.similarity if (cka := layer["token"].cka)}
+    assert intervals == {(1.0, 1.0)}
+    assert found.zones[0].support == 1.0
     assert [warning.code for warning in found.warnings] == ["identical_bodies"]
     assert "nothing to review below their heads" in found.recommendation.evidence
     assert {value for text in extracted.tokens.texts for row in text.drift for value in row} == {0.0}
@@ -130,6 +133,30 @@ def test_activations_that_are_not_finite_name_the_model_and_the_layer(base: Path
     assert caught.value.errors[0].pointer == "/tuned/uri"
 
 
+def test_every_number_has_an_interval_around_it(base: Path, tmp_path: Path) -> None:
+    model = tiny_bert(0)
+    add_noise(model, 1)
+    _, found = compared(base, save_model(model, tmp_path / "noised"), tmp_path / "scratch")
+    for layer in found.similarity[1:]:
+        for view in layer.values():
+            for measured in (view.cosine, view.cosine_centred, view.relative_l2, view.cka):
+                assert measured.value is not None
+                assert measured.low is not None
+                assert measured.high is not None
+                assert measured.low < measured.high
+                assert measured.low - 0.05 < measured.value < measured.high + 0.05
+    assert all(zone.support is not None and 0 <= zone.support <= 1 for zone in found.zones)
+
+
+def test_a_scratch_too_small_for_the_groups_costs_the_intervals_and_says_so(base: Path, tmp_path: Path) -> None:
+    extracted = extract(request(), resolved(base), Checkpoint(base, "b", "1"), tmp_path / "s", 2**20, tick)
+    assert [warning.code for warning in extracted.warnings] == ["no_intervals"]
+    found = compare(extracted, tick)
+    assert found.similarity[1]["token"].cka.value == 1.0
+    assert found.similarity[1]["token"].cka.low is None
+    assert found.zones[0].support is None
+
+
 def test_the_texts_of_the_request_are_the_ones_shown(base: Path, tmp_path: Path) -> None:
     asked = request(analysis={"sae": None, "texts": ["the good film", "bad"]})
     extracted = extract(asked, resolved(base), Checkpoint(base, "b", "1"), tmp_path / "scratch", SCRATCH_BYTES, tick)
@@ -186,7 +213,7 @@ def test_what_is_frozen_does_not_drift(
     given = resolved(base, texts=60, train=64)
     asked = tuning(method=method, freeze_first=freeze_first, epochs=1)
     tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
-    found = compare(extract(asked, given, tuned.checkpoint, tmp_path / "scratch", SCRATCH_BYTES, tick))
+    found = compare(extract(asked, given, tuned.checkpoint, tmp_path / "scratch", SCRATCH_BYTES, tick), tick)
     moved = [layer["token"].relative_l2.value for layer in found.similarity]
     assert ("identical_bodies" in {warning.code for warning in found.warnings}) is (method == "head")
     assert "identical_models" not in {warning.code for warning in found.warnings}

@@ -17,10 +17,17 @@ def pair(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 )
 def test_held_rows_are_counted_once_whatever_settles_the_centre(centre_rows: int, centre_bytes: int) -> None:
     base, tuned = pair(300)
-    stream = StreamedMoments(centre_rows, centre_bytes)
+    groups: list[PairMoments] = []
+    stream = StreamedMoments(centre_rows, centre_bytes, groups.append)
     for start in range(0, 300, 30):
-        stream.add(base[:, start : start + 30], tuned[:, start : start + 30])
+        stream.add(start // 100, base[:, start : start + 30], tuned[:, start : start + 30])
     found = stream.finished()
+    assert [group.n for group in groups] == [120, 90, 90]
+    merged = groups[0].merge(groups[1]).merge(groups[2])
+    assert all(
+        torch.equal(torch.as_tensor(value), torch.as_tensor(getattr(found, name)))
+        for name, value in merged.sums().items()
+    )
     settled_after = 90 if centre_rows == 70 or centre_bytes < 10**9 else 300
     expected = PairMoments.zeros(Centre.of(base[:, :settled_after], tuned[:, :settled_after]))
     expected.add(base, tuned)
@@ -32,7 +39,7 @@ def test_held_rows_are_counted_once_whatever_settles_the_centre(centre_rows: int
 
 def test_no_rows_have_no_moments() -> None:
     with pytest.raises(ValueError, match="no rows came"):
-        StreamedMoments(10, 10).finished()
+        StreamedMoments(10, 10, lambda _: None).finished()
 
 
 def test_a_sample_is_uniform_over_all_rows_and_keeps_pairs_together() -> None:
