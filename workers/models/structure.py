@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -44,32 +42,23 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 
 def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
-    """The embeddings' and the first `block` blocks' parameters: of all that runs before the next block does.
+    """All that the states at layer `block` depend on: the embeddings' and the first `block` blocks' parameters.
 
-    Found by running the model once, so that what a model keeps beside its blocks (a shared position bias, say) is
-    counted where it is used. 0 gives the embeddings alone.
+    Read off autograd's graph of one small run, so that what a model keeps beside its blocks (a shared position bias,
+    say) is counted where it is used. 0 gives the embeddings; at the last layer a final norm belongs to it.
+
+    Raises:
+        InputError: the model has fewer blocks.
     """
-    blocks = blocks_of(model)
-    if block > len(blocks):
-        raise InputError.at(
-            "/finetune/freeze_first", f"the model has {len(blocks)} blocks; {block} of them cannot be frozen"
-        )
-    ran: list[nn.Module] = []
-    reached = False
-
-    def note(module: nn.Module) -> None:
-        nonlocal reached
-        reached = reached or (block < len(blocks) and module is blocks[block])
-        if not reached:
-            ran.append(module)
-
-    with _noted(model, note), torch.no_grad():
-        ids = torch.ones(1, 4, dtype=torch.int64, device=next(model.parameters()).device)
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    ran_after_last = set() if block < len(blocks) else _after_blocks(ran, blocks)
-    return [
-        parameter for module in ran if module not in ran_after_last for parameter in module.parameters(recurse=False)
-    ]
+    depth = len(blocks_of(model))
+    if block > depth:
+        raise InputError.at("/finetune/freeze_first", f"the model has {depth} blocks; {block} of them cannot be frozen")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ids = torch.ones(1, 4, dtype=torch.int64, device=parameters[0].device)
+    with torch.enable_grad():
+        states = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
+        gradients = torch.autograd.grad(states[block].sum(), parameters, allow_unused=True)
+    return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
 PartName = Literal["embeddings", "attention", "mlp", "norm"]
@@ -97,20 +86,3 @@ def _part(path: str, module: nn.Module) -> PartName:
     if "norm" in type(module).__name__.lower():
         return "norm"
     return "attention" if "att" in path.lower() else "mlp"
-
-
-def _after_blocks(ran: list[nn.Module], blocks: nn.ModuleList) -> set[nn.Module]:
-    """What ran after the last block's own parts."""
-    last = max(index for index, module in enumerate(ran) if module in set(blocks[-1].modules()))
-    return set(ran[last + 1 :])
-
-
-@contextmanager
-def _noted(model: nn.Module, note: object) -> Iterator[None]:
-    """Calls `note` with each module just before it runs; the hooks are gone afterwards."""
-    handles = [module.register_forward_pre_hook(lambda module, _: note(module)) for module in model.modules()]  # type: ignore[operator]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
