@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from typing import Any
 
-from celery.signals import setup_logging, worker_ready, worker_shutdown
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.queue import celery_app
@@ -17,6 +19,8 @@ from workers.reconciler import Reconciler
 
 app = celery_app(Settings())
 app.conf.imports = (tasks.__name__, __name__)  # what a spawned child of the pool is to know
+
+COLD_SHUTDOWN_SECONDS = 5.0
 
 _reconcilers: list[Reconciler] = []
 
@@ -31,6 +35,22 @@ def _begin(**_: Any) -> None:
     reconciler = Reconciler(Deployment.connect(Settings()), f"{socket.gethostname()}:{os.getpid()}")
     _reconcilers.append(reconciler)
     reconciler.start()
+
+
+@worker_shutting_down.connect
+def _bound_cold_shutdown(how: str = "", **_: Any) -> None:
+    """A cold shutdown asks Redis on its way out, and would wait for one that is gone for good."""
+    if how == "Cold":
+        end = threading.Timer(COLD_SHUTDOWN_SECONDS, _end_at_once)
+        end.daemon = True
+        end.start()
+
+
+def _end_at_once() -> None:
+    """Ends this process, and the pool's children with it where this one leads their group."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 
 @worker_shutdown.connect

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -450,6 +451,22 @@ def test_a_port_that_is_asked_for_and_taken_is_an_error(stack: Stack, tmp_path: 
     environ = {**os.environ, "LAYERDRIFT_HOME": str(tmp_path), "LAYERDRIFT_PORT": str(stack.settings.port)}
     with pytest.raises(RuntimeError, match="is taken"):
         Stack(environ).__enter__()
+
+
+def test_a_killed_stack_leaves_nothing_running(tmp_path: Path) -> None:
+    """Even SIGKILL, which no handler sees: the servers end with their supervisor, the worker without its Redis too."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAYERDRIFT_")}
+    command = [sys.executable, "-m", "deploy.embedded"]
+    environ = {**clean, "LAYERDRIFT_HOME": str(tmp_path)}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as up:
+        assert up.stdout is not None
+        assert up.stdout.readline().startswith("ready http://127.0.0.1:")
+        programs = psutil.Process(up.pid).children(recursive=True)
+        assert len(programs) >= 6
+        up.kill()
+    gone, alive = psutil.wait_procs(programs, timeout=20)
+    assert alive == []
+    assert len(gone) == len(programs)
 
 
 def test_two_stacks_do_not_share_a_folder(stack: Stack, start_stack: Callable[[Path], Stack]) -> None:
