@@ -43,9 +43,7 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
     Raises:
         InputError: transformers cannot build the model, or it is larger than `max_parameters`.
     """
-    config: PretrainedConfig = _loaded(
-        folder, pointer, "config.json", lambda: AutoConfig.from_pretrained(folder, **_OFFLINE)
-    )
+    config: PretrainedConfig = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
     if config.is_encoder_decoder:
         raise InputError.at(pointer, f"{config.model_type} is an encoder-decoder; only encoders and decoders are read")
 

@@ -42,6 +42,9 @@ SAE_EPOCHS = 2
 """An autoencoder sees each token twice or more: running the models costs more than a second look."""
 
 HELDOUT_ROWS = 20_000
+MOMENTS_SHARE, TRAIN_SHARE, HELDOUT_SHARE = 0.25, 0.5, 0.1
+"""Of the scratch; measured rows may be written twice, and files have headers, so the shares leave something over."""
+
 DEFAULT_TEXTS_SHOWN = 4
 SPARE_TEXTS_AT_ONCE = 1024
 
@@ -103,9 +106,9 @@ def extract(
     pair = _load_pair(request, resolved.base, tuned)
     with_sae = request.analysis.sae is not None
     share = 0.5 if with_sae else 1.0
-    heldout = _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes // 10) if with_sae else None
+    heldout = _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes * HELDOUT_SHARE) if with_sae else None
     texts = [row.text for row in resolved.split.analysed]
-    gathered = _Gathered(pair, request.seed, _group_stores(pair, len(texts), folder, scratch_bytes // 4))
+    gathered = _Gathered(pair, request.seed, _group_stores(pair, len(texts), folder, scratch_bytes * MOMENTS_SHARE))
     read = 0
     try:
         for group, batch in _grouped_batches(pair, texts):
@@ -247,7 +250,7 @@ def _forget(_: PairMoments) -> None:
     """Takes a group's moments where there is no room for them."""
 
 
-def _group_stores(pair: Pair, texts: int, folder: Path, limit_bytes: int) -> dict[ViewName, MomentsStore]:
+def _group_stores(pair: Pair, texts: int, folder: Path, limit_bytes: float) -> dict[ViewName, MomentsStore]:
     """A place for the moments of each group and view, or none where they do not fit."""
     sites, width = len(blocks_of(pair.base)) + 1, pair.base.config.hidden_size
     needed = MomentsStore.bytes_for(sites, width) * group_count(texts) * len(VIEWS)
@@ -278,10 +281,10 @@ def _no_intervals(groups: dict[ViewName, MomentsStore]) -> list[ReportWarning]:
     return [ReportWarning(code="no_intervals", message=message)]
 
 
-def _store(pair: Pair, folder: Path, rows: int, limit_bytes: int) -> ActivationStore:
+def _store(pair: Pair, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:
     sites = 2 * (len(blocks_of(pair.base)) + 1)
     bytes_per_row = sites * pair.base.config.hidden_size * torch.bfloat16.itemsize
-    return ActivationStore(folder, max_rows=min(rows, limit_bytes // bytes_per_row))
+    return ActivationStore(folder, max_rows=min(rows, int(limit_bytes // bytes_per_row)))
 
 
 def _sae_rows(
@@ -297,7 +300,7 @@ def _sae_rows(
     if request.analysis.sae is None:
         raise ValueError("this request has no autoencoders")
     split = resolved.split
-    train = _store(pair, folder / "train", request.analysis.sae.tokens // SAE_EPOCHS, scratch_bytes * 9 // 10)
+    train = _store(pair, folder / "train", request.analysis.sae.tokens // SAE_EPOCHS, scratch_bytes * TRAIN_SHARE)
     texts = [row.text for row in chain(split.spare, split.train)]
     used = 0
     for batch in _spare_batches(pair, texts):

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     s3_bucket: str = Field(default="layerdrift", min_length=3, description="bucket for records and reports")
     s3_access_key: SecretStr | None = Field(default=None, description="unset: boto3 looks in its usual places")
     s3_secret_key: SecretStr | None = Field(default=None)
-    scratch_bytes: int = Field(default=20 * GIB, ge=2**26, description="disk a job may use for activations")
+    scratch_bytes: int = Field(default=20 * GIB, ge=2**26, description="disk a job may use for activations and sums")
     max_dataset_bytes: int = Field(default=GIB, ge=2**10, description="largest data set file")
     max_model_bytes: int = Field(default=100 * GIB, ge=2**20, description="largest checkpoint, all files together")
     max_parameters: int = Field(default=20_000_000_000, ge=1, description="largest model, in parameters")

@@ -191,6 +191,19 @@ def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tm
     assert "few_sae_tokens" in {warning.code for warning in trained.warnings}
 
 
+@pytest.mark.parametrize(("spare", "scratch_bytes"), [(0, 2**20), (600, 2**20), (5500, 2**25)])
+def test_a_job_stays_within_its_scratch(base: Path, tmp_path: Path, spare: int, scratch_bytes: int) -> None:
+    asked = request(analysis={"sae": {"tokens": 110_000, "width": 4, "k": 8}})
+    folder = tmp_path / "scratch"
+    given = resolved(base, texts=400, spare=spare)
+    extracted = extract(asked, given, Checkpoint(base, "b", "1"), folder, scratch_bytes, tick)
+    assert extracted.sae_rows is not None
+    extracted.sae_rows.train.flush()
+    extracted.sae_rows.heldout.flush()
+    on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert 0 < on_disk <= scratch_bytes
+
+
 def tuning(**changes: Any) -> AnalysisRequest:
     settings = {"epochs": 4, "batch_size": 16, "learning_rate": 3e-3, **changes}
     body = request().model_dump() | {"tuned": None, "finetune": settings}
