@@ -22,10 +22,11 @@ from layerdrift.contract.errors import LayerdriftError, Problem, StageError, Una
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
+from workers.stages.causal import judge
 from workers.stages.compare import compare
 from workers.stages.extract import extract
 from workers.stages.finetune import Tuned, finetune
-from workers.stages.report import build_report
+from workers.stages.report import Findings, build_report
 from workers.stages.resolve import Resolved, resolve
 from workers.stages.sae import train_saes
 
@@ -126,15 +127,18 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
     if checkpoint is None:
         raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
     with writer.stage(StageName.EXTRACT):
-        extracted = extract(request, resolved, checkpoint, folder, settings.scratch_bytes, writer.tick)
+        extracted = extract(request, resolved, checkpoint, tuned, folder, settings.scratch_bytes, writer.tick)
     with writer.stage(StageName.COMPARE):
-        compared = compare(extracted, writer.tick)
+        compared = compare(request, resolved, extracted, writer.tick)
     trained = None
     if extracted.sae_rows is not None:
         with writer.stage(StageName.SAE):
             trained = train_saes(request, extracted.sae_rows, writer.tick)
+    with writer.stage(StageName.CAUSAL):
+        judged = judge(request, resolved, checkpoint, compared, extracted.analysed, folder, writer.tick)
     with writer.stage(StageName.REPORT):
-        report = build_report(record.id, request, resolved, tuned, extracted, compared, trained, writer.seconds)
+        found = Findings(resolved, tuned, extracted, compared, trained, judged)
+        report = build_report(record.id, request, found, writer.seconds)
         _publish(deployment, report)
 
 
@@ -145,6 +149,9 @@ def _tune(deployment: Deployment, record: JobRecord, resolved: Resolved, folder:
         tuned = finetune(record.request, resolved, folder / "finetuned", uri, writer.tick)
         for path in sorted(tuned.checkpoint.folder.iterdir()):
             deployment.blobs.put_file(prefix + path.name, path)
+        for snapshot in tuned.snapshots[:-1]:
+            for path in sorted(snapshot.folder.iterdir()):
+                deployment.blobs.put_file(f"{prefix}step-{snapshot.step:06d}/{path.name}", path)
     return tuned
 
 

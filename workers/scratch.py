@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workers.analysis.moments import Centre, PairMoments
+from workers.analysis.moments import SUMS, Frame, PairMoments
+from workers.analysis.streams import ROWS_PER_WIDTH, Rows
 
 SHARD_ROWS = 4096
 MIXED_SHARDS = 2
@@ -89,27 +89,36 @@ class ActivationStore:
 
 
 @dataclass
-class MomentsStore:
-    """The moments of groups of rows, a file each, so that they cost no memory while the models run."""
+class GroupStore:
+    """What the moments of groups of rows follow from, a file each, so that they cost no memory while the models run."""
 
     folder: Path
     groups: int = 0
 
-    def put(self, moments: PairMoments) -> None:
-        """Writes one group's moments."""
+    def put(self, group: PairMoments | Rows) -> None:
+        """Writes one group: its moments, or its rows where these are fewer numbers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        sums = {name: torch.as_tensor(value) for name, value in moments.sums().items()}
-        save_file(sums, self.folder / f"{self.groups:03d}.safetensors")
+        if isinstance(group, Rows):
+            tensors = {"base": group.base.contiguous(), "tuned": group.tuned.contiguous()}
+        else:
+            tensors = {name: getattr(group, name) for name in SUMS} | {"n": torch.tensor(group.n)}
+        save_file(tensors, self.folder / f"{self.groups:03d}.safetensors")
         self.groups += 1
 
-    def each(self, centre: Centre) -> Iterator[PairMoments]:
-        """The groups' moments in the order in which they came; `centre` is the one they were gathered under."""
+    def each(self, frame: Frame) -> Iterator[PairMoments]:
+        """The groups' moments in the order in which they came; `frame` is the one they were gathered under."""
         for number in range(self.groups):
-            sums: dict[str, Any] = dict(load_file(self.folder / f"{number:03d}.safetensors"))
-            rows = int(sums.pop("n"))
-            yield PairMoments(n=rows, centre=centre, **sums)
+            tensors = load_file(self.folder / f"{number:03d}.safetensors")
+            if "base" in tensors:
+                moments = PairMoments.zeros(frame)
+                moments.add(tensors["base"], tensors["tuned"])
+                yield moments
+            else:
+                yield PairMoments(int(tensors["n"]), frame, *(tensors[name] for name in SUMS))
 
     @staticmethod
-    def bytes_for(sites: int, width: int) -> int:
-        """Disk that one group's moments of one view take, about."""
-        return sites * (3 * width**2 + 6 * width + 7) * torch.float64.itemsize
+    def bytes_for(sites: int, width: int, rows: int) -> int:
+        """Disk that one group of so many rows takes, about."""
+        if rows <= ROWS_PER_WIDTH * width:
+            return 2 * sites * rows * width * torch.float32.itemsize
+        return sites * (3 * width**2 + 12 * width + 29) * torch.float64.itemsize

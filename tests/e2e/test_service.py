@@ -91,6 +91,7 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
             "extract",
             "compare",
             "sae",
+            "causal",
             "report",
         ]
         assert all(stage.fraction == 1 and stage.started_at for stage in last.progress.stages)
@@ -110,7 +111,12 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
     drift = [layer.drift for layer in report.layers]
     assert 0 < drift[0] < drift[-1]
     assert report.outputs is not None
-    assert (report.outputs.examples, report.outputs.steps, report.outputs.labels) == (100, 13, ["1", "5"])
+    assert report.finetune is not None
+    assert (report.outputs.examples, report.finetune.steps, report.outputs.labels) == (100, 13, ["1", "5"])
+    assert report.causal.graft is not None
+    assert report.causal.graft.measure == "accuracy"
+    assert [null.name for null in report.nulls] == ["numerical"]
+    assert all(layer.graft is not None and layer.probe is not None for layer in report.layers)
     assert (report.dataset.analysed_texts, report.dataset.train_texts) == (100, 200)
     assert all(layer.sae is not None and layer.sae.base.fvu > 0 for layer in report.layers)
     assert report.models["tuned"].uri == f"s3://layerdrift/checkpoints/{analysis.id}/"

@@ -63,7 +63,7 @@ def test_a_job_runs_to_its_report_and_leaves_no_scratch(deployment: Deployment, 
     run_job(deployment, job.id)
     found = deployment.jobs.get(job.id)
     assert (found.status, found.attempts, found.progress.fraction) == (Status.SUCCEEDED, 1, 1.0)
-    assert [stage.status for stage in found.progress.stages] == ["succeeded"] * 4
+    assert [stage.status for stage in found.progress.stages] == ["succeeded"] * 5
     assert deployment.reports.get(job.id, "json").body.startswith(b"{")
     assert list(deployment.settings.scratch.iterdir()) == []
     assert not deployment.jobs.leased(job.id)
@@ -80,7 +80,7 @@ def test_a_crash_fails_the_job_with_the_name_of_its_stage(deployment: Deployment
     assert found.error is not None
     assert (found.error.stage, found.error.status) == ("resolve", 500)
     assert found.error.detail == "resolve ended in ZeroDivisionError: division by zero"
-    assert [stage.status for stage in found.progress.stages] == ["failed", "pending", "pending", "pending"]
+    assert [stage.status for stage in found.progress.stages] == ["failed", *["pending"] * 4]
     assert list(deployment.settings.scratch.iterdir()) == []
 
 

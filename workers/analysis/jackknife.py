@@ -21,11 +21,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def jackknife_interval(estimate: float, left_out: Sequence[float]) -> Interval:
+def jackknife_interval(estimate: float, left_out: Sequence[float], corrected: bool = True) -> Interval:
     """The interval around an estimate from the same estimate with each of G groups left out.
 
     With m the mean of `left_out`: centre G * estimate - (G - 1) * m, standard error
-    sqrt((G - 1) / G * sum (left_out - m)^2), half-width t(0.975, G - 1) standard errors.
+    sqrt((G - 1) / G * sum (left_out - m)^2), half-width t(0.975, G - 1) standard errors. Without `corrected` the centre
+    is the estimate itself: for numbers that are meant for as many texts as there are.
 
     Raises:
         ValueError: there are fewer than two groups.
@@ -35,6 +36,6 @@ def jackknife_interval(estimate: float, left_out: Sequence[float]) -> Interval:
         raise ValueError(f"a jackknife needs two groups or more; there are {groups}")
     mean = sum(left_out) / groups
     variance = (groups - 1) / groups * sum((value - mean) ** 2 for value in left_out)
-    centre = groups * estimate - (groups - 1) * mean
+    centre = groups * estimate - (groups - 1) * mean if corrected else estimate
     half = float(t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * variance**0.5
     return Interval(centre - half, centre + half)

@@ -8,11 +8,21 @@ Shapes: S sites (layers), N rows (tokens or texts), D hidden width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+CHUNK_ROWS = 256
+"""Rows whose norms and cosines are computed at a time: so few that they stay in the processor's cache."""
+
+BLOCK_ROWS = 2048
+"""Rows whose outer products are summed at a time: so many that reading the sums does not count."""
+
+STRIP = 96
+"""Columns of a Gram matrix that are computed at a time."""
+
+SUMS = ("xx", "yy", "xy", "weighted", "squares", "scalars")
 
 
 class NotFinite(ValueError):
@@ -25,63 +35,80 @@ class NotFinite(ValueError):
 
 
 @dataclass(frozen=True)
-class Centre:
-    """The provisional means that rows are shifted by before they are summed. Moments merge only under one centre.
+class Frame:
+    """What rows are shifted by and measured in before they are summed. Moments merge only under one frame.
 
-    base, tuned: [S, D] float64. The nearer they are to the true means, the less the sums cancel; centred cosine is
-    defined with them (see `docs/numbers.md`).
+    base, tuned: [S, D] float64, the provisional means. The nearer they are to the true means, the less the sums cancel;
+    centred cosine is defined with them (see `docs/numbers.md`).
+    base_scale, tuned_scale: [S, D] float64, one over each feature's standard deviation; 0 where it does not vary.
+    Standardised CKA is defined with them.
     """
 
     base: Tensor
     tuned: Tensor
+    base_scale: Tensor
+    tuned_scale: Tensor
 
     @staticmethod
-    def of(base: Tensor, tuned: Tensor) -> Centre:
-        """The mean over the rows of `base` and `tuned`, each [S, N, D] with N >= 1."""
-        return Centre(base.double().mean(dim=1), tuned.double().mean(dim=1))
+    def of(base: Tensor, tuned: Tensor) -> Frame:
+        """Means and deviations of the rows of `base` and `tuned`, each [S, N, D] with N >= 1."""
+        (base_mean, base_scale), (tuned_mean, tuned_scale) = _mean_and_scale(base), _mean_and_scale(tuned)
+        return Frame(base_mean, tuned_mean, base_scale, tuned_scale)
+
+    def same_as(self, other: Frame) -> bool:
+        """Whether sums under both add up."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return self is other or all(torch.equal(one, another) for one, another in pairs)
+
+
+def _mean_and_scale(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Site after site, so that one site in float64 is in memory at a time."""
+    sites, _, width = rows.shape
+    mean, scale = (torch.zeros(sites, width, dtype=torch.float64, device=rows.device) for _ in range(2))
+    for site in range(sites):
+        exact = rows[site].double()
+        mean[site] = exact.mean(0)
+        deviation = (exact - mean[site]).square().mean(0).sqrt()
+        varies = deviation > torch.finfo(torch.float32).eps * mean[site].abs()
+        scale[site] = torch.where(varies, 1 / deviation, 0.0)
+    return mean, scale
 
 
 @dataclass
 class PairMoments:
-    """Sums over N rows of X (base) and Y (tuned), both shifted by the centre, for S sites at once; all float64.
+    """Sums over `n` rows of x (base) and y (tuned), both less the frame's means, for S sites at once; all float64.
 
-    With x, y a shifted row, a = |x|^2 and b = |y|^2, the fields are plain sums over rows of what they are named after:
-    `sum_x` of x, `xy` of the outer product x y^T, `a_y` of a*y, `ab` of a*b. `diff_sq` and `base_sq` sum |y - x|^2 and
-    |x|^2 *before* shifting; `cosine` and `cosine_centred` sum the rows' cosines before and after shifting.
+    With a = |x|^2, b = |y|^2, and a', b' the same of rows multiplied by the frame's scales:
+
+    xx, yy, xy: [S, D, D], of outer products; of the first two, the part above the diagonal (see `symmetric`).
+    weighted: [S, 2, 5, D], of x, then of y, times 1, a, b, a', b'.
+    squares: [S, 5, 5], of the outer products of (1, a, b, a', b').
+    scalars: [S, 4], of |y - x|^2, |x|^2, and the cosine of x and y, all three *before* the means are taken off; and of
+        the cosine after.
     """
 
     n: int
-    centre: Centre
-    sum_x: Tensor
-    sum_y: Tensor
+    frame: Frame
     xx: Tensor
     yy: Tensor
     xy: Tensor
-    a_x: Tensor
-    a_y: Tensor
-    b_x: Tensor
-    b_y: Tensor
-    aa: Tensor
-    ab: Tensor
-    bb: Tensor
-    diff_sq: Tensor
-    base_sq: Tensor
-    cosine: Tensor
-    cosine_centred: Tensor
+    weighted: Tensor
+    squares: Tensor
+    scalars: Tensor
+    _work: Tensor | None = field(default=None, repr=False, compare=False)
 
     @staticmethod
-    def zeros(centre: Centre) -> PairMoments:
+    def zeros(frame: Frame) -> PairMoments:
         """Moments of no rows at all."""
-        sites, width = centre.base.shape
-        device = centre.base.device
+        sites, width = frame.base.shape
+        shapes = ((width, width), (width, width), (width, width), (2, 5, width), (5, 5), (4,))
+        sums = (torch.zeros(sites, *shape, dtype=torch.float64, device=frame.base.device) for shape in shapes)
+        return PairMoments(0, frame, *sums)
 
-        def zero(*shape: int) -> Tensor:
-            return torch.zeros(sites, *shape, dtype=torch.float64, device=device)
-
-        vectors = {name: zero(width) for name in ("sum_x", "sum_y", "a_x", "a_y", "b_x", "b_y")}
-        matrices = {name: zero(width, width) for name in ("xx", "yy", "xy")}
-        scalars = {name: zero() for name in ("aa", "ab", "bb", "diff_sq", "base_sq", "cosine", "cosine_centred")}
-        return PairMoments(n=0, centre=centre, **vectors, **matrices, **scalars)
+    @property
+    def sites(self) -> int:
+        """S."""
+        return len(self.scalars)
 
     def add(self, base: Tensor, tuned: Tensor) -> None:
         """Adds N rows; `base` and `tuned` are [S, N, D], row by row the same position in both models.
@@ -89,57 +116,92 @@ class PairMoments:
         Raises:
             NotFinite: a row is NaN or infinite; nothing is added then.
         """
-        x_raw, y_raw = base.double(), tuned.double()
-        for side, rows in (("base", x_raw), ("tuned", y_raw)):
-            finite = torch.isfinite(rows.sum(dim=(1, 2)))
-            if not bool(finite.all()):
-                raise NotFinite(side, int((~finite).nonzero()[0]))
-        x = x_raw - self.centre.base[:, None]
-        y = y_raw - self.centre.tuned[:, None]
-        a, b = x.square().sum(-1), y.square().sum(-1)
-        self.n += x.shape[1]
-        self.sum_x += x.sum(1)
-        self.sum_y += y.sum(1)
-        x_t = x.transpose(1, 2)
-        self.xx += x_t @ x
-        self.yy += y.transpose(1, 2) @ y
-        self.xy += x_t @ y
-        self.a_x += torch.einsum("sn,snd->sd", a, x)
-        self.a_y += torch.einsum("sn,snd->sd", a, y)
-        self.b_x += torch.einsum("sn,snd->sd", b, x)
-        self.b_y += torch.einsum("sn,snd->sd", b, y)
-        self.aa += a.square().sum(-1)
-        self.ab += (a * b).sum(-1)
-        self.bb += b.square().sum(-1)
-        self.diff_sq += (y_raw - x_raw).square().sum(dim=(1, 2))
-        self.base_sq += x_raw.square().sum(dim=(1, 2))
-        self.cosine += row_cosines(x_raw, y_raw).sum(-1)
-        self.cosine_centred += row_cosines(x, y).sum(-1)
+        _require_finite("base", base)
+        _require_finite("tuned", tuned)
+        if self._work is None:
+            self._work = self.xx.new_empty(2, BLOCK_ROWS, self.xx.shape[1])
+        for site in range(self.sites):
+            for x, y in zip(base[site].split(BLOCK_ROWS), tuned[site].split(BLOCK_ROWS), strict=True):
+                self._add_block(site, x, y, self._work[:, : len(x)])
+        self.n += base.shape[1]
 
-    def merge(self, other: PairMoments) -> PairMoments:
-        """The moments of the rows of both.
+    def _add_block(self, site: int, base: Tensor, tuned: Tensor, rows: Tensor) -> None:
+        chunks = (part.split(CHUNK_ROWS) for part in (base, tuned, *rows))
+        for chunk in zip(*chunks, strict=True):
+            self._add_row_sums(site, *chunk)
+        x, y = rows
+        self.xy[site].addmm_(x.T, y)
+        _add_gram(self.xx[site], x)
+        _add_gram(self.yy[site], y)
+
+    def _add_row_sums(self, site: int, base: Tensor, tuned: Tensor, x: Tensor, y: Tensor) -> None:
+        """All sums but the outer products; leaves the rows in float64, less the frame's means, in x and y."""
+        x.copy_(base)
+        y.copy_(tuned)
+        spare = torch.empty_like(x)
+        x_sq, y_sq, products = (torch.mul(*pair, out=spare).sum(1) for pair in ((x, x), (y, y), (x, y)))
+        cosines = _cosines(products, x_sq, y_sq)
+        difference_sq = torch.sub(y, x, out=spare).square_().sum()
+        x.sub_(self.frame.base[site])
+        y.sub_(self.frame.tuned[site])
+        weights = x.new_ones(5, len(x))
+        for row, part, scale in ((1, x, self.frame.base_scale), (2, y, self.frame.tuned_scale)):
+            torch.mul(part, part, out=spare)
+            torch.sum(spare, 1, out=weights[row])
+            torch.mv(spare, scale[site].square(), out=weights[row + 2])
+        centred_cosines = _cosines(torch.mul(x, y, out=spare).sum(1), weights[1], weights[2])
+        self.weighted[site, 0].addmm_(weights, x)
+        self.weighted[site, 1].addmm_(weights, y)
+        self.squares[site].addmm_(weights, weights.T)
+        self.scalars[site] += torch.stack([difference_sq, x_sq.sum(), cosines.sum(), centred_cosines.sum()])
+
+    def merge(self, other: PairMoments) -> None:
+        """Adds the moments of other rows.
 
         Raises:
-            ValueError: the two were gathered under different centres, so their sums do not add up to anything.
+            ValueError: the two were gathered under different frames, so their sums do not add up to anything.
         """
-        self._require_same_centre(other)
-        added = {name: value + getattr(other, name) for name, value in self.sums().items()}
-        return PairMoments(centre=self.centre, **added)
+        self._require_same_frame(other)
+        self.n += other.n
+        for name in SUMS:
+            getattr(self, name).add_(getattr(other, name))
 
     def without(self, part: PairMoments) -> PairMoments:
         """The moments of the rows that are not in `part`, which must be some of these; ValueError as in `merge`."""
-        self._require_same_centre(part)
-        left = {name: value - getattr(part, name) for name, value in self.sums().items()}
-        return PairMoments(centre=self.centre, **left)
+        self._require_same_frame(part)
+        left = (getattr(self, name) - getattr(part, name) for name in SUMS)
+        return PairMoments(self.n - part.n, self.frame, *left)
 
-    def sums(self) -> dict[str, Any]:
-        """Every field but the centre, by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "centre"}
+    def _require_same_frame(self, other: PairMoments) -> None:
+        if not self.frame.same_as(other.frame):
+            raise ValueError("moments gathered under different frames do not add up")
 
-    def _require_same_centre(self, other: PairMoments) -> None:
-        for one, another in ((self.centre.base, other.centre.base), (self.centre.tuned, other.centre.tuned)):
-            if one is not another and not torch.equal(one, another):
-                raise ValueError("moments gathered under different centres do not add up")
+
+def _require_finite(side: str, rows: Tensor) -> None:
+    if torch.isfinite(rows.sum()):
+        return
+    finite = torch.isfinite(rows).flatten(1).all(1)  # the sum alone may have overflowed
+    if not bool(finite.all()):
+        raise NotFinite(side, int((~finite).nonzero()[0]))
+
+
+def _add_gram(gram: Tensor, rows: Tensor) -> None:
+    """Adds rows^T rows in strips that leave out most of what lies below the diagonal; see `symmetric`."""
+    width = rows.shape[1]
+    for start in range(0, width, STRIP):
+        gram[start : start + STRIP, start:].addmm_(rows[:, start : start + STRIP].T, rows[:, start:])
+
+
+def symmetric(grams: Tensor) -> Tensor:
+    """Sums of outer products, of which the diagonal and what lies above it were kept; [..., D, D] -> [..., D, D]."""
+    return grams.triu() + grams.triu(1).mT
+
+
+def _cosines(products: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
+    """Cosines of rows from their scalar products and squared norms; zero rows as in `row_cosines`."""
+    norms = (x_sq * y_sq).sqrt_()
+    cosines = products / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    return torch.where((x_sq == 0) & (y_sq == 0), 1.0, cosines).clamp_(-1.0, 1.0)
 
 
 def row_cosines(x: Tensor, y: Tensor) -> Tensor:
@@ -147,8 +209,4 @@ def row_cosines(x: Tensor, y: Tensor) -> Tensor:
 
     Two zero rows count as equal (1); a zero row against a nonzero one as orthogonal (0).
     """
-    x_norm, y_norm = x.norm(dim=-1), y.norm(dim=-1)
-    product = x_norm * y_norm
-    cosines = (x * y).sum(-1) / product.clamp_min(torch.finfo(x.dtype).tiny)
-    both_zero = (x_norm == 0) & (y_norm == 0)
-    return torch.where(both_zero, torch.ones_like(cosines), cosines).clamp(-1.0, 1.0)
+    return _cosines((x * y).sum(-1), x.square().sum(-1), y.square().sum(-1))

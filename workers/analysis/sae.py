@@ -163,12 +163,6 @@ class SaeStack:
         return (latents @ self.W_dec[site] + self.b_dec[site]) * self.scale[site]
 
 
-def matmul_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware, else float32."""
-    supports = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if supports else torch.float32
-
-
 class StackTrainer:
     """Trains a stack, a batch of the same tokens at every site at a time.
 

@@ -5,17 +5,19 @@ Pure mathematics: tensors in, frozen dataclasses out. Definitions and ranges are
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workers.analysis.moments import PairMoments
+from workers.analysis.moments import PairMoments, symmetric
 
 MIN_ROWS = 20
 """Fewer rows than this say nothing about similarity: every measure is then undefined."""
 
 _GRAM_ROWS = 128
+NO_VARIANCE = "the rows do not vary here"
 _NO_VARIANCE = 1e-10
 """A site whose variance is below this share of its mean square holds one constant vector, up to rounding."""
 
@@ -25,93 +27,160 @@ class SiteSimilarity:
     """Similarity at one site. A measure that has no meaning there is None, and `undefined` says why.
 
     cosine: mean cosine of the rows of both models, [-1, 1].
-    cosine_centred: the same after subtracting each model's centre, [-1, 1].
+    cosine_centred: the same after subtracting each model's mean, [-1, 1].
     relative_l2: norm(Y - X)_F / norm(X)_F, >= 0.
     cka: debiased linear CKA, at most 1; slightly negative values are possible and not clipped.
+    cka_standardized: the same with every feature divided by its standard deviation, so that no single feature counts
+        more than another.
+    procrustes: 1 - nuclear norm(X^T Y) / (norm(X)_F norm(Y)_F) after centring (Ding et al. 2021), [0, 1].
     """
 
     cosine: float | None
     cosine_centred: float | None
     relative_l2: float | None
     cka: float | None
+    cka_standardized: float | None = None
+    procrustes: float | None = None
     undefined: str | None = None
 
 
+def drift_of(site: SiteSimilarity) -> float:
+    """1 - CKA, 0 (the same) to about 1; where CKA has no meaning, relative L2 tells whether anything moved at all.
+
+    Raises:
+        ValueError: the site has no measure.
+    """
+    if site.cka is not None:
+        return 1.0 - site.cka
+    if site.relative_l2 is None:
+        raise ValueError("a layer without any measure has no drift")
+    return min(1.0, site.relative_l2)
+
+
 def similarities(moments: PairMoments) -> list[SiteSimilarity]:
-    """The four measures at each of the S sites of `moments`."""
+    """The six measures at each of the S sites of `moments`."""
     if moments.n < MIN_ROWS:
         reason = f"only {moments.n} rows; at least {MIN_ROWS} are needed"
-        return [SiteSimilarity(None, None, None, None, reason)] * len(moments.diff_sq)
-    cka, varied = debiased_cka(moments)
-    return [_site(moments, site, float(cka[site]), bool(varied[site])) for site in range(len(cka))]
+        return [SiteSimilarity(None, None, None, None, undefined=reason)] * moments.sites
+    return [_site(moments, site) for site in range(moments.sites)]
 
 
-def _site(moments: PairMoments, site: int, cka: float, varied: bool) -> SiteSimilarity:
-    base_sq = float(moments.base_sq[site])
-    relative_l2 = (float(moments.diff_sq[site]) / base_sq) ** 0.5 if base_sq > 0 else None
-    cosine = float(moments.cosine[site]) / moments.n
-    if not varied:
-        return SiteSimilarity(cosine, None, relative_l2, None, "the rows do not vary here")
-    return SiteSimilarity(cosine, float(moments.cosine_centred[site]) / moments.n, relative_l2, cka)
+def _site(moments: PairMoments, site: int) -> SiteSimilarity:
+    difference_sq, base_sq, cosines, centred_cosines = moments.scalars[site].tolist()
+    relative_l2 = (max(0.0, difference_sq) / base_sq) ** 0.5 if base_sq > 0 else None
+    cosine = cosines / moments.n
+    sums = _SiteSums.of(moments, site)
+    frame = moments.frame
+    if not (sums.base.varies(sums.n, frame.base[site]) and sums.tuned.varies(sums.n, frame.tuned[site])):
+        return SiteSimilarity(cosine, None, relative_l2, None, undefined=NO_VARIANCE)
+    if difference_sq == 0:  # the same rows twice: rounding shall not say otherwise
+        return SiteSimilarity(1.0, 1.0, 0.0, 1.0, 1.0, 0.0)
+    cka, standardised = _debiased_cka(sums), _debiased_cka(_SiteSums.of(moments, site, standardised=True))
+    if cka is None or standardised is None:
+        return SiteSimilarity(cosine, None, relative_l2, None, undefined=NO_VARIANCE)
+    return SiteSimilarity(cosine, centred_cosines / moments.n, relative_l2, cka, standardised, _procrustes(sums))
 
 
-def debiased_cka(moments: PairMoments) -> tuple[Tensor, Tensor]:
-    """Debiased linear CKA at each site, and whether both models vary there: ([S] float64, [S] bool).
+@dataclass(frozen=True)
+class _Side:
+    """Sums over one model's rows z at one site; a and b are the squared norms of both models' rows.
 
-    CKA = HSIC1(X, Y) / sqrt(HSIC1(X, X) HSIC1(Y, Y)) with the unbiased estimator HSIC1 of Song et al. 2012, in its
-    feature-space form: exact, O(D^2) memory, N >= 4.
+    mean: [D]. gram: [D, D], sum of z z^T. by_a, by_b: [D], sums of a z and b z.
     """
-    m, n = moments, moments.n
-    mean_x, mean_y = m.sum_x / n, m.sum_y / n
-    cov_xx = m.xx - n * _outer(mean_x, mean_x)
-    cov_yy = m.yy - n * _outer(mean_y, mean_y)
-    cov_xy = m.xy - n * _outer(mean_x, mean_y)
-    trace_x, trace_y = _trace(cov_xx), _trace(cov_yy)
-    k_l = _centred_square_products(n, mean_x, mean_y, m.xx, m.yy, m.xy, m.a_x, m.a_y, m.b_x, m.b_y, m.ab)
-    k_k = _centred_square_products(n, mean_x, mean_x, m.xx, m.xx, m.xx, m.a_x, m.a_x, m.a_x, m.a_x, m.aa)
-    l_l = _centred_square_products(n, mean_y, mean_y, m.yy, m.yy, m.yy, m.b_y, m.b_y, m.b_y, m.b_y, m.bb)
-    hsic_xy = _hsic1(n, cov_xy, k_l, trace_x, trace_y)
-    hsic_xx = _hsic1(n, cov_xx, k_k, trace_x, trace_x)
-    hsic_yy = _hsic1(n, cov_yy, l_l, trace_y, trace_y)
-    square_x = trace_x + n * (mean_x + m.centre.base).square().sum(-1)
-    square_y = trace_y + n * (mean_y + m.centre.tuned).square().sum(-1)
-    varied = (trace_x > _NO_VARIANCE * square_x) & (trace_y > _NO_VARIANCE * square_y)
-    varied &= (hsic_xx > 0) & (hsic_yy > 0)
-    denominator = torch.where(varied, hsic_xx * hsic_yy, torch.ones_like(hsic_xx)).sqrt()
-    return hsic_xy / denominator, varied
+
+    mean: Tensor
+    gram: Tensor
+    by_a: Tensor
+    by_b: Tensor
+
+    def covariance(self, n: int) -> Tensor:
+        return self.gram - n * torch.outer(self.mean, self.mean)
+
+    def varies(self, n: int, centre: Tensor) -> bool:
+        spread = float(self.covariance(n).trace())
+        return spread > _NO_VARIANCE * (spread + n * float((self.mean + centre).square().sum()))
 
 
-def _hsic1(n: int, cov: Tensor, square_products: Tensor, trace_x: Tensor, trace_y: Tensor) -> Tensor:
-    correction = trace_x * trace_y / ((n - 1) * (n - 2)) - n / (n - 2) * square_products
-    return (cov.square().sum(dim=(1, 2)) + correction) / (n * (n - 3))
+@dataclass(frozen=True)
+class _SiteSums:
+    """The moments of one site, by what the formulas call them; cross: [D, D], sum of x y^T; aa, ab, bb: scalars."""
+
+    n: int
+    base: _Side
+    tuned: _Side
+    cross: Tensor
+    aa: float
+    ab: float
+    bb: float
+
+    @staticmethod
+    def of(moments: PairMoments, site: int, standardised: bool = False) -> _SiteSums:
+        """With every feature as it is, or multiplied by the frame's scale."""
+        a, b = (3, 4) if standardised else (1, 2)
+        frame, squares = moments.frame, moments.squares[site]
+        scales = (frame.base_scale[site], frame.tuned_scale[site])
+        if not standardised:
+            scales = (torch.ones_like(scales[0]), torch.ones_like(scales[1]))
+        base, tuned = (
+            _Side(
+                mean=weighted[0] * scale / moments.n,
+                gram=symmetric(gram) * torch.outer(scale, scale),
+                by_a=weighted[a] * scale,
+                by_b=weighted[b] * scale,
+            )
+            for weighted, gram, scale in zip(
+                moments.weighted[site], (moments.xx[site], moments.yy[site]), scales, strict=True
+            )
+        )
+        cross = moments.xy[site] * torch.outer(*scales)
+        return _SiteSums(moments.n, base, tuned, cross, *(float(squares[pair]) for pair in ((a, a), (a, b), (b, b))))
+
+    def cross_covariance(self) -> Tensor:
+        return self.cross - self.n * torch.outer(self.base.mean, self.tuned.mean)
 
 
-def _centred_square_products(
-    n: int,
-    mean_x: Tensor,
-    mean_y: Tensor,
-    xx: Tensor,
-    yy: Tensor,
-    xy: Tensor,
-    a_x: Tensor,
-    a_y: Tensor,
-    b_x: Tensor,
-    b_y: Tensor,
-    ab: Tensor,
-) -> Tensor:
-    """Sum over rows of |x - mean_x|^2 |y - mean_y|^2, expanded into the sums that were gathered. [S]"""
-    p, q = mean_x.square().sum(-1), mean_y.square().sum(-1)
-    a, b = _trace(xx), _trace(yy)
-    cross = torch.einsum("sd,sde,se->s", mean_x, xy, mean_y)
-    return ab - 2 * (a_y * mean_y).sum(-1) - 2 * (b_x * mean_x).sum(-1) + q * a + p * b + 4 * cross - 3 * n * p * q
+def _debiased_cka(sums: _SiteSums) -> float | None:
+    """CKA = HSIC1(X, Y) / sqrt(HSIC1(X, X) HSIC1(Y, Y)); None where one of the two hardly varies.
+
+    With the unbiased estimator HSIC1 of Song et al. 2012 in its feature-space form: exact, O(D^2) memory, N >= 4.
+    """
+    n, x, y = sums.n, sums.base, sums.tuned
+    of_x = _hsic1(n, x.covariance(n), _square_products(n, x, x, x.gram, x.by_a, x.by_a, sums.aa))
+    of_y = _hsic1(n, y.covariance(n), _square_products(n, y, y, y.gram, y.by_b, y.by_b, sums.bb))
+    if of_x <= 0 or of_y <= 0:
+        return None
+    traces = (float(x.covariance(n).trace()), float(y.covariance(n).trace()))
+    both = _square_products(n, x, y, sums.cross, y.by_a, x.by_b, sums.ab)
+    return _hsic1(n, sums.cross_covariance(), both, traces) / math.sqrt(of_x * of_y)
 
 
-def _outer(u: Tensor, v: Tensor) -> Tensor:
-    return u[:, :, None] * v[:, None, :]
+def _hsic1(n: int, covariance: Tensor, square_products: float, traces: tuple[float, float] | None = None) -> float:
+    """Of the sums of centred outer products; `traces` are those of both sides' own, by default this one's twice."""
+    one, other = traces or (float(covariance.trace()),) * 2
+    correction = one * other / ((n - 1) * (n - 2)) - n / (n - 2) * square_products
+    return (float(covariance.square().sum()) + correction) / (n * (n - 3))
 
 
-def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=1, dim2=2).sum(-1)
+def _square_products(
+    n: int, one: _Side, other: _Side, cross: Tensor, weighted_other: Tensor, weighted_one: Tensor, products: float
+) -> float:
+    """Sum over rows of |u - mean_u|^2 |v - mean_v|^2, expanded into the sums that were gathered.
+
+    weighted_other: sum of |u|^2 v. weighted_one: sum of |v|^2 u. products: sum of |u|^2 |v|^2.
+    """
+    p, q = float(one.mean.square().sum()), float(other.mean.square().sum())
+    a, b = float(one.gram.trace()), float(other.gram.trace())
+    mixed = float(one.mean @ cross @ other.mean)
+    linear = float(weighted_other @ other.mean) + float(weighted_one @ one.mean)
+    return products - 2 * linear + q * a + p * b + 4 * mixed - 3 * n * p * q
+
+
+def _procrustes(sums: _SiteSums) -> float:
+    """1 - nuclear norm(X^T Y) / (norm(X)_F norm(Y)_F) of the centred rows, in [0, 1]."""
+    n = sums.n
+    norms = math.sqrt(float(sums.base.covariance(n).trace()) * float(sums.tuned.covariance(n).trace()))
+    aligned = float(torch.linalg.svdvals(sums.cross_covariance()).sum())
+    return min(1.0, max(0.0, 1.0 - aligned / norms))
 
 
 def cross_site_cka(base: Tensor, tuned: Tensor) -> Tensor:

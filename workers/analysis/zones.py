@@ -20,7 +20,7 @@ GENERAL_CEILING = 0.1
 
 @dataclass(frozen=True)
 class Zone:
-    """Layers `first` to `last` (both within), and the mean drift `level` of them."""
+    """Layers `first` to `last` (both within), and the mean `level` of the excess drift of them."""
 
     name: ZoneName
     first: int
@@ -28,22 +28,22 @@ class Zone:
     level: float
 
 
-def fit_zones(drift: Sequence[float]) -> list[Zone]:
+def fit_zones(excess: Sequence[float], drift: Sequence[float] | None = None) -> list[Zone]:
     """Splits layers into at most three zones.
 
     Args:
-        drift: one value for each layer, 0 (same) to about 1 (unrelated); at least one, all finite.
+        excess: drift beyond chance, one value for each layer, 0 to about 1; at least one, all finite. The levels are
+            fitted to it.
+        drift: the drift itself, which tells whether a zone kept its representations; by default the same.
 
     Returns:
         Zones that cover all layers in order; neighbours have different names.
     """
-    if not drift or not all(map(math.isfinite, drift)):
+    if not excess or not all(map(math.isfinite, excess)):
         raise ValueError("zones need a finite drift for every layer")
-    fits = [
-        segments for levels in range(1, min(MAX_LEVELS, len(drift)) + 1) for segments in [_best_segments(drift, levels)]
-    ]
-    chosen = min(fits, key=lambda segments: _bic(drift, segments))
-    return _merged(drift, _named(drift, chosen))
+    fits = [_best_segments(excess, levels) for levels in range(1, min(MAX_LEVELS, len(excess)) + 1)]
+    chosen = min(fits, key=lambda segments: _bic(excess, segments))
+    return _merged(excess, _named(excess, excess if drift is None else drift, chosen))
 
 
 Segment = tuple[int, int]
@@ -74,14 +74,14 @@ def _bic(drift: Sequence[float], segments: list[Segment]) -> float:
     return n * math.log(_residual(drift, segments) / n + RESOLUTION**2) + parameters * math.log(n)
 
 
-def _named(drift: Sequence[float], segments: list[Segment]) -> list[Zone]:
-    """Names by absolute level first (only a low one is general), then by rank: the highest is specialised."""
-    levels = [_level(drift, segment) for segment in segments]
+def _named(excess: Sequence[float], drift: Sequence[float], segments: list[Segment]) -> list[Zone]:
+    """Names by absolute drift first (only a low one is general), then by rank: the highest is specialised."""
+    levels = [_level(excess, segment) for segment in segments]
     highest = max(levels)
     zones = []
     for (first, last), level in zip(segments, levels, strict=True):
         name: ZoneName = "transitional"
-        if level <= GENERAL_CEILING:
+        if _level(drift, (first, last)) <= GENERAL_CEILING:
             name = "general"
         elif level == highest:
             name = "specialised"

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -44,12 +47,15 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
         InputError: transformers cannot build the model, or it is larger than `max_parameters`.
     """
     config: PretrainedConfig = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
-    if config.is_encoder_decoder:
-        raise InputError.at(pointer, f"{config.model_type} is an encoder-decoder; only encoders and decoders are read")
+    if config.is_encoder_decoder and not is_encoder_part(config):
+        raise InputError.at(
+            pointer,
+            f"{config.model_type} is an encoder-decoder; encoders, decoders and the encoders of the T5 family are read",
+        )
 
     def count() -> int:
         with torch.device("meta"):
-            return int(AutoModel.from_config(config, trust_remote_code=False).num_parameters())
+            return int(_body_class(config).from_config(config, trust_remote_code=False).num_parameters())
 
     parameters = _loaded(folder, pointer, CONFIG, count)
     if parameters > max_parameters:
@@ -59,17 +65,37 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
     return config
 
 
+def is_encoder_part(config: PretrainedConfig) -> bool:
+    """Whether the body that is read is the encoder of an encoder-decoder, as in the T5 family."""
+    encoder: Any = AutoModelForTextEncoding._model_mapping.get(type(config), None)
+    return encoder is not None and bool(encoder.__name__.endswith("EncoderModel"))
+
+
+def _body_class(config: PretrainedConfig) -> Any:
+    return AutoModelForTextEncoding if is_encoder_part(config) else AutoModel
+
+
 def load_body(folder: Path, pointer: str, device: torch.device) -> PreTrainedModel:
     """The model without heads, whole and finite, on a device.
 
     Raises:
         InputError: weights are missing, misshapen, NaN or infinite, or the files are broken.
     """
-    return _checked(folder, pointer, device, lambda: AutoModel.from_pretrained(folder, **_WEIGHTS))
+    config = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    return _checked(folder, pointer, device, lambda: _body_class(config).from_pretrained(folder, **_WEIGHTS))
 
 
 def load_classifier(folder: Path, pointer: str, device: torch.device, labels: list[str]) -> PreTrainedModel:
-    """The model under a classification head for these labels; a head that the files lack is drawn at random."""
+    """The model under a classification head for these labels; a head that the files lack is drawn at random.
+
+    Raises:
+        InputError: as `load_body`, or it is an encoder that has no such head.
+    """
+    config = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    if is_encoder_part(config):
+        raise InputError.at(
+            pointer, f"the encoder of {config.model_type} is not fine-tuned here; give the tuned checkpoint instead"
+        )
     id2label = dict(enumerate(labels))
     return _checked(
         folder,
@@ -83,6 +109,53 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
             **_WEIGHTS,
         ),
     )
+
+
+HeadKind = Literal["classifier", "causal_lm", "masked_lm"]
+_HEAD_SUFFIXES: dict[str, tuple[HeadKind, Any]] = {
+    "ForSequenceClassification": ("classifier", AutoModelForSequenceClassification),
+    "ForCausalLM": ("causal_lm", AutoModelForCausalLM),
+    "LMHeadModel": ("causal_lm", AutoModelForCausalLM),
+    "ForMaskedLM": ("masked_lm", AutoModelForMaskedLM),
+}
+
+
+class Headed(NamedTuple):
+    """A model with the head that its files hold."""
+
+    kind: HeadKind
+    model: PreTrainedModel
+
+
+def head_kind(folder: Path, pointer: str) -> HeadKind | None:
+    """What head a checkpoint says that it has, where its answers can be judged."""
+    config = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    name = (config.architectures or [""])[0]
+    found = next((kind for suffix, (kind, _) in _HEAD_SUFFIXES.items() if name.endswith(suffix)), None)
+    one_of_many = config.num_labels > 1 and config.problem_type in (None, "single_label_classification")
+    return found if found != "classifier" or one_of_many else None
+
+
+def load_headed(folder: Path, pointer: str, device: torch.device) -> Headed | None:
+    """The model with its head; None where its files hold no whole one, or one whose answers cannot be judged.
+
+    Raises:
+        InputError: as `load_body`.
+    """
+    kind = head_kind(folder, pointer)
+    if kind is None:
+        return None
+    loader = next(loader for known, loader in _HEAD_SUFFIXES.values() if known == kind)
+    missing: list[str] = []
+
+    def load() -> tuple[PreTrainedModel, dict[str, Any]]:
+        model, info = loader.from_pretrained(folder, **_WEIGHTS)
+        missing.extend(info["missing_keys"])
+        missing.extend(str(entry) for entry in info["mismatched_keys"])
+        return model, info
+
+    model = _checked(folder, pointer, device, load)
+    return None if missing else Headed(kind, model)
 
 
 def load_tokenizer(base: Path, tuned: Path | None) -> PreTrainedTokenizerBase:

@@ -15,6 +15,8 @@ MIN_LENGTH = 4
 WINDOW_BATCHES = 16
 """Texts are sorted by length within windows of so many batches, which halves the padding."""
 
+COUNTED_AT_ONCE = 1024
+
 
 class Batch(NamedTuple):
     """B texts padded to T tokens.
@@ -79,10 +81,24 @@ def batches(
             yield Batch(padded["input_ids"], attention.long(), real, [inside[item] for item in chosen])
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """The states at every layer: index 0 the embeddings' output, index i block i's. [L + 1, B, T, D] float32."""
+def hidden_states(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
+    """The states at every layer: 0 the embeddings' output, i block i's. L + 1 times [B, T, D], on the CPU."""
     with torch.inference_mode():
-        return torch.stack(run(model, batch, output_hidden_states=True).hidden_states)
+        return [states.cpu() for states in run(model, batch, output_hidden_states=True).hidden_states]
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[int]:
+    """How many tokens of each text are read, special ones not counted."""
+    counts: list[int] = []
+    for start in range(0, len(texts), COUNTED_AT_ONCE):
+        encoded = tokenizer(
+            list(texts[start : start + COUNTED_AT_ONCE]),
+            truncation=True,
+            max_length=max_length,
+            return_special_tokens_mask=True,
+        )
+        counts += [mask.count(0) for mask in encoded["special_tokens_mask"]]
+    return counts
 
 
 def run(model: PreTrainedModel, batch: Batch, **options: bool) -> Any:

@@ -1,30 +1,77 @@
-"""Stage `compare`: gathered moments become similarities, drift, zones and advice."""
+"""Stage `compare`: gathered moments become similarities, drift beyond chance, probes, zones and advice."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+
+import torch
+from torch import Tensor
 
 from layerdrift.contract.report import (
     CrossLayerCka,
+    LayerProbe,
     Measured,
     MeasureName,
+    Null,
+    ProbeInfo,
     Recommendation,
     ReportWarning,
     Similarity,
     ViewName,
     Zone,
 )
+from layerdrift.contract.request import AnalysisRequest, NullName
+from workers.analysis.geometry import NEIGHBOURS, Geometry, PairDistances
 from workers.analysis.jackknife import jackknife_interval
-from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, cross_site_cka, similarities
+from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, cross_site_cka, drift_of, similarities
 from workers.analysis.zones import GENERAL_CEILING, fit_zones
 from workers.analysis.zones import Zone as FittedZone
-from workers.stages.extract import Extracted
+from workers.stages.disagreement import similarity_warnings
+from workers.stages.extract import Consistency, Extracted
+from workers.stages.gather import group_count
+from workers.stages.nulls import MeasuredNull
+from workers.stages.probes import Probed, probe
+from workers.stages.resolve import Resolved
 from workers.stages.tick import Tick
 
 MIN_GROUPS = 5
 """With fewer groups of texts an interval would be wider than it is worth."""
+
+NUMERICAL_FACTOR = 4.0
+"""Another rounding of a model may move it twice as far as the numerical null did: four times its 1 - CKA."""
+
+MOMENT_MEASURES: tuple[MeasureName, ...] = (
+    "cosine",
+    "cosine_centred",
+    "relative_l2",
+    "cka",
+    "cka_standardized",
+    "procrustes",
+)
+GEOMETRY_MEASURES: tuple[MeasureName, ...] = ("rsa", "knn_jaccard")
+SAME: dict[MeasureName, float] = {
+    "cosine": 1,
+    "cosine_centred": 1,
+    "relative_l2": 0,
+    "cka": 1,
+    "cka_standardized": 1,
+    "procrustes": 0,
+    "rsa": 1,
+    "knn_jaccard": 1,
+}
+"""The value of each measure where nothing changed."""
+
+
+@dataclass(frozen=True)
+class LayerDrift:
+    """What the token view says of one layer's drift; see `docs/numbers.md`."""
+
+    drift: float
+    nulls: dict[NullName, float]
+    excess: float
+    drifted: bool
 
 
 @dataclass(frozen=True)
@@ -32,34 +79,61 @@ class Compared:
     """What is known of each layer without autoencoders; lists run over layers 0 to L."""
 
     similarity: list[dict[ViewName, Similarity]]
-    drift: list[float]
+    layers: list[LayerDrift]
+    consistency: list[Measured] | None
+    probes: list[LayerProbe] | None
+    probe_info: ProbeInfo | None
+    nulls: list[Null]
     zones: list[Zone]
     cross_layer_cka: CrossLayerCka
     recommendation: Recommendation
     warnings: list[ReportWarning]
 
+    @property
+    def drift(self) -> list[float]:
+        """Of every layer."""
+        return [layer.drift for layer in self.layers]
 
-def compare(extracted: Extracted, tick: Tick) -> Compared:
-    """Reads every measure off the moments."""
+
+def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, tick: Tick) -> Compared:
+    """Reads every measure off the moments and the sampled texts."""
     by_view = {view: similarities(moments) for view, moments in extracted.moments.items()}
     left_out = {view: _left_out(extracted, view, tick) for view in by_view}
-    layers = len(by_view["token"])
-    drift = _drifts(by_view["token"])
-    zones = _supported(fit_zones(drift), [fit_zones(_drifts(sites)) for sites in left_out["token"]])
-    identical = all(site.relative_l2 == 0 for site in by_view["token"])
-    warnings = _undefined(by_view["token"])
-    if identical:
-        warnings.append(_identical(extracted))
+    geometry = _geometry(extracted, tick)
+    similarity = [
+        {
+            view: _similarity(
+                sites[layer],
+                [one[layer] for one in left_out[view]],
+                geometry[layer] if view == "mean" else None,
+                [_null_site(null, view, layer) for null in extracted.nulls],
+            )
+            for view, sites in by_view.items()
+        }
+        for layer in range(len(by_view["token"]))
+    ]
+    token = by_view["token"]
+    layers = [
+        _layer_drift(site, similarity[layer]["token"].cka, extracted.nulls, layer) for layer, site in enumerate(token)
+    ]
+    zones = _zones(layers, left_out["token"])
+    identical = all(site.relative_l2 == 0 for site in token)
+    probed = _probes(request, resolved, extracted, tick)
     return Compared(
-        similarity=[
-            {view: _measured(sites[layer], [one[layer] for one in left_out[view]]) for view, sites in by_view.items()}
-            for layer in range(layers)
-        ],
-        drift=drift,
+        similarity=similarity,
+        layers=layers,
+        consistency=_consistency(extracted.consistency),
+        probes=probed.layers if probed else None,
+        probe_info=probed.info if probed else None,
+        nulls=[measured.null for measured in extracted.nulls],
         zones=zones,
         cross_layer_cka=_cross_layer(extracted),
-        recommendation=recommended(zones, by_view["token"], drift, identical),
-        warnings=warnings,
+        recommendation=recommended(zones, token, [layer.drift for layer in layers], identical),
+        warnings=[
+            *_undefined(token),
+            *([_identical(extracted)] if identical else similarity_warnings(similarity)),
+            *_within_chance(layers, identical),
+        ],
     )
 
 
@@ -69,20 +143,115 @@ def _left_out(extracted: Extracted, view: ViewName, tick: Tick) -> list[list[Sit
     if store is None or store.groups < MIN_GROUPS:
         return []
     found = []
-    for number, group in enumerate(store.each(total.centre), start=1):
+    for number, group in enumerate(store.each(total.frame), start=1):
         if total.n - group.n < MIN_ROWS:
             return []
         found.append(similarities(total.without(group)))
-        tick(number / store.groups, f"intervals of the {view} view")
+        tick(0.2 * number / store.groups, f"intervals of the {view} view")
     return found
 
 
-def _drifts(sites: list[SiteSimilarity]) -> list[float]:
-    return [_drift(site) for site in sites]
+@dataclass(frozen=True)
+class _SiteGeometry:
+    """Distances between texts at one layer: of all, and with each group left out."""
+
+    whole: Geometry
+    left_out: list[Geometry]
 
 
-def _supported(zones: list[FittedZone], fits: list[list[FittedZone]]) -> list[Zone]:
-    """The zones, each with the share of jackknife fits that have one of the same layers."""
+def _geometry(extracted: Extracted, tick: Tick) -> list[_SiteGeometry]:
+    sample = extracted.text_sample
+    groups = torch.tensor(sample.texts) % group_count(extracted.analysed)
+    present = groups.unique()
+    found = []
+    for layer, (base, tuned) in enumerate(zip(*sample.rows, strict=True)):
+        distances = PairDistances(base, tuned)
+        left_out = [distances.geometry(groups != group) for group in present] if len(present) >= MIN_GROUPS else []
+        found.append(_SiteGeometry(distances.geometry(groups >= 0), left_out))
+        tick(0.2 + 0.5 * (layer + 1) / len(sample.rows.base), f"distances between texts at layer {layer}")
+    return found
+
+
+def _null_site(null: MeasuredNull, view: ViewName, layer: int) -> dict[MeasureName, float | None]:
+    site, geometry = null.similarity[view][layer], null.geometry[layer]
+    of_moments: dict[MeasureName, float | None] = {name: getattr(site, name) for name in MOMENT_MEASURES}
+    return of_moments | {name: getattr(geometry, name) for name in GEOMETRY_MEASURES}
+
+
+def _similarity(
+    site: SiteSimilarity,
+    left_out: list[SiteSimilarity],
+    geometry: _SiteGeometry | None,
+    nulls: list[dict[MeasureName, float | None]],
+) -> Similarity:
+    def null(measure: MeasureName) -> float | None:
+        known = [value for one in nulls if (value := one[measure]) is not None]
+        return max(known, key=lambda value: abs(value - SAME[measure]), default=None)
+
+    def number(measure: MeasureName) -> Measured:
+        others = [getattr(one, measure) for one in left_out]
+        return measured(getattr(site, measure), others, site.undefined, null(measure))
+
+    found = {measure: number(measure) for measure in MOMENT_MEASURES}
+    if geometry is not None:
+        reason = f"fewer than {NEIGHBOURS + 2} texts, or all in one place"
+        rsa, knn = ([getattr(one, measure) for one in geometry.left_out] for measure in GEOMETRY_MEASURES)
+        found["rsa"] = measured(geometry.whole.rsa, rsa, reason, null("rsa"))
+        # how many of ten nearest texts are shared depends on how many texts there are: no bias to take out
+        found["knn_jaccard"] = measured(geometry.whole.knn_jaccard, knn, reason, null("knn_jaccard"), corrected=False)
+    return Similarity(**found)
+
+
+def measured(
+    value: float | None,
+    left_out: Sequence[float | None] = (),
+    undefined: str | None = None,
+    null: float | None = None,
+    corrected: bool = True,
+) -> Measured:
+    """A number with its jackknife interval, where every group's omission left one too."""
+    if value is None:
+        return Measured(value=None, undefined=undefined)
+    others = [other for other in left_out if other is not None]
+    if len(others) < max(MIN_GROUPS, len(left_out)):
+        return Measured(value=value, null=null)
+    low, high = jackknife_interval(value, others, corrected)
+    return Measured(value=value, low=low, high=high, null=null)
+
+
+def ratio(sums: Tensor, counts: Tensor, transform: Callable[[float], float] = float) -> Measured:
+    """A mean over examples from its sums and counts by group of texts, each [G], with its interval."""
+    total, count = float(sums.sum()), float(counts.sum())
+    left = [(total - float(one), count - float(many)) for one, many in zip(sums, counts, strict=True)]
+    return measured(transform(total / count), [transform(some / many) if many else None for some, many in left])
+
+
+def _layer_drift(site: SiteSimilarity, cka: Measured, nulls: list[MeasuredNull], layer: int) -> LayerDrift:
+    """Drift beyond chance: the lower end of its interval must be above every null."""
+    drift = drift_of(site)
+    by_null = {null.null.name: drift_of(null.similarity["token"][layer]) for null in nulls}
+    floor = max((_floor(name, value) for name, value in by_null.items()), default=0.0)
+    low = drift if cka.high is None else 1 - cka.high
+    drifted = low > floor and drift > 0
+    return LayerDrift(drift, by_null, max(0.0, drift - max(by_null.values(), default=0.0)) if drifted else 0.0, drifted)
+
+
+def _floor(name: NullName, drift: float) -> float:
+    return NUMERICAL_FACTOR * drift if name == "numerical" else drift
+
+
+def _zones(layers: list[LayerDrift], left_out: list[list[SiteSimilarity]]) -> list[Zone]:
+    """The zones of the excess drift, each with the share of jackknife fits that have one of the same layers."""
+
+    def fitted(drift: list[float]) -> list[FittedZone]:
+        excess = [
+            max(0.0, value - max(layer.nulls.values(), default=0.0)) if layer.drifted else 0.0
+            for value, layer in zip(drift, layers, strict=True)
+        ]
+        return fit_zones(excess, drift)
+
+    zones = fitted([layer.drift for layer in layers])
+    fits = [fitted([drift_of(site) for site in sites]) for sites in left_out]
 
     def support(zone: FittedZone) -> float | None:
         if not fits:
@@ -95,13 +264,19 @@ def _supported(zones: list[FittedZone], fits: list[list[FittedZone]]) -> list[Zo
     ]
 
 
-def _drift(site: SiteSimilarity) -> float:
-    """1 - CKA; where CKA has no meaning, relative L2 tells whether anything moved at all."""
-    if site.cka is not None:
-        return 1.0 - site.cka
-    if site.relative_l2 is None:
-        raise ValueError("a layer without any measure has no drift")
-    return min(1.0, site.relative_l2)
+def _consistency(found: Consistency | None) -> list[Measured] | None:
+    if found is None:
+        return None
+    return [ratio(sums, found.counts) for sums in found.sums.T]
+
+
+def _probes(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, tick: Tick) -> Probed | None:
+    if not request.analysis.probes:
+        return None
+    sample = extracted.text_sample
+    labels = [resolved.split.analysed[text].label for text in sample.texts]
+    groups = torch.tensor(sample.texts) % group_count(extracted.analysed)
+    return probe(sample.rows, labels, groups, request.seed, lambda share: tick(0.7 + 0.3 * share, "probes"))
 
 
 def _identical(extracted: Extracted) -> ReportWarning:
@@ -110,9 +285,20 @@ def _identical(extracted: Extracted) -> ReportWarning:
         return ReportWarning(code="identical_models", message="both checkpoints are the same files: nothing was tuned")
     message = (
         "both models give exactly the same activations at every layer: what differs between the checkpoints, if "
-        "anything, lies in their heads, which are not compared"
+        "anything, lies in their heads"
     )
     return ReportWarning(code="identical_bodies", message=message)
+
+
+def _within_chance(layers: list[LayerDrift], identical: bool) -> list[ReportWarning]:
+    """Layers that moved, but no farther than chance moves them."""
+    names = [str(index) for index, layer in enumerate(layers) if layer.drift > 0 and not layer.drifted]
+    if not names or identical:
+        return []
+    message = (
+        f"the drift of layer {', '.join(names)} is not beyond what chance gives (see the nulls); it is reported as none"
+    )
+    return [ReportWarning(code="within_chance", message=message)]
 
 
 def _undefined(sites: list[SiteSimilarity]) -> list[ReportWarning]:
@@ -126,22 +312,8 @@ def _undefined(sites: list[SiteSimilarity]) -> list[ReportWarning]:
     return [ReportWarning(code="undefined_cka", message=message)]
 
 
-def _measured(site: SiteSimilarity, left_out: list[SiteSimilarity]) -> Similarity:
-    def number(measure: MeasureName) -> Measured:
-        value = getattr(site, measure)
-        if value is None:
-            return Measured(value=None, undefined=site.undefined)
-        others = [other for one in left_out if (other := getattr(one, measure)) is not None]
-        if not others or len(others) < len(left_out):
-            return Measured(value=value)
-        low, high = jackknife_interval(value, others)
-        return Measured(value=value, low=low, high=high)
-
-    return Similarity(**{measure: number(measure) for measure in get_args(MeasureName)})
-
-
 def _cross_layer(extracted: Extracted) -> CrossLayerCka:
-    base, tuned = extracted.sample
+    base, tuned = extracted.token_sample
     values = cross_site_cka(base, tuned).tolist()
     return CrossLayerCka(
         values=[[None if math.isnan(value) else value for value in row] for row in values], rows=base.shape[1]

@@ -1,42 +1,55 @@
-"""Stage `extract`: runs both models once over the texts.
+"""Stage `extract`: runs the models over the texts.
 
-Similarity moments are accumulated as the states stream by; for the autoencoders, rows go to a bounded scratch.
+Similarity moments are accumulated as the states stream by; for the autoencoders, rows go to a bounded scratch. The
+nulls and the snapshots of a fine-tune are measured here too, on fewer tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ModelInfo, PartName, ReportWarning, TokenDrift, TokenText, ViewName, WeightDrift
+from layerdrift.contract.report import (
+    ModelInfo,
+    PartName,
+    ReportWarning,
+    TokenDrift,
+    TokenText,
+    Trajectory,
+    ViewName,
+    WeightDrift,
+)
 from layerdrift.contract.request import AnalysisRequest
-from workers.analysis.moments import Centre, NotFinite, PairMoments, row_cosines
-from workers.analysis.similarity import MIN_ROWS
-from workers.analysis.streams import RowSample, StreamedMoments
+from workers.analysis.moments import Frame, NotFinite, PairMoments, row_cosines
+from workers.analysis.similarity import MIN_ROWS, drift_of, similarities
 from workers.analysis.weights import weight_difference
 from workers.models.device import best_device
 from workers.models.loading import load_body, load_tokenizer
 from workers.models.structure import blocks_of, is_causal, weight_groups
-from workers.models.texts import Batch, batches, hidden_states, usable_length
-from workers.scratch import ActivationStore, MomentsStore
+from workers.models.texts import Batch, batches, count_tokens, hidden_states, usable_length
+from workers.scratch import ActivationStore, GroupStore
+from workers.stages.finetune import Tuned
+from workers.stages.gather import (
+    BATCH_TEXTS,
+    VIEWS,
+    Gathering,
+    Reading,
+    States,
+    StatesOf,
+    TextSample,
+    group_count,
+    token_rows,
+)
+from workers.stages.nulls import MeasuredNull, gathered_pair, measured_null, numerical_twin
 from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.tick import Tick
-
-BATCH_TEXTS = 32
-GROUPS = 20
-CENTRE_TOKENS, CENTRE_TEXTS, CENTRE_BYTES = 4096, 512, 128 << 20
-"""A view's centre is the mean over its first rows: so many, or as many as fit into so much memory, or all."""
-
-SAMPLE_ROWS = 2048
-"""Tokens of the random sample that the cross-layer map is computed on."""
 
 SAE_EPOCHS = 2
 """An autoencoder sees each token twice or more: running the models costs more than a second look."""
@@ -48,22 +61,23 @@ MOMENTS_SHARE, TRAIN_SHARE, HELDOUT_SHARE = 0.25, 0.5, 0.1
 DEFAULT_TEXTS_SHOWN = 4
 SPARE_TEXTS_AT_ONCE = 1024
 
-VIEWS: tuple[ViewName, ...] = get_args(ViewName)
-
 
 @dataclass(frozen=True)
 class Pair:
-    """Both models in memory, their tokenizer, and how texts are read."""
+    """Both models in memory, and how texts are read."""
 
     base: PreTrainedModel
     tuned: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    length: int
-    causal: bool
+    reading: Reading
 
-    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The states of both at every layer, each [L + 1, B, T, D] on the CPU."""
-        return hidden_states(self.base, batch).cpu(), hidden_states(self.tuned, batch).cpu()
+    def states(self, batch: Batch) -> tuple[States, States]:
+        """The states of both."""
+        return hidden_states(self.base, batch), hidden_states(self.tuned, batch)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """L + 1 layers, D wide."""
+        return len(blocks_of(self.base)) + 1, int(self.base.config.hidden_size)
 
 
 @dataclass(frozen=True)
@@ -78,63 +92,209 @@ class SaeRows:
 
 
 @dataclass(frozen=True)
+class Consistency:
+    """Cosines of the changes that two fine-tunes made to the same tokens: sums [G, L + 1] and counts [G] by group."""
+
+    sums: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
 class Extracted:
     """All that was taken from the models.
 
     moments: by view. groups: the same by group of texts, for intervals; empty where the scratch is too small for them.
-    sample: base and tuned rows at random tokens, each [L + 1, N, D].
+    token_sample: base and tuned rows at random tokens, each [L + 1, N, D].
+    analysed: the texts that were read.
     """
 
     moments: dict[ViewName, PairMoments]
-    groups: dict[ViewName, MomentsStore]
-    sample: tuple[Tensor, Tensor]
+    groups: dict[ViewName, GroupStore]
+    token_sample: tuple[Tensor, Tensor]
+    text_sample: TextSample
+    analysed: int
     tokens: TokenDrift
     sae_rows: SaeRows | None
     weights: list[dict[PartName, WeightDrift]]
+    nulls: list[MeasuredNull]
+    consistency: Consistency | None
+    trajectory: Trajectory | None
     models: dict[str, ModelInfo]
     warnings: list[ReportWarning]
 
 
 def extract(
-    request: AnalysisRequest, resolved: Resolved, tuned: Checkpoint, folder: Path, scratch_bytes: int, tick: Tick
+    request: AnalysisRequest,
+    resolved: Resolved,
+    checkpoint: Checkpoint,
+    tuned: Tuned | None,
+    folder: Path,
+    scratch_bytes: int,
+    tick: Tick,
 ) -> Extracted:
-    """Runs both models.
+    """Runs the models; `tuned` is what the fine-tune left beside the checkpoint, None for a pair.
 
     Raises:
         InputError: a model is broken, the pair does not fit together, or activations are NaN or infinite.
     """
-    pair = _load_pair(request, resolved.base, tuned)
-    with_sae = request.analysis.sae is not None
-    share = 0.5 if with_sae else 1.0
-    heldout = _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes * HELDOUT_SHARE) if with_sae else None
-    texts = [row.text for row in resolved.split.analysed]
-    gathered = _Gathered(pair, request.seed, _group_stores(pair, len(texts), folder, scratch_bytes * MOMENTS_SHARE))
-    read = 0
-    try:
-        for group, batch in _grouped_batches(pair, texts):
-            rows = gathered.add(group, batch)
-            read += len(batch.indices)
-            if heldout is not None and not heldout.full:
-                heldout.add(torch.cat(rows))
-            tick(share * read / len(texts), f"{gathered.tokens} tokens compared")
-            if gathered.tokens >= request.analysis.max_tokens:
-                break
-        moments = gathered.finished()
-    except NotFinite as error:
-        raise InputError.at(f"/{error.side}/uri", str(error)) from error
+    pair = _load_pair(request, resolved.base, checkpoint)
+    every = [row.text for row in resolved.split.analysed]
+    texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
+    ticks = _Ticks(tick, [2.0, 2.0 if request.analysis.sae else 0.0, *_other_costs(request)])
+    heldout = _heldout(request, pair, folder, scratch_bytes)
+    groups = _group_stores(pair, len(texts), tokens, folder, scratch_bytes * MOMENTS_SHARE)
+    gathered, moments = _gather(request, pair, texts, groups, heldout, ticks.next("tokens compared"))
+    sae_ticks = ticks.next("tokens for the autoencoders")
     sae_rows = None
     if heldout is not None:
-        sae_rows = _sae_rows(request, resolved, pair, heldout, folder, scratch_bytes, tick)
+        sae_rows = _sae_rows(request, resolved, pair, heldout, folder, scratch_bytes, sae_ticks)
+    shown = _token_drift(request, pair, texts, moments["token"].frame)
+    weights = _weight_drift(pair)
+    models = {"base": _info(pair.base, resolved.base), "tuned": _info(pair.tuned, checkpoint)}
+    nulls, consistency, warnings = _nulls(pair, tuned, texts, ticks)
+    trajectory = _trajectory(pair, tuned, texts, ticks) if tuned and tuned.snapshots else None
     return Extracted(
         moments=moments,
         groups=gathered.groups,
-        sample=gathered.sample.rows(),
-        tokens=_token_drift(request, pair, texts, moments["token"].centre),
+        token_sample=gathered.token_sample.rows(),
+        text_sample=gathered.text_sample(),
+        analysed=len(texts),
+        tokens=shown,
         sae_rows=sae_rows,
-        weights=_weight_drift(pair),
-        warnings=_unread(len(texts) - read, request.analysis.max_tokens) + _no_intervals(gathered.groups),
-        models={"base": _info(pair.base, resolved.base), "tuned": _info(pair.tuned, tuned)},
+        weights=weights,
+        nulls=nulls,
+        consistency=consistency,
+        trajectory=trajectory,
+        models=models,
+        warnings=[
+            *_unread(len(every) - len(texts), request.analysis.max_tokens),
+            *_no_intervals(gathered.groups),
+            *warnings,
+        ],
     )
+
+
+class _Ticks:
+    """Shares the stage's progress among its parts by what they cost."""
+
+    def __init__(self, tick: Tick, costs: list[float]) -> None:
+        ends = list(accumulate(costs))
+        self._spans = iter([(end - cost, end) for end, cost in zip(ends, costs, strict=True)])
+        self._whole = ends[-1]
+        self._tick = tick
+
+    def next(self, what: str) -> Callable[[float], None]:
+        """A tick for the next part."""
+        start, end = next(self._spans)
+        return lambda share: self._tick((start + min(1.0, share) * (end - start)) / self._whole, what)
+
+
+def _other_costs(request: AnalysisRequest) -> list[float]:
+    """Of the numerical null, then of what else is measured, in passes of one model."""
+    finetune = request.finetune
+    retrained = [2.0 for name in request.analysis.nulls if name != "numerical"]
+    return [2.0, *retrained, *([2.0] * (finetune.checkpoints if finetune else 0))]
+
+
+def _within(reading: Reading, texts: list[str], max_tokens: int) -> tuple[list[str], int]:
+    """The first texts, up to the one with which the limit is reached, and how many tokens they have.
+
+    Raises:
+        InputError: all of them have too few tokens.
+    """
+    counts = list(accumulate(count_tokens(reading.tokenizer, texts, reading.length)))
+    if counts[-1] < MIN_ROWS:
+        raise InputError.at(
+            "/dataset", f"the texts have {counts[-1]} tokens that are not special ones; at least {MIN_ROWS} are needed"
+        )
+    reached = next((number for number, count in enumerate(counts, start=1) if count >= max_tokens), len(texts))
+    return texts[:reached], counts[reached - 1]
+
+
+def _gather(
+    request: AnalysisRequest,
+    pair: Pair,
+    texts: list[str],
+    groups: dict[ViewName, GroupStore],
+    heldout: ActivationStore | None,
+    tick: Callable[[float], None],
+) -> tuple[Gathering, dict[ViewName, PairMoments]]:
+    gathering = Gathering(pair.reading.causal, request.seed, groups)
+    read = 0
+    try:
+        for group, batch in pair.reading.grouped(texts):
+            rows = gathering.add(group, batch, *pair.states(batch))
+            read += len(batch.indices)
+            if heldout is not None and not heldout.full:
+                heldout.add(torch.cat(rows))
+            tick(read / len(texts))
+        return gathering, gathering.moments()
+    except NotFinite as error:
+        raise InputError.at(f"/{error.side}/uri", str(error)) from error
+
+
+def _nulls(
+    pair: Pair, tuned: Tuned | None, texts: list[str], ticks: _Ticks
+) -> tuple[list[MeasuredNull], Consistency | None, list[ReportWarning]]:
+    numerical = _against(pair.base, numerical_twin(pair.base))
+    found = [measured_null("numerical", pair.reading, texts, numerical, ticks.next("the numerical null"))]
+    del numerical
+    consistency = None
+    for name, checkpoint in (tuned.retrained if tuned else {}).items():
+        other = load_body(checkpoint.folder, "/finetune", pair.base.device)
+        gathering = _ConsistencyGathering(pair, other, group_count(len(texts)))
+        states = gathering.states if name == "reseed" else _against(pair.base, _states_of(other))
+        found.append(measured_null(name, pair.reading, texts, states, ticks.next(f"tokens of the null {name}")))
+        if name == "reseed":
+            consistency = gathering.found()
+    measured = [null for null in found if isinstance(null, MeasuredNull)]
+    return measured, consistency, [null for null in found if isinstance(null, ReportWarning)]
+
+
+def _against(one: PreTrainedModel, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:
+    return lambda batch: (hidden_states(one, batch), other(batch))
+
+
+def _states_of(model: PreTrainedModel) -> StatesOf:
+    return lambda batch: hidden_states(model, batch)
+
+
+class _ConsistencyGathering:
+    """The states of the tuned model and of a second fine-tune; the cosines of their changes are summed on the way."""
+
+    def __init__(self, pair: Pair, other: PreTrainedModel, groups: int) -> None:
+        self._pair = pair
+        self._other = other
+        self._sums = torch.zeros(groups, pair.shape[0], dtype=torch.float64)
+        self._counts = torch.zeros(groups, dtype=torch.float64)
+
+    def states(self, batch: Batch) -> tuple[States, States]:
+        base, tuned = self._pair.states(batch)
+        other = hidden_states(self._other, batch)
+        group = batch.indices[0] % len(self._counts)
+        origin = token_rows(base, batch).double()
+        changes = [token_rows(states, batch).double() - origin for states in (tuned, other)]
+        self._sums[group] += row_cosines(*changes).sum(1)
+        self._counts[group] += origin.shape[1]
+        return tuned, other
+
+    def found(self) -> Consistency:
+        seen = self._counts > 0
+        return Consistency(self._sums[seen], self._counts[seen])
+
+
+def _trajectory(pair: Pair, tuned: Tuned, texts: list[str], ticks: _Ticks) -> Trajectory:
+    """Drift of every snapshot from the base."""
+    steps, drift, relative_l2, tokens = [], [], [], 0
+    for snapshot in tuned.snapshots:
+        states = _against(pair.base, _states_of(load_body(snapshot.folder, "/finetune", pair.base.device)))
+        found = gathered_pair(pair.reading, texts, states, ticks.next(f"the snapshot of step {snapshot.step}"))
+        tokens = found.tokens
+        sites = similarities(found.moments()["token"])
+        steps.append(snapshot.step)
+        drift.append([drift_of(site) for site in sites])
+        relative_l2.append([site.relative_l2 or 0.0 for site in sites])
+    return Trajectory(steps=steps, drift=drift, relative_l2=relative_l2, tokens=tokens)
 
 
 def _load_pair(request: AnalysisRequest, base: Checkpoint, tuned: Checkpoint) -> Pair:
@@ -148,7 +308,7 @@ def _load_pair(request: AnalysisRequest, base: Checkpoint, tuned: Checkpoint) ->
             "/tuned/uri", f"a {type(tuned_model).__name__} cannot be compared with a {type(base_model).__name__}"
         )
     length = min(usable_length(tokenizer, model, request.analysis.max_length) for model in (base_model, tuned_model))
-    return Pair(base_model, tuned_model, tokenizer, length, is_causal(base_model))
+    return Pair(base_model, tuned_model, Reading(tokenizer, length, is_causal(base_model)))
 
 
 def _info(model: PreTrainedModel, checkpoint: Checkpoint) -> ModelInfo:
@@ -186,104 +346,31 @@ def _weight_drift(pair: Pair) -> list[dict[PartName, WeightDrift]]:
     return [{part: drift(names) for part, names in groups.items()} for groups in weight_groups(pair.base)]
 
 
-def token_rows(states: Tensor, batch: Batch) -> Tensor:
-    """The states of real tokens alone; [L + 1, B, T, D] -> [L + 1, N, D]."""
-    return states[:, batch.real]
-
-
-def text_rows(states: Tensor, batch: Batch, causal: bool) -> dict[ViewName, Tensor]:
-    """One row for each text: `cls`, its first token (last, in a decoder), and `mean`, over its real tokens.
-
-    Texts without a real token are left out of both. [L + 1, B, T, D] -> [L + 1, N, D] each
-    """
-    kept = batch.real.any(1)
-    weights = batch.real[kept].float()
-    weights = weights / weights.sum(1, keepdim=True)
-    inside = states[:, kept]
-    position = batch.attention_mask[kept].sum(1) - 1 if causal else torch.zeros(int(kept.sum()), dtype=torch.int64)
-    return {
-        "cls": inside[:, torch.arange(inside.shape[1]), position],
-        "mean": torch.einsum("lbtd,bt->lbd", inside, weights),
-    }
-
-
-class _Gathered:
-    """Moments of all views, and a sample of tokens, as batches come; the models run once."""
-
-    def __init__(self, pair: Pair, seed: int, groups: dict[ViewName, MomentsStore]) -> None:
-        self.sample = RowSample(SAMPLE_ROWS, torch.Generator().manual_seed(seed))
-        self.groups = groups
-        self.views = {view: self._stream(view) for view in VIEWS}
-        self._pair = pair
-
-    def _stream(self, view: ViewName) -> StreamedMoments:
-        sink = self.groups[view].put if view in self.groups else _forget
-        return StreamedMoments(CENTRE_TOKENS if view == "token" else CENTRE_TEXTS, CENTRE_BYTES, sink)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens compared so far."""
-        return self.views["token"].rows
-
-    def add(self, group: int, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Runs both models on a batch of a group; the token rows of both, [L + 1, N, D]."""
-        base, tuned = self._pair.states(batch)
-        tokens = (token_rows(base, batch), token_rows(tuned, batch))
-        one, other = (text_rows(states, batch, self._pair.causal) for states in (base, tuned))
-        self.sample.add(*tokens)
-        self.views["token"].add(group, *tokens)
-        for view in one:
-            self.views[view].add(group, one[view], other[view])
-        return tokens
-
-    def finished(self) -> dict[ViewName, PairMoments]:
-        """The moments of each view; InputError where there are too few tokens to say anything."""
-        if self.tokens < MIN_ROWS:
-            raise InputError.at(
-                "/dataset",
-                f"the texts have {self.tokens} tokens that are not special ones; at least {MIN_ROWS} are needed",
-            )
-        return {view: stream.finished() for view, stream in self.views.items()}
-
-
-def _forget(_: PairMoments) -> None:
-    """Takes a group's moments where there is no room for them."""
-
-
-def _group_stores(pair: Pair, texts: int, folder: Path, limit_bytes: float) -> dict[ViewName, MomentsStore]:
-    """A place for the moments of each group and view, or none where they do not fit."""
-    sites, width = len(blocks_of(pair.base)) + 1, pair.base.config.hidden_size
-    needed = MomentsStore.bytes_for(sites, width) * group_count(texts) * len(VIEWS)
-    if needed > limit_bytes:
+def _group_stores(pair: Pair, texts: int, tokens: int, folder: Path, limit_bytes: float) -> dict[ViewName, GroupStore]:
+    """A place for each group and view, or none where they do not fit; a group has a little more than its share."""
+    groups = group_count(texts)
+    rows = [1.5 * count / groups for count in (tokens, texts, texts)]
+    if groups * sum(GroupStore.bytes_for(*pair.shape, round(one)) for one in rows) > limit_bytes:
         return {}
-    return {view: MomentsStore(folder / "moments" / view) for view in VIEWS}
+    return {view: GroupStore(folder / "moments" / view) for view in VIEWS}
 
 
-def group_count(texts: int) -> int:
-    """Groups that the texts are dealt into for intervals: of two texts or more."""
-    return min(GROUPS, texts // 2)
-
-
-def _grouped_batches(pair: Pair, texts: list[str]) -> Iterator[tuple[int, Batch]]:
-    """Batches of one group after another; text number i is in group i mod G, whatever the texts' order means."""
-    groups = group_count(len(texts))
-    for group in range(groups):
-        members = range(group, len(texts), groups)
-        inside = [texts[index] for index in members]
-        for batch in batches(pair.tokenizer, inside, BATCH_TEXTS, pair.length):
-            yield group, batch._replace(indices=[members[index] for index in batch.indices])
-
-
-def _no_intervals(groups: dict[ViewName, MomentsStore]) -> list[ReportWarning]:
+def _no_intervals(groups: dict[ViewName, GroupStore]) -> list[ReportWarning]:
     if groups:
         return []
     message = "no intervals: the moments of groups of texts do not fit into a quarter of LAYERDRIFT_SCRATCH_BYTES"
     return [ReportWarning(code="no_intervals", message=message)]
 
 
+def _heldout(request: AnalysisRequest, pair: Pair, folder: Path, scratch_bytes: int) -> ActivationStore | None:
+    if request.analysis.sae is None:
+        return None
+    return _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes * HELDOUT_SHARE)
+
+
 def _store(pair: Pair, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:
-    sites = 2 * (len(blocks_of(pair.base)) + 1)
-    bytes_per_row = sites * pair.base.config.hidden_size * torch.bfloat16.itemsize
+    sites, width = pair.shape
+    bytes_per_row = 2 * sites * width * torch.bfloat16.itemsize
     return ActivationStore(folder, max_rows=min(rows, int(limit_bytes // bytes_per_row)))
 
 
@@ -294,31 +381,34 @@ def _sae_rows(
     heldout: ActivationStore,
     folder: Path,
     scratch_bytes: int,
-    tick: Tick,
+    tick: Callable[[float], None],
 ) -> SaeRows:
     """Runs both models over texts that are not compared, spare ones first, until there are rows enough."""
     if request.analysis.sae is None:
         raise ValueError("this request has no autoencoders")
     split = resolved.split
     train = _store(pair, folder / "train", request.analysis.sae.tokens // SAE_EPOCHS, scratch_bytes * TRAIN_SHARE)
-    texts = [row.text for row in chain(split.spare, split.train)]
+    texts = [row.text for row in chain(split.spare, split.held_out, split.train)]
     used = 0
     for batch in _spare_batches(pair, texts):
         used += len(batch.indices)
         train.add(torch.cat([token_rows(states, batch) for states in pair.states(batch)]))
-        tick(0.5 + 0.5 * train.rows / train.max_rows, f"{train.rows} tokens for the autoencoders")
+        tick(train.rows / train.max_rows)
         if train.full:
             break
     too_few = train.rows < min(train.max_rows, heldout.rows)
     if too_few:
         used += len(split.analysed)
         heldout = _shared(heldout, train, folder / "measured")
-    return SaeRows(train, heldout, used, used > len(split.spare) and bool(split.train), from_analysed_rows=too_few)
+    trained = used > len(split.spare) + len(split.held_out) and bool(split.train)
+    return SaeRows(train, heldout, used, from_trained_rows=trained, from_analysed_rows=too_few)
 
 
 def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:
     for start in range(0, len(texts), SPARE_TEXTS_AT_ONCE):
-        yield from batches(pair.tokenizer, texts[start : start + SPARE_TEXTS_AT_ONCE], BATCH_TEXTS, pair.length)
+        yield from batches(
+            pair.reading.tokenizer, texts[start : start + SPARE_TEXTS_AT_ONCE], BATCH_TEXTS, pair.reading.length
+        )
 
 
 def _shared(compared: ActivationStore, train: ActivationStore, folder: Path) -> ActivationStore:
@@ -332,18 +422,19 @@ def _shared(compared: ActivationStore, train: ActivationStore, folder: Path) -> 
     return measured
 
 
-def _token_drift(request: AnalysisRequest, pair: Pair, analysed: list[str], centre: Centre) -> TokenDrift:
+def _token_drift(request: AnalysisRequest, pair: Pair, analysed: list[str], frame: Frame) -> TokenDrift:
     """1 - centred cosine of every token of the shown texts, layer by layer."""
     shown = request.analysis.texts or analysed[:DEFAULT_TEXTS_SHOWN]
+    tokenizer = pair.reading.tokenizer
     found: dict[int, TokenText] = {}
-    for batch in batches(pair.tokenizer, shown, BATCH_TEXTS, pair.length):
-        base, tuned = pair.states(batch)
-        cosines = row_cosines(base.double() - centre.base[:, None, None], tuned.double() - centre.tuned[:, None, None])
+    for batch in batches(tokenizer, shown, BATCH_TEXTS, pair.reading.length):
+        base, tuned = (torch.stack(states) for states in pair.states(batch))
+        cosines = row_cosines(base.double() - frame.base[:, None, None], tuned.double() - frame.tuned[:, None, None])
         for row, index in enumerate(batch.indices):
             length = int(batch.attention_mask[row].sum())
             found[index] = TokenText(
                 text=shown[index],
-                tokens=pair.tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
+                tokens=tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
                 special=(~batch.real[row, :length]).tolist(),
                 drift=[[round(1 - float(value), 4) for value in layer[row, :length]] for layer in cosines],
             )

@@ -1,41 +1,59 @@
-"""Stage `finetune`: makes the tuned checkpoint from the base and the labels of the data set."""
+"""Stage `finetune`: makes the tuned checkpoint from the base and the labels of the data set.
+
+Also its snapshots, and the further fine-tunes that serve as nulls.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from layerdrift.backends.sources import fingerprint
-from layerdrift.backends.tables import Row
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import Outputs
-from layerdrift.contract.request import AnalysisRequest, FineTune
+from layerdrift.contract.report import FineTuneRun, TrainingPoint
+from layerdrift.contract.request import AnalysisRequest, FineTune, Lora, NullName
 from workers.models.device import best_device
 from workers.models.loading import load_classifier, load_tokenizer
-from workers.models.structure import parameters_before
-from workers.models.texts import Batch, batches, run, usable_length
+from workers.models.structure import blocks_of
+from workers.models.texts import usable_length
 from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.tick import Tick
+from workers.stages.training import Recipe, Training, TrainingData, TrainTick, planned_steps, train, training_dtype
 
-WEIGHT_DECAY = 0.01
-WARMUP_SHARE = 0.1
-CLIP_NORM = 1.0
 MAX_LABELS = 1_000
+LOSS_POINTS = 100
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The model after so many steps."""
+
+    step: int
+    folder: Path
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The checkpoint that came out, and what it reaches on texts it was not trained on."""
+    """What the stage leaves: the checkpoint, how it came to be, and what it is compared with.
+
+    snapshots: along the run, the kept weights last; empty unless asked for. retrained: fine-tunes that serve as nulls.
+    """
 
     checkpoint: Checkpoint
-    outputs: Outputs
+    run: FineTuneRun
+    snapshots: list[Snapshot] = field(default_factory=list)
+    retrained: dict[NullName, Checkpoint] = field(default_factory=dict)
 
 
 def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: str, tick: Tick) -> Tuned:
@@ -50,121 +68,181 @@ def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: st
     settings = request.finetune
     if settings is None:
         raise ValueError("this request has no fine-tune")
+    nulls = [name for name in dict.fromkeys(request.analysis.nulls) if name != "numerical"]
+    ticks = _spans(tick, 1 + len(nulls))
+    data = training_data(request, resolved)
+    recipe = Recipe.of(settings, request.seed)
+    weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, planned_steps(settings, len(data.train)))
+    with fresh_classifier(resolved, data, recipe) as (model, data):
+        training = train(model, data, recipe, next(ticks), weights.at_step)
+        kept = training.best_step if settings.keep == "best" else training.steps
+        run = _run(settings, training, kept, model, data)
+        snapshots = [
+            Snapshot(step, weights.export(step, model, data, weights.folder / f"step-{step:06d}"))
+            for step in weights.snapshot_steps
+            if step < kept
+        ]
+        weights.export(kept, model, data, folder)
+    if weights.snapshot_steps:
+        snapshots.append(Snapshot(kept, folder))
+    retrained: dict[NullName, Checkpoint] = {}
+    for name in nulls:
+        of_null = folder.with_name(f"{folder.name}.{name}")
+        retrained[name] = _retrained(name, request, resolved, data, kept, of_null, next(ticks))
+    return Tuned(Checkpoint(folder, uri, fingerprint(folder)), run, snapshots, retrained)
+
+
+def _spans(tick: Tick, trainings: int) -> Iterator[TrainTick]:
+    """A tick for each of several trainings, one after another."""
+    for number in range(trainings):
+        yield lambda share, detail, number=number: tick(  # type: ignore[misc]
+            (number + share) / trainings, detail if trainings == 1 else f"{number + 1} of {trainings}: {detail}"
+        )
+
+
+def training_data(request: AnalysisRequest, resolved: Resolved) -> TrainingData:
+    """The split's rows as a classifier reads them; InputError where there are too many labels."""
     labels = sorted({str(row.label) for row in resolved.split.train})
     if len(labels) > MAX_LABELS:
         raise InputError.at(
             "/dataset/label_column", f"{len(labels)} different labels; a classifier takes up to {MAX_LABELS}"
         )
     tokenizer = load_tokenizer(resolved.base.folder, None)
+    split = resolved.split
+    return TrainingData(tokenizer, request.analysis.max_length, labels, split.train, split.held_out)
+
+
+@contextmanager
+def fresh_classifier(
+    resolved: Resolved, data: TrainingData, recipe: Recipe
+) -> Iterator[tuple[PreTrainedModel, TrainingData]]:
+    """The base under a new head, with adapters where the method has them, and the data as far as it reads them.
+
+    Torch's generator follows the recipe's seed inside, and is what it was afterwards.
+    """
     with torch.random.fork_rng():
-        torch.manual_seed(request.seed)
-        model = load_classifier(resolved.base.folder, "/base/uri", best_device(), labels)
+        torch.manual_seed(recipe.seed)
+        model = load_classifier(resolved.base.folder, "/base/uri", best_device(), data.labels)
         if model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
-        length = usable_length(tokenizer, model, request.analysis.max_length)
-        losses = _train(model, tokenizer, resolved.split.train, labels, settings, request.seed, length, tick)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    outputs = _evaluated(model.eval(), tokenizer, resolved.split.analysed, labels, length, losses)
-    return Tuned(Checkpoint(folder, uri, fingerprint(folder)), outputs)
+            model.config.pad_token_id = data.tokenizer.pad_token_id
+        if recipe.settings.method == "lora":
+            _add_adapters(model, recipe)
+        yield model, replace(data, length=usable_length(data.tokenizer, model, data.length))
 
 
-def _train(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[Row],
-    labels: list[str],
-    settings: FineTune,
-    seed: int,
-    length: int,
-    tick: Tick,
-) -> list[float]:
-    """Trains in place; the loss of every step."""
-    _freeze(model, settings)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
-    steps = settings.epochs * -(-len(rows) // settings.batch_size)
-    steps = min(steps, settings.max_steps or steps)
-    schedule: LRScheduler = get_linear_schedule_with_warmup(optimiser, round(WARMUP_SHARE * steps), steps)
-    label_ids = {label: index for index, label in enumerate(labels)}
-    losses: list[float] = []
-    model.train()
-    for batch, targets in _epochs(tokenizer, rows, label_ids, settings, seed, length):
-        if len(losses) == steps:
-            break
-        loss = _loss(model, batch, targets)
-        losses.append(loss.item())
-        if not torch.isfinite(loss):
-            raise InputError.at(
-                "/finetune/learning_rate",
-                f"the loss became {losses[-1]} at step {len(losses)}; take a smaller learning rate",
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad(set_to_none=True)
-        tick(len(losses) / steps, f"step {len(losses)} of {steps}, loss {losses[-1]:.3f}")
-    return losses
+def _add_adapters(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Low-rank adapters on the linear maps of the blocks that are trained; beside them only the head is."""
+    settings = recipe.settings.lora or Lora()
+    names = {id(module): name for name, module in model.named_modules()}
+    linear = (nn.Linear, Conv1D)
+    targets = [
+        names[id(module)]
+        for number, block in enumerate(blocks_of(model.base_model), start=1)
+        if number not in recipe.frozen
+        for module in block.modules()
+        if isinstance(module, linear)
+    ]
+    body = {id(parameter) for parameter in model.base_model.parameters()}
+    head = [parameter for parameter in model.parameters() if id(parameter) not in body]
+    if targets:
+        config = LoraConfig(
+            r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+        )
+        inject_adapter_in_model(config, model)
+    else:
+        model.base_model.requires_grad_(False)
+    for parameter in head:
+        parameter.requires_grad_(True)
 
 
-def _freeze(model: PreTrainedModel, settings: FineTune) -> None:
-    body = model.base_model
-    frozen: Iterable[nn.Parameter] = ()
-    if settings.method == "head":
-        frozen = body.parameters()
-    elif settings.freeze_first:
-        frozen = parameters_before(body, settings.freeze_first)
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+def _without_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, or where it has adapters a copy with them merged into its weights."""
+    if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        return model
+    merged = copy.deepcopy(model)
+    for name, module in list(merged.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(merged.get_submodule(parent), child, module.get_base_layer())
+    return merged
 
 
-def _epochs(
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[Row],
-    label_ids: dict[str, int],
-    settings: FineTune,
-    seed: int,
-    length: int,
-) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """Batches of like length in random order, every row once an epoch."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(settings.epochs):
-        order = torch.randperm(len(rows), generator=generator).tolist()
-        shuffled = [rows[index] for index in order]
-        found = list(batches(tokenizer, [row.text for row in shuffled], settings.batch_size, length))
-        for index in torch.randperm(len(found), generator=generator).tolist():
-            batch = found[index]
-            yield batch, torch.tensor([label_ids[str(shuffled[row].label)] for row in batch.indices])
+class _Weights:
+    """The trained weights at the steps that may be wanted again: snapshots, the best so far, the last."""
+
+    def __init__(self, folder: Path, settings: FineTune, steps: int) -> None:
+        self.folder = folder
+        count = settings.checkpoints
+        self.snapshot_steps = sorted({max(1, round(steps * number / count)) for number in range(1, count + 1)})
+        self._last = steps
+        self._best: int | None = None
+
+    def at_step(self, step: int, training: Training, model: PreTrainedModel) -> None:
+        """Keeps the weights where they may be wanted."""
+        best = training.best_step if training.held_out else None
+        if step not in (*self.snapshot_steps, self._last, best):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: one.detach().contiguous() for name, one in model.named_parameters() if one.requires_grad}
+        save_file(trained, self._path(step))
+        if self._best not in (None, best, *self.snapshot_steps):
+            self._path(self._best or 0).unlink()
+        self._best = best
+
+    def export(self, step: int, model: PreTrainedModel, data: TrainingData, folder: Path) -> Path:
+        """Writes the model as it was at that step, in transformers' layout."""
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in load_file(self._path(step)).items():
+                parameters[name].copy_(value)
+        _without_adapters(model).save_pretrained(folder)
+        data.tokenizer.save_pretrained(folder)
+        return folder
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"{step:06d}.safetensors"
 
 
-def _loss(model: PreTrainedModel, batch: Batch, targets: torch.Tensor) -> torch.Tensor:
-    logits = run(model, batch).logits
-    return nn.functional.cross_entropy(logits, targets.to(logits.device))
+def _retrained(
+    name: NullName,
+    request: AnalysisRequest,
+    resolved: Resolved,
+    data: TrainingData,
+    kept: int,
+    folder: Path,
+    tick: TrainTick,
+) -> Checkpoint:
+    """A second fine-tune: with another seed, or as many steps on labels that were dealt out anew."""
+    if request.finetune is None:
+        raise ValueError("this request has no fine-tune")
+    settings = request.finetune.model_copy(update={"checkpoints": 0})
+    recipe = Recipe.of(settings, request.seed + 1 if name == "reseed" else request.seed)
+    if name == "label_shuffle":
+        data = data.shuffled(request.seed + 1).without_held_out()
+        recipe = replace(recipe, stop_after=kept)
+    steps = kept if recipe.stop_after else planned_steps(settings, len(data.train))
+    weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, steps)
+    with fresh_classifier(resolved, data, recipe) as (model, data):
+        training = train(model, data, recipe, tick, weights.at_step)
+        weights.export(training.best_step if settings.keep == "best" else training.steps, model, data, folder)
+    return Checkpoint(folder, f"null:{name}", fingerprint(folder))
 
 
-def _evaluated(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[Row],
-    labels: list[str],
-    length: int,
-    losses: list[float],
-) -> Outputs:
-    """Accuracy on rows that were not trained on; a label never trained on counts as wrong."""
-    right = 0
-    for batch in batches(tokenizer, [row.text for row in rows], 64, length):
-        with torch.inference_mode():
-            logits = run(model, batch).logits
-        predicted = logits.argmax(-1).tolist()
-        right += sum(labels[guess] == rows[index].label for guess, index in zip(predicted, batch.indices, strict=True))
-    commonest = Counter(row.label for row in rows).most_common(1)[0][1]
+def _run(settings: FineTune, training: Training, kept: int, model: nn.Module, data: TrainingData) -> FineTuneRun:
+    losses = training.losses
     last = losses[-max(1, len(losses) // 10) :]
-    return Outputs(
-        accuracy=right / len(rows),
-        majority_accuracy=commonest / len(rows),
-        examples=len(rows),
-        labels=labels,
-        steps=len(losses),
+    span = -(-len(losses) // LOSS_POINTS)
+    spans = [(start, losses[start : start + span]) for start in range(0, len(losses), span)]
+    dtype = training_dtype(settings, next(model.parameters()).device)
+    return FineTuneRun(
+        method=settings.method,
+        precision="bfloat16" if dtype == torch.bfloat16 else "float32",
+        trainable_parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
+        steps=training.steps,
+        kept_step=kept,
         final_loss=sum(last) / len(last),
+        losses=[TrainingPoint(step=start + len(part), loss=sum(part) / len(part)) for start, part in spans],
+        held_out_texts=len(data.held_out),
+        held_out=training.held_out,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -12,26 +13,34 @@ from layerdrift import __version__
 from layerdrift.contract.report import DatasetInfo, Engine, Layer, Report, Timings, Zone
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name, peak_memory_bytes
+from workers.stages.causal import Judged
 from workers.stages.compare import Compared
 from workers.stages.extract import Extracted
 from workers.stages.finetune import Tuned
 from workers.stages.resolve import Resolved
 from workers.stages.sae import Trained
 
-PACKAGES = ("torch", "transformers", "safetensors", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the stages left."""
+
+    resolved: Resolved
+    tuned: Tuned | None
+    extracted: Extracted
+    compared: Compared
+    trained: Trained | None
+    judged: Judged
 
 
 def build_report(
-    analysis_id: str,
-    request: AnalysisRequest,
-    resolved: Resolved,
-    tuned: Tuned | None,
-    extracted: Extracted,
-    compared: Compared,
-    trained: Trained | None,
-    stage_seconds: dict[str, float],
+    analysis_id: str, request: AnalysisRequest, found: Findings, stage_seconds: dict[str, float]
 ) -> Report:
     """The report of a finished analysis."""
+    resolved, extracted, compared, judged = found.resolved, found.extracted, found.compared, found.judged
+    tuned, trained = found.tuned, found.trained
     return Report(
         analysis_id=analysis_id,
         name=request.name,
@@ -40,13 +49,24 @@ def build_report(
         request=request,
         models={"base": extracted.models["base"], "tuned": extracted.models["tuned"]},
         dataset=_dataset(request, resolved, extracted),
-        layers=_layers(compared, extracted, trained),
+        layers=_layers(found),
         cross_layer_cka=compared.cross_layer_cka,
         zones=compared.zones,
-        outputs=tuned.outputs if tuned else None,
-        recommendation=compared.recommendation,
+        nulls=compared.nulls,
+        outputs=judged.outputs,
+        finetune=tuned.run if tuned else None,
+        trajectory=extracted.trajectory,
+        probes=compared.probe_info,
+        causal=judged.causal,
+        recommendation=judged.recommendation,
         tokens=extracted.tokens,
-        warnings=[*resolved.warnings, *extracted.warnings, *compared.warnings, *(trained.warnings if trained else [])],
+        warnings=[
+            *resolved.warnings,
+            *extracted.warnings,
+            *compared.warnings,
+            *(trained.warnings if trained else []),
+            *judged.warnings,
+        ],
         timings=Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
     )
 
@@ -75,18 +95,25 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted)
     )
 
 
-def _layers(compared: Compared, extracted: Extracted, trained: Trained | None) -> list[Layer]:
+def _layers(found: Findings) -> list[Layer]:
+    compared, grafts = found.compared, found.judged.grafts
     return [
         Layer(
             index=index,
             name="embeddings" if index == 0 else f"block {index}",
             zone=_zone_of(index, compared.zones).name,
-            drift=compared.drift[index],
-            similarity=similarity,
-            weights=extracted.weights[index],
-            sae=trained.layers[index] if trained else None,
+            drift=of_layer.drift,
+            nulls=of_layer.nulls,
+            excess_drift=of_layer.excess,
+            drifted=of_layer.drifted,
+            task_consistency=compared.consistency[index] if compared.consistency else None,
+            similarity=compared.similarity[index],
+            weights=found.extracted.weights[index],
+            probe=compared.probes[index] if compared.probes else None,
+            graft=grafts[index] if grafts else None,
+            sae=found.trained.layers[index] if found.trained else None,
         )
-        for index, similarity in enumerate(compared.similarity)
+        for index, of_layer in enumerate(compared.layers)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,16 +20,22 @@ FINETUNE_ANALYSED_SHARE = 0.3
 """The analysis takes at most this share of the rows, so that the fine-tune has the rest."""
 
 
+HELD_OUT, MIN_HELD_OUT = 500, 50
+"""Rows that a fine-tune's best weights are chosen by: spare ones, or a tenth of the training rows where too few are."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Rows by use; no row is in two of them.
 
     analysed: texts the models are compared on. train: rows of the fine-tune. spare: the others, for the autoencoders.
+    held_out: rows that the fine-tune's best weights are chosen by.
     """
 
     analysed: list[Row]
     train: list[Row]
     spare: list[Row]
+    held_out: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int) 
 def _rows(request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path) -> tuple[list[Row], str]:
     labelled = request.finetune is not None
     if pins.dataset.sha256 is not None:
-        return list(inline_rows(request.dataset, labelled)), pins.dataset.sha256
+        return list(inline_rows(request.dataset)), pins.dataset.sha256
     path = folder / "dataset"
     sha256 = sources.fetch_dataset(pins.dataset, path)
     where = pins.dataset.source
@@ -167,7 +173,14 @@ def deal(rows: list[Row], request: AnalysisRequest) -> Split:
         raise InputError.at(
             "/dataset/label_column", f"all training rows have the label {labels.pop()!r}; tuning needs two or more"
         )
-    return Split(shuffled[:analysed], train, rest[len(train) :])
+    spare = rest[len(train) :]
+    if tuning.keep == "last":
+        return Split(shuffled[:analysed], train, spare)
+    if len(spare) >= MIN_HELD_OUT:
+        held_out = min(HELD_OUT, max(MIN_HELD_OUT, len(spare) // 4))
+        return Split(shuffled[:analysed], train, spare[held_out:], spare[:held_out])
+    kept = len(train) - min(HELD_OUT, len(train) // 10)
+    return Split(shuffled[:analysed], train[:kept], spare, train[kept:])
 
 
 def _require(count: int, least: int) -> None:

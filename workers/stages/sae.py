@@ -11,7 +11,8 @@ from torch import Tensor
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import LayerSae, ReportWarning, SaeQuality
 from layerdrift.contract.request import AnalysisRequest
-from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeStack, StackTrainer, fit_on, matmul_dtype
+from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeStack, StackTrainer, fit_on
+from workers.models.device import fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.extract import SaeRows
 from workers.stages.tick import Tick
@@ -54,7 +55,7 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, tick: Tick) -> Trained:
     config = SaeConfig(latents=latents, k=settings.k, steps=max(1, settings.tokens // batch), batch=batch)
     generator = torch.Generator().manual_seed(request.seed)
     stack = SaeStack.initial(normalisation, latents, generator)
-    trainer = StackTrainer(stack, config, matmul_dtype())
+    trainer = StackTrainer(stack, config, fast_dtype(torch.device("cpu")))
     for step, states in enumerate(rows.train.training_batches(config.steps, batch, generator), start=1):
         trainer.step(states)
         tick(0.9 * step / config.steps, f"step {step} of {config.steps}, {sites} autoencoders of {latents} latents")

@@ -27,7 +27,7 @@ csv.field_size_limit(MAX_FIELD_CHARACTERS)
 
 
 class Row(NamedTuple):
-    """One usable row; the label is None where none was asked for."""
+    """One usable row; the label is None where there is none."""
 
     text: str
     label: str | None
@@ -35,14 +35,15 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table are read; label None: none."""
+    """Which columns of a table are read. Without `labelled`, labels are taken where there are some."""
 
     text: str
-    label: str | None
+    label: str
+    labelled: bool
 
     @classmethod
     def of(cls, dataset: DatasetRef, labelled: bool) -> Columns:
-        return cls(dataset.text_column, dataset.label_column if labelled else None)
+        return cls(dataset.text_column, dataset.label_column, labelled)
 
     def require(self, present: Iterable[str], where: str) -> None:
         """Raises InputError unless the columns are among those present."""
@@ -50,7 +51,7 @@ class Columns:
         shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
         if self.text not in names:
             raise InputError.at("/dataset/text_column", f"{where} has no column {self.text!r}; it has: {shown}")
-        if self.label is not None and self.label not in names:
+        if self.labelled and self.label not in names:
             raise InputError.at("/dataset/label_column", f"{where} has no column {self.label!r}; it has: {shown}")
 
 
@@ -118,7 +119,7 @@ def _parse_delimited(lines: Iterable[str], format: TableFormat, columns: Columns
         if header.count(columns.text) > 1:
             raise InputError.at("/dataset/text_column", f"{where} has {columns.text!r} more than once in its header")
         text_at = header.index(columns.text)
-        label_at = None if columns.label is None else header.index(columns.label)
+        label_at = header.index(columns.label) if columns.label in header else None
         for cells in reader:
             if not cells:
                 continue
@@ -127,7 +128,8 @@ def _parse_delimited(lines: Iterable[str], format: TableFormat, columns: Columns
                     "/dataset/uri",
                     f"{where}, line {reader.line_num}: {len(cells)} cells, but the header names {len(header)}",
                 )
-            yield Row(cells[text_at], None if label_at is None else cells[label_at])
+            label = None if label_at is None else cells[label_at]
+            yield Row(cells[text_at], label if columns.labelled else label or None)
     except csv.Error as error:
         raise InputError.at("/dataset/uri", f"{where}, line {reader.line_num}: {error}") from error
 
@@ -148,20 +150,21 @@ def _parse_json_lines(lines: Iterable[str], columns: Columns, where: str) -> Ite
             raise InputError.at("/dataset/text_column", f"{where}, line {number}: {columns.text!r} is not a string")
         if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
             raise InputError.at("/dataset/text_column", f"{where}, line {number}: half a surrogate pair; cut it whole")
-        label = None if columns.label is None else value[columns.label]
-        if isinstance(label, dict | list | float) or (columns.label is not None and label is None):
+        label = value.get(columns.label)
+        usable = isinstance(label, str | int)
+        if columns.labelled and not usable:
             raise InputError.at(
                 "/dataset/label_column",
                 f"{where}, line {number}: {columns.label!r} must be a string, an integer or a truth value",
             )
-        yield Row(text, None if label is None else str(label))
+        yield Row(text, str(label) if usable and (columns.labelled or label != "") else None)
 
 
-def inline_rows(dataset: DatasetRef, labelled: bool) -> Iterator[Row]:
+def inline_rows(dataset: DatasetRef) -> Iterator[Row]:
     """The rows of a data set that stands in the request."""
     if dataset.inline is None:
         raise ValueError("the data set is not inline")
-    labels = dataset.inline.labels if labelled else None
+    labels = dataset.inline.labels
     for index, text in enumerate(dataset.inline.texts):
         yield Row(text, None if labels is None else str(labels[index]))
 

@@ -35,6 +35,7 @@ class StageName(StrEnum):
     EXTRACT = "extract"  # run both models over the texts
     COMPARE = "compare"  # turn the gathered moments into drift and zones
     SAE = "sae"  # train and measure the sparse autoencoders
+    CAUSAL = "causal"  # does it matter: outputs, grafts, the freeze sweep
     REPORT = "report"  # write the report
 
 

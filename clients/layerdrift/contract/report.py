@@ -11,12 +11,14 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.request import AnalysisRequest, NullName
 
 SCHEMA_VERSION: Final = 1
 
 ViewName = Literal["token", "cls", "mean"]
-MeasureName = Literal["cosine", "cosine_centred", "relative_l2", "cka"]
+MeasureName = Literal[
+    "cosine", "cosine_centred", "relative_l2", "cka", "cka_standardized", "procrustes", "rsa", "knn_jaccard"
+]
 PartName = Literal["embeddings", "attention", "mlp", "norm"]
 ZoneName = Literal["general", "transitional", "specialised"]
 
@@ -33,17 +35,29 @@ class Measured(ReportModel):
     value: float | None = Field(description="the estimate, without unit")
     low: float | None = Field(default=None, description="lower end of the 95 % interval; null: not computed")
     high: float | None = Field(default=None, description="upper end of the 95 % interval; null: not computed")
-    null: float | None = Field(default=None, description="the same number where nothing changed; null: not computed")
+    null: float | None = Field(
+        default=None,
+        description="the same number in the null that is farthest from `the same`: what chance alone gives; null: not "
+        "computed",
+    )
     undefined: str | None = Field(default=None, description="why there is no value")
 
 
 class Similarity(ReportModel):
-    """The four measures of one view of one layer."""
+    """The measures of one view of one layer."""
 
     cosine: Measured = Field(description="mean cosine of the two models' rows, [-1, 1]")
     cosine_centred: Measured = Field(description="the same after subtracting each model's mean, [-1, 1]")
     relative_l2: Measured = Field(description="Frobenius norm of the difference over that of the base, >= 0")
     cka: Measured = Field(description="debiased linear CKA, at most 1; may be slightly negative")
+    cka_standardized: Measured = Field(description="the same with every feature divided by its deviation, at most 1")
+    procrustes: Measured = Field(description="1 - similarity after the best rotation, [0, 1]; 0: the same")
+    rsa: Measured | None = Field(
+        default=None, description="Spearman correlation of the distances between texts, [-1, 1]; view `mean` alone"
+    )
+    knn_jaccard: Measured | None = Field(
+        default=None, description="overlap of the texts' 10 nearest neighbours, [0, 1]; view `mean` alone"
+    )
 
 
 class SaeQuality(ReportModel):
@@ -76,15 +90,44 @@ class LayerSae(ReportModel):
     transfer_excess: float = Field(description="transfer_fvu - base.fvu: what the base model's features miss")
 
 
+class LayerProbe(ReportModel):
+    """How well a linear probe reads the labels off a layer, in both models, on texts that it was not fitted to."""
+
+    base: Measured = Field(description="accuracy in the base model, 0 to 1")
+    tuned: Measured = Field(description="accuracy in the tuned model, 0 to 1")
+    base_control: float = Field(ge=0, le=1, description="the same fitted to shuffled labels: what chance gives")
+    tuned_control: float = Field(ge=0, le=1, description="the same in the tuned model")
+
+
+class LayerGraft(ReportModel):
+    """What becomes of the tuned model's answers when parts of the base model are put in; see `causal.graft`."""
+
+    prefix: Measured = Field(description="with the base model's embeddings and blocks up to this layer")
+    block: Measured = Field(description="with this block of the base model alone (layer 0: its embeddings)")
+
+
 class Layer(ReportModel):
     """One layer. Index 0 is the output of the embeddings, index i that of block i."""
 
     index: int = Field(ge=0)
     name: str
     zone: ZoneName
-    drift: float = Field(description="1 - CKA of the token view, what the zones are fitted to; about 0 to 1")
+    drift: float = Field(description="1 - CKA of the token view; about 0 (same) to 1 (unrelated)")
+    nulls: dict[NullName, float] = Field(
+        default={}, description="1 - CKA of the token view between models that differ by chance alone"
+    )
+    excess_drift: float = Field(
+        ge=0, description="drift less the largest null, at least 0; what the zones are fitted to"
+    )
+    drifted: bool = Field(description="whether the drift is beyond what chance gives; see docs/numbers.md")
+    task_consistency: Measured | None = Field(
+        default=None,
+        description="mean cosine of the changes that two fine-tunes with different seeds made, [-1, 1]; null `reseed`",
+    )
     similarity: dict[ViewName, Similarity]
     weights: dict[PartName, WeightDrift] = Field(default={}, description="by part; parts that a layer lacks are absent")
+    probe: LayerProbe | None = None
+    graft: LayerGraft | None = None
     sae: LayerSae | None = None
 
 
@@ -101,7 +144,7 @@ class Zone(ReportModel):
     name: ZoneName
     first: int = Field(ge=0, description="index of the first layer")
     last: int = Field(ge=0, description="index of the last layer")
-    level: float = Field(description="mean drift (1 - CKA) of its layers")
+    level: float = Field(description="mean excess drift of its layers")
     support: float | None = Field(
         default=None,
         description="share of the fits with a group of texts left out that agree on its layers; null: none",
@@ -140,15 +183,139 @@ class DatasetInfo(ReportModel):
     sae_distinct_tokens: int = Field(description="distinct tokens the autoencoders were trained on")
 
 
-class Outputs(ReportModel):
-    """What the fine-tune reached on the analysed texts, none of which it was trained on."""
+class Null(ReportModel):
+    """A pair of models that differ by chance alone, measured like the real one."""
 
-    accuracy: float = Field(ge=0, le=1, description="share of right labels")
-    majority_accuracy: float = Field(ge=0, le=1, description="share of the commonest label: what a constant reaches")
-    examples: int
-    labels: list[str]
+    name: NullName
+    description: str = Field(description="what was compared with what")
+    tokens: int = Field(description="tokens it was measured on")
+
+
+class ModelOutputs(ReportModel):
+    """How well one model answers on the analysed texts. What its head or the data do not allow is null."""
+
+    accuracy: Measured | None = Field(default=None, description="share of right labels, 0 to 1; classifiers")
+    perplexity: Measured | None = Field(
+        default=None, description="exp of the mean negative log-likelihood of a token, >= 1; language models"
+    )
+
+
+class Outputs(ReportModel):
+    """The answers of both models on the analysed texts; a model without a head of this kind has none."""
+
+    kind: Literal["classifier", "causal_lm", "masked_lm"]
+    examples: int = Field(description="texts (classifiers) or predicted tokens (language models)")
+    labels: list[str] = Field(default=[], description="classes, in the order of the tuned model")
+    base: ModelOutputs | None = None
+    tuned: ModelOutputs | None = None
+    majority_accuracy: float | None = Field(
+        default=None, ge=0, le=1, description="share of the commonest label: what a constant reaches"
+    )
+    disagreement: Measured | None = Field(
+        default=None, description="share of the examples to which the two give different answers, 0 to 1"
+    )
+    js_divergence: Measured | None = Field(
+        default=None, description="mean Jensen-Shannon divergence of the two distributions, bits, 0 to 1"
+    )
+
+
+class TrainingPoint(ReportModel):
+    """The fine-tune at one step."""
+
+    step: int
+    loss: float = Field(description="mean cross-entropy, nats")
+
+
+class Evaluation(TrainingPoint):
+    """The fine-tune on held-out rows."""
+
+    accuracy: float = Field(ge=0, le=1)
+
+
+class FineTuneRun(ReportModel):
+    """How the fine-tune went."""
+
+    method: str
+    precision: Literal["float32", "bfloat16"]
+    trainable_parameters: int
     steps: int = Field(description="optimiser steps")
+    kept_step: int = Field(description="the step whose weights became the tuned model")
     final_loss: float = Field(description="mean cross-entropy over the last tenth of the steps, nats")
+    losses: list[TrainingPoint] = Field(description="on the training rows, means over up to 100 spans of steps")
+    held_out_texts: int = Field(description="rows that were neither trained on nor analysed")
+    held_out: list[Evaluation] = Field(description="on these, after every epoch")
+
+
+class Trajectory(ReportModel):
+    """Drift from the base along the fine-tune; the last entry is the tuned model."""
+
+    steps: list[int]
+    drift: list[list[float]] = Field(description="[snapshot][layer]: 1 - CKA of the token view")
+    relative_l2: list[list[float]] = Field(description="[snapshot][layer]")
+    tokens: int = Field(description="tokens it was measured on")
+
+
+class ProbeInfo(ReportModel):
+    """What the probes were fitted to."""
+
+    examples: int
+    classes: int
+    folds: int = Field(description="every text was held out once, in one of so many folds")
+    majority_accuracy: float = Field(ge=0, le=1)
+
+
+class GraftInfo(ReportModel):
+    """What the grafts are measured by."""
+
+    measure: Literal["accuracy", "perplexity", "kl", "state_change"] = Field(
+        description="accuracy or perplexity of the grafted model; without labels `kl`: mean Kullback-Leibler "
+        "divergence of its answers from the tuned model's, bits; without a head `state_change`: relative L2 of the "
+        "texts' means at the last layer"
+    )
+    ungrafted: float = Field(description="the same of the tuned model as it is")
+    examples: int
+
+
+class SweepPoint(ReportModel):
+    """Fine-tunes with the embeddings and the first k blocks frozen."""
+
+    freeze_first: int
+    accuracy: float = Field(description="mean over the seeds, 0 to 1")
+    by_seed: list[float]
+    loss_points: float = Field(description="accuracy with nothing frozen less this, in points (%)")
+    loss_bound_points: float = Field(description="one-sided 95 % upper bound of that loss, in points (%)")
+    validated: bool = Field(description="whether the bound is below epsilon")
+    step_seconds: float = Field(description="median time of an optimiser step")
+    training_bytes: int = Field(
+        description="weights, gradients, optimiser and what the backward pass kept of the largest batch"
+    )
+    cached: bool = Field(description="whether the frozen blocks ran once for each row instead of once an epoch")
+
+
+class Strategy(ReportModel):
+    """A rule for what to freeze, and how much accuracy it would have cost against the best of the sweep."""
+
+    name: Literal["recommended", "nothing", "half", "gradient_norm"]
+    frozen_blocks: list[int] = Field(description="blocks, counted from 1; the embeddings with them unless empty")
+    accuracy: float
+    regret_points: float = Field(description="accuracy of the best depth of the sweep less this one's, in points (%)")
+
+
+class Sweep(ReportModel):
+    """What freezing costs, measured by retraining."""
+
+    epsilon_points: float
+    seeds: list[int]
+    examples: int
+    points: list[SweepPoint]
+    strategies: list[Strategy]
+
+
+class Causal(ReportModel):
+    """Whether the change matters to the answers."""
+
+    graft: GraftInfo | None = None
+    sweep: Sweep | None = None
 
 
 class TokenText(ReportModel):
@@ -207,7 +374,12 @@ class Report(ReportModel):
     layers: list[Layer]
     cross_layer_cka: CrossLayerCka
     zones: list[Zone]
-    outputs: Outputs | None = Field(default=None, description="of the fine-tune; null for a pair")
+    nulls: list[Null] = []
+    outputs: Outputs | None = Field(default=None, description="null where the tuned model has no head")
+    finetune: FineTuneRun | None = Field(default=None, description="null for a pair")
+    trajectory: Trajectory | None = Field(default=None, description="null without finetune.checkpoints")
+    probes: ProbeInfo | None = Field(default=None, description="null without labels")
+    causal: Causal = Causal()
     recommendation: Recommendation
     tokens: TokenDrift
     warnings: list[ReportWarning]

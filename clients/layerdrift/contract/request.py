@@ -13,6 +13,7 @@ MAX_INLINE_TEXTS = 2_000
 MIN_EXAMPLES = 20
 """Fewer analysed texts than this say nothing about similarity."""
 
+NullName = Literal["numerical", "reseed", "label_shuffle"]
 Label = str | int
 InlineText = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARACTERS)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
@@ -79,7 +80,10 @@ class DatasetRef(RequestModel):
     inline: InlineData | None = Field(default=None, description="the data themselves")
     text_column: str = Field(default="text", min_length=1, description="column or key that holds the text")
     label_column: str = Field(
-        default="label", min_length=1, description="column or key that holds the label; read only to fine-tune"
+        default="label",
+        min_length=1,
+        description="column or key that holds the label; without a fine-tune it may be absent: accuracy and probes, "
+        "which need labels, are then left out",
     )
     max_examples: int = Field(
         default=2_000,
@@ -95,14 +99,28 @@ class DatasetRef(RequestModel):
         return self
 
 
+class Lora(RequestModel):
+    """Low-rank adapters on every linear map of the blocks that are trained (Hu et al. 2021); merged at the end."""
+
+    rank: int = Field(default=8, ge=1, le=512, description="rank of each update")
+    alpha: int = Field(default=16, ge=1, le=4_096, description="updates are scaled by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the adapters' inputs while training")
+
+
 class FineTune(RequestModel):
     """How the base model is tuned when there is no tuned one: as a classifier of the data set's labels."""
 
-    method: Literal["full", "head"] = Field(
-        default="full", description="`full` trains every weight, `head` the new classification head alone"
+    method: Literal["full", "lora", "head"] = Field(
+        default="full",
+        description="`full` trains every weight, `lora` low-rank adapters and the head, `head` the new classification "
+        "head alone",
     )
+    lora: Lora | None = Field(default=None, description="of method `lora`; null there: its defaults")
     freeze_first: int = Field(
-        default=0, ge=0, le=1_000, description="0: nothing is frozen; k: the embeddings and the first k blocks are"
+        default=0,
+        ge=0,
+        le=1_000,
+        description="0: nothing is frozen; k: the embeddings and the first k blocks are, and run without dropout",
     )
     train_examples: int | None = Field(
         default=None, ge=8, description="rows to train on, none of them analysed; null: all the others"
@@ -113,6 +131,25 @@ class FineTune(RequestModel):
     learning_rate: float = Field(
         default=5e-5, gt=0, le=1, description="peak of AdamW's learning rate; 10 % warm-up, then linear decay to 0"
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of the products while training; `auto`: bfloat16 where the hardware multiplies it, else float32. "
+        "Weights and optimiser stay in float32",
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="which weights become the tuned model: those with the best accuracy on held-out rows, looked at "
+        "after every epoch, or the last ones",
+    )
+    checkpoints: int = Field(
+        default=0, ge=0, le=20, description="snapshots along the run; the report shows drift growing over them"
+    )
+
+    @model_validator(mode="after")
+    def _lora_where_it_is_used(self) -> Self:
+        if self.lora is not None and self.method != "lora":
+            raise ValueError(f"lora is given, but method is {self.method!r}; set method to 'lora' or leave lora out")
+        return self
 
 
 class SaeSettings(RequestModel):
@@ -131,6 +168,26 @@ class SaeSettings(RequestModel):
     )
 
 
+class FreezeSweep(RequestModel):
+    """Retraining with the embeddings and the first k blocks frozen, for several k and seeds: what freezing costs."""
+
+    depths: list[Annotated[int, Field(ge=1, le=1_000)]] | None = Field(
+        default=None, min_length=1, max_length=100, description="the k that are tried, beside 0; null: every block"
+    )
+    seeds: int = Field(
+        default=2, ge=2, le=20, description="trainings for each k; all rows of a training follow its seed"
+    )
+    epsilon: float = Field(
+        default=0.5, gt=0, le=100, description="largest loss of accuracy that is still worth freezing, in points (%)"
+    )
+    examples: int = Field(
+        default=2_000,
+        ge=MIN_EXAMPLES,
+        le=100_000,
+        description="rows that accuracy is measured on: the analysed ones, then spare ones; none is trained on",
+    )
+
+
 class AnalysisSettings(RequestModel):
     """What is computed on the pair."""
 
@@ -141,6 +198,22 @@ class AnalysisSettings(RequestModel):
         description="texts are read until so many tokens are compared; special ones do not count",
     )
     max_length: int = Field(default=128, ge=8, le=8_192, description="tokens of a text that are read")
+    nulls: list[NullName] = Field(
+        default=["numerical"],
+        max_length=3,
+        description="what drift is compared with. `numerical` (always computed): the base model in bfloat16 and other "
+        "batches. In fine-tune mode also `reseed`: a second fine-tune with another seed; `label_shuffle`: the same "
+        "steps on shuffled labels. Each of these costs one more fine-tune",
+    )
+    probes: bool = Field(
+        default=True, description="logistic probes of the labels at every layer, where there are labels"
+    )
+    grafts: bool = Field(
+        default=True, description="run the tuned model with blocks of the base model in their place, block by block"
+    )
+    freeze_sweep: FreezeSweep | None = Field(
+        default=None, description="fine-tune mode: retrain with more and more frozen; null: do not"
+    )
     sae: SaeSettings | None = Field(default=SaeSettings(), description="null: no sparse autoencoders")
     texts: list[Text] = Field(
         default=[],
@@ -182,4 +255,16 @@ class AnalysisRequest(RequestModel):
         inline = self.dataset.inline
         if self.finetune is not None and inline is not None and inline.labels is None:
             raise ValueError("a fine-tune needs dataset.inline.labels")
+        return self
+
+    @model_validator(mode="after")
+    def _retraining_needs_a_fine_tune(self) -> Self:
+        if self.finetune is None:
+            retrained = [name for name in self.analysis.nulls if name != "numerical"]
+            if retrained:
+                raise ValueError(f"analysis.nulls: {retrained[0]} retrains the model, which needs finetune")
+            if self.analysis.freeze_sweep is not None:
+                raise ValueError("analysis.freeze_sweep retrains the model, which needs finetune")
+        elif self.analysis.freeze_sweep is not None and self.finetune.method == "head":
+            raise ValueError("analysis.freeze_sweep needs finetune.method full or lora: a head freezes every block")
         return self

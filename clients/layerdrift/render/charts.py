@@ -6,17 +6,41 @@ from typing import Any
 
 import altair as alt
 
-from layerdrift.contract.report import Layer, Report, TokenText
+from layerdrift.contract.report import Layer, MeasureName, Report, TokenText
+from layerdrift.contract.request import NullName
 
 ZONE_COLOURS = {"general": "#0072B2", "transitional": "#E69F00", "specialised": "#D55E00"}  # Okabe & Ito 2008
 MODEL_COLOURS = {"base SAE on base": "#0072B2", "tuned SAE on tuned": "#D55E00", "base SAE on tuned": "#000000"}
 PART_COLOURS = {"embeddings": "#000000", "attention": "#0072B2", "mlp": "#D55E00", "norm": "#009E73"}
 VIEW_TITLES = {"token": "every token", "cls": "first or last token", "mean": "mean over a text"}
-MEASURE_TITLES = {
+MEASURE_TITLES: dict[MeasureName, str] = {
     "cka": "debiased CKA",
+    "cka_standardized": "CKA, features standardised",
+    "procrustes": "Procrustes distance",
+    "relative_l2": "relative L2",
     "cosine_centred": "centred cosine",
     "cosine": "raw cosine",
-    "relative_l2": "relative L2",
+    "rsa": "RSA (mean view)",
+    "knn_jaccard": "shared nearest texts (mean view)",
+}
+NULL_TITLES: dict[NullName, str] = {
+    "numerical": "null: rounding",
+    "reseed": "null: another seed",
+    "label_shuffle": "null: shuffled labels",
+}
+NULL_COLOURS = ["#666666", "#CC79A7", "#56B4E9"]
+GRAFT_TITLES = {"prefix": "base layers 0 to k", "block": "base block k alone"}
+GRAFT_UNITS = {
+    "accuracy": "accuracy",
+    "perplexity": "perplexity",
+    "kl": "KL from the tuned model, bits",
+    "state_change": "relative change of the last layer",
+}
+PROBE_TITLES = {
+    "base": "base model",
+    "tuned": "tuned model",
+    "base_control": "base, shuffled labels",
+    "tuned_control": "tuned, shuffled labels",
 }
 MAX_DRIFT_COLOUR = 1.0
 
@@ -43,7 +67,36 @@ def drift_curve(report: Report) -> Spec:
     )
     band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.25, color="#888888")
     band = band.encode(y=alt.Y("low:Q", title="drift, 1 − CKA (0: the same)", scale=scale), y2="high:Q")
-    return _spec((band + base.mark_line(color="#888888") + points).properties(width=620, height=280))
+    layers = [base.mark_line(color="#888888"), points]
+    if _has_intervals(rows):
+        layers.insert(0, band)
+    if report.layers[0].nulls:
+        layers.insert(0, _null_curves(report, scale))
+    return _spec(
+        alt.layer(*layers)
+        .resolve_scale(color="independent", strokeDash="independent")
+        .properties(width=620, height=280)
+    )
+
+
+def _null_curves(report: Report, scale: alt.Scale) -> Any:
+    rows = [
+        {"layer": layer.index, "null": NULL_TITLES[name], "level": level}
+        for layer in report.layers
+        for name, level in layer.nulls.items()
+    ]
+    names = [NULL_TITLES[name] for name in report.layers[0].nulls]
+    colours = [colour for colour, name in zip(NULL_COLOURS, NULL_TITLES, strict=True) if name in report.layers[0].nulls]
+    return (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(strokeDash=[5, 3], point=alt.OverlayMarkDef(size=25, filled=True))
+        .encode(
+            x=_layer_axis(report),
+            y=alt.Y("level:Q", title="drift, 1 − CKA (0: the same)", scale=scale),
+            color=alt.Color("null:N", title="what chance gives", scale=alt.Scale(domain=names, range=colours)),
+            tooltip=["layer:Q", "null:N", alt.Tooltip("level:Q", format=".5f")],
+        )
+    )
 
 
 def _drift_interval(layer: Layer) -> dict[str, float | None]:
@@ -54,29 +107,44 @@ def _drift_interval(layer: Layer) -> dict[str, float | None]:
 
 
 def measures(report: Report) -> Spec:
-    """Every measure by layer and view, side by side."""
+    """Every measure by layer and view, side by side, with intervals and the farthest null."""
     rows = [
-        {"layer": layer.index, "view": VIEW_TITLES[view], "measure": MEASURE_TITLES[name], "value": number["value"]}
+        {
+            "layer": layer.index,
+            "view": VIEW_TITLES[view],
+            "measure": MEASURE_TITLES[name],
+            **number.model_dump(include={"value", "low", "high", "null"}),
+        }
         for layer in report.layers
         for view, similarity in layer.similarity.items()
-        for name, number in similarity.model_dump().items()
-        if number["value"] is not None
+        for name in MEASURE_TITLES
+        if (number := getattr(similarity, name)) is not None and number.value is not None
     ]
+    views = alt.Scale(domain=list(VIEW_TITLES.values()), range=["#0072B2", "#009E73", "#CC79A7"])
+    base = alt.Chart().encode(x=_layer_axis(report), color=alt.Color("view:N", title="view", scale=views))
+    band = (
+        base.transform_filter("isValid(datum.low)")
+        .mark_area(opacity=0.2)
+        .encode(y=alt.Y("low:Q", title=None), y2="high:Q")
+    )
+    line = base.mark_line(point=True).encode(
+        y=alt.Y("value:Q", title=None),
+        strokeDash=alt.StrokeDash("view:N", scale=alt.Scale(domain=list(VIEW_TITLES.values()))),
+        tooltip=[
+            "layer:Q",
+            "view:N",
+            alt.Tooltip("value:Q", format=".4f"),
+            *_interval_tips(),
+            alt.Tooltip("null:Q", format=".4f"),
+        ],
+    )
+    null = base.transform_filter("isValid(datum.null)").mark_tick(thickness=2, size=9, opacity=0.7).encode(y="null:Q")
+    layers = [band, line] if _has_intervals(rows) else [line]
+    if any(row["null"] is not None for row in rows):
+        layers.append(null)
     chart = (
-        alt.Chart(alt.Data(values=rows))
-        .mark_line(point=True)
-        .encode(
-            x=_layer_axis(report),
-            y=alt.Y("value:Q", title=None),
-            color=alt.Color(
-                "view:N",
-                title="view",
-                scale=alt.Scale(domain=list(VIEW_TITLES.values()), range=["#0072B2", "#009E73", "#CC79A7"]),
-            ),
-            strokeDash=alt.StrokeDash("view:N", scale=alt.Scale(domain=list(VIEW_TITLES.values()))),
-            tooltip=["layer:Q", "view:N", alt.Tooltip("value:Q", format=".4f")],
-        )
-        .properties(width=280, height=170)
+        alt.layer(*layers, data=alt.Data(values=rows))
+        .properties(width=280, height=150)
         .facet(facet=alt.Facet("measure:N", title=None, sort=list(MEASURE_TITLES.values())), columns=2)
         .resolve_scale(y="independent")
     )
@@ -133,6 +201,155 @@ def weight_drift(report: Report) -> Spec | None:
         .properties(width=620, height=220)
     )
     return _spec(chart)
+
+
+def grafts(report: Report) -> Spec | None:
+    """The tuned model's answers with parts of the base model in it, by layer; None where there are no grafts."""
+    info = report.causal.graft
+    if info is None:
+        return None
+    rows = [
+        {"layer": layer.index, "kind": GRAFT_TITLES[kind], **number.model_dump(include={"value", "low", "high"})}
+        for layer in report.layers
+        if layer.graft is not None
+        for kind, number in (("prefix", layer.graft.prefix), ("block", layer.graft.block))
+    ]
+    title = GRAFT_UNITS[info.measure]
+    kinds = alt.Scale(domain=list(GRAFT_TITLES.values()), range=["#D55E00", "#0072B2"])
+    chart = _banded_lines(report, rows, "kind", kinds, title, "what comes from the base")
+    level = alt.Chart(alt.Data(values=[{"value": info.ungrafted}])).mark_rule(strokeDash=[5, 3], color="#444444")
+    return _spec(alt.layer(chart, level.encode(y="value:Q")).properties(width=620, height=240))
+
+
+def probes(report: Report) -> Spec | None:
+    """What a linear probe reads off every layer of both models, with its controls; None without labels."""
+    if report.probes is None:
+        return None
+    rows: list[dict[str, Any]] = []
+    for layer in report.layers:
+        if layer.probe is None:
+            return None
+        for name, number in (("base", layer.probe.base), ("tuned", layer.probe.tuned)):
+            measured = number.model_dump(include={"value", "low", "high"})
+            rows.append({"layer": layer.index, "probe": PROBE_TITLES[name], **measured})
+        for name, control in (("base_control", layer.probe.base_control), ("tuned_control", layer.probe.tuned_control)):
+            rows.append(
+                {"layer": layer.index, "probe": PROBE_TITLES[name], "value": control, "low": None, "high": None}
+            )
+    names = alt.Scale(domain=list(PROBE_TITLES.values()), range=["#0072B2", "#D55E00", "#89b8d8", "#e9a87c"])
+    chart = _banded_lines(report, rows, "probe", names, "held-out accuracy", "probe of")
+    majority = alt.Chart(alt.Data(values=[{"value": report.probes.majority_accuracy}]))
+    level = majority.mark_rule(strokeDash=[5, 3], color="#444444").encode(y="value:Q")
+    return _spec(alt.layer(chart, level).properties(width=620, height=240))
+
+
+def consistency(report: Report) -> Spec | None:
+    """Whether two fine-tunes changed the tokens alike, by layer; None without a second one."""
+    rows = [
+        {"layer": layer.index, "of": "tuned and reseeded", **found.model_dump(include={"value", "low", "high"})}
+        for layer in report.layers
+        if (found := layer.task_consistency) is not None
+    ]
+    if not rows:
+        return None
+    colour = alt.Scale(domain=["tuned and reseeded"], range=["#CC79A7"])
+    chart = _banded_lines(report, rows, "of", colour, "mean cosine of the changes", "fine-tunes")
+    return _spec(chart.properties(width=620, height=200))
+
+
+def sweep(report: Report) -> Spec | None:
+    """Accuracy by how many blocks were frozen, every seed and the mean; None without a sweep."""
+    found = report.causal.sweep
+    if found is None:
+        return None
+    rows = [
+        {"frozen": point.freeze_first, "seed": str(seed), "accuracy": accuracy}
+        for point in found.points
+        for seed, accuracy in zip(found.seeds, point.by_seed, strict=True)
+    ]
+    axis = alt.X(
+        "frozen:Q",
+        title="first blocks frozen (with the embeddings; 0: nothing)",
+        axis=alt.Axis(values=[point.freeze_first for point in found.points], format="d"),
+    )
+    base = alt.Chart(alt.Data(values=rows)).encode(x=axis)
+    y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False))
+    seeds = base.mark_point(filled=True, size=55, opacity=0.8).encode(
+        y=y,
+        shape=alt.Shape("seed:N", title="seed"),
+        tooltip=["frozen:Q", "seed:N", alt.Tooltip("accuracy:Q", format=".4f")],
+    )
+    means = base.mark_line(color="#444444").encode(y=alt.Y("mean(accuracy):Q", title="accuracy"))
+    return _spec((means + seeds).properties(width=620, height=220))
+
+
+def trajectory(report: Report) -> Spec | None:
+    """Drift of every layer along the fine-tune; None without snapshots."""
+    found = report.trajectory
+    if found is None:
+        return None
+    rows = [
+        {"step": step, "layer": layer, "drift": value}
+        for step, layers in zip([0, *found.steps], [[0.0] * len(found.drift[0]), *found.drift], strict=True)
+        for layer, value in enumerate(layers)
+    ]
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("step:Q", title="optimiser step"),
+            y=alt.Y("drift:Q", title="drift, 1 − CKA", scale=_from_zero([row["drift"] for row in rows])),
+            color=alt.Color("layer:O", title="layer", scale=alt.Scale(scheme="viridis")),
+            tooltip=["step:Q", "layer:O", alt.Tooltip("drift:Q", format=".4f")],
+        )
+        .properties(width=620, height=260)
+    )
+    return _spec(chart)
+
+
+def training(report: Report) -> Spec | None:
+    """Loss on the training and the held-out rows by step; None for a pair."""
+    run = report.finetune
+    if run is None:
+        return None
+    rows = [{"step": point.step, "loss": point.loss, "rows": "trained on"} for point in run.losses]
+    rows += [{"step": point.step, "loss": point.loss, "rows": "held out"} for point in run.held_out]
+    names = alt.Scale(domain=["trained on", "held out"], range=["#888888", "#D55E00"])
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(point=alt.OverlayMarkDef(size=30, filled=True))
+        .encode(
+            x=alt.X("step:Q", title="optimiser step"),
+            y=alt.Y("loss:Q", title="cross-entropy, nats", scale=alt.Scale(domainMin=0)),
+            color=alt.Color("rows:N", title="rows", scale=names),
+            tooltip=["step:Q", "rows:N", alt.Tooltip("loss:Q", format=".4f")],
+        )
+    )
+    kept = alt.Chart(alt.Data(values=[{"step": run.kept_step}])).mark_rule(strokeDash=[5, 3], color="#444444")
+    return _spec((chart + kept.encode(x="step:Q")).properties(width=620, height=180))
+
+
+def _banded_lines(
+    report: Report, rows: list[dict[str, Any]], by: str, scale: alt.Scale, title: str, legend: str
+) -> Any:
+    """Lines of `value` by layer with their intervals, one for each kind."""
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=_layer_axis(report), color=alt.Color(f"{by}:N", title=legend, scale=scale)
+    )
+    y = alt.Scale(zero=False)
+    band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15)
+    line = base.mark_line(point=alt.OverlayMarkDef(size=45, filled=True)).encode(
+        y=alt.Y("value:Q", title=title, scale=y),
+        tooltip=["layer:Q", f"{by}:N", alt.Tooltip("value:Q", format=".4f"), *_interval_tips()],
+    )
+    if not _has_intervals(rows):
+        return alt.layer(line)
+    return alt.layer(band.encode(y=alt.Y("low:Q", title=title, scale=y), y2="high:Q"), line)
+
+
+def _has_intervals(rows: list[dict[str, Any]]) -> bool:
+    """Vega warns of an area without a point."""
+    return any(row["low"] is not None for row in rows)
 
 
 def sae_quality(report: Report) -> Spec | None:

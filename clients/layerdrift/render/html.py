@@ -19,6 +19,12 @@ def render(report: Report) -> str:
     specs: dict[str, charts.Spec | None] = {
         "drift": charts.drift_curve(report),
         "measures": charts.measures(report),
+        "trajectory": charts.trajectory(report),
+        "consistency": charts.consistency(report),
+        "grafts": charts.grafts(report),
+        "sweep": charts.sweep(report),
+        "probes": charts.probes(report),
+        "training": charts.training(report),
         "cka": charts.cka_map(report),
         "weights": charts.weight_drift(report),
         "sae": charts.sae_quality(report),

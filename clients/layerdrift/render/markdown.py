@@ -25,7 +25,9 @@ def render(report: Report) -> str:
 
 def _layers(report: Report) -> str:
     with_sae = report.layers[0].sae is not None
-    head = ["layer", "zone", "drift (1 - CKA)", "CKA", "95 % interval", "centred cosine", "relative L2"]
+    head = ["layer", "zone", "drift (1 - CKA)", "chance", "drifted", "CKA", "95 % interval"]
+    head += ["centred cosine", "relative L2"]
+    head += [f"graft ({graft.measure})"] if (graft := report.causal.graft) else []
     head += ["SAE FVU base", "SAE FVU tuned", "transfer excess"] if with_sae else []
     lines = [_row(head), _row(["---"] * 2 + ["---:"] * (len(head) - 2))]
     return "\n".join(lines + [_row(_cells(layer)) for layer in report.layers])
@@ -37,11 +39,15 @@ def _cells(layer: Layer) -> list[str]:
         f"{layer.index} {layer.name}",
         layer.zone,
         words.number(layer.drift, 4),
+        words.number(words.chance(layer), 5),
+        "yes" if layer.drifted else "no",
         words.number(token.cka.value, 4),
         words.interval(token.cka, 4),
         words.number(token.cosine_centred.value),
         words.number(token.relative_l2.value),
     ]
+    if layer.graft is not None:
+        cells.append(words.number(layer.graft.prefix.value))
     if layer.sae is not None:
         cells += [words.number(layer.sae.base.fvu), words.number(layer.sae.tuned.fvu)]
         cells.append(words.number(layer.sae.transfer_excess))

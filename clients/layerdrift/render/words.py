@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from layerdrift.contract.report import Measured, Report, Zone
+from layerdrift.contract.report import Layer, Measured, ModelOutputs, Outputs, Report, Zone
 
 ZONE_MEANING = {
     "general": "kept the base model's representations",
     "transitional": "changed in part",
     "specialised": "changed most",
+}
+
+
+STRATEGIES = {
+    "recommended": "as recommended",
+    "nothing": "freeze nothing",
+    "half": "freeze half",
+    "gradient_norm": "least gradient norm, as many",
 }
 
 
@@ -44,14 +52,32 @@ def advice(report: Report) -> str:
 
 
 def outcome(report: Report) -> str | None:
-    """What the fine-tune reached; None for a pair."""
+    """How well the models answer; None where that could not be judged."""
     outputs = report.outputs
-    if outputs is None:
+    if outputs is None or outputs.tuned is None:
         return None
-    return (
-        f"After {outputs.steps} steps the fine-tune labels {outputs.accuracy:.1%} of {outputs.examples} texts it was "
-        f"not trained on rightly; always saying the commonest label would give {outputs.majority_accuracy:.1%}."
-    )
+    said = _quality(outputs, outputs.tuned)
+    if report.finetune is not None:
+        said = f"After {report.finetune.kept_step} steps the fine-tune {said}"
+    else:
+        said = f"The tuned model {said}"
+        if outputs.base is not None:
+            said += f"; the base model {_quality(outputs, outputs.base)}"
+    if outputs.majority_accuracy is not None:
+        said += f"; always saying the commonest label would give {outputs.majority_accuracy:.1%}"
+    if outputs.disagreement is not None and outputs.disagreement.value is not None:
+        said += f". The two models disagree on {outputs.disagreement.value:.1%} of {outputs.examples} answers"
+    return said + "."
+
+
+def _quality(outputs: Outputs, model: ModelOutputs) -> str:
+    if model.accuracy is not None and model.accuracy.value is not None:
+        ends = model.accuracy.low, model.accuracy.high
+        between = "" if None in ends else f" (95 %: {percent(ends[0])} to {percent(ends[1])})"
+        return f"labels {model.accuracy.value:.1%}{between} of {outputs.examples} texts rightly"
+    if model.perplexity is not None and model.perplexity.value is not None:
+        return f"has a perplexity of {model.perplexity.value:.2f} over {outputs.examples} tokens"
+    return "was not judged"
 
 
 def limits(report: Report) -> list[str]:
@@ -60,10 +86,18 @@ def limits(report: Report) -> list[str]:
     token = [layer.similarity["token"].cka for layer in report.layers]
     if all(number.low is None for number in token):
         said.append("No interval was computed: how much of a small drift is sampling noise is not known.")
-    if all(number.null is None for number in token):
-        said.append("No null was computed: drift is not compared with that of a retraining by chance.")
+    names = {null.name for null in report.nulls}
+    if not names:
+        said.append("No null was computed: drift is not compared with what chance gives.")
+    elif names == {"numerical"}:
+        said.append("Chance here means rounding alone; whether another seed would drift alike was not asked.")
     said.append("Drift shows where representations changed, not whether the change helps or harms the task.")
     return said
+
+
+def chance(layer: Layer) -> float | None:
+    """The largest null of a layer; None where there is none."""
+    return max(layer.nulls.values(), default=None)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -34,6 +34,10 @@ def report(
             "cosine_centred": measured(None if constant else 1 - drift),
             "relative_l2": measured(drift * 1.3),
             "cka": measured(None if constant else 1 - drift),
+            "cka_standardized": measured(None if constant else 1 - drift),
+            "procrustes": measured(None if constant else drift),
+            "rsa": measured(1 - drift) if view == "mean" else None,
+            "knn_jaccard": measured(1 - drift) if view == "mean" else None,
         }
 
     quality = {"fvu": 0.2, "l0": 32.0, "dead_fraction": 0.01}
@@ -75,6 +79,12 @@ def report(
                 "name": "embeddings" if index == 0 else f"block {index}",
                 "zone": "general" if index < 2 else "specialised",
                 "drift": index / (layers - 1),
+                "nulls": {"numerical": 0.001, "reseed": 0.02},
+                "excess_drift": max(0.0, index / (layers - 1) - 0.02),
+                "drifted": index > 0,
+                "task_consistency": measured(0.8),
+                "probe": {"base": measured(0.7), "tuned": measured(0.9), "base_control": 0.5, "tuned_control": 0.5},
+                "graft": {"prefix": measured(0.9 - index / 10), "block": measured(0.85)},
                 "similarity": {view: similarity(index, view) for view in ("token", "cls", "mean")},
                 "weights": {
                     "mlp": {"relative_frobenius": 0.1, "effective_rank": 5.5, "top8_share": 0.9, "top16_share": 0.95},
@@ -97,6 +107,61 @@ def report(
             {"name": "general", "first": 0, "last": 1, "level": 0.1},
             {"name": "specialised", "first": 2, "last": layers - 1, "level": 0.8},
         ],
+        "nulls": [
+            {"name": "numerical", "description": "the base against itself", "tokens": 500},
+            {"name": "reseed", "description": "another seed", "tokens": 500},
+        ],
+        "outputs": {
+            "kind": "classifier",
+            "examples": 50,
+            "labels": ["a", "b"],
+            "tuned": {"accuracy": measured(0.9)},
+            "majority_accuracy": 0.5,
+        },
+        "finetune": {
+            "method": "full",
+            "precision": "float32",
+            "trainable_parameters": 1000,
+            "steps": 20,
+            "kept_step": 10,
+            "final_loss": 0.3,
+            "losses": [{"step": 10, "loss": 0.6}, {"step": 20, "loss": 0.3}],
+            "held_out_texts": 20,
+            "held_out": [{"step": 10, "loss": 0.5, "accuracy": 0.8}, {"step": 20, "loss": 0.6, "accuracy": 0.7}],
+        },
+        "trajectory": {
+            "steps": [5, 10],
+            "drift": [[0.1 * index for index in range(layers)]] * 2,
+            "relative_l2": [[0.1 * index for index in range(layers)]] * 2,
+            "tokens": 500,
+        },
+        "probes": {"examples": 50, "classes": 2, "folds": 5, "majority_accuracy": 0.5},
+        "causal": {
+            "graft": {"measure": "accuracy", "ungrafted": 0.9, "examples": 50},
+            "sweep": {
+                "epsilon_points": 0.5,
+                "seeds": [0, 1],
+                "examples": 50,
+                "points": [
+                    {
+                        "freeze_first": depth,
+                        "accuracy": 0.9 - depth / 100,
+                        "by_seed": [0.9, 0.9 - depth / 50],
+                        "loss_points": float(depth),
+                        "loss_bound_points": depth + 0.2,
+                        "validated": depth == 0,
+                        "step_seconds": 0.02,
+                        "training_bytes": 2**20,
+                        "cached": depth > 0,
+                    }
+                    for depth in (0, 2)
+                ],
+                "strategies": [
+                    {"name": "half", "frozen_blocks": [1, 2], "accuracy": 0.88, "regret_points": 2.0},
+                    {"name": "nothing", "frozen_blocks": [], "accuracy": 0.9, "regret_points": 0.0},
+                ],
+            },
+        },
         "recommendation": {"freeze_first": 1, "basis": "predicted", "evidence": "Because of the curve."},
         "tokens": {
             "source": "request",
@@ -113,6 +178,28 @@ def report(
         "timings": {"stages": {"extract": 1.5}, "peak_memory_bytes": 2**30},
     }
     return Report.model_validate(body | changes)
+
+
+FIGURES = [
+    "drift",
+    "measures",
+    "trajectory",
+    "consistency",
+    "grafts",
+    "sweep",
+    "probes",
+    "training",
+    "cka",
+    "weights",
+    "sae",
+]
+
+
+def drift_rows(specs: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the drift curve itself, without those of the nulls."""
+    found = [layer["data"]["values"] for layer in specs["drift"]["layer"] if "drift" in layer["data"]["values"][0]]
+    rows: list[dict[str, Any]] = found[0]
+    return rows
 
 
 class Page(HTMLParser):
@@ -157,20 +244,20 @@ def test_the_page_refers_to_nothing_outside_itself() -> None:
 def test_every_figure_has_its_place_and_its_data() -> None:
     source = html.render(report())
     specs = specs_of(source)
-    assert set(specs) == {"drift", "measures", "cka", "weights", "sae", "tokens-0"}
+    assert set(specs) == {*FIGURES, "tokens-0"}
     assert set(specs) <= Page(source).ids
-    drawn = {row["layer"]: row["drift"] for row in specs["drift"]["data"]["values"]}
+    drawn = {row["layer"]: row["drift"] for row in drift_rows(specs)}
     assert drawn == {index: layer.drift for index, layer in enumerate(report().layers)}
 
 
 def test_intervals_are_drawn_the_right_way_up_and_written_out() -> None:
     source = html.render(report())
-    for row in specs_of(source)["drift"]["data"]["values"]:
+    for row in drift_rows(specs_of(source)):
         assert row["low"] == pytest.approx(row["drift"] - 0.01)
         assert row["high"] == pytest.approx(row["drift"] + 0.01)
     assert "0.9900 to 1.0100" in Page(source).text
     assert "| 0.9900 to 1.0100 |" in markdown.render(report())
-    without = specs_of(html.render(report(intervals=False)))["drift"]["data"]["values"]
+    without = drift_rows(specs_of(html.render(report(intervals=False))))
     assert {row["low"] for row in without} == {None}
 
 
@@ -199,7 +286,7 @@ def test_tokens_with_quotes_and_backslashes_survive_the_axis_expression() -> Non
         assert label in svg
 
 
-@pytest.mark.parametrize("figure", ["drift", "measures", "cka", "weights", "sae"])
+@pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_can_be_drawn(figure: str) -> None:
     import vl_convert
 
@@ -211,8 +298,8 @@ def test_every_figure_can_be_drawn(figure: str) -> None:
 def test_a_number_without_meaning_is_a_dash_and_never_nan() -> None:
     undefined = report(constant_views=("cls", "token"))
     page, text = Page(html.render(undefined)).text, markdown.render(undefined)
-    assert "0 embeddingsgeneral0.0000———1.0000.000" in page
-    assert "| 0 embeddings | general | 0.0000 | — | — | — |" in text
+    assert "0 embeddingsgeneral0.00000.02000no————0.000" in page
+    assert "| 0 embeddings | general | 0.0000 | 0.02000 | no | — | — | — |" in text
     assert "nan" not in (page + text).lower()
 
 
@@ -231,9 +318,56 @@ def test_markdown_is_a_table_that_no_name_can_break() -> None:
     lines = markdown.render(report(name="a | b\n# c `d` <e>")).splitlines()
     assert lines[0] == "# a \\| b \\# c \\`d\\` \\<e\\>"
     table = [line for line in lines if line.startswith("|")]
-    assert {line.count("|") for line in table} == {11}
+    assert {line.count("|") for line in table} == {14}
     assert len(table) == 2 + 4
 
 
 def test_equal_reports_give_equal_pages() -> None:
     assert html.render(report()) == html.render(report())
+
+
+BARE: dict[str, Any] = {
+    "nulls": [],
+    "outputs": None,
+    "finetune": None,
+    "trajectory": None,
+    "probes": None,
+    "causal": {},
+}
+
+
+def test_what_was_not_computed_is_neither_drawn_nor_mentioned() -> None:
+    bare = report(**BARE)
+    for layer in bare.layers:
+        layer.nulls, layer.task_consistency, layer.probe, layer.graft = {}, None, None, None
+    source = html.render(bare)
+    assert set(specs_of(source)) == {"drift", "measures", "cka", "weights", "sae", "tokens-0"}
+    assert Page(source).ids == set(specs_of(source))
+    assert "graft" not in markdown.render(bare)
+    assert any("No null was computed" in limit for limit in words.limits(bare))
+    assert words.outcome(bare) is None
+
+
+def test_the_nulls_are_drawn_beside_the_drift() -> None:
+    layers = specs_of(html.render(report()))["drift"]["layer"]
+    nulls = next(layer["data"]["values"] for layer in layers if "null" in layer["data"]["values"][0])
+    assert {(row["null"], row["level"]) for row in nulls} == {("null: rounding", 0.001), ("null: another seed", 0.02)}
+
+
+def test_the_outcome_says_how_well_the_models_answer() -> None:
+    assert words.outcome(report()) == (
+        "After 10 steps the fine-tune labels 90.0% (95 %: 89.0 % to 91.0 %) of 50 texts rightly; always saying the "
+        "commonest label would give 50.0%."
+    )
+    number = {"value": 3.5}
+    outputs = {
+        "kind": "causal_lm",
+        "examples": 400,
+        "base": {"perplexity": {"value": 4.0}},
+        "tuned": {"perplexity": number},
+        "disagreement": {"value": 0.1},
+    }
+    assert words.outcome(report(outputs=outputs, finetune=None)) == (
+        "The tuned model has a perplexity of 3.50 over 400 tokens; the base model has a perplexity of 4.00 over 400 "
+        "tokens. The two models disagree on 10.0% of 400 answers."
+    )

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from layerdrift.backends.tables import Columns, Row, TableFormat, check_head, parse, table_format
 from layerdrift.contract.errors import InputError
 
-BOTH = Columns("text", "label")
+BOTH = Columns("text", "label", labelled=True)
+MAYBE = Columns("text", "label", labelled=False)
 
 
 def rows(content: str, format: TableFormat, columns: Columns = BOTH) -> list[Row]:
@@ -29,7 +30,10 @@ def test_json_lines_turns_integers_and_truth_values_into_labels() -> None:
 
 
 def test_labels_are_not_asked_for_where_nothing_is_tuned() -> None:
-    assert rows("text\nhello\n", "csv", Columns("text", None)) == [Row("hello", None)]
+    assert rows("text\nhello\n", "csv", MAYBE) == [Row("hello", None)]
+    assert rows("text,label\na,1\nb,\n", "csv", MAYBE) == [Row("a", "1"), Row("b", None)]
+    lines = '{"text": "a", "label": 1}\n{"text": "b"}\n{"text": "c", "label": 0.5}\n{"text": "d", "label": ""}\n'
+    assert rows(lines, "jsonl", MAYBE) == [Row("a", "1"), Row("b", None), Row("c", None), Row("d", None)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from workers.analysis.jackknife import jackknife_interval
-from workers.analysis.moments import Centre, PairMoments
+from workers.analysis.moments import Frame, PairMoments
 from workers.analysis.similarity import similarities
 
 GROUPS, TOKENS_OF_A_TEXT, WIDTH = 20, 20, 8
@@ -49,10 +49,10 @@ def clustered(texts: int, noise: float, generator: torch.Generator) -> tuple[Ten
 
 
 def interval(base: Tensor, tuned: Tensor, measure: str) -> tuple[float, float]:
-    centre = Centre.of(base.flatten(0, 1)[None], tuned.flatten(0, 1)[None])
+    frame = Frame.of(base.flatten(0, 1)[None], tuned.flatten(0, 1)[None])
 
     def moments(rows: slice) -> PairMoments:
-        found = PairMoments.zeros(centre)
+        found = PairMoments.zeros(frame)
         found.add(base[rows].flatten(0, 1)[None], tuned[rows].flatten(0, 1)[None])
         return found
 
@@ -67,7 +67,7 @@ def interval(base: Tensor, tuned: Tensor, measure: str) -> tuple[float, float]:
 def test_intervals_cover_the_truth_as_often_as_they_say(measure: str, noise: float) -> None:
     """Of 400 data sets of 100 texts, 90 to 98 % of the nominal 95 % intervals hold the value of 20,000 texts."""
     base, tuned = clustered(20_000, noise, torch.Generator().manual_seed(99))
-    whole = PairMoments.zeros(Centre.of(base.flatten(0, 1)[None], tuned.flatten(0, 1)[None]))
+    whole = PairMoments.zeros(Frame.of(base.flatten(0, 1)[None], tuned.flatten(0, 1)[None]))
     whole.add(base.flatten(0, 1)[None], tuned.flatten(0, 1)[None])
     truth = getattr(similarities(whole)[0], measure)
     generator = torch.Generator().manual_seed(0)

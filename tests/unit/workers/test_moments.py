@@ -1,68 +1,108 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from workers.analysis.moments import Centre, NotFinite, PairMoments, row_cosines
+from workers.analysis import moments as module
+from workers.analysis.moments import SUMS, Frame, NotFinite, PairMoments, row_cosines
 from workers.analysis.similarity import similarities
 
 
 def pair(rows: int = 300, width: int = 12, sites: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Correlated rows with a common mean and features of very unequal size."""
     generator = torch.Generator().manual_seed(seed)
-    base = torch.randn(sites, rows, width, generator=generator) + 4
-    return base, 0.6 * base + torch.randn(sites, rows, width, generator=generator)
+    scales = torch.logspace(1, -1, width)
+    base = torch.randn(sites, rows, width, generator=generator) * scales + 4
+    return base, 0.6 * base + torch.randn(sites, rows, width, generator=generator) * scales
 
 
-def gathered(base: Tensor, tuned: Tensor, centre: Centre, cuts: list[int]) -> PairMoments:
-    moments = PairMoments.zeros(centre)
+def gathered(base: Tensor, tuned: Tensor, frame: Frame, cuts: list[int]) -> PairMoments:
+    moments = PairMoments.zeros(frame)
     for first, last in zip([0, *cuts], [*cuts, base.shape[1]], strict=True):
         moments.add(base[:, first:last], tuned[:, first:last])
     return moments
 
 
+def naive(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, float]:
+    """Every measure from its definition, over all rows at once, in float64; the judge of the streamed ones."""
+
+    def cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+        return float(np.mean([1 - cdist(a[None], b[None], "cosine")[0, 0] for a, b in zip(one, other, strict=True)]))
+
+    def hsic1(k: NDArray[np.float64], l: NDArray[np.float64]) -> float:  # noqa: E741
+        n = len(k)
+        k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
+        total = (k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ l).sum()
+        return float(total / (n * (n - 3)))
+
+    def cka(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+        k, l = one @ one.T, other @ other.T  # noqa: E741
+        return float(hsic1(k, l) / (hsic1(k, k) * hsic1(l, l)) ** 0.5)
+
+    centred_x, centred_y = x - x.mean(0), y - y.mean(0)
+    aligned = np.linalg.svd(centred_x.T @ centred_y, compute_uv=False).sum()
+    return {
+        "cosine": cosine(x, y),
+        "cosine_centred": cosine(centred_x, centred_y),
+        "relative_l2": float(np.linalg.norm(y - x) / np.linalg.norm(x)),
+        "cka": cka(centred_x, centred_y),
+        "cka_standardized": cka(centred_x / x.std(0), centred_y / y.std(0)),
+        "procrustes": 1 - float(aligned / np.linalg.norm(centred_x) / np.linalg.norm(centred_y)),
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.permutations(range(10)), seed=st.integers(0, 1000), rows=st.integers(40, 400))
+def test_one_pass_ten_shards_in_any_order_and_the_definitions_agree(order: list[int], seed: int, rows: int) -> None:
+    base, tuned = pair(rows, seed=seed, sites=1)
+    frame = Frame.of(base, tuned)
+    shards = [gathered(one, other, frame, []) for one, other in zip(base.chunk(10, 1), tuned.chunk(10, 1), strict=True)]
+    merged = PairMoments.zeros(frame)
+    for index in order:
+        merged.merge(shards[index % len(shards)]) if index < len(shards) else None
+    found = [asdict(similarities(one)[0]) for one in (gathered(base, tuned, frame, []), merged)]
+    expected = naive(base[0].double().numpy(), tuned[0].double().numpy())
+    for measure, value in expected.items():
+        assert [one[measure] for one in found] == pytest.approx([value, value], rel=1e-9), measure
+
+
 def test_identical_models_have_exactly_zero_drift() -> None:
     base, _ = pair()
-    moments = gathered(base, base.clone(), Centre.of(base, base), [7, 150])
+    moments = gathered(base, base.clone(), Frame.of(base, base), [7, 150])
     for site in similarities(moments):
-        assert (site.relative_l2, site.cka) == (0.0, 1.0)
-        assert site.cosine == pytest.approx(1.0, abs=1e-12)
+        assert site == similarities(moments)[0]
+        assert (site.relative_l2, site.procrustes) == (0.0, 0.0)
+        assert (site.cka, site.cka_standardized, site.cosine, site.cosine_centred) == (1.0, 1.0, 1.0, 1.0)
 
 
-def test_shards_in_any_order_merge_to_what_one_pass_gives() -> None:
-    base, tuned = pair()
-    centre = Centre.of(base[:, :50], tuned[:, :50])
-    whole = gathered(base, tuned, centre, [])
-    shards = [gathered(base[:, i : i + 30], tuned[:, i : i + 30], centre, []) for i in range(0, 300, 30)]
-    order = torch.randperm(10, generator=torch.Generator().manual_seed(3)).tolist()
-    merged = PairMoments.zeros(centre)
-    for index in order:
-        merged = merged.merge(shards[index])
-    for field in fields(PairMoments):
-        if field.name != "centre":
-            one, other = (torch.as_tensor(getattr(moments, field.name)) for moments in (whole, merged))
-            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9, msg=field.name)
-
-
-def test_the_stream_agrees_with_a_naive_computation_over_all_rows() -> None:
-    base, tuned = pair()
-    centre = Centre.of(base, tuned)
-    found = similarities(gathered(base, tuned, centre, [100, 200]))
-    for site, result in enumerate(found):
-        x, y = base[site].double(), tuned[site].double()
-        cosine = torch.nn.functional.cosine_similarity(x, y, dim=1).mean()
-        centred = torch.nn.functional.cosine_similarity(x - x.mean(0), y - y.mean(0), dim=1).mean()
-        assert result.cosine == pytest.approx(float(cosine), rel=1e-9)
-        assert result.cosine_centred == pytest.approx(float(centred), rel=1e-9)
-        assert result.relative_l2 == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-9)
+@pytest.mark.parametrize(("chunk", "block", "strip"), [(1, 2, 1), (7, 64, 5), (256, 2048, 96)])
+def test_sums_do_not_depend_on_how_rows_are_cut(
+    chunk: int, block: int, strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tuned = pair(100)
+    frame = Frame.of(base, tuned)
+    for name, size in (("CHUNK_ROWS", chunk), ("BLOCK_ROWS", block), ("STRIP", strip)):
+        monkeypatch.setattr(module, name, size)
+    found = gathered(base, tuned, frame, [33])
+    x, y = (rows.double() - centre[:, None] for rows, centre in ((base, frame.base), (tuned, frame.tuned)))
+    torch.testing.assert_close(module.symmetric(found.xx), x.mT @ x)
+    torch.testing.assert_close(module.symmetric(found.yy), y.mT @ y)
+    torch.testing.assert_close(found.xy, x.mT @ y)
+    torch.testing.assert_close(found.squares[:, 1, 2], (x.square().sum(2) * y.square().sum(2)).sum(1))
 
 
 @pytest.mark.parametrize(("side", "value"), [("base", float("nan")), ("tuned", float("inf"))])
 def test_a_value_that_is_not_finite_is_reported_and_not_added(side: str, value: float) -> None:
     base, tuned = pair()
-    moments = PairMoments.zeros(Centre.of(base, tuned))
+    moments = PairMoments.zeros(Frame.of(base, tuned))
     {"base": base, "tuned": tuned}[side][1, 5, 2] = value
     with pytest.raises(NotFinite, match=f"{side} model.* at layer 1"):
         moments.add(base, tuned)
@@ -70,22 +110,54 @@ def test_a_value_that_is_not_finite_is_reported_and_not_added(side: str, value: 
     assert float(moments.xx.abs().sum()) == 0.0
 
 
+def test_large_finite_values_are_not_mistaken_for_infinite_ones() -> None:
+    base, tuned = pair(rows=10, width=4)
+    base[:, :, 0] = 3e38
+    moments = PairMoments.zeros(Frame.of(base, tuned))
+    moments.add(base, tuned)
+    assert moments.n == 10
+
+
 def test_leaving_a_shard_out_gives_the_moments_of_the_rest() -> None:
     base, tuned = pair()
-    centre = Centre.of(base, tuned)
-    whole, part = gathered(base, tuned, centre, []), gathered(base[:, 40:90], tuned[:, 40:90], centre, [])
+    frame = Frame.of(base, tuned)
+    whole, part = gathered(base, tuned, frame, []), gathered(base[:, 40:90], tuned[:, 40:90], frame, [])
     rest = [*range(40), *range(90, 300)]
-    expected = gathered(base[:, rest], tuned[:, rest], centre, [])
-    for name, value in whole.without(part).sums().items():
-        one, other = torch.as_tensor(value), torch.as_tensor(getattr(expected, name))
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-8, msg=name)
+    expected = gathered(base[:, rest], tuned[:, rest], frame, [])
+    left = whole.without(part)
+    assert left.n == expected.n
+    for name in SUMS:
+        torch.testing.assert_close(getattr(left, name), getattr(expected, name), rtol=1e-9, atol=1e-6, msg=name)
 
 
-def test_moments_of_different_centres_are_not_added_up() -> None:
+def test_moments_of_different_frames_are_not_added_up() -> None:
     base, tuned = pair()
-    one, other = (PairMoments.zeros(Centre.of(base[:, :n], tuned[:, :n])) for n in (10, 20))
-    with pytest.raises(ValueError, match="different centres"):
+    one, other = (PairMoments.zeros(Frame.of(base[:, :n], tuned[:, :n])) for n in (10, 20))
+    with pytest.raises(ValueError, match="different frames"):
         one.merge(other)
+
+
+def test_one_outlier_feature_does_not_hide_behind_standardised_cka() -> None:
+    """A shared feature at 30 deviations on otherwise independent data: plain CKA is fooled, standardised is not."""
+    generator = torch.Generator().manual_seed(0)
+    base, tuned = torch.randn(2, 1, 2000, 16, generator=generator).unbind(0)
+    shared = 30 * torch.randn(2000, generator=generator)
+    base[0, :, 0] = tuned[0, :, 0] = shared
+    site = similarities(gathered(base, tuned, Frame.of(base, tuned), []))[0]
+    assert site.cka == pytest.approx(0.997, abs=0.003)
+    assert site.cka_standardized is not None
+    assert site.cka_standardized < 0.2
+
+
+def test_a_feature_that_never_varies_does_not_disturb_the_others() -> None:
+    base, tuned = pair(sites=1)
+    with_constant = [torch.cat([rows, torch.full((1, 300, 1), 5.0)], 2) for rows in (base, tuned)]
+    plain, more = (
+        similarities(gathered(one, other, Frame.of(one, other), []))[0]
+        for one, other in ((base, tuned), tuple(with_constant))
+    )
+    assert more.cka_standardized == pytest.approx(plain.cka_standardized, rel=1e-9)
+    assert more.procrustes == pytest.approx(plain.procrustes, rel=1e-9)
 
 
 def test_cosines_of_zero_rows_have_a_meaning() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.scratch import SHARD_ROWS, ActivationStore
+from workers.analysis.moments import SUMS, Frame, PairMoments
+from workers.analysis.streams import Rows
+from workers.scratch import SHARD_ROWS, ActivationStore, GroupStore
 
 
 def numbered(count: int, start: int = 0) -> torch.Tensor:
@@ -65,3 +67,19 @@ def test_fewer_rows_than_a_batch_are_refused(tmp_path: Path) -> None:
     store.add(numbered(10))
     with pytest.raises(ValueError, match="10 rows do not fill a batch of 64"):
         next(store.training_batches(1, 64, torch.Generator()))
+
+
+def test_groups_come_back_as_moments_whichever_way_they_were_kept(tmp_path: Path) -> None:
+    rows = torch.randn(2, 3, 40, 5, generator=torch.Generator().manual_seed(0))
+    frame = Frame.of(*rows)
+    moments = PairMoments.zeros(frame)
+    moments.add(*rows)
+    store = GroupStore(tmp_path / "groups")
+    store.put(Rows(*rows))
+    store.put(moments)
+    for found in store.each(frame):
+        assert found.n == 40
+        for name in SUMS:
+            assert torch.equal(getattr(found, name), getattr(moments, name))
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "groups").iterdir())
+    assert on_disk < 2 * (GroupStore.bytes_for(3, 5, 40) + 8192)

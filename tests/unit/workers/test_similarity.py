@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workers.analysis.moments import Centre, PairMoments
+from workers.analysis.moments import Frame, PairMoments
 from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, cross_site_cka, similarities
 
 
 def similarity(x: Tensor, y: Tensor) -> SiteSimilarity:
-    moments = PairMoments.zeros(Centre.of(x[None, : len(x) // 2], y[None, : len(y) // 2]))
+    moments = PairMoments.zeros(Frame.of(x[None, : len(x) // 2], y[None, : len(y) // 2]))
     moments.add(x[None], y[None])
     return similarities(moments)[0]
 
@@ -64,7 +64,9 @@ def test_a_site_that_does_not_vary_has_no_cka_and_says_so() -> None:
 
 def test_too_few_rows_give_no_number_at_all() -> None:
     found = similarity(draw(MIN_ROWS - 1, 4, 0), draw(MIN_ROWS - 1, 4, 1))
-    assert found == SiteSimilarity(None, None, None, None, f"only {MIN_ROWS - 1} rows; at least {MIN_ROWS} are needed")
+    assert found == SiteSimilarity(
+        None, None, None, None, undefined=f"only {MIN_ROWS - 1} rows; at least {MIN_ROWS} are needed"
+    )
 
 
 def test_the_cross_site_map_is_exact_on_many_rows_of_one_strong_direction() -> None:

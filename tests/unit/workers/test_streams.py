@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.analysis.moments import Centre, PairMoments
-from workers.analysis.streams import RowSample, StreamedMoments
+from workers.analysis.moments import SUMS, Frame, PairMoments
+from workers.analysis.streams import Rows, RowSample, StreamedMoments
 
 
 def pair(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -12,29 +12,35 @@ def pair(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, rows, 5, generator=generator), torch.randn(2, rows, 5, generator=generator)
 
 
-@pytest.mark.parametrize(
-    ("centre_rows", "centre_bytes"), [(70, 10**9), (10**9, 3 * 2 * 30 * 5 * 4 * 2), (10**9, 10**9)]
-)
-def test_held_rows_are_counted_once_whatever_settles_the_centre(centre_rows: int, centre_bytes: int) -> None:
+@pytest.mark.parametrize("group_of", [100, 10])
+@pytest.mark.parametrize(("frame_rows", "frame_bytes"), [(70, 10**9), (10**9, 3 * 2 * 30 * 5 * 4 * 2), (10**9, 10**9)])
+def test_held_rows_are_counted_once_whatever_settles_the_frame(
+    frame_rows: int, frame_bytes: int, group_of: int
+) -> None:
+    """Groups of 120 rows of width 5 go to the sink as moments, groups of 10 as rows."""
     base, tuned = pair(300)
-    groups: list[PairMoments] = []
-    stream = StreamedMoments(centre_rows, centre_bytes, groups.append)
-    for start in range(0, 300, 30):
-        stream.add(start // 100, base[:, start : start + 30], tuned[:, start : start + 30])
+    groups: list[PairMoments | Rows] = []
+    stream = StreamedMoments(frame_rows, frame_bytes, groups.append)
+    step = 30 if group_of == 100 else 10
+    for start in range(0, 300, step):
+        stream.add(start // group_of, base[:, start : start + step], tuned[:, start : start + step])
     found = stream.finished()
-    assert [group.n for group in groups] == [120, 90, 90]
-    merged = groups[0].merge(groups[1]).merge(groups[2])
-    assert all(
-        torch.equal(torch.as_tensor(value), torch.as_tensor(getattr(found, name)))
-        for name, value in merged.sums().items()
-    )
-    settled_after = 90 if centre_rows == 70 or centre_bytes < 10**9 else 300
-    expected = PairMoments.zeros(Centre.of(base[:, :settled_after], tuned[:, :settled_after]))
+    assert [group.n for group in groups] == ([120, 90, 90] if group_of == 100 else [10] * 30)
+    assert {type(group) for group in groups} == {PairMoments if group_of == 100 else Rows}
+    settled_after = min(300, -(-frame_rows // step) * step) if frame_bytes == 10**9 else 90
+    expected = PairMoments.zeros(Frame.of(base[:, :settled_after], tuned[:, :settled_after]))
     expected.add(base, tuned)
     assert found.n == 300
-    torch.testing.assert_close(found.centre.base, expected.centre.base)
-    torch.testing.assert_close(found.xy, expected.xy)
-    torch.testing.assert_close(found.cosine_centred, expected.cosine_centred)
+    torch.testing.assert_close(found.frame.base, expected.frame.base)
+    for name in SUMS:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    merged = PairMoments.zeros(found.frame)
+    for group in groups:
+        if isinstance(group, Rows):
+            merged.add(*group)
+        else:
+            merged.merge(group)
+    torch.testing.assert_close(merged.xy, found.xy)
 
 
 def test_no_rows_have_no_moments() -> None:

@@ -34,13 +34,13 @@ def test_the_order_depends_on_the_texts_alone(tokenizer: BertTokenizer) -> None:
 def test_states_in_a_padded_batch_are_those_of_the_text_alone(tokenizer: BertTokenizer) -> None:
     model, texts = tiny_bert(), make_texts(12)
     for batch in batches(tokenizer, texts, 12, 64):
-        together = hidden_states(model, batch)
+        together = torch.stack(hidden_states(model, batch))
         assert together.shape == (BLOCKS + 1, 12, batch.input_ids.shape[1], HIDDEN)
         for row, index in enumerate(batch.indices):
             (alone,) = batches(tokenizer, [texts[index]], 1, 64)
             length = alone.input_ids.shape[1]
             torch.testing.assert_close(
-                together[:, row, :length], hidden_states(model, alone)[:, 0], rtol=1e-4, atol=1e-5
+                together[:, row, :length], torch.stack(hidden_states(model, alone))[:, 0], rtol=1e-4, atol=1e-5
             )
 
 

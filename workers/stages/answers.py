@@ -1,0 +1,193 @@
+"""What models answer, and how good that is: classifiers, language models, and bodies without a head.
+
+Every judgement is a sum and a count for each text, so that intervals over texts follow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from layerdrift.backends.tables import Row
+from workers.models.loading import HeadKind
+from workers.models.texts import Batch, batches, hidden_states, run
+from workers.stages.gather import BATCH_TEXTS, Reading, text_rows
+
+LM_BATCH_TEXTS = 4
+MASK_EVERY = 7
+"""A masked language model is asked for every seventh token: about the share that it was trained with."""
+
+Measure = Literal["accuracy", "perplexity", "kl", "state_change"]
+TRANSFORMS: dict[Measure, Callable[[float], float]] = {
+    "accuracy": float,
+    "perplexity": lambda nats: math.exp(min(nats, 700.0)),
+    "kl": float,
+    "state_change": math.sqrt,
+}
+
+
+class Scores(NamedTuple):
+    """Sums and counts for each of N texts, [N] each; the measure is a function of their ratio."""
+
+    sums: Tensor
+    counts: Tensor
+
+
+class Predicted(NamedTuple):
+    """log_probs: [M, C] over classes or tokens, natural logarithms. targets: [M], -1 unknown. texts: [M]."""
+
+    log_probs: Tensor
+    targets: Tensor
+    texts: Tensor
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The texts that models are asked about, and their right answers where they are known."""
+
+    reading: Reading
+    rows: list[Row]
+    kind: HeadKind
+
+    def batches(self) -> Iterator[Batch]:
+        """All texts once."""
+        size = BATCH_TEXTS if self.kind == "classifier" else LM_BATCH_TEXTS
+        yield from batches(self.reading.tokenizer, [row.text for row in self.rows], size, self.reading.length)
+
+    def answered(self, model: PreTrainedModel, batch: Batch, order: list[int] | None = None) -> Predicted:
+        """What a model answers on a batch.
+
+        Args:
+            order: the model's classes that are another model's class 0, 1 …; None: they are the same.
+        """
+        with torch.inference_mode():
+            if self.kind == "classifier":
+                return self._classified(model, batch, order)
+            return self._masked(model, batch) if self.kind == "masked_lm" else _continued(model, batch)
+
+    def _classified(self, model: PreTrainedModel, batch: Batch, order: list[int] | None) -> Predicted:
+        log_probs = run(model, batch).logits.float().cpu().log_softmax(-1)
+        if order is not None:
+            log_probs = log_probs[:, order]
+        return Predicted(log_probs, torch.full((len(batch.indices),), -1), torch.tensor(batch.indices))
+
+    def _masked(self, model: PreTrainedModel, batch: Batch) -> Predicted:
+        place = (batch.real.cumsum(1) - 1).where(batch.real, torch.tensor(-1))
+        asked = place % MASK_EVERY == torch.minimum(batch.real.sum(1, keepdim=True) - 1, torch.tensor(3))
+        asked &= batch.real
+        hidden = batch.input_ids.masked_fill(asked, int(self.reading.tokenizer.mask_token_id))
+        logits = run(model, batch._replace(input_ids=hidden)).logits.cpu()
+        texts = torch.tensor(batch.indices)[:, None].expand_as(asked)
+        return Predicted(logits[asked].float().log_softmax(-1), batch.input_ids[asked], texts[asked])
+
+
+def _continued(model: PreTrainedModel, batch: Batch) -> Predicted:
+    """The next token at every place that has a real one after it."""
+    logits = run(model, batch).logits.cpu()[:, :-1]
+    asked = batch.real[:, 1:]
+    texts = torch.tensor(batch.indices)[:, None].expand_as(asked)
+    return Predicted(logits[asked].float().log_softmax(-1), batch.input_ids[:, 1:][asked], texts[asked])
+
+
+def class_targets(rows: list[Row], names: list[str]) -> Tensor:
+    """The class of every row's label by its name, or by its number where the names are transformers' own; -1: none."""
+    by_name = {name.casefold(): index for index, name in enumerate(names)}
+    if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
+        by_name |= {str(index): index for index in range(len(names))}
+    return torch.tensor([by_name.get(str(row.label).casefold(), -1) if row.label is not None else -1 for row in rows])
+
+
+def quality(predicted: Predicted, kind: HeadKind, texts: int) -> Scores:
+    """Right answers (classifiers) or negative log-likelihood in nats (language models) by text."""
+    if kind == "classifier":
+        values = (predicted.log_probs.argmax(-1) == predicted.targets).double()
+    else:
+        values = -predicted.log_probs.gather(1, predicted.targets[:, None])[:, 0].double()
+    return by_text(values, predicted.texts, texts)
+
+
+def by_text(values: Tensor, numbers: Tensor, texts: int) -> Scores:
+    """Values [M] of examples, summed and counted by the number of their text."""
+    zeros = torch.zeros(texts, dtype=torch.float64)
+    return Scores(
+        zeros.index_add(0, numbers, values.double()), zeros.index_add(0, numbers, torch.ones_like(values).double())
+    )
+
+
+def divergence_bits(one: Tensor, other: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of distributions given as log-probabilities, [M, C] -> [M], bits, 0 to 1."""
+    middle = torch.logaddexp(one, other) - math.log(2)
+    return ((kl_bits(one, middle) + kl_bits(other, middle)) / 2).clamp(0.0, 1.0)
+
+
+def kl_bits(one: Tensor, other: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of `other` from `one`, given as log-probabilities; [M, C] -> [M], bits, >= 0."""
+    return ((one.exp() * (one - other)).sum(-1) / math.log(2)).clamp_min(0.0)
+
+
+class Judge:
+    """Scores a model again and again, each time with other parts grafted into it.
+
+    Args:
+        questions: the texts; `kind` of a body without a head does not matter.
+        headed: whether the model has a head.
+        targets: [N] classes of the texts, -1 unknown; None: the texts have no labels that the model knows.
+    """
+
+    def __init__(self, questions: Questions, headed: bool, targets: Tensor | None) -> None:
+        self._questions = questions
+        self._targets = torch.full((len(questions.rows),), -1) if targets is None else targets
+        self._reference: Tensor | None = None
+        self.measure: Measure = "perplexity"
+        if not headed:
+            self.measure = "state_change"
+        elif questions.kind == "classifier":
+            self.measure = "kl" if targets is None else "accuracy"
+
+    def scores(self, model: PreTrainedModel) -> Scores:
+        """Of the model as it is now; the first call fixes what `kl` and `state_change` are measured from."""
+        if self.measure == "perplexity":
+            return self._perplexity(model)
+        answers = self._mean_states(model) if self.measure == "state_change" else self._log_probs(model)
+        if self._reference is None:
+            self._reference = answers
+        ones = torch.ones(len(answers), dtype=torch.float64)
+        if self.measure == "accuracy":
+            return Scores((answers.argmax(-1) == self._targets).double(), ones)
+        if self.measure == "kl":
+            return Scores(kl_bits(self._reference, answers).double(), ones)
+        exact = answers.double()
+        change = (exact - self._reference.double()).square().sum(1)
+        return Scores(change, self._reference.double().square().sum(1))
+
+    def _perplexity(self, model: PreTrainedModel) -> Scores:
+        texts = len(self._questions.rows)
+        sums, counts = torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64)
+        for batch in self._questions.batches():
+            found = quality(self._questions.answered(model, batch), self._questions.kind, texts)
+            sums, counts = sums + found.sums, counts + found.counts
+        return Scores(sums, counts)
+
+    def _log_probs(self, model: PreTrainedModel) -> Tensor:
+        found = [self._questions.answered(model, batch) for batch in self._questions.batches()]
+        return _in_order(found[0].log_probs, [(one.log_probs, one.texts) for one in found], len(self._questions.rows))
+
+    def _mean_states(self, model: PreTrainedModel) -> Tensor:
+        parts = []
+        for batch in self._questions.batches():
+            kept = torch.tensor(batch.indices)[batch.real.any(1)]
+            parts.append((text_rows(hidden_states(model, batch)[-1:], batch, causal=False)["mean"][0], kept))
+        return _in_order(parts[0][0], parts, len(self._questions.rows))
+
+
+def _in_order(like: Tensor, parts: list[tuple[Tensor, Tensor]], texts: int) -> Tensor:
+    whole = like.new_zeros(texts, like.shape[1])
+    for values, numbers in parts:
+        whole[numbers] = values
+    return whole

@@ -1,0 +1,312 @@
+"""Stage `causal`: does the change matter? Outputs of both models, grafts, and where asked the freeze sweep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from layerdrift.backends.tables import Row
+from layerdrift.contract.report import (
+    Causal,
+    GraftInfo,
+    LayerGraft,
+    Measured,
+    ModelOutputs,
+    Outputs,
+    Recommendation,
+    ReportWarning,
+)
+from layerdrift.contract.request import AnalysisRequest
+from workers.models.device import best_device
+from workers.models.grafts import BaseWeights
+from workers.models.loading import Headed, head_kind, load_body, load_headed, load_tokenizer
+from workers.models.structure import is_causal
+from workers.models.texts import usable_length
+from workers.stages.answers import (
+    TRANSFORMS,
+    Judge,
+    Measure,
+    Predicted,
+    Questions,
+    Scores,
+    by_text,
+    class_targets,
+    divergence_bits,
+    quality,
+)
+from workers.stages.compare import Compared, ratio
+from workers.stages.gather import Reading, group_count
+from workers.stages.resolve import Checkpoint, Resolved
+from workers.stages.sweep import freeze_sweep
+from workers.stages.tick import Tick
+
+GRAFT_TEXTS = 500
+"""Texts that every graft is judged on: one evaluation for each layer, twice."""
+
+SWEEP_COST = 20.0
+"""Share of the stage's progress that a sweep takes, against 1 for outputs and 4 for grafts."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the stage found; `grafts` by layer."""
+
+    outputs: Outputs | None
+    grafts: list[LayerGraft] | None
+    causal: Causal
+    recommendation: Recommendation
+    warnings: list[ReportWarning]
+
+
+def judge(
+    request: AnalysisRequest,
+    resolved: Resolved,
+    checkpoint: Checkpoint,
+    compared: Compared,
+    analysed: int,
+    folder: Path,
+    tick: Tick,
+) -> Judged:
+    """Asks the models; `analysed` texts were compared, and these they are asked about.
+
+    Raises:
+        InputError: a checkpoint cannot be loaded with its head, or a retraining diverged.
+    """
+    swept = request.analysis.freeze_sweep is not None
+    whole = 1.0 + 4.0 * request.analysis.grafts + SWEEP_COST * swept
+    device = best_device()
+    weights = None
+    if request.analysis.grafts:
+        weights = BaseWeights(load_body(resolved.base.folder, "/base/uri", device), folder / "grafts")
+    tuned = load_headed(checkpoint.folder, "/tuned/uri", device)
+    tokenizer = load_tokenizer(resolved.base.folder, checkpoint.folder)
+    rows = resolved.split.analysed[:analysed]
+    model = tuned.model if tuned else load_body(checkpoint.folder, "/tuned/uri", device)
+    questions = _questions(request, tokenizer, model, tuned, rows)
+    outputs: Outputs | None = None
+    warnings: list[ReportWarning] = []
+    if tuned is not None:
+        base = None
+        if head_kind(resolved.base.folder, "/base/uri") == tuned.kind:
+            base = load_headed(resolved.base.folder, "/base/uri", device)
+        outputs, warnings = _outputs(questions, base, tuned, lambda share: tick(share / whole, "outputs of the models"))
+        del base
+    grafts, info = None, None
+    if weights is not None:
+        grafts, info = _grafts(
+            weights,
+            model,
+            questions,
+            tuned is not None,
+            lambda share, detail="": tick((1 + 4 * share) / whole, detail),
+        )
+    del model, tuned
+    causal, recommendation = Causal(graft=info), compared.recommendation
+    if info is not None and grafts is not None and any(layer.drift > 0 for layer in compared.layers):
+        recommendation = predicted_by_grafts(info, grafts) or recommendation
+    if swept:
+        start = 1.0 + 4.0 * request.analysis.grafts
+        sweep, recommendation = freeze_sweep(
+            request,
+            resolved,
+            recommendation,
+            lambda share, detail: tick((start + SWEEP_COST * share) / whole, detail),
+        )
+        causal = Causal(graft=info, sweep=sweep)
+    return Judged(outputs, grafts, causal, recommendation, warnings)
+
+
+def _questions(
+    request: AnalysisRequest,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    tuned: Headed | None,
+    rows: list[Row],
+) -> Questions:
+    body: PreTrainedModel = model.base_model  # type: ignore[assignment]
+    length = usable_length(tokenizer, body, request.analysis.max_length)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    kind = tuned.kind if tuned else "classifier"
+    return Questions(Reading(tokenizer, length, is_causal(body)), rows, kind)
+
+
+def _names(model: PreTrainedModel) -> list[str]:
+    id2label: dict[int, str] = model.config.id2label  # type: ignore[assignment]
+    return [id2label[index] for index in sorted(id2label)]
+
+
+def _known_targets(questions: Questions, model: PreTrainedModel) -> Tensor | None:
+    """The classes of the texts; None where not one label is among the model's."""
+    targets = class_targets(questions.rows, _names(model))
+    return targets if bool((targets >= 0).any()) else None
+
+
+def grouped(scores: Scores) -> Scores:
+    """Sums by text become sums by group of texts: text i is in group i mod G. [N] -> [G]"""
+    groups = group_count(len(scores.sums))
+    numbers = torch.arange(len(scores.sums)) % groups
+    zeros = torch.zeros(groups, dtype=torch.float64)
+    return Scores(zeros.index_add(0, numbers, scores.sums), zeros.index_add(0, numbers, scores.counts))
+
+
+def _measured(scores: Scores, measure: Measure) -> Measured:
+    return ratio(*grouped(scores), TRANSFORMS[measure])
+
+
+def _outputs(
+    questions: Questions, base: Headed | None, tuned: Headed, tick: Callable[[float], None]
+) -> tuple[Outputs | None, list[ReportWarning]]:
+    """One pass over the texts with both models, or the tuned one alone where the base has no such head."""
+    texts = len(questions.rows)
+    targets, names, warnings = None, [], []
+    if tuned.kind == "classifier":
+        names = _names(tuned.model)
+        targets = _known_targets(questions, tuned.model)
+        warnings = _unknown_labels(questions.rows, targets)
+    elif tuned.kind == "masked_lm" and questions.reading.tokenizer.mask_token_id is None:
+        return None, [ReportWarning(code="no_mask_token", message="the tokenizer has no mask token to ask with")]
+    order = _common_order(base, names) if base is not None and tuned.kind == "classifier" else None
+    if base is not None and tuned.kind == "classifier" and order is None:
+        base = None
+        message = "the two classifiers have different classes, so their answers are not compared"
+        warnings.append(ReportWarning(code="different_classes", message=message))
+    sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
+    for number, batch in enumerate(questions.batches()):
+        found = _with_targets(questions.answered(tuned.model, batch), targets)
+        sums["tuned"] = _added(sums["tuned"], quality(found, tuned.kind, texts))
+        if base is not None:
+            other = _with_targets(questions.answered(base.model, batch, order), targets)
+            sums["base"] = _added(sums["base"], quality(other, tuned.kind, texts))
+            differs = found.log_probs.argmax(-1) != other.log_probs.argmax(-1)
+            sums["disagreement"] = _added(sums["disagreement"], by_text(differs, found.texts, texts))
+            js = divergence_bits(found.log_probs, other.log_probs)
+            sums["js"] = _added(sums["js"], by_text(js, found.texts, texts))
+        tick(min(1.0, (number + 1) * len(batch.indices) / texts))
+    judged = tuned.kind != "classifier" or targets is not None
+
+    def of_model(name: str) -> ModelOutputs | None:
+        if not judged or (name == "base" and base is None):
+            return None
+        if tuned.kind == "classifier":
+            return ModelOutputs(accuracy=_measured(sums[name], "accuracy"))
+        return ModelOutputs(perplexity=_measured(sums[name], "perplexity"))
+
+    outputs = Outputs(
+        kind=tuned.kind,
+        examples=int(sums["tuned"].counts.sum()),
+        labels=names,
+        base=of_model("base"),
+        tuned=of_model("tuned"),
+        majority_accuracy=_majority(questions.rows) if targets is not None else None,
+        disagreement=_measured(sums["disagreement"], "accuracy") if base else None,
+        js_divergence=_measured(sums["js"], "kl") if base else None,
+    )
+    return outputs, warnings
+
+
+def _no_scores(texts: int) -> Scores:
+    return Scores(torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64))
+
+
+def _added(one: Scores, other: Scores) -> Scores:
+    return Scores(one.sums + other.sums, one.counts + other.counts)
+
+
+def _with_targets(predicted: Predicted, targets: Tensor | None) -> Predicted:
+    """A classifier's answers with the right classes beside them."""
+    return predicted if targets is None else predicted._replace(targets=targets[predicted.texts])
+
+
+def _common_order(base: Headed, names: list[str]) -> list[int] | None:
+    """The base's classes in the tuned model's order; None where the classes differ."""
+    known = _names(base.model)
+    return [known.index(name) for name in names] if sorted(known) == sorted(names) else None
+
+
+def _majority(rows: list[Row]) -> float:
+    return Counter(row.label for row in rows).most_common(1)[0][1] / len(rows)
+
+
+def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarning]:
+    labelled = sum(row.label is not None for row in rows)
+    unknown = labelled if targets is None else int((targets < 0).sum())
+    if not labelled or not unknown:
+        return []
+    message = f"{unknown} of {len(rows)} texts have no label that the tuned model knows; " + (
+        "accuracy is left out" if targets is None else "they count as answered wrongly"
+    )
+    return [ReportWarning(code="unknown_labels", message=message)]
+
+
+def _grafts(
+    weights: BaseWeights, model: PreTrainedModel, questions: Questions, headed: bool, tick: Tick
+) -> tuple[list[LayerGraft], GraftInfo]:
+    """The base model's layers 0..k, and each block of its alone, in the tuned model."""
+    asked = replace(questions, rows=questions.rows[:GRAFT_TEXTS])
+    targets = _known_targets(asked, model) if headed and asked.kind == "classifier" else None
+    judge_ = Judge(asked, headed, targets)
+    ungrafted = _measured(judge_.scores(model), judge_.measure)
+    body, layers = model.base_model, len(weights.prefix)
+
+    def with_grafted(names: list[str]) -> Measured:
+        with weights.grafted(body, names):
+            return _measured(judge_.scores(model), judge_.measure)
+
+    found = []
+    for layer in range(layers):
+        prefix = with_grafted(weights.prefix[layer])
+        tick((layer + 0.5) / layers, f"base layers 0 to {layer} in the tuned model")
+        block = with_grafted(weights.block[layer]) if layer else prefix
+        tick((layer + 1) / layers, f"base block {layer} in the tuned model")
+        found.append(LayerGraft(prefix=prefix, block=block))
+    if ungrafted.value is None:
+        raise ValueError("the tuned model could not be judged")
+    return found, GraftInfo(measure=judge_.measure, ungrafted=ungrafted.value, examples=len(asked.rows))
+
+
+TOLERATED: dict[Measure, float] = {"accuracy": 0.005, "perplexity": 0.01, "kl": 0.01}
+"""What a graft may cost and still count as harmless: a share of the texts, a relative increase, bits."""
+
+
+def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommendation | None:
+    """The most of the base model's bottom that the tuned model does as well with; None where answers are not judged.
+
+    Args:
+        grafts: by layer, 0 to L.
+    """
+    tolerated = TOLERATED.get(info.measure)
+    if tolerated is None:
+        return None
+    costs = [_cost(info, graft.prefix.value) for graft in grafts]
+    kept = -1
+    while kept + 1 < len(costs) and costs[kept + 1] <= tolerated:
+        kept += 1
+    caveat = "Nothing was retrained to confirm it."
+    if kept < 1:
+        first = grafts[1].prefix.value or 0.0
+        evidence = (
+            f"With the base model's embeddings and first block in its place the tuned model's {info.measure} goes from "
+            f"{info.ungrafted:.3f} to {first:.3f}, so what was learnt there matters to the answers. {caveat}"
+        )
+        return Recommendation(freeze_first=0, basis="predicted", evidence=evidence)
+    evidence = (
+        f"With the base model's embeddings and first {kept} of {len(grafts) - 1} blocks in its place the tuned model's "
+        f"{info.measure} is {grafts[kept].prefix.value or 0.0:.3f} ({info.ungrafted:.3f} without), on {info.examples} "
+        f"texts: what was learnt there does not matter to the answers. {caveat}"
+    )
+    return Recommendation(freeze_first=kept, basis="predicted", evidence=evidence)
+
+
+def _cost(info: GraftInfo, value: float | None) -> float:
+    if value is None:
+        return float("inf")
+    if info.measure == "accuracy":
+        return info.ungrafted - value
+    return value / info.ungrafted - 1 if info.measure == "perplexity" else value

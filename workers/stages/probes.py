@@ -1,0 +1,74 @@
+"""Probes of the labels at every layer of both models, with shuffled labels as their control."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from layerdrift.contract.report import LayerProbe, Measured, ProbeInfo
+from workers.analysis.jackknife import jackknife_interval
+from workers.analysis.probes import held_out_hits, stratified_folds
+from workers.analysis.streams import Rows
+
+FOLDS = 5
+MIN_CLASS_TEXTS = 10
+MAX_CLASSES = 200
+MIN_GROUPS = 5
+
+
+@dataclass(frozen=True)
+class Probed:
+    """By layer, and what they were fitted to."""
+
+    layers: list[LayerProbe]
+    info: ProbeInfo
+
+
+def probe(
+    rows: Rows, labels: list[str | None], groups: Tensor, seed: int, tick: Callable[[float], None]
+) -> Probed | None:
+    """Fits probes to the mean-view rows of labelled texts; None where fewer than two labels have texts enough.
+
+    Args:
+        rows: [L + 1, N, D] of both models.
+        labels: of the N texts.
+        groups: [N], for the intervals.
+    """
+    counts = Counter(label for label in labels if label is not None)
+    names = sorted(label for label, count in counts.items() if count >= MIN_CLASS_TEXTS)
+    if not 2 <= len(names) <= MAX_CLASSES:
+        return None
+    kept = [place for place, label in enumerate(labels) if label in names]
+    classes = torch.tensor([names.index(str(labels[place])) for place in kept])
+    generator = torch.Generator().manual_seed(seed)
+    folds = stratified_folds(classes, FOLDS, generator)
+    shuffled = classes[torch.randperm(len(classes), generator=generator)]
+    layers = []
+    for layer in range(len(rows.base)):
+        of_layer = torch.stack([rows.base[layer, kept], rows.tuned[layer, kept]]).repeat(2, 1, 1)
+        targets = torch.stack([classes, classes, shuffled, shuffled])
+        base, tuned, base_control, tuned_control = held_out_hits(of_layer, targets, folds)
+        layers.append(
+            LayerProbe(
+                base=_accuracy(base, groups[kept]),
+                tuned=_accuracy(tuned, groups[kept]),
+                base_control=float(base_control.double().mean()),
+                tuned_control=float(tuned_control.double().mean()),
+            )
+        )
+        tick((layer + 1) / len(rows.base))
+    majority = int(classes.bincount().max()) / len(classes)
+    return Probed(layers, ProbeInfo(examples=len(kept), classes=len(names), folds=FOLDS, majority_accuracy=majority))
+
+
+def _accuracy(hits: Tensor, groups: Tensor) -> Measured:
+    value = float(hits.double().mean())
+    present = groups.unique()
+    if len(present) < MIN_GROUPS:
+        return Measured(value=value)
+    low, high = jackknife_interval(value, [float(hits[groups != group].double().mean()) for group in present])
+    return Measured(value=value, low=max(0.0, low), high=min(1.0, high))
