@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up test lint types contracts lock clean
+.PHONY: help setup demo up test bench lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ contracts: $(STAMP)
 
 test: lint types contracts  ## lint, types, import contracts and all tests, with the real servers
 	$(BIN)/pytest
+
+bench: $(STAMP)  ## what the measures cost, and how often they cry wolf; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.measures
 
 lock: $(STAMP)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|wheel)==' > requirements.lock

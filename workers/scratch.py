@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workers.analysis.moments import SUMS, Frame, PairMoments
-from workers.analysis.streams import ROWS_PER_WIDTH, Rows
+from workers.analysis.streams import ROWS_PER_WIDTH, Group
 
 SHARD_ROWS = 4096
 MIXED_SHARDS = 2
@@ -95,13 +95,15 @@ class GroupStore:
     folder: Path
     groups: int = 0
 
-    def put(self, group: PairMoments | Rows) -> None:
+    def put(self, group: Group) -> None:
         """Writes one group: its moments, or its rows where these are fewer numbers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(group, Rows):
-            tensors = {"base": group.base.contiguous(), "tuned": group.tuned.contiguous()}
-        else:
+        if isinstance(group, PairMoments):
             tensors = {name: getattr(group, name) for name in SUMS} | {"n": torch.tensor(group.n)}
+        else:
+            tensors = {}
+            for part, rows in enumerate(group):
+                tensors |= {f"base {part}": rows.base.contiguous(), f"tuned {part}": rows.tuned.contiguous()}
         save_file(tensors, self.folder / f"{self.groups:03d}.safetensors")
         self.groups += 1
 
@@ -109,12 +111,13 @@ class GroupStore:
         """The groups' moments in the order in which they came; `frame` is the one they were gathered under."""
         for number in range(self.groups):
             tensors = load_file(self.folder / f"{number:03d}.safetensors")
-            if "base" in tensors:
-                moments = PairMoments.zeros(frame)
-                moments.add(tensors["base"], tensors["tuned"])
-                yield moments
-            else:
+            if "n" in tensors:
                 yield PairMoments(int(tensors["n"]), frame, *(tensors[name] for name in SUMS))
+                continue
+            moments = PairMoments.zeros(frame)
+            parts = range(len(tensors) // 2)
+            moments.add_parts(*([tensors[f"{side} {part}"] for part in parts] for side in ("base", "tuned")))
+            yield moments
 
     @staticmethod
     def bytes_for(sites: int, width: int, rows: int) -> int:

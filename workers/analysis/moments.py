@@ -16,7 +16,7 @@ from torch import Tensor
 CHUNK_ROWS = 256
 """Rows whose norms and cosines are computed at a time: so few that they stay in the processor's cache."""
 
-BLOCK_ROWS = 2048
+BLOCK_ROWS = 1024
 """Rows whose outer products are summed at a time: so many that reading the sums does not count."""
 
 STRIP = 96
@@ -116,44 +116,52 @@ class PairMoments:
         Raises:
             NotFinite: a row is NaN or infinite; nothing is added then.
         """
-        _require_finite("base", base)
-        _require_finite("tuned", tuned)
-        if self._work is None:
-            self._work = self.xx.new_empty(2, BLOCK_ROWS, self.xx.shape[1])
-        for site in range(self.sites):
-            for x, y in zip(base[site].split(BLOCK_ROWS), tuned[site].split(BLOCK_ROWS), strict=True):
-                self._add_block(site, x, y, self._work[:, : len(x)])
-        self.n += base.shape[1]
+        self.add_parts([base], [tuned])
 
-    def _add_block(self, site: int, base: Tensor, tuned: Tensor, rows: Tensor) -> None:
-        chunks = (part.split(CHUNK_ROWS) for part in (base, tuned, *rows))
-        for chunk in zip(*chunks, strict=True):
-            self._add_row_sums(site, *chunk)
-        x, y = rows
+    def add_parts(self, base: list[Tensor], tuned: list[Tensor]) -> None:
+        """Adds several sets of rows, as `add` would add them joined, without joining them."""
+        for side, parts in (("base", base), ("tuned", tuned)):
+            for part in parts:
+                _require_finite(side, part)
+        width = self.xx.shape[1]
+        if self._work is None:
+            self._work = self.xx.new_empty(2, BLOCK_ROWS, width)
+        centres = torch.stack([self.frame.base, self.frame.tuned], 1)[:, :, None]
+        weights = torch.stack([self.frame.base_scale, self.frame.tuned_scale], 1).square()
+        for site in range(self.sites):
+            block = _Block(self._work, centres[site], weights[site])
+            for x, y in zip(base, tuned, strict=True):
+                for one, other in zip(x[site].split(CHUNK_ROWS), y[site].split(CHUNK_ROWS), strict=True):
+                    if not block.has_room(len(one)):
+                        self._add_block(site, block)
+                    block.fill(one, other)
+            self._add_block(site, block)
+        self.n += sum(part.shape[1] for part in base)
+
+    def _add_block(self, site: int, block: _Block) -> None:
+        x, y = block.rows[:, : block.filled]
+        norms, by_row = block.norms[:, : block.filled], block.by_row[:, : block.filled]
+        self.scalars[site] += torch.stack(
+            [
+                by_row[3].sum(),
+                by_row[0].sum(),
+                _cosines(by_row[2], by_row[0], by_row[1]).sum(),
+                _cosines(by_row[4], norms[1], norms[2]).sum(),
+            ]
+        )
+        self.weighted[site, 0].addmm_(norms, x)
+        self.weighted[site, 1].addmm_(norms, y)
+        self.squares[site].addmm_(norms, norms.T)
         self.xy[site].addmm_(x.T, y)
         _add_gram(self.xx[site], x)
         _add_gram(self.yy[site], y)
+        block.filled = 0
 
-    def _add_row_sums(self, site: int, base: Tensor, tuned: Tensor, x: Tensor, y: Tensor) -> None:
-        """All sums but the outer products; leaves the rows in float64, less the frame's means, in x and y."""
-        x.copy_(base)
-        y.copy_(tuned)
-        spare = torch.empty_like(x)
-        x_sq, y_sq, products = (torch.mul(*pair, out=spare).sum(1) for pair in ((x, x), (y, y), (x, y)))
-        cosines = _cosines(products, x_sq, y_sq)
-        difference_sq = torch.sub(y, x, out=spare).square_().sum()
-        x.sub_(self.frame.base[site])
-        y.sub_(self.frame.tuned[site])
-        weights = x.new_ones(5, len(x))
-        for row, part, scale in ((1, x, self.frame.base_scale), (2, y, self.frame.tuned_scale)):
-            torch.mul(part, part, out=spare)
-            torch.sum(spare, 1, out=weights[row])
-            torch.mv(spare, scale[site].square(), out=weights[row + 2])
-        centred_cosines = _cosines(torch.mul(x, y, out=spare).sum(1), weights[1], weights[2])
-        self.weighted[site, 0].addmm_(weights, x)
-        self.weighted[site, 1].addmm_(weights, y)
-        self.squares[site].addmm_(weights, weights.T)
-        self.scalars[site] += torch.stack([difference_sq, x_sq.sum(), cosines.sum(), centred_cosines.sum()])
+    def clear(self) -> None:
+        """Makes these the moments of no rows again."""
+        self.n = 0
+        for name in SUMS:
+            getattr(self, name).zero_()
 
     def merge(self, other: PairMoments) -> None:
         """Adds the moments of other rows.
@@ -175,6 +183,44 @@ class PairMoments:
     def _require_same_frame(self, other: PairMoments) -> None:
         if not self.frame.same_as(other.frame):
             raise ValueError("moments gathered under different frames do not add up")
+
+
+class _Block:
+    """Rows of one site in float64, less the frame's means, and what is summed over each of them.
+
+    rows: [2, BLOCK_ROWS, D], x and y. norms: [5, BLOCK_ROWS], 1, a, b, a', b'. by_row: [5, BLOCK_ROWS], |x|^2, |y|^2,
+    x y and |y - x|^2 before the means are taken off, and x y after.
+    """
+
+    def __init__(self, rows: Tensor, centres: Tensor, weights: Tensor) -> None:
+        self.filled = 0
+        self.rows = rows
+        self.norms = rows.new_ones(5, rows.shape[1])
+        self.by_row = rows.new_empty(5, rows.shape[1])
+        self._centres = centres
+        self._weights = weights
+        self._spare = rows.new_empty(2, CHUNK_ROWS, rows.shape[2])
+
+    def has_room(self, count: int) -> bool:
+        return self.filled + count <= self.rows.shape[1]
+
+    def fill(self, base: Tensor, tuned: Tensor) -> None:
+        """Takes at most CHUNK_ROWS rows of both models, [N, D]."""
+        places = slice(self.filled, self.filled + len(base))
+        self.filled += len(base)
+        rows, spare = self.rows[:, places], self._spare[:, : len(base)]
+        by_row, norms = self.by_row[:, places], self.norms[:, places]
+        x, y = rows
+        x.copy_(base)
+        y.copy_(tuned)
+        torch.sum(torch.mul(rows, rows, out=spare), 2, out=by_row[:2])
+        torch.sum(torch.mul(x, y, out=spare[0]), 1, out=by_row[2])
+        torch.sum(torch.sub(y, x, out=spare[0]).square_(), 1, out=by_row[3])
+        rows.sub_(self._centres)
+        torch.sum(torch.mul(rows, rows, out=spare), 2, out=norms[1:3])
+        torch.mv(spare[0], self._weights[0], out=norms[3])
+        torch.mv(spare[1], self._weights[1], out=norms[4])
+        torch.sum(torch.mul(x, y, out=spare[0]), 1, out=by_row[4])
 
 
 def _require_finite(side: str, rows: Tensor) -> None:

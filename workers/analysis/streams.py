@@ -13,8 +13,8 @@ from torch import Tensor
 
 from workers.analysis.moments import BLOCK_ROWS, Frame, PairMoments
 
-ROWS_PER_WIDTH = 3
-"""The moments of a group are three D x D sums: up to so many rows for each D, the rows themselves are the smaller."""
+ROWS_PER_WIDTH = 2
+"""The moments of a group are three D x D sums in float64: up to so many rows for each D, its rows are the smaller."""
 
 
 class Rows(NamedTuple):
@@ -28,6 +28,10 @@ class Rows(NamedTuple):
         """N."""
         return self.base.shape[1]
 
+    def copy(self) -> Rows:
+        """In memory of their own."""
+        return Rows(self.base.clone(), self.tuned.clone())
+
     @staticmethod
     def joined(parts: list[Rows]) -> Rows:
         """One after another."""
@@ -36,7 +40,8 @@ class Rows(NamedTuple):
         return Rows(torch.cat([part.base for part in parts], 1), torch.cat([part.tuned for part in parts], 1))
 
 
-GroupSink = Callable[[PairMoments | Rows], None]
+Group = PairMoments | list[Rows]
+GroupSink = Callable[[Group], None]
 
 
 class StreamedMoments:
@@ -48,7 +53,7 @@ class StreamedMoments:
     Args:
         frame_rows: rows that settle the frame; fewer do where no more come.
         frame_bytes: memory that rows may be held back in; what is reached first settles the frame.
-        sink: takes each group once.
+        sink: takes each group once, and keeps no reference to it: its memory is used again.
     """
 
     def __init__(self, frame_rows: int, frame_bytes: int, sink: GroupSink) -> None:
@@ -64,7 +69,7 @@ class StreamedMoments:
         self._sink = sink
 
     def add(self, group: int, base: Tensor, tuned: Tensor) -> None:
-        """Adds rows [S, N, D] of a group to both models; groups come one after another.
+        """Adds rows [S, N, D] of a group to both models; groups come one after another. Keeps no reference to them.
 
         Raises:
             NotFinite: a row is NaN or infinite.
@@ -74,7 +79,7 @@ class StreamedMoments:
         if self._frame is not None:
             self._count(self._frame, group, rows)
             return
-        self._held.append((group, rows))
+        self._held.append((group, rows.copy()))
         self._held_bytes += base.nbytes + tuned.nbytes
         if self.rows >= self._frame_rows or self._held_bytes >= self._frame_bytes:
             self._settle()
@@ -99,21 +104,24 @@ class StreamedMoments:
     def _count(self, frame: Frame, group: int, rows: Rows) -> None:
         if self._total is None:
             self._total = _Buffered(frame)
-        if self._group is None or group != self._group_number:
+            self._group = _Group(frame)
+        if self._group is not None and group != self._group_number:
             self._close()
-            self._group, self._group_number = _Group(frame), group
-        self._group.add(rows)
+            self._group_number = group
+        if self._group is not None:
+            self._group.add(rows)
 
     def _close(self) -> None:
-        if self._group is None or self._total is None:
+        if self._group is None or self._total is None or not self._group.rows:
             return
         found = self._group.finished()
         self._sink(found)
-        if isinstance(found, Rows):
-            self._total.add(found)
-        else:
+        if isinstance(found, PairMoments):
             self._total.merge(found)
-        self._group = None
+        else:
+            for rows in found:
+                self._total.add(rows)
+        self._group.reset()
 
 
 class _Buffered:
@@ -124,9 +132,14 @@ class _Buffered:
         self._pending: list[Rows] = []
 
     def add(self, rows: Rows) -> None:
-        self._pending.append(rows)
-        if sum(part.n for part in self._pending) >= BLOCK_ROWS:
-            self._flush()
+        """Sums many rows at once; of few it keeps a copy until there are more."""
+        if rows.n < BLOCK_ROWS // 2:
+            self._pending.append(rows.copy())
+            rows_pending = sum(part.n for part in self._pending)
+            if rows_pending >= BLOCK_ROWS:
+                self._flush()
+            return
+        self._moments.add(*rows)
 
     def merge(self, moments: PairMoments) -> None:
         self._moments.merge(moments)
@@ -135,36 +148,46 @@ class _Buffered:
         self._flush()
         return self._moments
 
+    def reset(self) -> None:
+        self._moments.clear()
+
     def _flush(self) -> None:
         if self._pending:
-            self._moments.add(*Rows.joined(self._pending))
+            self._moments.add_parts([part.base for part in self._pending], [part.tuned for part in self._pending])
         self._pending = []
 
 
 class _Group:
-    """One group: its rows while they are few, its moments from then on."""
+    """One group: its rows while they are few, its moments from then on. Its memory serves one group after another."""
 
     def __init__(self, frame: Frame) -> None:
+        self.rows = 0
         self._frame = frame
         self._few = ROWS_PER_WIDTH * frame.base.shape[1]
-        self._rows: list[Rows] = []
-        self._count = 0
+        self._kept: list[Rows] = []
         self._moments: _Buffered | None = None
 
     def add(self, rows: Rows) -> None:
-        self._count += rows.n
-        if self._moments is not None:
-            self._moments.add(rows)
+        self.rows += rows.n
+        if self.rows <= self._few:
+            self._kept.append(rows.copy())
             return
-        self._rows.append(rows)
-        if self._count > self._few:
+        if self._moments is None:
             self._moments = _Buffered(self._frame)
-            for part in self._rows:
-                self._moments.add(part)
-            self._rows = []
+        for part in self._kept:
+            self._moments.add(part)
+        self._kept = []
+        self._moments.add(rows)
 
-    def finished(self) -> PairMoments | Rows:
-        return Rows.joined(self._rows) if self._moments is None else self._moments.moments()
+    def finished(self) -> Group:
+        if self.rows <= self._few or self._moments is None:
+            return self._kept
+        return self._moments.moments()
+
+    def reset(self) -> None:
+        if self.rows > self._few and self._moments is not None:
+            self._moments.reset()
+        self.rows, self._kept = 0, []
 
 
 class RowSample:
@@ -185,9 +208,11 @@ class RowSample:
         drawn = (torch.rand(len(arrival), dtype=torch.float64, generator=self._generator) * (arrival + 1)).long()
         places = torch.where(arrival < self._size, arrival, drawn)
         self._seen += len(arrival)
-        for row in (places < self._size).nonzero().squeeze(1).tolist():
-            for kept, offered in zip(self._kept, (base, tuned), strict=True):
-                kept[:, places[row]] = offered[:, row]
+        row_of = {int(places[row]): row for row in (places < self._size).nonzero().squeeze(1).tolist()}
+        if row_of:
+            kept, chosen = torch.tensor(list(row_of)), torch.tensor(list(row_of.values()))
+            self._kept[0][:, kept] = base[:, chosen]
+            self._kept[1][:, kept] = tuned[:, chosen]
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """The sample of both models, [S, min(seen, size), D] each; ValueError where no rows came."""

@@ -50,11 +50,16 @@ def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wa
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch_size: int,
+    max_length: int,
+    batch_tokens: int | None = None,
 ) -> Iterator[Batch]:
     """All texts that have a token, once, in batches of like length; the order is random but depends on the texts alone.
 
-    Random, so that wherever a reader stops, it has seen long texts and short ones alike.
+    Random, so that wherever a reader stops, it has seen long texts and short ones alike. A batch has at most
+    `batch_size` texts, and with `batch_tokens` at most so many tokens, padding included, unless it is one text.
     """
     window = batch_size * WINDOW_BATCHES
     generator = torch.Generator().manual_seed(0)
@@ -68,17 +73,29 @@ def batches(
         )
         filled = [item for item in range(len(inside)) if encoded["input_ids"][item]]
         order = sorted(filled, key=lambda item: len(encoded["input_ids"][item]))
-        firsts = range(0, len(order), batch_size)
-        for number in torch.randperm(len(firsts), generator=generator).tolist():
-            chosen = order[firsts[number] : firsts[number] + batch_size]
+        lengths = [len(encoded["input_ids"][item]) for item in order]
+        cuts = _cuts(lengths, batch_size, batch_tokens)
+        for number in torch.randperm(len(cuts), generator=generator).tolist():
+            chosen = order[cuts[number][0] : cuts[number][1]]
             padded = tokenizer.pad(
                 {key: [encoded[key][item] for item in chosen] for key in ("input_ids", "special_tokens_mask")},
                 return_tensors="pt",
             )
-            lengths = torch.tensor([len(encoded["input_ids"][item]) for item in chosen])
-            attention = torch.arange(padded["input_ids"].shape[1])[None] < lengths[:, None]
+            own = torch.tensor(lengths[slice(*cuts[number])])
+            attention = torch.arange(padded["input_ids"].shape[1])[None] < own[:, None]
             real = attention & (padded["special_tokens_mask"] == 0)
             yield Batch(padded["input_ids"], attention.long(), real, [inside[item] for item in chosen])
+
+
+def _cuts(lengths: list[int], batch_size: int, batch_tokens: int | None) -> list[tuple[int, int]]:
+    """Where each batch begins and ends, in texts that are sorted by length."""
+    cuts, start = [], 0
+    for end, length in enumerate(lengths):
+        full = batch_tokens is not None and (end - start + 1) * length > batch_tokens
+        if end - start == batch_size or (full and end > start):
+            cuts.append((start, end))
+            start = end
+    return [*cuts, (start, len(lengths))] if lengths else []
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> list[Tensor]:

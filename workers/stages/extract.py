@@ -38,6 +38,7 @@ from workers.scratch import ActivationStore, GroupStore
 from workers.stages.finetune import Tuned
 from workers.stages.gather import (
     BATCH_TEXTS,
+    BATCH_TOKENS,
     VIEWS,
     Gathering,
     Reading,
@@ -406,9 +407,8 @@ def _sae_rows(
 
 def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:
     for start in range(0, len(texts), SPARE_TEXTS_AT_ONCE):
-        yield from batches(
-            pair.reading.tokenizer, texts[start : start + SPARE_TEXTS_AT_ONCE], BATCH_TEXTS, pair.reading.length
-        )
+        part = texts[start : start + SPARE_TEXTS_AT_ONCE]
+        yield from batches(pair.reading.tokenizer, part, BATCH_TEXTS, pair.reading.length, BATCH_TOKENS)
 
 
 def _shared(compared: ActivationStore, train: ActivationStore, folder: Path) -> ActivationStore:

@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from layerdrift.contract.report import ViewName
 from workers.analysis.moments import PairMoments
-from workers.analysis.streams import Rows, RowSample, StreamedMoments
+from workers.analysis.streams import Group, Rows, RowSample, StreamedMoments
 from workers.models.texts import Batch, batches
 from workers.scratch import GroupStore
 
-BATCH_TEXTS = 32
+BATCH_TEXTS, BATCH_TOKENS = 32, 1024
+"""Texts of a batch, and tokens with padding: long texts shall not take more memory than short ones."""
+
 GROUPS = 20
 FRAME_TOKENS, FRAME_TEXTS, FRAME_BYTES = 4096, 512, 128 << 20
 """A view's frame is taken from its first rows: so many, or as many as fit into so much memory, or all."""
@@ -52,7 +54,7 @@ class Reading:
         for group in range(groups):
             members = range(group, len(texts), groups)
             inside = [texts[index] for index in members]
-            for batch in batches(self.tokenizer, inside, BATCH_TEXTS, self.length):
+            for batch in batches(self.tokenizer, inside, BATCH_TEXTS, self.length, BATCH_TOKENS):
                 yield group, batch._replace(indices=[members[index] for index in batch.indices])
 
 
@@ -61,9 +63,14 @@ def group_count(texts: int) -> int:
     return max(1, min(GROUPS, texts // 2))
 
 
-def token_rows(states: States, batch: Batch) -> Tensor:
-    """The states of real tokens alone; [L + 1, N, D]."""
-    return torch.stack([layer[batch.real] for layer in states])
+def token_rows(states: States, batch: Batch, buffer: Tensor | None = None) -> Tensor:
+    """The states of real tokens alone; [L + 1, N, D], in the memory of `buffer` [L + 1, >= N, D] where it is given."""
+    real = batch.real.flatten().nonzero()[:, 0]
+    if buffer is None:
+        buffer = states[0].new_empty(len(states), len(real), states[0].shape[2])
+    for layer, out in zip(states, buffer, strict=True):
+        torch.index_select(layer.flatten(0, 1), 0, real, out=out[: len(real)])
+    return buffer[:, : len(real)]
 
 
 def text_rows(states: States, batch: Batch, causal: bool) -> dict[ViewName, Tensor]:
@@ -105,6 +112,7 @@ class Gathering:
         self.groups = groups
         self.views = {view: self._stream(view) for view in VIEWS}
         self._causal = causal
+        self._buffer: Tensor | None = None
         self._sampled: list[tuple[list[int], Rows]] = []
 
     def _stream(self, view: ViewName) -> StreamedMoments:
@@ -117,12 +125,15 @@ class Gathering:
         return self.views["token"].rows
 
     def add(self, group: int, batch: Batch, base: States, tuned: States) -> Rows:
-        """Takes the states of a group's batch in both models; the token rows of both.
+        """Takes the states of a group's batch in both models; the token rows of both, in memory that is used again.
 
         Raises:
             NotFinite: a state is NaN or infinite.
         """
-        tokens = Rows(token_rows(base, batch), token_rows(tuned, batch))
+        real = int(batch.real.sum())
+        if self._buffer is None or self._buffer.shape[2] < real:
+            self._buffer = base[0].new_empty(2, len(base), max(real, BATCH_TOKENS), base[0].shape[2])
+        tokens = Rows(*(token_rows(of, batch, out) for of, out in zip((base, tuned), self._buffer, strict=True)))
         one, other = (text_rows(states, batch, self._causal) for states in (base, tuned))
         self.token_sample.add(*tokens)
         self.views["token"].add(group, *tokens)
@@ -148,5 +159,5 @@ class Gathering:
             self._sampled.append(([texts[place] for place in kept], Rows(base[:, kept], tuned[:, kept])))
 
 
-def _forget(_: PairMoments | Rows) -> None:
+def _forget(_: Group) -> None:
     """Takes a group where nothing is kept of it."""

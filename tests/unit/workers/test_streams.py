@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from workers.analysis.moments import SUMS, Frame, PairMoments
-from workers.analysis.streams import Rows, RowSample, StreamedMoments
+from workers.analysis.streams import Group, RowSample, StreamedMoments
 
 
 def pair(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,14 +21,15 @@ def test_held_rows_are_counted_once_whatever_settles_the_frame(
 ) -> None:
     """Groups of 120 rows of width 5 go to the sink as moments, groups of 10 as rows."""
     base, tuned = pair(300)
-    groups: list[PairMoments | Rows] = []
-    stream = StreamedMoments(frame_rows, frame_bytes, groups.append)
+    groups: list[Group] = []
+    stream = StreamedMoments(frame_rows, frame_bytes, lambda group: groups.append(copy.deepcopy(group)))
     step = 30 if group_of == 100 else 10
     for start in range(0, 300, step):
         stream.add(start // group_of, base[:, start : start + step], tuned[:, start : start + step])
     found = stream.finished()
-    assert [group.n for group in groups] == ([120, 90, 90] if group_of == 100 else [10] * 30)
-    assert {type(group) for group in groups} == {PairMoments if group_of == 100 else Rows}
+    counts = [one.n if isinstance(one, PairMoments) else sum(rows.n for rows in one) for one in groups]
+    assert counts == ([120, 90, 90] if group_of == 100 else [10] * 30)
+    assert {type(group) for group in groups} == {PairMoments if group_of == 100 else list}
     settled_after = min(300, -(-frame_rows // step) * step) if frame_bytes == 10**9 else 90
     expected = PairMoments.zeros(Frame.of(base[:, :settled_after], tuned[:, :settled_after]))
     expected.add(base, tuned)
@@ -36,10 +39,11 @@ def test_held_rows_are_counted_once_whatever_settles_the_frame(
         torch.testing.assert_close(getattr(found, name), getattr(expected, name))
     merged = PairMoments.zeros(found.frame)
     for group in groups:
-        if isinstance(group, Rows):
-            merged.add(*group)
-        else:
+        if isinstance(group, PairMoments):
             merged.merge(group)
+        else:
+            for rows in group:
+                merged.add(*rows)
     torch.testing.assert_close(merged.xy, found.xy)
 
 

@@ -1,0 +1,200 @@
+"""`make bench`: what the similarity measures cost beside two forward passes, and how often they cry wolf.
+
+The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, logging
+
+from deploy.embedded.demo_inputs import fetch
+from deploy.embedded.stack import MEMORY_GIVEN_BACK
+from layerdrift.backends.tables import Row
+from layerdrift.contract.request import AnalysisRequest
+from tests.benchmarks.document import publish
+from workers.models.loading import load_body, load_tokenizer
+from workers.models.structure import is_causal
+from workers.models.texts import count_tokens, hidden_states, usable_length
+from workers.scratch import GroupStore
+from workers.stages.compare import compare
+from workers.stages.extract import extract
+from workers.stages.gather import VIEWS, Gathering, Reading
+from workers.stages.resolve import Checkpoint, Resolved, Split
+
+CPU = torch.device("cpu")
+REPEATS = 3
+TIMED_TOKENS = 100_000
+MEMORY_TOKENS = (20_000, 200_000)
+IDENTITY_PAIRS, IDENTITY_TEXTS = 20, 100
+INPUTS = Path("var/demo").resolve()
+
+
+def main() -> None:
+    """Prints and publishes the figures."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    inputs = fetch(INPUTS)
+    if len(sys.argv) > 1:
+        print(_peak_mb(int(sys.argv[1])))
+        return
+    forward, measured, tokens = _times()
+    peaks = {count: _in_process(count) for count in MEMORY_TOKENS}
+    drifted, layers = _false_positives(inputs.model)
+    share = measured / forward - 1
+    figures = {
+        "forward_s": round(forward, 3),
+        "with_measures_s": round(measured, 3),
+        "peak_mb_20k": peaks[MEMORY_TOKENS[0]],
+        "peak_mb_200k": peaks[MEMORY_TOKENS[1]],
+    }
+    publish(
+        "Similarity measures (`make bench`)",
+        f"""
+All-MiniLM-L6-v2 (7 layers, 384 wide) against itself with noise on its weights, on {tokens:,} tokens of movie reviews;
+all measures that stream (docs/numbers.md) in three views, with what the intervals need written to disk. Median of
+{REPEATS} runs that take turns.
+
+| | |
+|---|---|
+| two forward passes alone | {forward:.2f} s |
+| with all measures | {measured:.2f} s ({share:+.1%}) |
+| peak memory of the process, {MEMORY_TOKENS[0]:,} tokens | {peaks[MEMORY_TOKENS[0]]:,} MB |
+| peak memory of the process, {MEMORY_TOKENS[1]:,} tokens | {peaks[MEMORY_TOKENS[1]]:,} MB |
+
+False positives: {IDENTITY_PAIRS} pairs that differ by rounding alone (weights rounded to float16, to bfloat16, and
+{IDENTITY_PAIRS - 2} times at random to one of the two nearest bfloat16), {IDENTITY_TEXTS} texts each: {drifted} of
+{layers} layers were called drifted.
+""",
+    )
+    print(f"the measures add {share:+.1%} to two forward passes over {tokens} tokens")
+    print(f"false positives: {drifted} of {layers} layers of {IDENTITY_PAIRS} pairs")
+    print(json.dumps(figures))
+
+
+class _Setting:
+    """Two models that differ a little, and texts of so many tokens in all."""
+
+    def __init__(self, tokens: int) -> None:
+        inputs = fetch(INPUTS)
+        self.base, self.tuned = (load_body(inputs.model, "/base/uri", CPU) for _ in range(2))
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.tuned.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.02 * float(parameter.std(correction=0)) * noise)
+        tokenizer = load_tokenizer(inputs.model, None)
+        self.reading = Reading(tokenizer, usable_length(tokenizer, self.base, 128), is_causal(self.base))
+        with inputs.reviews.open(encoding="utf-8", newline="") as stream:
+            texts = [row["text"] for row in csv.DictReader(stream)]
+        self.texts, self.tokens = [], 0
+        for text, count in zip(texts, count_tokens(tokenizer, texts, self.reading.length), strict=True):
+            if self.tokens >= tokens:
+                break
+            self.texts.append(text)
+            self.tokens += count
+        if self.tokens < tokens:
+            raise SystemExit(f"the reviews have {self.tokens} tokens; {tokens} were asked for")
+
+    def forward(self) -> None:
+        """Both models over all texts, with their hidden states."""
+        for _, batch in self.reading.grouped(self.texts):
+            hidden_states(self.base, batch)
+            hidden_states(self.tuned, batch)
+
+    def measure(self) -> None:
+        """The same, with moments of all views and of every group."""
+        with tempfile.TemporaryDirectory() as folder:
+            stores = {view: GroupStore(Path(folder) / view) for view in VIEWS}
+            gathering = Gathering(self.reading.causal, 0, stores)
+            for group, batch in self.reading.grouped(self.texts):
+                gathering.add(group, batch, hidden_states(self.base, batch), hidden_states(self.tuned, batch))
+            gathering.moments()
+
+
+def _times() -> tuple[float, float, int]:
+    setting = _Setting(TIMED_TOKENS)
+    setting.measure()
+    found: dict[str, list[float]] = {"forward": [], "measure": []}
+    for _ in range(REPEATS):
+        for name, run in (("forward", setting.forward), ("measure", setting.measure)):
+            found[name].append(_seconds(run))
+    return statistics.median(found["forward"]), statistics.median(found["measure"]), setting.tokens
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _in_process(tokens: int) -> int:
+    command = [sys.executable, "-m", "tests.benchmarks.measures", str(tokens)]
+    given_back = {**os.environ, **MEMORY_GIVEN_BACK}  # as the worker runs
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, env=given_back).stdout)
+
+
+def _peak_mb(tokens: int) -> int:
+    _Setting(tokens).measure()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _false_positives(model: Path) -> tuple[int, int]:
+    """How many layers are called drifted among pairs that rounding alone tells apart."""
+    with fetch(INPUTS).reviews.open(encoding="utf-8", newline="") as stream:
+        rows = [Row(row["text"], None) for row, _ in zip(csv.DictReader(stream), range(IDENTITY_TEXTS), strict=False)]
+    request = AnalysisRequest.model_validate(
+        {
+            "base": {"uri": "file:///base"},
+            "tuned": {"uri": "file:///tuned"},
+            "dataset": {"uri": "file:///x.csv"},
+            "analysis": {"sae": None, "probes": False},
+        }
+    )
+    base = Checkpoint(model, "base", "0")
+    resolved = Resolved(base, None, Split(rows, [], []), len(rows), "0", [])
+    drifted = layers = 0
+    for number in range(IDENTITY_PAIRS):
+        with tempfile.TemporaryDirectory() as folder:
+            tuned = Path(folder) / "tuned"
+            rounded(load_body(model, "/base/uri", CPU), number).save_pretrained(tuned)
+            found = Checkpoint(tuned, "tuned", "1")
+            extracted = extract(request, resolved, found, None, Path(folder), 2**32, _no_tick)
+            compared = compare(request, resolved, extracted, _no_tick)
+        drifted += sum(layer.drifted for layer in compared.layers)
+        layers += len(compared.layers)
+    return drifted, layers
+
+
+def rounded(model: PreTrainedModel, number: int) -> PreTrainedModel:
+    """The model with its weights rounded: 0 to float16, 1 to bfloat16, others at random to a bfloat16 beside them."""
+    generator = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if number < 2:
+                parameter.copy_(parameter.to((torch.float16, torch.bfloat16)[number]))
+                continue
+            bits = parameter.contiguous().view(torch.int32)
+            dither = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, generator=generator)
+            parameter.copy_(((bits + dither) & ~0xFFFF).view(torch.float32))
+    return model
+
+
+def _no_tick(fraction: float, detail: str = "") -> None:
+    """Nobody watches."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""What models answer, on tiny real ones, against computations text by text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
+
+from layerdrift.backends.tables import Row
+from tests.conftest import BLOCKS, HIDDEN, WORDS, make_texts, tiny_tokenizer
+from workers.models.grafts import BaseWeights
+from workers.models.loading import HeadKind, head_kind, load_headed
+from workers.stages.answers import Judge, Predicted, Questions, class_targets, divergence_bits, kl_bits, quality
+from workers.stages.gather import Reading
+
+CPU = torch.device("cpu")
+VOCABULARY = len(WORDS) + 5
+SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.2}
+BERT_SIZES: dict[str, Any] = {
+    **SIZES,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 4,
+    "intermediate_size": 2 * HIDDEN,
+    "max_position_embeddings": 64,
+}
+
+
+def seeded(make: type[PreTrainedModel], config: Any, seed: int = 0) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make(config)
+    model.eval()
+    return model
+
+
+def classifier(labels: int = 3, seed: int = 0, **more: Any) -> PreTrainedModel:
+    sizes = BERT_SIZES | {"num_labels": labels} | more
+    return seeded(BertForSequenceClassification, BertConfig(**sizes), seed)
+
+
+def causal_lm(seed: int = 0) -> PreTrainedModel:
+    sizes = SIZES | {"n_embd": HIDDEN, "n_layer": BLOCKS, "n_head": 4, "n_positions": 64}
+    return seeded(GPT2LMHeadModel, GPT2Config(**sizes, bos_token_id=2, eos_token_id=3), seed)
+
+
+def questions(folder: Path, kind: HeadKind, texts: int = 30, causal: bool = False) -> Questions:
+    labels = ["0", "1", "2"]
+    rows = [Row(text, labels[index % 3]) for index, text in enumerate(make_texts(texts))]
+    return Questions(Reading(tiny_tokenizer(folder), 64, causal), rows, kind)
+
+
+def all_answers(asked: Questions, model: PreTrainedModel) -> Predicted:
+    parts = [asked.answered(model, batch) for batch in asked.batches()]
+    return Predicted(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def test_a_language_model_is_asked_for_every_real_token_but_the_first(tmp_path: Path) -> None:
+    asked, model = questions(tmp_path, "causal_lm", causal=True), causal_lm()
+    found = quality(all_answers(asked, model), "causal_lm", len(asked.rows))
+    for index, row in enumerate(asked.rows[:5]):
+        ids = asked.reading.tokenizer(row.text, return_tensors="pt")["input_ids"]
+        assert isinstance(ids, Tensor)
+        with torch.no_grad():
+            log_probs = model(input_ids=ids).logits[0].log_softmax(-1)
+        places = range(1, ids.shape[1] - 1)  # all words are after [CLS] and before [SEP]
+        nats = -sum(float(log_probs[place - 1, ids[0, place]]) for place in places)
+        assert float(found.counts[index]) == len(places)
+        assert float(found.sums[index]) == pytest.approx(nats, rel=1e-4)
+
+
+def test_a_masked_model_sees_no_token_that_it_is_asked_for(tmp_path: Path) -> None:
+    """With the mask token's row set to something absurd, the answers change: the mask stood there, not the token."""
+    asked = questions(tmp_path, "masked_lm")
+    model = seeded(BertForMaskedLM, BertConfig(**BERT_SIZES))
+    before = all_answers(asked, model)
+    assert set(before.texts.tolist()) == set(range(30))
+    words = sum(len(row.text.split()) for row in asked.rows)
+    assert words / 12 < len(before.targets) < words / 5
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight
+        weight[asked.reading.tokenizer.mask_token_id] = 5 * torch.randn(HIDDEN)  # type: ignore[operator]
+    after = all_answers(asked, model)
+    assert bool(((before.log_probs - after.log_probs).abs().amax(1) > 1e-3).all())
+
+
+def test_divergences_agree_with_scipy_and_stay_in_their_range() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 40, 7, generator=generator).double().mul(4).log_softmax(-1).unbind(0)
+    expected = [jensenshannon(a.exp(), b.exp(), base=2) ** 2 for a, b in zip(one, other, strict=True)]
+    assert divergence_bits(one, other).tolist() == pytest.approx(expected, abs=1e-9)
+    assert float(divergence_bits(one, one).max()) < 1e-15
+    assert torch.equal(kl_bits(one, one), torch.zeros(40, dtype=torch.float64))
+    apart = torch.tensor([[0.0, -math.inf]]).clamp_min(-1e4)
+    assert float(divergence_bits(apart, apart.flip(1))) == pytest.approx(1.0)
+
+
+def test_labels_are_known_by_name_or_where_there_are_no_names_by_number() -> None:
+    rows = [Row("a", label) for label in ("Negative", "positive", "0", None, "other")]
+    assert class_targets(rows, ["negative", "positive"]).tolist() == [0, 1, -1, -1, -1]
+    numbered = [Row("a", label) for label in ("1", "LABEL_0", "2")]
+    assert class_targets(numbered, ["LABEL_0", "LABEL_1"]).tolist() == [1, 0, -1]
+
+
+def shift(model: PreTrainedModel, by: float) -> None:
+    """Moves one feature of every token's embedding."""
+    with torch.no_grad():
+        next(model.get_input_embeddings().parameters())[:, 0] += by
+
+
+def test_each_kind_of_judgement_is_right_on_a_model_against_itself(tmp_path: Path) -> None:
+    asked = questions(tmp_path, "classifier")
+    model = classifier()
+    with torch.no_grad():
+        answers = torch.zeros(30, dtype=torch.int64)
+        for batch in asked.batches():
+            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+            answers[batch.indices] = logits.argmax(1)
+    right = Judge(asked, headed=True, targets=answers)
+    assert (right.measure, float(right.scores(model).sums.sum())) == ("accuracy", 30.0)
+    for judge, measure in ((Judge(asked, True, None), "kl"), (Judge(asked, False, None), "state_change")):
+        judged = model if measure == "kl" else model.base_model
+        assert judge.measure == measure
+        assert float(judge.scores(judged).sums.sum()) == 0.0  # type: ignore[arg-type]
+        shift(model, 0.3)
+        assert float(judge.scores(judged).sums.sum()) > 0.0  # type: ignore[arg-type]
+        shift(model, -0.3)
+
+
+@pytest.mark.parametrize("make", [lambda seed: classifier(seed=seed), causal_lm])
+def test_grafting_every_layer_gives_the_base_and_leaving_gives_the_tuned_model_back(make: Any, tmp_path: Path) -> None:
+    base, tuned = make(0), make(1)
+    weights = BaseWeights(base.base_model, tmp_path)
+    before = {name: parameter.clone() for name, parameter in tuned.named_parameters()}
+    ids = torch.randint(5, VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(0))
+    states = [model.base_model(input_ids=ids, output_hidden_states=True).hidden_states for model in (base, tuned)]
+    for layer in range(BLOCKS + 1):
+        with weights.grafted(tuned.base_model, weights.prefix[layer]):
+            found = tuned.base_model(input_ids=ids, output_hidden_states=True).hidden_states
+        for index in range(BLOCKS + 1):
+            assert torch.equal(found[index], states[0][index]) is (index <= layer)
+    with weights.grafted(tuned.base_model, weights.block[2]):
+        found = tuned.base_model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert [torch.equal(one, other) for one, other in zip(found, states[1], strict=True)] == [True, True, False, False]
+    with pytest.raises(RuntimeError, match="in the middle"), weights.grafted(tuned.base_model, weights.prefix[-1]):
+        raise RuntimeError("in the middle")
+    assert all(torch.equal(before[name], parameter) for name, parameter in tuned.named_parameters())
+
+
+def test_a_head_is_loaded_only_where_the_files_hold_a_whole_one(tmp_path: Path) -> None:
+    classifier().save_pretrained(tmp_path / "whole")
+    found = load_headed(tmp_path / "whole", "/tuned/uri", CPU)
+    assert found is not None
+    assert found.kind == "classifier"
+    assert all(torch.equal(a, b) for a, b in zip(found.model.parameters(), classifier().parameters(), strict=True))
+    causal_lm().save_pretrained(tmp_path / "lm")
+    language = load_headed(tmp_path / "lm", "/tuned/uri", CPU)
+    assert language is not None
+    assert language.kind == "causal_lm"
+    body = classifier().base_model
+    body.save_pretrained(tmp_path / "body")  # type: ignore[operator]
+    assert load_headed(tmp_path / "body", "/tuned/uri", CPU) is None
+    (tmp_path / "body" / "config.json").write_bytes((tmp_path / "whole" / "config.json").read_bytes())
+    assert head_kind(tmp_path / "body", "/tuned/uri") == "classifier"
+    assert load_headed(tmp_path / "body", "/tuned/uri", CPU) is None
+
+
+@pytest.mark.parametrize("more", [{"labels": 1}, {"problem_type": "multi_label_classification"}])
+def test_heads_without_one_right_class_are_not_judged(tmp_path: Path, more: dict[str, Any]) -> None:
+    classifier(**more).save_pretrained(tmp_path / "model")
+    assert head_kind(tmp_path / "model", "/tuned/uri") is None

@@ -1,0 +1,73 @@
+"""Encoders and decoders of many families, as tiny random models with a tokenizer, through the stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from layerdrift.contract.errors import InputError
+from tests.conftest import tiny_tokenizer
+from tests.unit.workers.test_stages import SCRATCH_BYTES, request, resolved, tick
+from tests.unit.workers.test_structure import BLOCKS, DECODERS, FAMILIES
+from workers.models.loading import load_classifier, load_config
+from workers.models.structure import blocks_of
+from workers.stages.causal import judge
+from workers.stages.compare import compare
+from workers.stages.extract import extract
+from workers.stages.resolve import Checkpoint
+
+
+def made(family: str, seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return FAMILIES[family]()
+
+
+def saved(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tiny_tokenizer(folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pair_of_every_family_is_compared_and_grafted(family: str, tmp_path: Path) -> None:
+    """Block 2 differs: nothing before it moves, and a graft of the base up to there undoes what it does."""
+    base, tuned = made(family, 0), made(family, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in blocks_of(tuned)[1].parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
+    folders = saved(base, tmp_path / "base"), saved(tuned, tmp_path / "tuned")
+    load_config(folders[0], "/base/uri", 10**9)
+    given, checkpoint = resolved(folders[0], texts=60), Checkpoint(folders[1], "file:///tuned", "1" * 64)
+    extracted = extract(request(), given, checkpoint, None, tmp_path / "scratch", SCRATCH_BYTES, tick)
+    compared = compare(request(), given, extracted, tick)
+    assert extracted.models["tuned"].blocks == BLOCKS
+    assert compared.drift[:2] == [0.0, 0.0]
+    assert compared.drift[2] > 0
+    assert [layer.drifted for layer in compared.layers[:3]] == [False, False, True]
+    found = judge(request(), given, checkpoint, compared, extracted.analysed, tmp_path, tick)
+    assert found.outputs is None
+    assert found.causal.graft is not None
+    assert found.causal.graft.measure == "state_change"
+    assert found.grafts is not None
+    change = [layer.prefix.value for layer in found.grafts]
+    assert change[0] == change[1] == 0.0
+    assert change[2] is not None
+    assert change[2] > 0
+    block = [layer.block.value for layer in found.grafts]
+    assert block[1] == 0.0
+    assert block[2] == pytest.approx(change[2], rel=1e-5)
+
+
+def test_a_decoder_is_one_by_its_behaviour() -> None:
+    assert set(FAMILIES) > DECODERS
+
+
+def test_the_encoder_of_t5_is_not_fine_tuned_and_says_so(tmp_path: Path) -> None:
+    folder = saved(made("t5", 0), tmp_path / "t5")
+    with pytest.raises(InputError, match="the encoder of t5 is not fine-tuned here"):
+        load_classifier(folder, "/base/uri", torch.device("cpu"), ["a", "b"])
