@@ -24,7 +24,7 @@ from deploy.embedded.stack import Stack
 from deploy.embedded.supervisor import StartError
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import LayerdriftError
-from layerdrift.contract.report import Report
+from layerdrift.contract.report import Layer, Report
 from layerdrift.contract.request import (
     AnalysisRequest,
     AnalysisSettings,
@@ -51,7 +51,7 @@ def demo_request(inputs: DemoInputs) -> AnalysisRequest:
     return AnalysisRequest(
         name="all-MiniLM-L6-v2 fine-tuned on movie reviews",
         base=ModelRef(uri=inputs.model.as_uri()),
-        finetune=FineTune(train_examples=1_200, epochs=3, batch_size=16, learning_rate=5e-5),
+        finetune=FineTune(train_examples=1_200, epochs=3, batch_size=16, learning_rate=5e-5, checkpoints=3),
         dataset=DatasetRef(uri=inputs.reviews.as_uri(), max_examples=500),
         analysis=AnalysisSettings(max_length=96, sae=SaeSettings(tokens=200_000), texts=TEXTS_SHOWN),
     )
@@ -125,7 +125,7 @@ def _follow(client: Client, analysis: Analysis) -> None:
 
 def _print(report: Report) -> None:
     table = Table(title="drift by layer (token view)", title_justify="left")
-    for heading in ("layer", "zone", "CKA", "centred cosine", "relative L2", "FVU base", "FVU tuned", "transfer"):
+    for heading in ("layer", "zone", "CKA", "by chance", "relative L2", "graft", "probe", "FVU base", "transfer"):
         table.add_column(heading, justify="left" if heading in ("layer", "zone") else "right")
     for layer in report.layers:
         token, sae = layer.similarity["token"], layer.sae
@@ -134,10 +134,11 @@ def _print(report: Report) -> None:
             f"{layer.index} {layer.name}",
             f"[{style}]{layer.zone}[/{style}]",
             words.number(token.cka.value, 4),
-            words.number(token.cosine_centred.value),
+            words.number(_chance(layer), 5),
             words.number(token.relative_l2.value),
+            words.number(layer.graft.prefix.value if layer.graft else None),
+            words.number(layer.probe.tuned.value if layer.probe else None),
             words.number(sae.base.fvu if sae else None),
-            words.number(sae.tuned.fvu if sae else None),
             words.number(sae.transfer_excess if sae else None),
         )
     console.print(table)
@@ -153,6 +154,12 @@ def _print(report: Report) -> None:
     for warning in report.warnings:
         console.print(f"[yellow]{warning.code}[/yellow]: {warning.message}", highlight=False)
     console.print(f"peak memory of the worker: {report.timings.peak_memory_bytes / 2**30:.2f} GiB", highlight=False)
+
+
+def _chance(layer: Layer) -> float | None:
+    """CKA that chance alone leaves; None where it is not known."""
+    drift = words.chance(layer)
+    return None if drift is None else 1 - drift
 
 
 def _ask_again(url: str, request: AnalysisRequest) -> None:

@@ -29,7 +29,7 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import AnalysisFailed, Client
 from tests.conftest import BLOCKS, make_texts, save_model, tiny_bert
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 240.0
 TEXTS = make_texts(60)
 
 
@@ -140,6 +140,48 @@ def test_noise_in_a_block_is_found_in_a_pair(client: Client, base_folder: Path, 
     assert drift[:2] == [0.0, 0.0]
     assert min(drift[2:]) > 0.01
     assert report.outputs is None
+
+
+def test_a_real_model_tuned_above_a_frozen_bottom_drifts_from_there_on(client: Client, roots: Path) -> None:
+    """Embeddings and first three blocks frozen: exactly nothing up to layer 3, a zone boundary there, drift above.
+
+    The last layer drifts farther than under shuffled labels, and the fine-tune is better than the commonest label.
+    """
+    inputs = fetch(roots / "real")
+    request = {
+        "base": {"uri": inputs.model.as_uri()},
+        "finetune": {
+            "freeze_first": 3,
+            "train_examples": 800,
+            "epochs": 2,
+            "batch_size": 16,
+            "learning_rate": 1e-4,
+            "checkpoints": 2,
+        },
+        "dataset": {"uri": inputs.reviews.as_uri(), "max_examples": 200},
+        "analysis": {"sae": None, "max_length": 64, "nulls": ["numerical", "label_shuffle"]},
+    }
+    report = client.report(finished(client, request).id)
+    drift = [layer.drift for layer in report.layers]
+    assert drift[:4] == [0.0] * 4
+    assert all(layer.similarity["token"].relative_l2.value == 0.0 for layer in report.layers[:4])
+    assert all(value > 0 for value in drift[4:])
+    assert [layer.drifted for layer in report.layers[:4]] == [False] * 4
+    assert report.layers[-1].drifted
+    assert report.layers[-1].nulls["label_shuffle"] < drift[-1]
+    assert (report.zones[0].first, report.zones[0].last) == (0, 3)
+    assert report.zones[0].support is not None
+    assert report.trajectory is not None
+    assert [step[:4] for step in report.trajectory.drift] == [[0.0] * 4] * len(report.trajectory.steps)
+    assert report.outputs is not None
+    assert report.outputs.tuned is not None
+    assert report.outputs.tuned.accuracy is not None
+    assert report.outputs.tuned.accuracy.low is not None
+    assert report.outputs.majority_accuracy is not None
+    assert report.outputs.tuned.accuracy.low > report.outputs.majority_accuracy
+    grafts = [layer.graft for layer in report.layers]
+    assert report.causal.graft is not None
+    assert all(graft is not None and graft.prefix.value == report.causal.graft.ungrafted for graft in grafts[:4])
 
 
 def test_a_real_model_and_itself_show_exactly_nothing(client: Client, roots: Path) -> None:

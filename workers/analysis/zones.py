@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Literal
 
@@ -37,13 +37,26 @@ def fit_zones(excess: Sequence[float], drift: Sequence[float] | None = None) -> 
         drift: the drift itself, which tells whether a zone kept its representations; by default the same.
 
     Returns:
-        Zones that cover all layers in order; neighbours have different names.
+        Zones that cover all layers in order. Neighbours have different names, but for layers at the bottom that did
+        not move at all: these are a zone of their own, whatever lies above them.
     """
     if not excess or not all(map(math.isfinite, excess)):
         raise ValueError("zones need a finite drift for every layer")
-    fits = [_best_segments(excess, levels) for levels in range(1, min(MAX_LEVELS, len(excess)) + 1)]
+    drift = excess if drift is None else drift
+    unmoved = next((layer for layer, value in enumerate(drift) if value != 0), len(drift))
+    if unmoved in (0, len(drift)):
+        return _fitted(excess, drift, MAX_LEVELS)
+    above = _fitted(excess[unmoved:], drift[unmoved:], MAX_LEVELS - 1)
+    return [
+        Zone("general", 0, unmoved - 1, 0.0),
+        *(replace(zone, first=zone.first + unmoved, last=zone.last + unmoved) for zone in above),
+    ]
+
+
+def _fitted(excess: Sequence[float], drift: Sequence[float], max_levels: int) -> list[Zone]:
+    fits = [_best_segments(excess, levels) for levels in range(1, min(max_levels, len(excess)) + 1)]
     chosen = min(fits, key=lambda segments: _bic(excess, segments))
-    return _merged(excess, _named(excess, excess if drift is None else drift, chosen))
+    return _merged(excess, _named(excess, drift, chosen))
 
 
 Segment = tuple[int, int]

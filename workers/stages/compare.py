@@ -332,8 +332,13 @@ def recommended(zones: list[Zone], sites: list[SiteSimilarity], drift: list[floa
         return predicted(
             0, f"Drift stays at {max(drift):.3f} or below at every layer, so the curve does not tell the blocks apart."
         )
+    general = 0
+    for zone in zones:
+        if zone.name != "general":
+            break
+        general = zone.last
     kept = 0
-    while zones[0].name == "general" and kept < zones[0].last and drift[kept + 1] <= GENERAL_CEILING:
+    while kept < general and drift[kept + 1] <= GENERAL_CEILING:
         kept += 1
     if kept == 0:
         return predicted(0, "No block at the bottom kept its representations, so nothing is predicted to be safe.")

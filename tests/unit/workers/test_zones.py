@@ -21,6 +21,7 @@ def spans(drift: list[float]) -> list[tuple[str, int, int]]:
         ),
         ([0.9, 0.9, 0.9], [("specialised", 0, 2)]),
         ([0.5], [("specialised", 0, 0)]),
+        ([0.0] * 4 + [0.05, 0.45, 0.9], [("general", 0, 3), ("transitional", 4, 5), ("specialised", 6, 6)]),
         ([0.0, 0.5, 0.0, 0.0, 0.0], [("general", 0, 0), ("specialised", 1, 1), ("general", 2, 4)]),
     ],
 )
