@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -252,12 +253,13 @@ def _grafts(
     asked = replace(questions, rows=questions.rows[:GRAFT_TEXTS])
     targets = _known_targets(asked, model) if headed and asked.kind == "classifier" else None
     judge_ = Judge(asked, headed, targets)
-    ungrafted = _measured(judge_.scores(model), judge_.measure)
+    whole = judge_.scores(model)
+    ungrafted = _measured(whole, judge_.measure)
     body, layers = model.base_model, len(weights.prefix)
 
-    def with_grafted(names: list[str]) -> Measured:
+    def with_grafted(names: list[str]) -> Scores:
         with weights.grafted(body, names):
-            return _measured(judge_.scores(model), judge_.measure)
+            return judge_.scores(model)
 
     found = []
     for layer in range(layers):
@@ -265,10 +267,25 @@ def _grafts(
         tick((layer + 0.5) / layers, f"base layers 0 to {layer} in the tuned model")
         block = with_grafted(weights.block[layer]) if layer else prefix
         tick((layer + 1) / layers, f"base block {layer} in the tuned model")
-        found.append(LayerGraft(prefix=prefix, block=block))
+        found.append(
+            LayerGraft(
+                prefix=_measured(prefix, judge_.measure),
+                block=_measured(block, judge_.measure),
+                prefix_cost=_cost(whole, prefix, judge_.measure),
+            )
+        )
     if ungrafted.value is None:
         raise ValueError("the tuned model could not be judged")
     return found, GraftInfo(measure=judge_.measure, ungrafted=ungrafted.value, examples=len(asked.rows))
+
+
+def _cost(whole: Scores, grafted: Scores, measure: Measure) -> Measured:
+    """What a graft costs on the same texts: share of right answers lost, relative rise of perplexity, else itself."""
+    if measure == "accuracy":
+        return ratio(*grouped(Scores(whole.sums - grafted.sums, whole.counts)))
+    if measure == "perplexity":
+        return ratio(*grouped(Scores(grafted.sums - whole.sums, whole.counts)), math.expm1)
+    return _measured(grafted, measure)
 
 
 TOLERATED: dict[Measure, float] = {"accuracy": 0.005, "perplexity": 0.01, "kl": 0.01}
@@ -276,7 +293,9 @@ TOLERATED: dict[Measure, float] = {"accuracy": 0.005, "perplexity": 0.01, "kl": 
 
 
 def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommendation | None:
-    """The most of the base model's bottom that the tuned model does as well with; None where answers are not judged.
+    """The most of the base model's bottom whose graft is not seen to do harm; None where answers are not judged.
+
+    Harm is seen where the lower end of the cost's 95 % interval is above what is tolerated.
 
     Args:
         grafts: by layer, 0 to L.
@@ -284,29 +303,30 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
     tolerated = TOLERATED.get(info.measure)
     if tolerated is None:
         return None
-    costs = [_cost(info, graft.prefix.value) for graft in grafts]
+    costs = [graft.prefix_cost for graft in grafts]
     kept = -1
-    while kept + 1 < len(costs) and costs[kept + 1] <= tolerated:
+    while kept + 1 < len(costs) and _low(costs[kept + 1]) <= tolerated:
         kept += 1
     caveat = "Nothing was retrained to confirm it."
+    looked_at = grafts[max(kept, 1)]
+    change = f"{info.measure} goes from {info.ungrafted:.3f} to {looked_at.prefix.value or 0.0:.3f}"
+    if looked_at.prefix_cost.low is not None and looked_at.prefix_cost.high is not None:
+        change += f" (cost {looked_at.prefix_cost.low:.3f} to {looked_at.prefix_cost.high:.3f}, 95 %)"
     if kept < 1:
-        first = grafts[1].prefix.value or 0.0
         evidence = (
-            f"With the base model's embeddings and first block in its place the tuned model's {info.measure} goes from "
-            f"{info.ungrafted:.3f} to {first:.3f}, so what was learnt there matters to the answers. {caveat}"
+            f"With the base model's embeddings and first block in its place the tuned model's {change} on "
+            f"{info.examples} texts, more than chance gives: what was learnt there matters to the answers. {caveat}"
         )
         return Recommendation(freeze_first=0, basis="predicted", evidence=evidence)
     evidence = (
         f"With the base model's embeddings and first {kept} of {len(grafts) - 1} blocks in its place the tuned model's "
-        f"{info.measure} is {grafts[kept].prefix.value or 0.0:.3f} ({info.ungrafted:.3f} without), on {info.examples} "
-        f"texts: what was learnt there does not matter to the answers. {caveat}"
+        f"{change} on {info.examples} texts, which is not beyond chance and {tolerated:g}; with one block more, if "
+        f"there is one, it is. {caveat}"
     )
     return Recommendation(freeze_first=kept, basis="predicted", evidence=evidence)
 
 
-def _cost(info: GraftInfo, value: float | None) -> float:
-    if value is None:
-        return float("inf")
-    if info.measure == "accuracy":
-        return info.ungrafted - value
-    return value / info.ungrafted - 1 if info.measure == "perplexity" else value
+def _low(cost: Measured) -> float:
+    if cost.value is None:
+        return math.inf
+    return cost.value if cost.low is None else cost.low

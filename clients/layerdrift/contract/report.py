@@ -103,6 +103,10 @@ class LayerGraft(ReportModel):
     """What becomes of the tuned model's answers when parts of the base model are put in; see `causal.graft`."""
 
     prefix: Measured = Field(description="with the base model's embeddings and blocks up to this layer")
+    prefix_cost: Measured = Field(
+        description="what that costs on the same texts: share of right answers lost, relative increase of perplexity, "
+        "else the measure itself"
+    )
     block: Measured = Field(description="with this block of the base model alone (layer 0: its embeddings)")
 
 

@@ -72,11 +72,7 @@ def drift_curve(report: Report) -> Spec:
         layers.insert(0, band)
     if report.layers[0].nulls:
         layers.insert(0, _null_curves(report, scale))
-    return _spec(
-        alt.layer(*layers)
-        .resolve_scale(color="independent", strokeDash="independent")
-        .properties(width=620, height=280)
-    )
+    return _spec(alt.layer(*layers).properties(width=620, height=280))
 
 
 def _null_curves(report: Report, scale: alt.Scale) -> Any:
@@ -89,11 +85,11 @@ def _null_curves(report: Report, scale: alt.Scale) -> Any:
     colours = [colour for colour, name in zip(NULL_COLOURS, NULL_TITLES, strict=True) if name in report.layers[0].nulls]
     return (
         alt.Chart(alt.Data(values=rows))
-        .mark_line(strokeDash=[5, 3], point=alt.OverlayMarkDef(size=25, filled=True))
+        .mark_line(strokeDash=[5, 3])
         .encode(
             x=_layer_axis(report),
             y=alt.Y("level:Q", title="drift, 1 − CKA (0: the same)", scale=scale),
-            color=alt.Color("null:N", title="what chance gives", scale=alt.Scale(domain=names, range=colours)),
+            stroke=alt.Stroke("null:N", title="what chance gives", scale=alt.Scale(domain=names, range=colours)),
             tooltip=["layer:Q", "null:N", alt.Tooltip("level:Q", format=".5f")],
         )
     )
@@ -138,7 +134,11 @@ def measures(report: Report) -> Spec:
             alt.Tooltip("null:Q", format=".4f"),
         ],
     )
-    null = base.transform_filter("isValid(datum.null)").mark_tick(thickness=2, size=9, opacity=0.7).encode(y="null:Q")
+    null = (
+        base.transform_filter("isValid(datum.null)")
+        .mark_tick(thickness=2, size=11, opacity=0.7, orient="horizontal")
+        .encode(y="null:Q")
+    )
     layers = [band, line] if _has_intervals(rows) else [line]
     if any(row["null"] is not None for row in rows):
         layers.append(null)

@@ -84,7 +84,11 @@ def report(
                 "drifted": index > 0,
                 "task_consistency": measured(0.8),
                 "probe": {"base": measured(0.7), "tuned": measured(0.9), "base_control": 0.5, "tuned_control": 0.5},
-                "graft": {"prefix": measured(0.9 - index / 10), "block": measured(0.85)},
+                "graft": {
+                    "prefix": measured(0.9 - index / 10),
+                    "prefix_cost": measured(index / 10),
+                    "block": measured(0.85),
+                },
                 "similarity": {view: similarity(index, view) for view in ("token", "cls", "mean")},
                 "weights": {
                     "mlp": {"relative_frobenius": 0.1, "effective_rank": 5.5, "top8_share": 0.9, "top16_share": 0.95},

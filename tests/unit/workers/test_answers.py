@@ -20,10 +20,12 @@ from transformers import (
 )
 
 from layerdrift.backends.tables import Row
+from layerdrift.contract.report import GraftInfo, LayerGraft
 from tests.conftest import BLOCKS, HIDDEN, WORDS, make_texts, tiny_tokenizer
 from workers.models.grafts import BaseWeights
 from workers.models.loading import HeadKind, head_kind, load_headed
 from workers.stages.answers import Judge, Predicted, Questions, class_targets, divergence_bits, kl_bits, quality
+from workers.stages.causal import predicted_by_grafts
 from workers.stages.gather import Reading
 
 CPU = torch.device("cpu")
@@ -182,3 +184,28 @@ def test_a_head_is_loaded_only_where_the_files_hold_a_whole_one(tmp_path: Path) 
 def test_heads_without_one_right_class_are_not_judged(tmp_path: Path, more: dict[str, Any]) -> None:
     classifier(**more).save_pretrained(tmp_path / "model")
     assert head_kind(tmp_path / "model", "/tuned/uri") is None
+
+
+def graft(cost: float, low: float | None = None, high: float | None = None) -> LayerGraft:
+    number = {"value": 0.8 - cost}
+    return LayerGraft.model_validate(
+        {"prefix": number, "block": number, "prefix_cost": {"value": cost, "low": low, "high": high}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("costs", "freeze_first"),
+    [
+        ([graft(0.0), graft(0.0), graft(0.01, -0.01, 0.03), graft(0.06, 0.04, 0.08)], 2),
+        ([graft(0.0), graft(0.03, 0.01, 0.05), graft(0.0, -0.01, 0.01)], 0),
+        ([graft(0.0), graft(0.004), graft(0.006)], 1),
+        ([graft(0.0), graft(-0.02, -0.03, -0.01)], 1),
+    ],
+)
+def test_advice_goes_up_to_the_first_graft_that_is_seen_to_do_harm(costs: list[LayerGraft], freeze_first: int) -> None:
+    advice = predicted_by_grafts(GraftInfo(measure="accuracy", ungrafted=0.8, examples=500), costs)
+    assert advice is not None
+    assert (advice.freeze_first, advice.basis) == (freeze_first, "predicted")
+    assert "Nothing was retrained" in advice.evidence
+    without_answers = GraftInfo(measure="state_change", ungrafted=0.0, examples=500)
+    assert predicted_by_grafts(without_answers, costs) is None
