@@ -132,6 +132,81 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
     assert pair.layers[-1].drift > 0
 
 
+def test_every_control_at_once_ends_in_one_report(
+    stack: Stack, client: Client, base_folder: Path, reviews: Path
+) -> None:
+    """LoRA, snapshots, all nulls and the freeze sweep through the service; each is in the report and drawn."""
+    request = {
+        "base": {"uri": base_folder.as_uri()},
+        "finetune": {
+            "method": "lora",
+            "lora": {"rank": 2},
+            "train_examples": 150,
+            "epochs": 2,
+            "batch_size": 16,
+            "learning_rate": 1e-2,
+            "checkpoints": 2,
+        },
+        "dataset": {"uri": reviews.as_uri(), "text_column": "review", "label_column": "stars", "max_examples": 100},
+        "analysis": {
+            "sae": None,
+            "nulls": ["numerical", "reseed", "label_shuffle"],
+            "freeze_sweep": {"depths": [1], "seeds": 2, "examples": 100},
+        },
+    }
+    analysis = finished(client, request)
+    assert analysis.error is None
+    report = client.report(analysis.id)
+    assert [null.name for null in report.nulls] == ["numerical", "reseed", "label_shuffle"]
+    assert all(layer.task_consistency is not None for layer in report.layers)
+    assert report.causal.sweep is not None
+    assert [point.freeze_first for point in report.causal.sweep.points] == [0, 1]
+    assert {strategy.name for strategy in report.causal.sweep.strategies} == {
+        "recommended",
+        "nothing",
+        "half",
+        "gradient_norm",
+    }
+    assert report.finetune is not None
+    assert report.finetune.method == "lora"
+    assert report.trajectory is not None
+    stored = BlobStore.connect(stack.settings)
+    steps = report.trajectory.steps
+    assert steps == sorted(set(steps))
+    for step in steps[:-1]:
+        key = f"checkpoints/{analysis.id}/step-{step:06d}/model.safetensors"
+        assert stored.get(key)
+    page = client.rendered_report(analysis.id, "html")
+    for figure in (
+        "drift",
+        "measures",
+        "trajectory",
+        "consistency",
+        "grafts",
+        "sweep",
+        "probes",
+        "training",
+        "weights",
+    ):
+        assert f'id="{figure}"' in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"analysis": {"nulls": ["reseed"]}}, "reseed retrains the model, which needs finetune"),
+        ({"analysis": {"freeze_sweep": {}}}, "freeze_sweep retrains the model, which needs finetune"),
+        ({"tuned": None, "finetune": {"lora": {"rank": 4}}}, "set method to 'lora' or leave lora out"),
+    ],
+)
+def test_controls_that_cannot_be_run_are_refused_at_once(
+    stack: Stack, base_folder: Path, noised_folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    answer = httpx.post(f"{stack.url}/v1/analyses", json=body(base_folder, noised_folder) | changes, timeout=60)
+    assert answer.status_code == 422
+    assert message in answer.text
+
+
 def test_noise_in_a_block_is_found_in_a_pair(client: Client, base_folder: Path, noised_folder: Path) -> None:
     report = client.wait(
         client.submit(AnalysisRequest.model_validate(body(base_folder, noised_folder))).id, timeout=WAIT_SECONDS
