@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workers.analysis.moments import SUMS, Frame, PairMoments
+from workers.analysis.moments import SMALL_SUMS, Frame, PairMoments, symmetric
 from workers.analysis.streams import ROWS_PER_WIDTH, Group
 
 SHARD_ROWS = 4096
@@ -98,13 +98,10 @@ class GroupStore:
     def put(self, group: Group) -> None:
         """Writes one group: its moments, or its rows where these are fewer numbers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(group, PairMoments):
-            tensors = {name: getattr(group, name) for name in SUMS} | {"n": torch.tensor(group.n)}
-        else:
-            tensors = {}
-            for part, rows in enumerate(group):
-                tensors |= {f"base {part}": rows.base.contiguous(), f"tuned {part}": rows.tuned.contiguous()}
-        save_file(tensors, self.folder / f"{self.groups:03d}.safetensors")
+        tensors = _packed(group) if isinstance(group, PairMoments) else {"base": group.base, "tuned": group.tuned}
+        save_file(
+            {name: one.contiguous() for name, one in tensors.items()}, self.folder / f"{self.groups:03d}.safetensors"
+        )
         self.groups += 1
 
     def each(self, frame: Frame) -> Iterator[PairMoments]:
@@ -112,11 +109,10 @@ class GroupStore:
         for number in range(self.groups):
             tensors = load_file(self.folder / f"{number:03d}.safetensors")
             if "n" in tensors:
-                yield PairMoments(int(tensors["n"]), frame, *(tensors[name] for name in SUMS))
+                yield _unpacked(tensors, frame)
                 continue
             moments = PairMoments.zeros(frame)
-            parts = range(len(tensors) // 2)
-            moments.add_parts(*([tensors[f"{side} {part}"] for part in parts] for side in ("base", "tuned")))
+            moments.add(tensors["base"], tensors["tuned"])
             yield moments
 
     @staticmethod
@@ -124,4 +120,30 @@ class GroupStore:
         """Disk that one group of so many rows takes, about."""
         if rows <= ROWS_PER_WIDTH * width:
             return 2 * sites * rows * width * torch.float32.itemsize
-        return sites * (3 * width**2 + 12 * width + 29) * torch.float64.itemsize
+        sums = 2 * width**2 + width
+        return sites * (sums * torch.float32.itemsize + (10 * width + 29) * torch.float64.itemsize)
+
+
+def _packed(moments: PairMoments) -> dict[str, Tensor]:
+    """The three D x D sums in a third of their room: float32, and what two of them have below their diagonals left out.
+
+    x's sums are kept, and what y's and the mixed ones differ from them: so the rounding of nearly equal models is as
+    nearly equal, and stays far below what they differ by. `grams` holds x's with the diagonal and above it, and y's
+    differences below it, whose own diagonal is `yy_diagonal`.
+    """
+    difference = moments.yy - moments.xx
+    return {
+        "n": torch.tensor(moments.n),
+        "grams": (moments.xx.triu() + difference.triu(1).mT).float(),
+        "yy_diagonal": difference.diagonal(dim1=1, dim2=2).float(),
+        "xy": (moments.xy - symmetric(moments.xx)).float(),
+        **{name: getattr(moments, name) for name in SMALL_SUMS},
+    }
+
+
+def _unpacked(tensors: dict[str, Tensor], frame: Frame) -> PairMoments:
+    grams = tensors["grams"].double()
+    xx = grams.triu()
+    yy = xx + grams.tril(-1).mT + torch.diag_embed(tensors["yy_diagonal"].double())
+    xy = tensors["xy"].double() + symmetric(xx)
+    return PairMoments(int(tensors["n"]), frame, xx, yy, xy, *(tensors[name] for name in SMALL_SUMS))

@@ -8,21 +8,23 @@ Shapes: S sites (layers), N rows (tokens or texts), D hidden width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 256
-"""Rows whose norms and cosines are computed at a time: so few that they stay in the processor's cache."""
+from workers.analysis.rowsums import BY_ROW, NORMS, centre_and_sum
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 2048
 """Rows whose outer products are summed at a time: so many that reading the sums does not count."""
 
 STRIP = 96
 """Columns of a Gram matrix that are computed at a time."""
 
-SUMS = ("xx", "yy", "xy", "weighted", "squares", "scalars")
+SMALL_SUMS = ("weighted", "squares", "scalars")
+SUMS = ("xx", "yy", "xy", *SMALL_SUMS)
 
 
 class NotFinite(ValueError):
@@ -62,14 +64,19 @@ class Frame:
 
 
 def _mean_and_scale(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Site after site, so that one site in float64 is in memory at a time."""
+    """Site after site, so that one site in float64 is in memory at a time.
+
+    A feature that varies by less than float32 resolves, of its mean or of the site's typical deviation, does not vary:
+    trained models have dead features of 1e-32, which scaling would make as large as any other.
+    """
     sites, _, width = rows.shape
     mean, scale = (torch.zeros(sites, width, dtype=torch.float64, device=rows.device) for _ in range(2))
     for site in range(sites):
         exact = rows[site].double()
         mean[site] = exact.mean(0)
         deviation = (exact - mean[site]).square().mean(0).sqrt()
-        varies = deviation > torch.finfo(torch.float32).eps * mean[site].abs()
+        typical = deviation.square().mean().sqrt()
+        varies = deviation > torch.finfo(torch.float32).eps * mean[site].abs().maximum(typical)
         scale[site] = torch.where(varies, 1 / deviation, 0.0)
     return mean, scale
 
@@ -111,51 +118,34 @@ class PairMoments:
         return len(self.scalars)
 
     def add(self, base: Tensor, tuned: Tensor) -> None:
-        """Adds N rows; `base` and `tuned` are [S, N, D], row by row the same position in both models.
+        """Adds N rows; `base` and `tuned` are [S, N, D] in the processor's memory, row by row the same position.
 
         Raises:
-            NotFinite: a row is NaN or infinite; nothing is added then.
+            NotFinite: a row is NaN or infinite; the moments are of no use then.
         """
-        self.add_parts([base], [tuned])
-
-    def add_parts(self, base: list[Tensor], tuned: list[Tensor]) -> None:
-        """Adds several sets of rows, as `add` would add them joined, without joining them."""
-        for side, parts in (("base", base), ("tuned", tuned)):
-            for part in parts:
-                _require_finite(side, part)
-        width = self.xx.shape[1]
         if self._work is None:
-            self._work = self.xx.new_empty(2, BLOCK_ROWS, width)
-        centres = torch.stack([self.frame.base, self.frame.tuned], 1)[:, :, None]
+            self._work = self.xx.new_empty(BLOCK_ROWS * (2 * self.xx.shape[1] + NORMS + BY_ROW))
+        centres = torch.stack([self.frame.base, self.frame.tuned], 1)
         weights = torch.stack([self.frame.base_scale, self.frame.tuned_scale], 1).square()
         for site in range(self.sites):
-            block = _Block(self._work, centres[site], weights[site])
-            for x, y in zip(base, tuned, strict=True):
-                for one, other in zip(x[site].split(CHUNK_ROWS), y[site].split(CHUNK_ROWS), strict=True):
-                    if not block.has_room(len(one)):
-                        self._add_block(site, block)
-                    block.fill(one, other)
-            self._add_block(site, block)
-        self.n += sum(part.shape[1] for part in base)
+            for x, y in zip(base[site].split(BLOCK_ROWS), tuned[site].split(BLOCK_ROWS), strict=True):
+                self._add_block(site, _Block.of(x, y, centres[site], weights[site], self._work))
+        self.n += base.shape[1]
 
     def _add_block(self, site: int, block: _Block) -> None:
-        x, y = block.rows[:, : block.filled]
-        norms, by_row = block.norms[:, : block.filled], block.by_row[:, : block.filled]
-        self.scalars[site] += torch.stack(
-            [
-                by_row[3].sum(),
-                by_row[0].sum(),
-                _cosines(by_row[2], by_row[0], by_row[1]).sum(),
-                _cosines(by_row[4], norms[1], norms[2]).sum(),
-            ]
-        )
+        (x, y), norms, by_row = block.rows, block.norms, block.by_row
+        sums = by_row.sum(1)
+        for side, total in zip(("base", "tuned"), sums[:2].tolist(), strict=True):
+            if not math.isfinite(total):
+                raise NotFinite(side, site)
+        cosines = _cosines(by_row[2], by_row[0], by_row[1]), _cosines(by_row[4], norms[1], norms[2])
+        self.scalars[site] += torch.stack([sums[3], sums[0], *(one.sum() for one in cosines)])
         self.weighted[site, 0].addmm_(norms, x)
         self.weighted[site, 1].addmm_(norms, y)
         self.squares[site].addmm_(norms, norms.T)
         self.xy[site].addmm_(x.T, y)
         _add_gram(self.xx[site], x)
         _add_gram(self.yy[site], y)
-        block.filled = 0
 
     def clear(self) -> None:
         """Makes these the moments of no rows again."""
@@ -185,50 +175,27 @@ class PairMoments:
             raise ValueError("moments gathered under different frames do not add up")
 
 
-class _Block:
-    """Rows of one site in float64, less the frame's means, and what is summed over each of them.
+class _Block(NamedTuple):
+    """Rows of one site in float64, and what is summed over each; see `workers.analysis.rowsums`.
 
-    rows: [2, BLOCK_ROWS, D], x and y. norms: [5, BLOCK_ROWS], 1, a, b, a', b'. by_row: [5, BLOCK_ROWS], |x|^2, |y|^2,
-    x y and |y - x|^2 before the means are taken off, and x y after.
+    rows: [2, N, D], x and y less the frame's means. norms: [NORMS, N]. by_row: [BY_ROW, N].
     """
 
-    def __init__(self, rows: Tensor, centres: Tensor, weights: Tensor) -> None:
-        self.filled = 0
-        self.rows = rows
-        self.norms = rows.new_ones(5, rows.shape[1])
-        self.by_row = rows.new_empty(5, rows.shape[1])
-        self._centres = centres
-        self._weights = weights
-        self._spare = rows.new_empty(2, CHUNK_ROWS, rows.shape[2])
+    rows: Tensor
+    norms: Tensor
+    by_row: Tensor
 
-    def has_room(self, count: int) -> bool:
-        return self.filled + count <= self.rows.shape[1]
-
-    def fill(self, base: Tensor, tuned: Tensor) -> None:
-        """Takes at most CHUNK_ROWS rows of both models, [N, D]."""
-        places = slice(self.filled, self.filled + len(base))
-        self.filled += len(base)
-        rows, spare = self.rows[:, places], self._spare[:, : len(base)]
-        by_row, norms = self.by_row[:, places], self.norms[:, places]
-        x, y = rows
-        x.copy_(base)
-        y.copy_(tuned)
-        torch.sum(torch.mul(rows, rows, out=spare), 2, out=by_row[:2])
-        torch.sum(torch.mul(x, y, out=spare[0]), 1, out=by_row[2])
-        torch.sum(torch.sub(y, x, out=spare[0]).square_(), 1, out=by_row[3])
-        rows.sub_(self._centres)
-        torch.sum(torch.mul(rows, rows, out=spare), 2, out=norms[1:3])
-        torch.mv(spare[0], self._weights[0], out=norms[3])
-        torch.mv(spare[1], self._weights[1], out=norms[4])
-        torch.sum(torch.mul(x, y, out=spare[0]), 1, out=by_row[4])
-
-
-def _require_finite(side: str, rows: Tensor) -> None:
-    if torch.isfinite(rows.sum()):
-        return
-    finite = torch.isfinite(rows).flatten(1).all(1)  # the sum alone may have overflowed
-    if not bool(finite.all()):
-        raise NotFinite(side, int((~finite).nonzero()[0]))
+    @staticmethod
+    def of(base: Tensor, tuned: Tensor, centres: Tensor, weights: Tensor, memory: Tensor) -> _Block:
+        """Of N rows of one site, [N, D] each, in memory for as many numbers or more."""
+        count, width = base.shape
+        sizes = (2 * count * width, NORMS * count, BY_ROW * count)
+        rows, norms, by_row = memory[: sum(sizes)].split(sizes)
+        block = _Block(rows.view(2, count, width), norms.view(NORMS, count), by_row.view(BY_ROW, count))
+        centre_and_sum(
+            *(one.contiguous().numpy() for one in (base, tuned, centres, weights)), *map(torch.Tensor.numpy, block)
+        )
+        return block
 
 
 def _add_gram(gram: Tensor, rows: Tensor) -> None:

@@ -33,6 +33,16 @@ class Rows(NamedTuple):
         return Rows(self.base.clone(), self.tuned.clone())
 
     @staticmethod
+    def empty(like: Tensor, count: int) -> Rows:
+        """Memory for so many rows as `like` [S, N, D]."""
+        base, tuned = like.new_empty(2, like.shape[0], count, like.shape[2])
+        return Rows(base, tuned)
+
+    def part(self, first: int, last: int) -> Rows:
+        """Rows from number `first` to before number `last`, in the same memory."""
+        return Rows(self.base[:, first:last], self.tuned[:, first:last])
+
+    @staticmethod
     def joined(parts: list[Rows]) -> Rows:
         """One after another."""
         if len(parts) == 1:
@@ -40,7 +50,7 @@ class Rows(NamedTuple):
         return Rows(torch.cat([part.base for part in parts], 1), torch.cat([part.tuned for part in parts], 1))
 
 
-Group = PairMoments | list[Rows]
+Group = PairMoments | Rows
 GroupSink = Callable[[Group], None]
 
 
@@ -119,8 +129,7 @@ class StreamedMoments:
         if isinstance(found, PairMoments):
             self._total.merge(found)
         else:
-            for rows in found:
-                self._total.add(rows)
+            self._total.add(found)
         self._group.reset()
 
 
@@ -129,17 +138,21 @@ class _Buffered:
 
     def __init__(self, frame: Frame) -> None:
         self._moments = PairMoments.zeros(frame)
-        self._pending: list[Rows] = []
+        self._pending: Rows | None = None
+        self._count = 0
 
     def add(self, rows: Rows) -> None:
         """Sums many rows at once; of few it keeps a copy until there are more."""
-        if rows.n < BLOCK_ROWS // 2:
-            self._pending.append(rows.copy())
-            rows_pending = sum(part.n for part in self._pending)
-            if rows_pending >= BLOCK_ROWS:
-                self._flush()
+        if rows.n > BLOCK_ROWS // 2:
+            self._moments.add(*rows)
             return
-        self._moments.add(*rows)
+        if self._pending is None:
+            self._pending = Rows.empty(rows.base, BLOCK_ROWS)
+        if self._count + rows.n > BLOCK_ROWS:
+            self._flush()
+        for place, side in zip(self._pending.part(self._count, self._count + rows.n), rows, strict=True):
+            place.copy_(side)
+        self._count += rows.n
 
     def merge(self, moments: PairMoments) -> None:
         self._moments.merge(moments)
@@ -152,9 +165,9 @@ class _Buffered:
         self._moments.clear()
 
     def _flush(self) -> None:
-        if self._pending:
-            self._moments.add_parts([part.base for part in self._pending], [part.tuned for part in self._pending])
-        self._pending = []
+        if self._pending is not None and self._count:
+            self._moments.add(*self._pending.part(0, self._count))
+            self._count = 0
 
 
 class _Group:
@@ -181,7 +194,7 @@ class _Group:
 
     def finished(self) -> Group:
         if self.rows <= self._few or self._moments is None:
-            return self._kept
+            return Rows.joined(self._kept)
         return self._moments.moments()
 
     def reset(self) -> None:

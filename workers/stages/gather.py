@@ -14,13 +14,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from layerdrift.contract.report import ViewName
-from workers.analysis.moments import PairMoments
+from workers.analysis.moments import BLOCK_ROWS, PairMoments
 from workers.analysis.streams import Group, Rows, RowSample, StreamedMoments
 from workers.models.texts import Batch, batches
 from workers.scratch import GroupStore
 
 BATCH_TEXTS, BATCH_TOKENS = 32, 1024
 """Texts of a batch, and tokens with padding: long texts shall not take more memory than short ones."""
+
+BUFFER_BYTES = 64 << 20
+"""Token rows are summed up to BLOCK_ROWS at a time, in so much memory where a batch does not need more."""
 
 GROUPS = 20
 FRAME_TOKENS, FRAME_TEXTS, FRAME_BYTES = 4096, 512, 128 << 20
@@ -63,14 +66,14 @@ def group_count(texts: int) -> int:
     return max(1, min(GROUPS, texts // 2))
 
 
-def token_rows(states: States, batch: Batch, buffer: Tensor | None = None) -> Tensor:
-    """The states of real tokens alone; [L + 1, N, D], in the memory of `buffer` [L + 1, >= N, D] where it is given."""
+def token_rows(states: States, batch: Batch, out: Tensor | None = None) -> Tensor:
+    """The states of real tokens alone; [L + 1, N, D], in the memory of `out` where it is given."""
     real = batch.real.flatten().nonzero()[:, 0]
-    if buffer is None:
-        buffer = states[0].new_empty(len(states), len(real), states[0].shape[2])
-    for layer, out in zip(states, buffer, strict=True):
-        torch.index_select(layer.flatten(0, 1), 0, real, out=out[: len(real)])
-    return buffer[:, : len(real)]
+    if out is None:
+        out = states[0].new_empty(len(states), len(real), states[0].shape[2])
+    for layer, rows in zip(states, out, strict=True):
+        torch.index_select(layer.flatten(0, 1), 0, real, out=rows)
+    return out
 
 
 def text_rows(states: States, batch: Batch, causal: bool) -> dict[ViewName, Tensor]:
@@ -99,6 +102,40 @@ class TextSample:
     texts: list[int]
 
 
+class _TokenBuffer:
+    """Token rows of a few batches of one group, so that many are summed at once."""
+
+    def __init__(self, stream: StreamedMoments) -> None:
+        self.count = 0
+        self._stream = stream
+        self._rows: Rows | None = None
+        self._group = -1
+
+    def add(self, group: int, batch: Batch, base: States, tuned: States) -> Rows:
+        """Takes the real tokens of a group's batch; gives them in memory that is used again at the next call."""
+        count = int(batch.real.sum())
+        if self._rows is None or self._rows.n < self.count + count or group != self._group:
+            self.flush()
+        if self._rows is None or self._rows.n < count:
+            self._rows = Rows.empty(torch.stack([layer[0, :1] for layer in base]), self._size(base, count))
+        rows = self._rows.part(self.count, self.count + count)
+        for states, out in zip((base, tuned), rows, strict=True):
+            token_rows(states, batch, out)
+        self._group = group
+        self.count += count
+        return rows
+
+    def flush(self) -> None:
+        """Passes on what is here."""
+        if self._rows is not None and self.count:
+            rows, self.count = self._rows.part(0, self.count), 0
+            self._stream.add(self._group, *rows)
+
+    def _size(self, states: States, at_least: int) -> int:
+        row_bytes = 2 * len(states) * states[0].shape[2] * states[0].itemsize
+        return max(at_least, BATCH_TOKENS, min(BLOCK_ROWS, BUFFER_BYTES // row_bytes))
+
+
 class Gathering:
     """Moments of all views, and samples of tokens and texts, as batches come; the models run once.
 
@@ -112,7 +149,7 @@ class Gathering:
         self.groups = groups
         self.views = {view: self._stream(view) for view in VIEWS}
         self._causal = causal
-        self._buffer: Tensor | None = None
+        self._tokens = _TokenBuffer(self.views["token"])
         self._sampled: list[tuple[list[int], Rows]] = []
 
     def _stream(self, view: ViewName) -> StreamedMoments:
@@ -122,28 +159,25 @@ class Gathering:
     @property
     def tokens(self) -> int:
         """Tokens compared so far."""
-        return self.views["token"].rows
+        return self.views["token"].rows + self._tokens.count
 
     def add(self, group: int, batch: Batch, base: States, tuned: States) -> Rows:
         """Takes the states of a group's batch in both models; the token rows of both, in memory that is used again.
 
         Raises:
-            NotFinite: a state is NaN or infinite.
+            NotFinite: a state of this batch or of an earlier one is NaN or infinite.
         """
-        real = int(batch.real.sum())
-        if self._buffer is None or self._buffer.shape[2] < real:
-            self._buffer = base[0].new_empty(2, len(base), max(real, BATCH_TOKENS), base[0].shape[2])
-        tokens = Rows(*(token_rows(of, batch, out) for of, out in zip((base, tuned), self._buffer, strict=True)))
+        tokens = self._tokens.add(group, batch, base, tuned)
         one, other = (text_rows(states, batch, self._causal) for states in (base, tuned))
         self.token_sample.add(*tokens)
-        self.views["token"].add(group, *tokens)
         for view in one:
             self.views[view].add(group, one[view], other[view])
         self._sample(batch, one["mean"], other["mean"])
         return tokens
 
     def moments(self) -> dict[ViewName, PairMoments]:
-        """Of each view; the last groups go to their stores."""
+        """Of each view; the last groups go to their stores. NotFinite as in `add`."""
+        self._tokens.flush()
         return {view: stream.finished() for view, stream in self.views.items()}
 
     def text_sample(self) -> TextSample:
