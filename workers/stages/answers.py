@@ -30,6 +30,12 @@ TRANSFORMS: dict[Measure, Callable[[float], float]] = {
     "kl": float,
     "state_change": math.sqrt,
 }
+RANGES: dict[Measure, tuple[float, float]] = {
+    "accuracy": (0.0, 1.0),
+    "perplexity": (1.0, math.inf),
+    "kl": (0.0, math.inf),
+    "state_change": (0.0, math.inf),
+}
 
 
 class Scores(NamedTuple):

@@ -30,6 +30,7 @@ from workers.models.loading import Headed, head_kind, load_body, load_headed, lo
 from workers.models.structure import is_causal
 from workers.models.texts import usable_length
 from workers.stages.answers import (
+    RANGES,
     TRANSFORMS,
     Judge,
     Measure,
@@ -41,10 +42,11 @@ from workers.stages.answers import (
     divergence_bits,
     quality,
 )
-from workers.stages.compare import Compared, ratio
+from workers.stages.compare import Compared
 from workers.stages.gather import Reading, group_count
+from workers.stages.intervals import ratio
 from workers.stages.resolve import Checkpoint, Resolved
-from workers.stages.sweep import freeze_sweep
+from workers.stages.sweep import NOT_RETRAINED, freeze_sweep
 from workers.stages.tick import Tick
 
 GRAFT_TEXTS = 500
@@ -158,7 +160,7 @@ def grouped(scores: Scores) -> Scores:
 
 
 def _measured(scores: Scores, measure: Measure) -> Measured:
-    return ratio(*grouped(scores), TRANSFORMS[measure])
+    return ratio(*grouped(scores), TRANSFORMS[measure], RANGES[measure])
 
 
 def _outputs(
@@ -307,23 +309,21 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
     kept = -1
     while kept + 1 < len(costs) and _low(costs[kept + 1]) <= tolerated:
         kept += 1
-    caveat = "Nothing was retrained to confirm it."
-    looked_at = grafts[max(kept, 1)]
+    looked_at = grafts[kept if kept > 0 else kept + 1]
     change = f"{info.measure} goes from {info.ungrafted:.3f} to {looked_at.prefix.value or 0.0:.3f}"
     if looked_at.prefix_cost.low is not None and looked_at.prefix_cost.high is not None:
         change += f" (cost {looked_at.prefix_cost.low:.3f} to {looked_at.prefix_cost.high:.3f}, 95 %)"
+    blocks = len(grafts) - 1
+    bottom = f"first {kept} of {blocks} blocks" if kept > 0 else f"first of {blocks} blocks"
+    bottom = "embeddings" if kept < 0 else f"embeddings and {bottom}"
+    found = f"With the base model's {bottom} in its place the tuned model's {change} on {info.examples} texts, "
     if kept < 1:
-        evidence = (
-            f"With the base model's embeddings and first block in its place the tuned model's {change} on "
-            f"{info.examples} texts, more than chance gives: what was learnt there matters to the answers. {caveat}"
-        )
-        return Recommendation(freeze_first=0, basis="predicted", evidence=evidence)
-    evidence = (
-        f"With the base model's embeddings and first {kept} of {len(grafts) - 1} blocks in its place the tuned model's "
-        f"{change} on {info.examples} texts, which is not beyond chance and {tolerated:g}; with one block more, if "
-        f"there is one, it is. {caveat}"
-    )
-    return Recommendation(freeze_first=kept, basis="predicted", evidence=evidence)
+        found += "more than chance gives: what was learnt there matters to the answers."
+    else:
+        found += f"which is not beyond chance and {tolerated:g}; "
+        found += "with one block more it is." if kept < blocks else "these are all of its blocks."
+    evidence = f"{found} {NOT_RETRAINED}"
+    return Recommendation(freeze_first=max(kept, 0), basis="predicted", evidence=evidence)
 
 
 def _low(cost: Measured) -> float:

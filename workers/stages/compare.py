@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from layerdrift.contract.report import (
     CrossLayerCka,
@@ -24,20 +22,17 @@ from layerdrift.contract.report import (
 )
 from layerdrift.contract.request import AnalysisRequest, NullName
 from workers.analysis.geometry import NEIGHBOURS, Geometry, PairDistances
-from workers.analysis.jackknife import jackknife_interval
 from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, cross_site_cka, drift_of, similarities
 from workers.analysis.zones import GENERAL_CEILING, fit_zones
 from workers.analysis.zones import Zone as FittedZone
 from workers.stages.disagreement import similarity_warnings
-from workers.stages.extract import Consistency, Extracted
+from workers.stages.extract import Extracted
 from workers.stages.gather import group_count
-from workers.stages.nulls import MeasuredNull
+from workers.stages.intervals import MIN_GROUPS, measured, ratio
+from workers.stages.nulls import Consistency, MeasuredNull
 from workers.stages.probes import Probed, probe
 from workers.stages.resolve import Resolved
 from workers.stages.tick import Tick
-
-MIN_GROUPS = 5
-"""With fewer groups of texts an interval would be wider than it is worth."""
 
 NUMERICAL_FACTOR = 4.0
 """Another rounding of a model may move it twice as far as the numerical null did: four times its 1 - CKA."""
@@ -106,7 +101,7 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
                 sites[layer],
                 [one[layer] for one in left_out[view]],
                 geometry[layer] if view == "mean" else None,
-                [_null_site(null, view, layer) for null in extracted.nulls],
+                [_null_site(null, view, layer) for null in extracted.nulls.measured],
             )
             for view, sites in by_view.items()
         }
@@ -114,7 +109,8 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
     ]
     token = by_view["token"]
     layers = [
-        _layer_drift(site, similarity[layer]["token"].cka, extracted.nulls, layer) for layer, site in enumerate(token)
+        _layer_drift(site, similarity[layer]["token"].cka, extracted.nulls.measured, layer)
+        for layer, site in enumerate(token)
     ]
     zones = _zones(layers, left_out["token"])
     identical = all(site.relative_l2 == 0 for site in token)
@@ -122,10 +118,10 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
     return Compared(
         similarity=similarity,
         layers=layers,
-        consistency=_consistency(extracted.consistency),
+        consistency=_consistency(extracted.nulls.consistency),
         probes=probed.layers if probed else None,
         probe_info=probed.info if probed else None,
-        nulls=[measured.null for measured in extracted.nulls],
+        nulls=[measured.null for measured in extracted.nulls.measured],
         zones=zones,
         cross_layer_cka=_cross_layer(extracted),
         recommendation=recommended(zones, token, [layer.drift for layer in layers], identical),
@@ -202,30 +198,6 @@ def _similarity(
     return Similarity(**found)
 
 
-def measured(
-    value: float | None,
-    left_out: Sequence[float | None] = (),
-    undefined: str | None = None,
-    null: float | None = None,
-    corrected: bool = True,
-) -> Measured:
-    """A number with its jackknife interval, where every group's omission left one too."""
-    if value is None:
-        return Measured(value=None, undefined=undefined)
-    others = [other for other in left_out if other is not None]
-    if len(others) < max(MIN_GROUPS, len(left_out)):
-        return Measured(value=value, null=null)
-    low, high = jackknife_interval(value, others, corrected)
-    return Measured(value=value, low=low, high=high, null=null)
-
-
-def ratio(sums: Tensor, counts: Tensor, transform: Callable[[float], float] = float) -> Measured:
-    """A mean over examples from its sums and counts by group of texts, each [G], with its interval."""
-    total, count = float(sums.sum()), float(counts.sum())
-    left = [(total - float(one), count - float(many)) for one, many in zip(sums, counts, strict=True)]
-    return measured(transform(total / count), [transform(some / many) if many else None for some, many in left])
-
-
 def _layer_drift(site: SiteSimilarity, cka: Measured, nulls: list[MeasuredNull], layer: int) -> LayerDrift:
     """Drift beyond chance: the lower end of its interval must be above every null."""
     drift = drift_of(site)
@@ -267,7 +239,7 @@ def _zones(layers: list[LayerDrift], left_out: list[list[SiteSimilarity]]) -> li
 def _consistency(found: Consistency | None) -> list[Measured] | None:
     if found is None:
         return None
-    return [ratio(sums, found.counts) for sums in found.sums.T]
+    return [ratio(sums, found.counts, bounds=(-1.0, 1.0)) for sums in found.sums.T]
 
 
 def _probes(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, tick: Tick) -> Probed | None:

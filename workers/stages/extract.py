@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import (
@@ -28,12 +27,8 @@ from layerdrift.contract.report import (
 )
 from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.moments import Frame, NotFinite, PairMoments, row_cosines
-from workers.analysis.similarity import MIN_ROWS, drift_of, similarities
-from workers.analysis.weights import weight_difference
-from workers.models.device import best_device
-from workers.models.loading import load_body, load_tokenizer
-from workers.models.structure import blocks_of, is_causal, weight_groups
-from workers.models.texts import Batch, batches, count_tokens, hidden_states, usable_length
+from workers.analysis.similarity import MIN_ROWS
+from workers.models.texts import Batch, batches, count_tokens
 from workers.scratch import ActivationStore, GroupStore
 from workers.stages.finetune import Tuned
 from workers.stages.gather import (
@@ -42,15 +37,15 @@ from workers.stages.gather import (
     VIEWS,
     Gathering,
     Reading,
-    States,
-    StatesOf,
     TextSample,
     group_count,
     token_rows,
 )
-from workers.stages.nulls import MeasuredNull, gathered_pair, measured_null, numerical_twin
+from workers.stages.nulls import Nulls, nulls_of
+from workers.stages.pair import Pair, load_pair, model_info, weight_drift
 from workers.stages.resolve import Checkpoint, Resolved
-from workers.stages.tick import Tick
+from workers.stages.tick import SharedTicks, Tick
+from workers.stages.trajectory import trajectory_of
 
 SAE_EPOCHS = 2
 """An autoencoder sees each token twice or more: running the models costs more than a second look."""
@@ -64,24 +59,6 @@ SPARE_TEXTS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Both models in memory, and how texts are read."""
-
-    base: PreTrainedModel
-    tuned: PreTrainedModel
-    reading: Reading
-
-    def states(self, batch: Batch) -> tuple[States, States]:
-        """The states of both."""
-        return hidden_states(self.base, batch), hidden_states(self.tuned, batch)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """L + 1 layers, D wide."""
-        return len(blocks_of(self.base)) + 1, int(self.base.config.hidden_size)
-
-
-@dataclass(frozen=True)
 class SaeRows:
     """Rows for the autoencoders, base sites before tuned ones; `texts` were drawn on for training."""
 
@@ -90,14 +67,6 @@ class SaeRows:
     texts: int
     from_trained_rows: bool
     from_analysed_rows: bool
-
-
-@dataclass(frozen=True)
-class Consistency:
-    """Cosines of the changes that two fine-tunes made to the same tokens: sums [G, L + 1] and counts [G] by group."""
-
-    sums: Tensor
-    counts: Tensor
 
 
 @dataclass(frozen=True)
@@ -117,8 +86,7 @@ class Extracted:
     tokens: TokenDrift
     sae_rows: SaeRows | None
     weights: list[dict[PartName, WeightDrift]]
-    nulls: list[MeasuredNull]
-    consistency: Consistency | None
+    nulls: Nulls
     trajectory: Trajectory | None
     models: dict[str, ModelInfo]
     warnings: list[ReportWarning]
@@ -138,10 +106,10 @@ def extract(
     Raises:
         InputError: a model is broken, the pair does not fit together, or activations are NaN or infinite.
     """
-    pair = _load_pair(request, resolved.base, checkpoint)
+    pair = load_pair(request, resolved.base, checkpoint)
     every = [row.text for row in resolved.split.analysed]
     texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
-    ticks = _Ticks(tick, [2.0, 2.0 if request.analysis.sae else 0.0, *_other_costs(request)])
+    ticks = SharedTicks(tick, [2.0, 2.0 if request.analysis.sae else 0.0, *_other_costs(request)])
     heldout = _heldout(request, pair, folder, scratch_bytes)
     groups = _group_stores(pair, len(texts), tokens, folder, scratch_bytes * MOMENTS_SHARE)
     gathered, moments = _gather(request, pair, texts, groups, heldout, ticks.next("tokens compared"))
@@ -150,10 +118,9 @@ def extract(
     if heldout is not None:
         sae_rows = _sae_rows(request, resolved, pair, heldout, folder, scratch_bytes, sae_ticks)
     shown = _token_drift(request, pair, texts, moments["token"].frame)
-    weights = _weight_drift(pair)
-    models = {"base": _info(pair.base, resolved.base), "tuned": _info(pair.tuned, checkpoint)}
-    nulls, consistency, warnings = _nulls(pair, tuned, texts, ticks)
-    trajectory = _trajectory(pair, tuned, texts, ticks) if tuned and tuned.snapshots else None
+    weights = weight_drift(pair)
+    models = {"base": model_info(pair.base, resolved.base), "tuned": model_info(pair.tuned, checkpoint)}
+    nulls = nulls_of(pair, tuned, texts, ticks)
     return Extracted(
         moments=moments,
         groups=gathered.groups,
@@ -164,30 +131,14 @@ def extract(
         sae_rows=sae_rows,
         weights=weights,
         nulls=nulls,
-        consistency=consistency,
-        trajectory=trajectory,
+        trajectory=trajectory_of(pair, tuned, texts, ticks) if tuned and tuned.snapshots else None,
         models=models,
         warnings=[
             *_unread(len(every) - len(texts), request.analysis.max_tokens),
             *_no_intervals(gathered.groups),
-            *warnings,
+            *nulls.warnings,
         ],
     )
-
-
-class _Ticks:
-    """Shares the stage's progress among its parts by what they cost."""
-
-    def __init__(self, tick: Tick, costs: list[float]) -> None:
-        ends = list(accumulate(costs))
-        self._spans = iter([(end - cost, end) for end, cost in zip(ends, costs, strict=True)])
-        self._whole = ends[-1]
-        self._tick = tick
-
-    def next(self, what: str) -> Callable[[float], None]:
-        """A tick for the next part."""
-        start, end = next(self._spans)
-        return lambda share: self._tick((start + min(1.0, share) * (end - start)) / self._whole, what)
 
 
 def _other_costs(request: AnalysisRequest) -> list[float]:
@@ -234,117 +185,11 @@ def _gather(
         raise InputError.at(f"/{error.side}/uri", str(error)) from error
 
 
-def _nulls(
-    pair: Pair, tuned: Tuned | None, texts: list[str], ticks: _Ticks
-) -> tuple[list[MeasuredNull], Consistency | None, list[ReportWarning]]:
-    numerical = _against(pair.base, numerical_twin(pair.base))
-    found = [measured_null("numerical", pair.reading, texts, numerical, ticks.next("the numerical null"))]
-    del numerical
-    consistency = None
-    for name, checkpoint in (tuned.retrained if tuned else {}).items():
-        other = load_body(checkpoint.folder, "/finetune", pair.base.device)
-        gathering = _ConsistencyGathering(pair, other, group_count(len(texts)))
-        states = gathering.states if name == "reseed" else _against(pair.base, _states_of(other))
-        found.append(measured_null(name, pair.reading, texts, states, ticks.next(f"tokens of the null {name}")))
-        if name == "reseed":
-            consistency = gathering.found()
-    measured = [null for null in found if isinstance(null, MeasuredNull)]
-    return measured, consistency, [null for null in found if isinstance(null, ReportWarning)]
-
-
-def _against(one: PreTrainedModel, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:
-    return lambda batch: (hidden_states(one, batch), other(batch))
-
-
-def _states_of(model: PreTrainedModel) -> StatesOf:
-    return lambda batch: hidden_states(model, batch)
-
-
-class _ConsistencyGathering:
-    """The states of the tuned model and of a second fine-tune; the cosines of their changes are summed on the way."""
-
-    def __init__(self, pair: Pair, other: PreTrainedModel, groups: int) -> None:
-        self._pair = pair
-        self._other = other
-        self._sums = torch.zeros(groups, pair.shape[0], dtype=torch.float64)
-        self._counts = torch.zeros(groups, dtype=torch.float64)
-
-    def states(self, batch: Batch) -> tuple[States, States]:
-        base, tuned = self._pair.states(batch)
-        other = hidden_states(self._other, batch)
-        group = batch.indices[0] % len(self._counts)
-        origin = token_rows(base, batch).double()
-        changes = [token_rows(states, batch).double() - origin for states in (tuned, other)]
-        self._sums[group] += row_cosines(*changes).sum(1)
-        self._counts[group] += origin.shape[1]
-        return tuned, other
-
-    def found(self) -> Consistency:
-        seen = self._counts > 0
-        return Consistency(self._sums[seen], self._counts[seen])
-
-
-def _trajectory(pair: Pair, tuned: Tuned, texts: list[str], ticks: _Ticks) -> Trajectory:
-    """Drift of every snapshot from the base."""
-    steps, drift, relative_l2, tokens = [], [], [], 0
-    for snapshot in tuned.snapshots:
-        states = _against(pair.base, _states_of(load_body(snapshot.folder, "/finetune", pair.base.device)))
-        found = gathered_pair(pair.reading, texts, states, ticks.next(f"the snapshot of step {snapshot.step}"))
-        tokens = found.tokens
-        sites = similarities(found.moments()["token"])
-        steps.append(snapshot.step)
-        drift.append([drift_of(site) for site in sites])
-        relative_l2.append([site.relative_l2 or 0.0 for site in sites])
-    return Trajectory(steps=steps, drift=drift, relative_l2=relative_l2, tokens=tokens)
-
-
-def _load_pair(request: AnalysisRequest, base: Checkpoint, tuned: Checkpoint) -> Pair:
-    device = best_device()
-    base_model = load_body(base.folder, "/base/uri", device)
-    tuned_model = load_body(tuned.folder, "/tuned/uri", device)
-    tokenizer = load_tokenizer(base.folder, tuned.folder)
-    blocks = len(blocks_of(base_model))
-    if type(base_model) is not type(tuned_model) or len(blocks_of(tuned_model)) != blocks:
-        raise InputError.at(
-            "/tuned/uri", f"a {type(tuned_model).__name__} cannot be compared with a {type(base_model).__name__}"
-        )
-    length = min(usable_length(tokenizer, model, request.analysis.max_length) for model in (base_model, tuned_model))
-    return Pair(base_model, tuned_model, Reading(tokenizer, length, is_causal(base_model)))
-
-
-def _info(model: PreTrainedModel, checkpoint: Checkpoint) -> ModelInfo:
-    return ModelInfo(
-        uri=checkpoint.uri,
-        fingerprint=checkpoint.fingerprint,
-        architecture=type(model).__name__,
-        parameters=model.num_parameters(),
-        blocks=len(blocks_of(model)),
-        hidden_size=model.config.hidden_size,
-    )
-
-
 def _unread(texts: int, max_tokens: int) -> list[ReportWarning]:
     if not texts:
         return []
     message = f"{texts} texts were not compared: analysis.max_tokens ({max_tokens}) was reached before them"
     return [ReportWarning(code="texts_not_reached", message=message)]
-
-
-def _weight_drift(pair: Pair) -> list[dict[PartName, WeightDrift]]:
-    """By layer and part; rows that one of two embedding tables has more than the other are left out."""
-    base, tuned = (dict(model.named_parameters()) for model in (pair.base, pair.tuned))
-
-    def drift(names: list[str]) -> WeightDrift:
-        pairs = [(base[name], tuned[name]) for name in names]
-        found = weight_difference((one[: len(other)], other[: len(one)]) for one, other in pairs)
-        return WeightDrift(
-            relative_frobenius=found.relative_frobenius,
-            effective_rank=found.effective_rank,
-            top8_share=found.top_share[8] if found.top_share else None,
-            top16_share=found.top_share[16] if found.top_share else None,
-        )
-
-    return [{part: drift(names) for part, names in groups.items()} for groups in weight_groups(pair.base)]
 
 
 def _group_stores(pair: Pair, texts: int, tokens: int, folder: Path, limit_bytes: float) -> dict[ViewName, GroupStore]:

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from layerdrift.contract.report import Null, ReportWarning, ViewName
 from layerdrift.contract.request import NullName
 from workers.analysis.geometry import Geometry, PairDistances
-from workers.analysis.moments import NotFinite
+from workers.analysis.moments import NotFinite, row_cosines
 from workers.analysis.similarity import SiteSimilarity, similarities
+from workers.models.loading import load_body
 from workers.models.texts import Batch, hidden_states
-from workers.stages.gather import Gathering, Reading, States, StatesOf
+from workers.stages.finetune import Tuned
+from workers.stages.gather import Gathering, Reading, States, StatesOf, group_count, token_rows
+from workers.stages.pair import Pair
+from workers.stages.tick import SharedTicks
 
 NULL_TOKENS = 20_000
 """Tokens that a null is measured on: debiased measures do not depend on how many there are."""
@@ -34,6 +39,45 @@ class MeasuredNull:
     null: Null
     similarity: dict[ViewName, list[SiteSimilarity]]
     geometry: list[Geometry]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Cosines of the changes that two fine-tunes made to the same tokens: sums [G, L + 1] and counts [G] by group."""
+
+    sums: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """What was measured; consistency where there is a second fine-tune; warnings for what could not be measured."""
+
+    measured: list[MeasuredNull]
+    consistency: Consistency | None
+    warnings: list[ReportWarning]
+
+
+def nulls_of(pair: Pair, tuned: Tuned | None, texts: list[str], ticks: SharedTicks) -> Nulls:
+    """The numerical null, and those that the fine-tune left models for."""
+    numerical = against(pair.base, numerical_twin(pair.base))
+    found = [measured_null("numerical", pair.reading, texts, numerical, ticks.next("the numerical null"))]
+    del numerical
+    consistency = None
+    for name, checkpoint in (tuned.retrained if tuned else {}).items():
+        other = load_body(checkpoint.folder, "/finetune", pair.base.device)
+        tick = ticks.next(f"tokens of the null {name}")
+        if name == "reseed":
+            gathering = _ConsistencyGathering(pair, other, group_count(len(texts)))
+            found.append(measured_null(name, pair.reading, texts, gathering.states, tick))
+            consistency = gathering.found()
+        else:
+            found.append(measured_null(name, pair.reading, texts, against(pair.base, states_of(other)), tick))
+    return Nulls(
+        [null for null in found if isinstance(null, MeasuredNull)],
+        consistency,
+        [null for null in found if isinstance(null, ReportWarning)],
+    )
 
 
 def measured_null(
@@ -107,3 +151,37 @@ def numerical_twin(model: PreTrainedModel) -> StatesOf:
         return found
 
     return states
+
+
+def against(one: PreTrainedModel, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:
+    """The states of both on a batch."""
+    return lambda batch: (hidden_states(one, batch), other(batch))
+
+
+def states_of(model: PreTrainedModel) -> StatesOf:
+    """A model's states on a batch."""
+    return lambda batch: hidden_states(model, batch)
+
+
+class _ConsistencyGathering:
+    """The states of the tuned model and of a second fine-tune; the cosines of their changes are summed on the way."""
+
+    def __init__(self, pair: Pair, other: PreTrainedModel, groups: int) -> None:
+        self._pair = pair
+        self._other = other
+        self._sums = torch.zeros(groups, pair.shape[0], dtype=torch.float64)
+        self._counts = torch.zeros(groups, dtype=torch.float64)
+
+    def states(self, batch: Batch) -> tuple[States, States]:
+        base, tuned = self._pair.states(batch)
+        other = hidden_states(self._other, batch)
+        group = batch.indices[0] % len(self._counts)
+        origin = token_rows(base, batch).double()
+        changes = [token_rows(states, batch).double() - origin for states in (tuned, other)]
+        self._sums[group] += row_cosines(*changes).sum(1)
+        self._counts[group] += origin.shape[1]
+        return tuned, other
+
+    def found(self) -> Consistency:
+        seen = self._counts > 0
+        return Consistency(self._sums[seen], self._counts[seen])

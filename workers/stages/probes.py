@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.report import LayerProbe, Measured, ProbeInfo
-from workers.analysis.jackknife import jackknife_interval
 from workers.analysis.probes import held_out_hits, stratified_folds
 from workers.analysis.streams import Rows
+from workers.stages.intervals import ratio
 
 FOLDS = 5
 MIN_CLASS_TEXTS = 10
 MAX_CLASSES = 200
-MIN_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,5 @@ def probe(
 
 
 def _accuracy(hits: Tensor, groups: Tensor) -> Measured:
-    value = float(hits.double().mean())
-    present = groups.unique()
-    if len(present) < MIN_GROUPS:
-        return Measured(value=value)
-    low, high = jackknife_interval(value, [float(hits[groups != group].double().mean()) for group in present])
-    return Measured(value=value, low=max(0.0, low), high=min(1.0, high))
+    sums = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add(0, groups, hits.double())
+    return ratio(sums, groups.bincount(), bounds=(0.0, 1.0))

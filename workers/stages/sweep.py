@@ -18,6 +18,9 @@ from workers.stages.finetune import fresh_classifier, training_data
 from workers.stages.resolve import Resolved
 from workers.stages.training import Recipe, Training, TrainingData, evaluate, gradient_norms, train
 
+NOT_RETRAINED = "Nothing was retrained to confirm it."
+"""Ends the evidence of advice that rests on grafts alone."""
+
 GRADIENT_BATCHES = 8
 
 SweepTick = Callable[[float, str], None]
@@ -84,7 +87,7 @@ def freeze_sweep(
         points=points,
         strategies=_regrets(wanted, runs, max(point.accuracy for point in points)),
     )
-    return found, _advice(found, predicted)
+    return found, advice_of(found, predicted)
 
 
 def _depths(sweep: FreezeSweep, blocks: int) -> list[int]:
@@ -153,7 +156,7 @@ def _regrets(wanted: dict[str, frozenset[int]], runs: dict[frozenset[int], _Runs
     ]
 
 
-def _advice(sweep: Sweep, predicted: Recommendation) -> Recommendation:
+def advice_of(sweep: Sweep, predicted: Recommendation) -> Recommendation:
     """The deepest freeze whose loss is bounded by epsilon; else the prediction, with what the sweep says of it."""
     held = [point for point in sweep.points if point.validated and point.freeze_first]
     plain = sweep.points[0]
@@ -169,7 +172,8 @@ def _advice(sweep: Sweep, predicted: Recommendation) -> Recommendation:
         return Recommendation(freeze_first=deepest.freeze_first, basis="validated", evidence=evidence)
     nearest = min(sweep.points[1:], key=lambda point: point.loss_bound_points)
     evidence = (
-        f"{predicted.evidence} The sweep does not confirm any freezing within {sweep.epsilon_points:g} points: the "
+        f"{predicted.evidence.removesuffix(NOT_RETRAINED)}"
+        f"The sweep does not confirm any freezing within {sweep.epsilon_points:g} points: the "
         f"least bound is {nearest.loss_bound_points:.2f} points, with {nearest.freeze_first} blocks frozen (measured "
         f"loss {nearest.loss_points:.2f}; {setting}). More rows or seeds narrow the bound."
     )

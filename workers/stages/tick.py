@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import accumulate
 from typing import Protocol
 
 
@@ -10,3 +12,18 @@ class Tick(Protocol):
 
     def __call__(self, fraction: float, detail: str = "") -> None:
         """`fraction` of the stage is done, 0 to 1; `detail` is for people."""
+
+
+class SharedTicks:
+    """Shares the stage's progress among its parts by what they cost."""
+
+    def __init__(self, tick: Tick, costs: list[float]) -> None:
+        ends = list(accumulate(costs))
+        self._spans = iter([(end - cost, end) for end, cost in zip(ends, costs, strict=True)])
+        self._whole = ends[-1]
+        self._tick = tick
+
+    def next(self, what: str) -> Callable[[float], None]:
+        """A tick for the next part."""
+        start, end = next(self._spans)
+        return lambda share: self._tick((start + min(1.0, share) * (end - start)) / self._whole, what)

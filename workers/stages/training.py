@@ -184,8 +184,15 @@ def train(
 
 
 def freeze(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Takes the gradient from what the recipe freezes."""
+    """Takes the gradient from what the recipe freezes.
+
+    Raises:
+        InputError: the model has fewer blocks.
+    """
     body = model.base_model
+    blocks = blocks_of(body)
+    if max(recipe.frozen, default=0) > len(blocks):
+        raise InputError.at("/finetune/freeze_first", f"the model has {len(blocks)} blocks")
     frozen: set[int] = set()
     if recipe.body_frozen:
         frozen = {id(parameter) for parameter in body.parameters()}
@@ -193,9 +200,6 @@ def freeze(model: PreTrainedModel, recipe: Recipe) -> None:
         return  # adapters were put only where something is trained
     elif recipe.frozen:
         frozen = {id(parameter) for parameter in parameters_before(body, recipe.prefix)}
-        blocks = blocks_of(body)
-        if max(recipe.frozen) > len(blocks):
-            raise InputError.at("/finetune/freeze_first", f"the model has {len(blocks)} blocks")
         for number in recipe.frozen:
             frozen |= {id(parameter) for parameter in blocks[number - 1].parameters()}
     for parameter in model.parameters():

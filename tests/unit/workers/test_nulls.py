@@ -74,7 +74,7 @@ def test_every_number_has_its_null_beside_it(base: Path, tmp_path: Path) -> None
     model = tiny_bert(0)
     add_noise(model, 1)
     extracted, found = compared(base, save_model(model, tmp_path / "noised"), tmp_path / "scratch")
-    (null,) = extracted.nulls
+    (null,) = extracted.nulls.measured
     assert isinstance(null, MeasuredNull)
     for index, views in enumerate(found.similarity):
         for view, similarity in views.items():
@@ -98,7 +98,7 @@ def test_reseeded_and_shuffled_fine_tunes_are_measured_and_changes_compared(base
         assert consistency.value is not None
         assert consistency.low is not None
         assert -1 <= consistency.low <= consistency.value <= 1
-    same = extracted.consistency
+    same = extracted.nulls.consistency
     assert same is not None
     assert int(same.counts.sum()) == extracted.moments["token"].n
     for layer in found.layers:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Recommendation
 from layerdrift.contract.request import AnalysisRequest, FineTune
 from tests.conftest import BLOCKS, add_noise, save_model, tiny_bert
@@ -17,7 +18,7 @@ from workers.models.prefix import PrefixCache
 from workers.stages import training as module
 from workers.stages.finetune import finetune, fresh_classifier, training_data
 from workers.stages.resolve import Resolved, Split
-from workers.stages.sweep import freeze_sweep
+from workers.stages.sweep import NOT_RETRAINED, advice_of, freeze_sweep
 from workers.stages.training import Recipe, Training, evaluate, gradient_norms, planned_steps, train
 
 
@@ -121,6 +122,13 @@ def test_low_rank_adapters_move_the_blocks_by_their_rank_and_are_merged(
     assert tuned.run.trainable_parameters < sum(value.numel() for value in before.values())
 
 
+def test_freezing_more_blocks_than_there_are_is_refused_for_every_method(base: Path, tmp_path: Path) -> None:
+    for method in ("full", "lora"):
+        asked = tuning(method=method, freeze_first=BLOCKS + 1)
+        with pytest.raises(InputError, match=f"the model has {BLOCKS} blocks"):
+            finetune(asked, with_held_out(base), tmp_path / method, "s3://x", tick)
+
+
 def test_snapshots_lie_along_the_run_and_end_in_the_tuned_model(base: Path, tmp_path: Path) -> None:
     asked = tuning(epochs=2, checkpoints=4, keep="last")
     tuned = finetune(asked, with_held_out(base), tmp_path / "tuned", "s3://x", tick)
@@ -177,7 +185,7 @@ def test_freezing_saves_memory_and_the_sweep_measures_what_it_costs(base: Path) 
     asked = tuning(epochs=2, precision="float32")
     body = asked.model_dump() | {"analysis": {"sae": None, "freeze_sweep": sweep}}
     asked = AnalysisRequest.model_validate(body)
-    predicted = Recommendation(freeze_first=2, basis="predicted", evidence="The curve says so.")
+    predicted = Recommendation(freeze_first=2, basis="predicted", evidence=f"The curve says so. {NOT_RETRAINED}")
     given = with_held_out(base)
     found, advice = freeze_sweep(asked, given, predicted, _tick)
     assert [point.freeze_first for point in found.points] == [0, 1, 3]
@@ -198,12 +206,10 @@ def test_freezing_saves_memory_and_the_sweep_measures_what_it_costs(base: Path) 
     assert len(by_norm.frozen_blocks) == 2
     assert min(one.regret_points for one in found.strategies if one.name in ("nothing", "half")) >= 0
     assert (advice.basis, advice.freeze_first) == ("validated", 3)
-    strict = asked.analysis.freeze_sweep.model_copy(update={"epsilon": 1e-9})  # type: ignore[union-attr]
-    analysis = asked.analysis.model_copy(update={"freeze_sweep": strict})
-    _, advice = freeze_sweep(asked.model_copy(update={"analysis": analysis}), given, predicted, _tick)
-    if advice.basis == "predicted":
-        assert advice.freeze_first == 2
-        assert advice.evidence.startswith("The curve says so. The sweep does not confirm")
+    refused = [point.model_copy(update={"validated": False}) for point in found.points]
+    advice = advice_of(found.model_copy(update={"points": refused}), predicted)
+    assert (advice.basis, advice.freeze_first) == ("predicted", 2)
+    assert advice.evidence.startswith("The curve says so. The sweep does not confirm")
 
 
 def test_the_plan_of_steps_counts_epochs_and_limits() -> None:
