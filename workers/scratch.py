@@ -13,12 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workers.analysis.moments import SMALL_SUMS, Frame, PairMoments, symmetric
+from workers.analysis.moments import SMALL_SUMS, Frame, PairMoments
+from workers.analysis.packing import Packed, packed, unpacked
 from workers.analysis.streams import ROWS_PER_WIDTH, Group
 
 SHARD_ROWS = 4096
 MIXED_SHARDS = 2
 """Shards whose rows are shuffled together."""
+
+GROUP_MEMORY_BYTES = 192 << 20
+"""Moments of groups that a view may keep in memory: all of a model 384 wide with 6 blocks."""
 
 
 @dataclass
@@ -90,26 +94,36 @@ class ActivationStore:
 
 @dataclass
 class GroupStore:
-    """What the moments of groups of rows follow from, a file each, so that they cost no memory while the models run."""
+    """What the moments of groups of rows follow from: the first of them in memory, a file for each of the others.
+
+    memory_bytes: what the groups in memory may take; half of writing a file goes into finding new room for it.
+    """
 
     folder: Path
+    memory_bytes: int = GROUP_MEMORY_BYTES
     groups: int = 0
+    _in_memory: list[dict[str, Tensor]] = field(default_factory=list)
 
     def put(self, group: Group) -> None:
-        """Writes one group: its moments, or its rows where these are fewer numbers."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = _packed(group) if isinstance(group, PairMoments) else {"base": group.base, "tuned": group.tuned}
-        save_file(
-            {name: one.contiguous() for name, one in tensors.items()}, self.folder / f"{self.groups:03d}.safetensors"
-        )
+        """Keeps one group: its moments, or its rows where these are fewer numbers."""
+        tensors = _tensors(group) if isinstance(group, PairMoments) else {"base": group.base, "tuned": group.tuned}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if len(self._in_memory) == self.groups and size <= self.memory_bytes:
+            self._in_memory.append(tensors)
+            self.memory_bytes -= size
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, self.folder / f"{self.groups:03d}.safetensors")
         self.groups += 1
 
     def each(self, frame: Frame) -> Iterator[PairMoments]:
         """The groups' moments in the order in which they came; `frame` is the one they were gathered under."""
         for number in range(self.groups):
-            tensors = load_file(self.folder / f"{number:03d}.safetensors")
+            on_disk = number >= len(self._in_memory)
+            tensors = load_file(self.folder / f"{number:03d}.safetensors") if on_disk else self._in_memory[number]
             if "n" in tensors:
-                yield _unpacked(tensors, frame)
+                yield _moments(tensors, frame)
                 continue
             moments = PairMoments.zeros(frame)
             moments.add(tensors["base"], tensors["tuned"])
@@ -124,26 +138,12 @@ class GroupStore:
         return sites * (sums * torch.float32.itemsize + (10 * width + 29) * torch.float64.itemsize)
 
 
-def _packed(moments: PairMoments) -> dict[str, Tensor]:
-    """The three D x D sums in a third of their room: float32, and what two of them have below their diagonals left out.
-
-    x's sums are kept, and what y's and the mixed ones differ from them: so the rounding of nearly equal models is as
-    nearly equal, and stays far below what they differ by. `grams` holds x's with the diagonal and above it, and y's
-    differences below it, whose own diagonal is `yy_diagonal`.
-    """
-    difference = moments.yy - moments.xx
-    return {
-        "n": torch.tensor(moments.n),
-        "grams": (moments.xx.triu() + difference.triu(1).mT).float(),
-        "yy_diagonal": difference.diagonal(dim1=1, dim2=2).float(),
-        "xy": (moments.xy - symmetric(moments.xx)).float(),
-        **{name: getattr(moments, name) for name in SMALL_SUMS},
-    }
+def _tensors(moments: PairMoments) -> dict[str, Tensor]:
+    sums = packed(moments.xx, moments.yy, moments.xy)._asdict()
+    small = {name: getattr(moments, name).clone() for name in SMALL_SUMS}  # their memory is used again
+    return {"n": torch.tensor(moments.n), **sums, **small}
 
 
-def _unpacked(tensors: dict[str, Tensor], frame: Frame) -> PairMoments:
-    grams = tensors["grams"].double()
-    xx = grams.triu()
-    yy = xx + grams.tril(-1).mT + torch.diag_embed(tensors["yy_diagonal"].double())
-    xy = tensors["xy"].double() + symmetric(xx)
-    return PairMoments(int(tensors["n"]), frame, xx, yy, xy, *(tensors[name] for name in SMALL_SUMS))
+def _moments(tensors: dict[str, Tensor], frame: Frame) -> PairMoments:
+    sums = unpacked(Packed(*(tensors[name] for name in Packed._fields)))
+    return PairMoments(int(tensors["n"]), frame, *sums, *(tensors[name] for name in SMALL_SUMS))

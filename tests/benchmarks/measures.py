@@ -64,7 +64,7 @@ def main() -> None:
         "Similarity measures (`make bench`)",
         f"""
 All-MiniLM-L6-v2 (7 layers, 384 wide) against itself with noise on its weights, on {tokens:,} tokens of movie reviews;
-all measures that stream (docs/numbers.md) in three views, with what the intervals need written to disk. Median of
+all measures that stream (docs/numbers.md) in three views, with what the intervals need. Median of
 {REPEATS} runs that take turns.
 
 | | |

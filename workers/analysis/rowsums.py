@@ -1,6 +1,6 @@
-"""The one loop over single numbers: what is summed over each row of a pair, in one pass through memory.
+"""The loops over single numbers, each in one pass through memory: taking rows, and what is summed over each of a pair.
 
-Compiled, since the same in whole-array operations reads and writes every row eight times, which costs more than the
+Compiled, since the same in whole-array operations reads and writes every row eight times, which costs a third of the
 outer products that follow.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 BY_ROW = 5
@@ -56,3 +57,31 @@ def centre_and_sum(
         norms[1, row], norms[2, row], norms[3, row], norms[4, row] = a, b, a_scaled, b_scaled
         by_row[0, row], by_row[1, row], by_row[2, row] = x_sq, y_sq, xy
         by_row[3, row], by_row[4, row] = difference_sq, xy_centred
+
+
+@njit(parallel=True)
+def take_rows(
+    states: NDArray[np.float32], real: NDArray[np.bool_], rows: NDArray[np.float32], means: NDArray[np.float32]
+) -> None:
+    """Copies the states of real tokens, text after text, and takes their mean over each text.
+
+    Args:
+        states: [B, T, D]. real: [B, T], which tokens count.
+        rows: [N, D], written, for the N tokens that count. means: [B, D], written; 0 for a text without any.
+    """
+    texts, length, width = states.shape
+    starts = np.zeros(texts + 1, dtype=np.int64)
+    for text in range(texts):
+        starts[text + 1] = starts[text] + real[text].sum()
+    for text in prange(texts):
+        total = np.zeros(width)
+        place = starts[text]
+        for token in range(length):
+            if real[text, token]:
+                for column in range(width):
+                    value = states[text, token, column]
+                    rows[place, column] = value
+                    total[column] += value
+                place += 1
+        for column in range(width):
+            means[text, column] = total[column] / max(1, place - starts[text])

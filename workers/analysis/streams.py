@@ -224,8 +224,8 @@ class RowSample:
         row_of = {int(places[row]): row for row in (places < self._size).nonzero().squeeze(1).tolist()}
         if row_of:
             kept, chosen = torch.tensor(list(row_of)), torch.tensor(list(row_of.values()))
-            self._kept[0][:, kept] = base[:, chosen]
-            self._kept[1][:, kept] = tuned[:, chosen]
+            for sample, rows in zip(self._kept, (base, tuned), strict=True):
+                sample[:, kept] = rows[:, chosen]
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """The sample of both models, [S, min(seen, size), D] each; ValueError where no rows came."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from layerdrift.backends.tables import Row
 from workers.models.loading import HeadKind
 from workers.models.texts import Batch, batches, hidden_states, run
-from workers.stages.gather import BATCH_TEXTS, Reading, text_rows
+from workers.stages.gather import BATCH_TEXTS, Reading, batch_rows
 
 LM_BATCH_TEXTS = 4
 MASK_EVERY = 7
@@ -188,7 +188,7 @@ class Judge:
         parts = []
         for batch in self._questions.batches():
             kept = torch.tensor(batch.indices)[batch.real.any(1)]
-            parts.append((text_rows(hidden_states(model, batch)[-1:], batch, causal=False)["mean"][0], kept))
+            parts.append((batch_rows(hidden_states(model, batch)[-1:], batch, causal=False).mean[0], kept))
         return _in_order(parts[0][0], parts, len(self._questions.rows))
 
 

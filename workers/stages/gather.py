@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from layerdrift.contract.report import ViewName
 from workers.analysis.moments import BLOCK_ROWS, PairMoments
+from workers.analysis.rowsums import take_rows
 from workers.analysis.streams import Group, Rows, RowSample, StreamedMoments
 from workers.models.texts import Batch, batches
 from workers.scratch import GroupStore
@@ -66,29 +67,34 @@ def group_count(texts: int) -> int:
     return max(1, min(GROUPS, texts // 2))
 
 
-def token_rows(states: States, batch: Batch, out: Tensor | None = None) -> Tensor:
-    """The states of real tokens alone; [L + 1, N, D], in the memory of `out` where it is given."""
-    real = batch.real.flatten().nonzero()[:, 0]
-    if out is None:
-        out = states[0].new_empty(len(states), len(real), states[0].shape[2])
-    for layer, rows in zip(states, out, strict=True):
-        torch.index_select(layer.flatten(0, 1), 0, real, out=rows)
-    return out
+class BatchRows(NamedTuple):
+    """What one model's states on a batch give the views.
 
-
-def text_rows(states: States, batch: Batch, causal: bool) -> dict[ViewName, Tensor]:
-    """One row for each text: `cls`, its first token (last, in a decoder), and `mean`, over its real tokens.
-
-    Texts without a real token are left out of both. [L + 1, N, D] each
+    tokens: [L + 1, N, D], the real tokens. cls: [L + 1, B, D], the first token of each text (last, in a decoder).
+    mean: [L + 1, B, D], over its real tokens. Texts without a real token are left out of the last two.
     """
-    kept = batch.real.any(1)
-    texts = torch.arange(len(kept))[kept]
-    position = batch.attention_mask.sum(1) - 1 if causal else torch.zeros(len(kept), dtype=torch.int64)
-    weights = batch.real.float()[:, None] / batch.real.sum(1).clamp_min(1)[:, None, None]
-    return {
-        "cls": torch.stack([layer[texts, position[kept]] for layer in states]),
-        "mean": torch.stack([torch.bmm(weights, layer)[kept, 0] for layer in states]),
-    }
+
+    tokens: Tensor
+    cls: Tensor
+    mean: Tensor
+
+
+def batch_rows(states: States, batch: Batch, causal: bool, out: Tensor | None = None) -> BatchRows:
+    """The rows of all views; those of tokens in the memory of `out` where it is given."""
+    if out is None:
+        out = states[0].new_empty(len(states), int(batch.real.sum()), states[0].shape[2])
+    mean = states[0].new_empty(len(states), len(batch.real), states[0].shape[2])
+    for layer, rows, means in zip(states, out, mean, strict=True):
+        take_rows(layer.contiguous().numpy(), batch.real.numpy(), rows.numpy(), means.numpy())
+    kept = batch.real.any(1).nonzero()[:, 0]
+    position = batch.attention_mask.sum(1)[kept] - 1 if causal else torch.zeros_like(kept)
+    cls = torch.stack([layer[kept, position] for layer in states])
+    return BatchRows(out, cls, mean if len(kept) == len(batch.real) else mean[:, kept])
+
+
+def token_rows(states: States, batch: Batch) -> Tensor:
+    """The states of real tokens alone; [L + 1, N, D]."""
+    return batch_rows(states, batch, causal=False).tokens
 
 
 @dataclass(frozen=True)
@@ -111,19 +117,16 @@ class _TokenBuffer:
         self._rows: Rows | None = None
         self._group = -1
 
-    def add(self, group: int, batch: Batch, base: States, tuned: States) -> Rows:
-        """Takes the real tokens of a group's batch; gives them in memory that is used again at the next call."""
+    def room(self, group: int, batch: Batch, states: States) -> Rows:
+        """Memory for the real tokens of a group's next batch, which counts as filled; it is used again afterwards."""
         count = int(batch.real.sum())
         if self._rows is None or self._rows.n < self.count + count or group != self._group:
             self.flush()
         if self._rows is None or self._rows.n < count:
-            self._rows = Rows.empty(torch.stack([layer[0, :1] for layer in base]), self._size(base, count))
-        rows = self._rows.part(self.count, self.count + count)
-        for states, out in zip((base, tuned), rows, strict=True):
-            token_rows(states, batch, out)
+            self._rows = Rows.empty(torch.stack([layer[0, :1] for layer in states]), self._size(states, count))
         self._group = group
         self.count += count
-        return rows
+        return self._rows.part(self.count - count, self.count)
 
     def flush(self) -> None:
         """Passes on what is here."""
@@ -167,12 +170,14 @@ class Gathering:
         Raises:
             NotFinite: a state of this batch or of an earlier one is NaN or infinite.
         """
-        tokens = self._tokens.add(group, batch, base, tuned)
-        one, other = (text_rows(states, batch, self._causal) for states in (base, tuned))
+        tokens = self._tokens.room(group, batch, base)
+        one, other = (
+            batch_rows(states, batch, self._causal, out) for states, out in zip((base, tuned), tokens, strict=True)
+        )
         self.token_sample.add(*tokens)
-        for view in one:
-            self.views[view].add(group, one[view], other[view])
-        self._sample(batch, one["mean"], other["mean"])
+        self.views["cls"].add(group, one.cls, other.cls)
+        self.views["mean"].add(group, one.mean, other.mean)
+        self._sample(batch, one.mean, other.mean)
         return tokens
 
     def moments(self) -> dict[ViewName, PairMoments]:

@@ -20,7 +20,7 @@ from workers.stages.finetune import Tuned
 from workers.stages.resolve import Resolved
 from workers.stages.sae import Trained
 
-PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "numba")
 
 
 @dataclass(frozen=True)
