@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up test bench lint types contracts lock clean
+.PHONY: help setup demo up test bench bench-sae lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,9 +41,21 @@ test: lint types contracts  ## lint, types, import contracts and all tests, with
 bench: $(STAMP)  ## what the measures cost, and how often they cry wolf; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.measures
 
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
+
+$(PEERS_STAMP): $(STAMP)
+	@$(PYTHON) -m venv $(PEERS)
+	@echo 'installing the peers into $(PEERS); this takes some minutes'
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch dictionary-learning==0.1.0 sae-lens==6.54.12
+	@touch $@
+
+bench-sae: $(STAMP) $(PEERS_STAMP)  ## our autoencoders beside dictionary-learning and sae-lens; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.sae $(PEERS)/bin/python
+
 lock: $(STAMP)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|wheel)==' > requirements.lock
 	@touch $(STAMP)
 
-clean:  ## take away .venv and var
-	rm -rf $(VENV) var
+clean:  ## take away .venv, .venv-peers and var
+	rm -rf $(VENV) $(PEERS) var

@@ -21,9 +21,6 @@ SHARD_ROWS = 4096
 MIXED_SHARDS = 2
 """Shards whose rows are shuffled together."""
 
-GROUP_MEMORY_BYTES = 192 << 20
-"""Moments of groups that a view may keep in memory: all of a model 384 wide with 6 blocks."""
-
 
 @dataclass
 class ActivationStore:
@@ -100,7 +97,7 @@ class GroupStore:
     """
 
     folder: Path
-    memory_bytes: int = GROUP_MEMORY_BYTES
+    memory_bytes: int
     groups: int = 0
     _in_memory: list[dict[str, Tensor]] = field(default_factory=list)
 

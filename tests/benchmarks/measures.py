@@ -28,10 +28,9 @@ from tests.benchmarks.document import publish
 from workers.models.loading import load_body, load_tokenizer
 from workers.models.structure import is_causal
 from workers.models.texts import count_tokens, hidden_states, usable_length
-from workers.scratch import GroupStore
 from workers.stages.compare import compare
 from workers.stages.extract import extract
-from workers.stages.gather import VIEWS, Gathering, Reading
+from workers.stages.gather import Gathering, Reading, group_stores
 from workers.stages.resolve import Checkpoint, Resolved, Split
 
 CPU = torch.device("cpu")
@@ -84,7 +83,7 @@ False positives: {IDENTITY_PAIRS} pairs that differ by rounding alone (weights r
     print(json.dumps(figures))
 
 
-class _Setting:
+class Setting:
     """Two models that differ a little, and texts of so many tokens in all."""
 
     def __init__(self, tokens: int) -> None:
@@ -117,15 +116,14 @@ class _Setting:
     def measure(self) -> None:
         """The same, with moments of all views and of every group."""
         with tempfile.TemporaryDirectory() as folder:
-            stores = {view: GroupStore(Path(folder) / view) for view in VIEWS}
-            gathering = Gathering(self.reading.causal, 0, stores)
+            gathering = Gathering(self.reading.causal, 0, group_stores(Path(folder)))
             for group, batch in self.reading.grouped(self.texts):
                 gathering.add(group, batch, hidden_states(self.base, batch), hidden_states(self.tuned, batch))
             gathering.moments()
 
 
 def _times() -> tuple[float, float, int]:
-    setting = _Setting(TIMED_TOKENS)
+    setting = Setting(TIMED_TOKENS)
     setting.measure()
     found: dict[str, list[float]] = {"forward": [], "measure": []}
     for _ in range(REPEATS):
@@ -147,7 +145,7 @@ def _in_process(tokens: int) -> int:
 
 
 def _peak_mb(tokens: int) -> int:
-    _Setting(tokens).measure()
+    Setting(tokens).measure()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

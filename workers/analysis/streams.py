@@ -11,10 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.analysis.moments import BLOCK_ROWS, Frame, PairMoments
+from workers.analysis.moments import Frame, PairMoments
 
 ROWS_PER_WIDTH = 2
-"""The moments of a group are three D x D sums in float64: up to so many rows for each D, its rows are the smaller."""
+"""Up to so many rows for each D a group is kept as its rows: its moments would cost more to sum than the room saved."""
+
+PENDING_ROWS = 512
+"""Few rows wait until there are so many, and are summed at once."""
 
 
 class Rows(NamedTuple):
@@ -143,12 +146,12 @@ class _Buffered:
 
     def add(self, rows: Rows) -> None:
         """Sums many rows at once; of few it keeps a copy until there are more."""
-        if rows.n > BLOCK_ROWS // 2:
+        if rows.n > PENDING_ROWS // 2:
             self._moments.add(*rows)
             return
         if self._pending is None:
-            self._pending = Rows.empty(rows.base, BLOCK_ROWS)
-        if self._count + rows.n > BLOCK_ROWS:
+            self._pending = Rows.empty(rows.base, PENDING_ROWS)
+        if self._count + rows.n > PENDING_ROWS:
             self._flush()
         for place, side in zip(self._pending.part(self._count, self._count + rows.n), rows, strict=True):
             place.copy_(side)

@@ -34,11 +34,11 @@ from workers.stages.finetune import Tuned
 from workers.stages.gather import (
     BATCH_TEXTS,
     BATCH_TOKENS,
-    VIEWS,
     Gathering,
     Reading,
     TextSample,
     group_count,
+    group_stores,
     token_rows,
 )
 from workers.stages.nulls import Nulls, nulls_of
@@ -198,7 +198,7 @@ def _group_stores(pair: Pair, texts: int, tokens: int, folder: Path, limit_bytes
     rows = [1.5 * count / groups for count in (tokens, texts, texts)]
     if groups * sum(GroupStore.bytes_for(*pair.shape, round(one)) for one in rows) > limit_bytes:
         return {}
-    return {view: GroupStore(folder / "moments" / view) for view in VIEWS}
+    return group_stores(folder / "moments")
 
 
 def _no_intervals(groups: dict[ViewName, GroupStore]) -> list[ReportWarning]:

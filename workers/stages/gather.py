@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
@@ -38,6 +39,10 @@ TEXT_SAMPLE, TEXT_SAMPLE_BYTES = 1000, 256 << 20
 
 VIEWS: tuple[ViewName, ...] = get_args(ViewName)
 
+GROUP_MEMORY_BYTES: dict[ViewName, int] = {"token": 192 << 20, "cls": 16 << 20, "mean": 16 << 20}
+"""What groups may take in memory. Of tokens, all of a model 384 wide with 6 blocks; of texts little, since few texts
+make little, and many would make more."""
+
 States = list[Tensor]
 """The states at every layer: L + 1 times [B, T, D] float32."""
 
@@ -60,6 +65,11 @@ class Reading:
             inside = [texts[index] for index in members]
             for batch in batches(self.tokenizer, inside, BATCH_TEXTS, self.length, BATCH_TOKENS):
                 yield group, batch._replace(indices=[members[index] for index in batch.indices])
+
+
+def group_stores(folder: Path) -> dict[ViewName, GroupStore]:
+    """Places for the groups of every view."""
+    return {view: GroupStore(folder / view, GROUP_MEMORY_BYTES[view]) for view in VIEWS}
 
 
 def group_count(texts: int) -> int:

@@ -11,7 +11,8 @@ from torch import Tensor
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import LayerSae, ReportWarning, SaeQuality
 from layerdrift.contract.request import AnalysisRequest
-from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeStack, StackTrainer, fit_on
+from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeStack, fit_on
+from workers.analysis.sae_training import StackTrainer
 from workers.models.device import fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.extract import SaeRows
@@ -52,9 +53,17 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, tick: Tick) -> Trained:
             "/dataset",
             f"only {rows.train.rows} tokens to train autoencoders on; give more texts, or set analysis.sae to null",
         )
-    config = SaeConfig(latents=latents, k=settings.k, steps=max(1, settings.tokens // batch), batch=batch)
+    config = SaeConfig(
+        latents=latents,
+        k=settings.k,
+        steps=max(1, settings.tokens // batch),
+        batch=batch,
+        architecture=settings.architecture,
+    )
     generator = torch.Generator().manual_seed(request.seed)
-    stack = SaeStack.initial(normalisation, latents, generator)
+    stack = SaeStack.initial(
+        normalisation, latents, generator, row_k=settings.k if settings.architecture == "topk" else 0
+    )
     trainer = StackTrainer(stack, config, fast_dtype(torch.device("cpu")))
     for step, states in enumerate(rows.train.training_batches(config.steps, batch, generator), start=1):
         trainer.step(states)

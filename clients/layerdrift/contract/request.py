@@ -155,11 +155,18 @@ class FineTune(RequestModel):
 class SaeSettings(RequestModel):
     """The sparse autoencoders trained on every layer of both models."""
 
-    architecture: Literal["batch_topk"] = Field(
-        default="batch_topk", description="BatchTopK (Bussmann et al. 2024, arXiv 2412.06410)"
+    architecture: Literal["batch_topk", "topk", "jumprelu", "relu_l1"] = Field(
+        default="batch_topk",
+        description="BatchTopK (Bussmann et al. 2024), TopK (Gao et al. 2024), JumpReLU (Rajamanoharan et al. 2024) "
+        "or ReLU with an L1 penalty (Bricken et al. 2023)",
     )
     width: int = Field(default=8, ge=1, le=64, description="latents, as a multiple of the hidden width")
-    k: int = Field(default=32, ge=1, le=1_024, description="latents active for a token, on average")
+    k: int = Field(
+        default=32,
+        ge=1,
+        le=1_024,
+        description="latents active for a token, on average; what the penalty of jumprelu and relu_l1 is steered to",
+    )
     tokens: int = Field(
         default=500_000,
         ge=10_000,

@@ -1,19 +1,13 @@
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.analysis.sae import (
-    AUX_WEIGHT,
-    OUTLIER_FACTOR,
-    Normalisation,
-    SaeConfig,
-    SaeStack,
-    StackTrainer,
-    batch_topk,
-    fit_on,
-)
+from workers.analysis.sae import OUTLIER_FACTOR, Architecture, Normalisation, SaeConfig, SaeStack, fit_on
+from workers.analysis.sae_training import AUX_WEIGHT, THRESHOLD_WINDOW, StackTrainer, batch_topk, row_topk
 
 WIDTH, LATENTS, K = 16, 64, 4
 
@@ -47,6 +41,15 @@ def test_batch_topk_is_exact_where_the_sampled_rows_mislead() -> None:
     pre[::16] += 100.0
     kept = batch_topk(pre, 300)
     assert torch.equal(dense(kept.rows, kept.latents, kept.values, (64, 50)), naive_batch_topk(pre, 300))
+
+
+def test_row_topk_keeps_what_sorting_each_row_keeps() -> None:
+    pre = torch.randn(64, 100, generator=generator()) - 1.5
+    kept = row_topk(pre, 5)
+    top = pre.relu().topk(5, dim=1)
+    expected = torch.zeros_like(pre).scatter_(1, top.indices, top.values)
+    assert torch.equal(dense(kept.rows, kept.latents, kept.values, (64, 100)), expected)
+    assert torch.equal(kept.starts, torch.cat([torch.zeros(1), (expected > 0).sum(1).cumsum(0)]).long())
 
 
 class NaiveSae(nn.Module):
@@ -99,6 +102,42 @@ def test_gradients_written_by_hand_are_those_of_autograd(dead_latents: int) -> N
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("architecture", ["relu_l1", "jumprelu"])
+def test_gradients_of_penalised_architectures_are_those_of_autograd(architecture: Architecture) -> None:
+    """The thresholds' gradient, which autograd does not know, is held against its definition in loops."""
+    rows = torch.randn(1, 128, WIDTH, generator=generator(1)) + 0.5
+    stack = SaeStack.initial(Normalisation.of(rows), LATENTS, generator())
+    trainer = StackTrainer(stack, SaeConfig(LATENTS, K, 20, 128, architecture), torch.float32)
+    trainer._penalty[0] = 0.05
+    if architecture == "jumprelu":
+        stack.threshold += 0.1
+    x = rows[0] / stack.scale[0]
+    centred = x - stack.b_dec[0]
+    found, fired = trainer._penalised_gradients(0, x, centred, trainer._pre_activations(0, centred))
+    W_enc, W_dec, b_enc, b_dec = parameters = [
+        tensor[0].clone().requires_grad_() for tensor in (stack.W_enc, stack.W_dec, stack.b_enc, stack.b_dec)
+    ]
+    pre = (x - b_dec) @ W_enc.T + b_enc
+    latents = pre * (pre > stack.threshold[0])
+    latents.retain_grad()
+    loss = (latents @ W_dec + b_dec - x).square().sum() / len(x)
+    if architecture == "relu_l1":
+        loss = loss + 0.05 * latents.sum() / len(x)
+    loss.backward()
+    for fast, slow in zip(found, parameters, strict=False):
+        assert slow.grad is not None
+        torch.testing.assert_close(fast, slow.grad, rtol=1e-4, atol=1e-6)
+    assert torch.equal(fired, (latents > 0).any(0).nonzero()[:, 0])
+    if architecture == "jumprelu":
+        expected = torch.zeros(LATENTS)
+        for row in range(len(x)):
+            for latent in range(LATENTS):
+                if abs(float(pre.detach()[row, latent]) - 0.1) < THRESHOLD_WINDOW / 2:
+                    slope = 0.1 * float(latents.grad[row, latent]) + 0.05 / len(x)  # type: ignore[index]
+                    expected[latent] -= slope / THRESHOLD_WINDOW
+        torch.testing.assert_close(found[4], expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fast_run_ends_where_a_naive_one_does(dtype: torch.dtype) -> None:
     """The same data and start through torch.optim.Adam and autograd in float32: held-out FVU within 1 %."""
@@ -143,18 +182,23 @@ def planted(rows: int, seed: int, atoms: int = 32) -> tuple[Tensor, Tensor]:
     return torch.einsum("nk,nkd->nd", strengths, dictionary[chosen]), dictionary
 
 
-def test_a_planted_dictionary_is_recovered() -> None:
+LARGEST_FVU: dict[Architecture, float] = {"batch_topk": 0.15, "topk": 0.15, "jumprelu": 0.2, "relu_l1": 0.7}
+"""An L1 penalty that leaves three latents active also shrinks them: that is its known flaw."""
+
+
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_a_planted_dictionary_is_recovered(architecture: Architecture) -> None:
     data, dictionary = planted(20_000, seed=5)
     normalisation = Normalisation.of(data[None])
-    stack = SaeStack.initial(normalisation, 64, generator())
-    config = SaeConfig(latents=64, k=3, steps=600, batch=256)
+    stack = SaeStack.initial(normalisation, 64, generator(), row_k=3 if architecture == "topk" else 0)
+    config = SaeConfig(latents=64, k=3, steps=600, batch=256, architecture=architecture)
     trainer = StackTrainer(stack, config, torch.float32)
     for step in range(config.steps):
         trainer.step(data[torch.randint(len(data), (256,), generator=generator(step))][None])
     best = (dictionary @ stack.W_dec[0].T).max(dim=1).values
     fit = fit_on(stack, 0, [planted(4096, seed=6)[0]])
     assert float(best.mean()) >= 0.9
-    assert fit.fvu < 0.15
+    assert fit.fvu < LARGEST_FVU[architecture]
     assert fit.l0 == pytest.approx(3.0, rel=0.15)
 
 
@@ -209,6 +253,6 @@ def test_rows_that_do_not_vary_have_no_fvu() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"k": LATENTS + 1}, {"steps": 0}, {"batch": 1}])
-def test_a_configuration_that_cannot_work_is_refused(wrong: dict[str, int]) -> None:
+def test_a_configuration_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         SaeConfig(**{"latents": LATENTS, "k": K, "steps": 10, **wrong})

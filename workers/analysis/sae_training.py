@@ -1,0 +1,271 @@
+"""Training of many sparse autoencoders side by side.
+
+What BatchTopK and TopK keep is 1 % of the latents: only the encoder's product is dense there, decoding and every
+gradient are sparse, written out by hand. `tests/unit/workers/test_sae.py` holds them against autograd on dense tensors.
+
+Shapes: S autoencoders (sites), B rows (tokens), D input width, F latents, K = the pairs of row and latent kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from workers.analysis.sae import MIN_BATCH, SaeConfig, SaeStack
+
+AUX_WEIGHT = 1 / 32
+CLIP_NORM = 1.0
+ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
+_SAMPLE_STRIDE = MIN_BATCH
+_SAMPLE_MARGIN = 1.15
+
+START_ACTIVE = 8
+"""Times k: how many latents of a row are active when a penalised architecture starts."""
+
+FIRST_PENALTY, STEERING = 1e-2, 10.0
+"""The penalised architectures' coefficient, and by which power of e it can change over a run, either way."""
+
+THRESHOLD_WINDOW = 0.1
+"""JumpReLU's bandwidth, for rows of mean squared norm 1: the published 0.001 sees too few values in a short run."""
+
+
+class Kept(NamedTuple):
+    """The latents that BatchTopK keeps, sorted by row: rows [K], latents [K], values [K] and row starts [B + 1]."""
+
+    rows: Tensor
+    latents: Tensor
+    values: Tensor
+    starts: Tensor
+
+
+class StackTrainer:
+    """Trains a stack, a batch of the same tokens at every site at a time.
+
+    One site's product fills the cores of a CPU, so sites take turns; each site's gradient lives only as long as its
+    turn, and memory beyond the parameters and Adam's moments does not grow with S.
+    """
+
+    def __init__(self, stack: SaeStack, config: SaeConfig, dtype: torch.dtype) -> None:
+        self.stack = stack
+        self.config = config
+        self._offered, self._outliers = torch.zeros(2, stack.sites)
+        self._dtype = dtype
+        self._step = 0
+        self._silent_for = torch.zeros(stack.sites, config.latents)
+        self._parameters = [stack.W_enc, stack.W_dec, stack.b_enc, stack.b_dec]
+        if config.architecture == "jumprelu":
+            self._parameters.append(stack.threshold)
+        self._penalty = torch.full((stack.sites,), FIRST_PENALTY)
+        self._first_moments = tuple(map(torch.zeros_like, self._parameters))
+        self._second_moments = tuple(map(torch.zeros_like, self._parameters))
+
+    def step(self, batch: Tensor) -> None:
+        """One optimiser step at every site; batch: [S, B, D] raw rows."""
+        for site in range(self.stack.sites):
+            self._site_step(site, batch[site])
+        self._step += 1
+
+    @property
+    def dead_fraction(self) -> Tensor:
+        """Share of latents that did not fire in the last DEAD_SHARE of the run's tokens; [S]."""
+        return (self._silent_for > self.config.dead_after).float().mean(1)
+
+    @property
+    def outlier_share(self) -> Tensor:
+        """Share of the rows offered so far that were left out for their norm; [S]."""
+        share: Tensor = self._outliers / self._offered.clamp_min(1)
+        return share
+
+    def _site_step(self, site: int, rows: Tensor) -> None:
+        x = self._usual_rows(site, rows) / self.stack.scale[site]
+        x_centred = x - self.stack.b_dec[site]
+        if self.config.architecture in ("batch_topk", "topk"):
+            kept = self._keep(site, x_centred)
+            gradients = self._gradients(site, x, x_centred, kept)
+            fired = kept.latents
+        else:
+            pre = self._pre_activations(site, x_centred).float()
+            if not self._step:
+                self._start_sparse(site, pre)
+            gradients, fired = self._penalised_gradients(site, x, x_centred, pre)
+        self._descend(site, gradients)
+        self._silent_for[site] += len(x)
+        self._silent_for[site][fired] = 0
+        if self.config.architecture == "batch_topk":
+            self._follow_threshold(site, kept)
+
+    def _usual_rows(self, site: int, rows: Tensor) -> Tensor:
+        """The rows without those of outlying norm, which would rule the loss."""
+        usual = self.stack.usual(site, rows)
+        self._offered[site] += len(rows)
+        self._outliers[site] += len(rows) - int(usual.sum())
+        return rows[usual].float()
+
+    def _pre_activations(self, site: int, x_centred: Tensor) -> Tensor:
+        W_enc, b_enc = self.stack.W_enc[site].to(self._dtype), self.stack.b_enc[site].to(self._dtype)
+        return torch.addmm(b_enc, x_centred.to(self._dtype), W_enc.T)
+
+    def _keep(self, site: int, x_centred: Tensor) -> Kept:
+        pre = self._pre_activations(site, x_centred)
+        if self.config.architecture == "topk":
+            return row_topk(pre, self.config.k)
+        return batch_topk(pre, self.config.k * len(x_centred))
+
+    def _gradients(self, site: int, x: Tensor, x_centred: Tensor, kept: Kept) -> list[Tensor]:
+        """Of the mean squared error over rows, plus AuxK on the dead; in the order of the parameters."""
+        W_enc, W_dec = self.stack.W_enc[site], self.stack.W_dec[site]
+        rows, latents = len(x), self.config.latents
+        error = _csr(kept.starts, kept.latents, kept.values, (rows, latents)) @ W_dec + self.stack.b_dec[site] - x
+        g_error = error * (2 / rows)
+        zeros = _csr(kept.starts, kept.latents, torch.zeros_like(kept.values), (rows, latents))
+        g_values = torch.sparse.sampled_addmm(zeros, g_error, W_dec.T, beta=0.0).values()
+        by_latent = torch.argsort(kept.latents, stable=True)
+        starts = _starts(kept.latents, latents)
+        columns = kept.rows[by_latent]
+        g_W_dec = _csr(starts, columns, kept.values[by_latent], (latents, rows)) @ g_error
+        g_W_enc = _csr(starts, columns, g_values[by_latent], (latents, rows)) @ x_centred
+        g_b_enc = torch.zeros(latents).index_add_(0, kept.latents, g_values)
+        g_b_dec = g_error.sum(0) - g_b_enc @ W_enc
+        self._revive(site, x_centred, -error, g_W_enc, g_W_dec, g_b_enc)
+        return [g_W_enc, g_W_dec, g_b_enc, g_b_dec]
+
+    def _revive(
+        self, site: int, x_centred: Tensor, residual: Tensor, g_W_enc: Tensor, g_W_dec: Tensor, g_b_enc: Tensor
+    ) -> None:
+        """AuxK (Gao et al. 2024): the strongest dead latents learn to rebuild what the living ones miss."""
+        dead = (self._silent_for[site] > self.config.dead_after).nonzero().squeeze(1)
+        if not len(dead):
+            return
+        W_enc, W_dec = self.stack.W_enc[site][dead], self.stack.W_dec[site][dead]
+        pre = (x_centred @ W_enc.T + self.stack.b_enc[site][dead]).relu()
+        strongest = min(x_centred.shape[1] // 2, len(dead))
+        top = pre.topk(strongest, dim=1)
+        z = torch.zeros_like(pre).scatter_(1, top.indices, top.values)
+        g_error = (z @ W_dec - residual) * (2 * AUX_WEIGHT / len(x_centred))
+        g_z = (g_error @ W_dec.T) * (z > 0)
+        g_W_dec.index_add_(0, dead, z.T @ g_error)
+        g_W_enc.index_add_(0, dead, g_z.T @ x_centred)
+        g_b_enc.index_add_(0, dead, g_z.sum(0))
+
+    def _descend(self, site: int, gradients: list[Tensor]) -> None:
+        """A clipped Adam step that keeps decoder rows at unit norm."""
+        W_dec, g_W_dec = self.stack.W_dec[site], gradients[1]
+        g_W_dec.addcmul_(torch.einsum("fd,fd->f", g_W_dec, W_dec)[:, None], W_dec, value=-1.0)
+        weights = gradients[:4]  # a threshold's gradient is of another kind, and Adam takes out its size
+        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in weights))
+        if norm > CLIP_NORM:
+            for gradient in weights:
+                gradient.mul_(CLIP_NORM / norm)
+        torch._fused_adam_(
+            [parameter[site] for parameter in self._parameters],
+            gradients,
+            [moment[site] for moment in self._first_moments],
+            [moment[site] for moment in self._second_moments],
+            [],
+            [torch.tensor(float(self._step + 1)) for _ in gradients],
+            lr=self.config.rate_at(self._step),
+            beta1=ADAM_BETAS[0],
+            beta2=ADAM_BETAS[1],
+            weight_decay=0.0,
+            eps=ADAM_EPS,
+            amsgrad=False,
+            maximize=False,
+        )
+        W_dec.div_(W_dec.norm(dim=1, keepdim=True))
+        if self.config.architecture == "jumprelu":
+            self.stack.threshold[site].clamp_min_(0.0)
+
+    def _follow_threshold(self, site: int, kept: Kept) -> None:
+        smallest = float(kept.values.min()) if len(kept.values) else 0.0
+        memory = self.config.threshold_memory if self._step else 0.0
+        self.stack.threshold[site].mul_(memory).add_((1 - memory) * smallest)
+
+    def _start_sparse(self, site: int, pre: Tensor) -> None:
+        """Begins with few active latents for a row: from half of all, a short run would never come down to k."""
+        bound = batch_topk(pre, START_ACTIVE * self.config.k * len(pre)).values.min()
+        if self.config.architecture == "jumprelu":
+            self.stack.threshold[site] = bound
+        else:
+            self.stack.b_enc[site] -= bound
+            pre -= bound
+
+    def _penalised_gradients(self, site: int, x: Tensor, x_centred: Tensor, pre: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Of the mean squared error plus the penalty on what is active, and which latents fired.
+
+        relu_l1: the sum of a row's latents (decoder rows have unit norm). jumprelu: their number, whose gradient to the
+        thresholds is estimated in a window of THRESHOLD_WINDOW around them.
+        """
+        rows, penalty = len(x), float(self._penalty[site])
+        W_enc, W_dec, threshold = self.stack.W_enc[site], self.stack.W_dec[site], self.stack.threshold[site]
+        active = pre > threshold
+        latents = pre * active
+        error = self._product(latents, W_dec) + self.stack.b_dec[site] - x
+        g_error = error * (2 / rows)
+        g_latents = self._product(g_error, W_dec.T)
+        of_sum = penalty / rows if self.config.architecture == "relu_l1" else 0.0
+        g_pre = (g_latents + of_sum) * active
+        g_W_enc, g_W_dec = self._product(g_pre.T, x_centred), self._product(latents.T, g_error)
+        g_b_enc = g_pre.sum(0)
+        g_b_dec = g_error.sum(0) - g_b_enc @ W_enc
+        self._revive(site, x_centred, -error, g_W_enc, g_W_dec, g_b_enc)
+        gradients = [g_W_enc, g_W_dec, g_b_enc, g_b_dec]
+        if self.config.architecture == "jumprelu":
+            near = ((pre - threshold).abs() < THRESHOLD_WINDOW / 2).float()
+            gradients.append(-((g_latents * threshold + penalty / rows) * near).sum(0) / THRESHOLD_WINDOW)
+        self._steer(site, float(active.sum()) / rows)
+        return gradients, active.any(0).nonzero()[:, 0]
+
+    def _product(self, one: Tensor, other: Tensor) -> Tensor:
+        return (one.to(self._dtype) @ other.to(self._dtype)).float()
+
+    def _steer(self, site: int, l0: float) -> None:
+        """Raises the penalty where more than k latents are active, and lowers it where fewer are."""
+        error = math.log(max(l0, 1e-3) / self.config.k)
+        self._penalty[site] *= math.exp(STEERING / self.config.steps * min(1.0, max(-1.0, error)))
+
+
+def batch_topk(pre: Tensor, count: int) -> Kept:
+    """The `count` largest positive entries of `pre` [B, F]; ties at the last place are all kept.
+
+    Exact. A sample of rows bounds the threshold from below, so that only a few candidates are ever sorted.
+    """
+    rows, latents = pre.shape
+    flat = pre.reshape(-1)
+    count = min(count, flat.numel())
+    sample = pre[::_SAMPLE_STRIDE].reshape(-1).float()
+    sampled = min(sample.numel(), int(count * sample.numel() / flat.numel() * _SAMPLE_MARGIN) + 1)
+    bound = max(0.0, float(sample.topk(sampled, sorted=False).values.min()))
+    places = (flat > bound).nonzero().squeeze(1)
+    if len(places) < count and bound > 0.0:  # the sample misled: look at all that is positive
+        places = (flat > 0).nonzero().squeeze(1)
+    values = flat[places].float()
+    if len(values) > count:
+        threshold = values.topk(count, sorted=False).values.min()
+        kept = values >= threshold
+        places, values = places[kept], values[kept]
+    row_of = places // latents
+    return Kept(row_of, places - row_of * latents, values, _starts(row_of, rows))
+
+
+def row_topk(pre: Tensor, k: int) -> Kept:
+    """The k largest of each row of `pre` [B, F], without those that are not positive."""
+    top = pre.topk(min(k, pre.shape[1]), dim=1)
+    latents, order = top.indices.sort(dim=1)
+    values = top.values.gather(1, order)
+    positive = values > 0
+    rows = positive.nonzero()[:, 0]
+    return Kept(rows, latents[positive], values[positive].float(), _starts(rows, len(pre)))
+
+
+def _starts(sorted_or_not: Tensor, size: int) -> Tensor:
+    """CSR row pointers for entries that belong to these rows; [K] -> [size + 1]."""
+    starts = torch.zeros(size + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(sorted_or_not, minlength=size), 0, out=starts[1:])
+    return starts
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
