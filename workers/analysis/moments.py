@@ -138,8 +138,7 @@ class PairMoments:
         for side, total in zip(("base", "tuned"), sums[:2].tolist(), strict=True):
             if not math.isfinite(total):
                 raise NotFinite(side, site)
-        cosines = _cosines(by_row[2], by_row[0], by_row[1]), _cosines(by_row[4], norms[1], norms[2])
-        self.scalars[site] += torch.stack([sums[3], sums[0], *(one.sum() for one in cosines)])
+        self.scalars[site] += sums[[3, 0, 2, 4]]
         self.weighted[site, 0].addmm_(norms, x)
         self.weighted[site, 1].addmm_(norms, y)
         self.squares[site].addmm_(norms, norms.T)
@@ -210,16 +209,12 @@ def symmetric(grams: Tensor) -> Tensor:
     return grams.triu() + grams.triu(1).mT
 
 
-def _cosines(products: Tensor, x_sq: Tensor, y_sq: Tensor) -> Tensor:
-    """Cosines of rows from their scalar products and squared norms; zero rows as in `row_cosines`."""
-    norms = (x_sq * y_sq).sqrt_()
-    cosines = products / norms.clamp_min(torch.finfo(norms.dtype).tiny)
-    return torch.where((x_sq == 0) & (y_sq == 0), 1.0, cosines).clamp_(-1.0, 1.0)
-
-
 def row_cosines(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of each pair of rows, in [-1, 1]; x, y: [..., D] -> [...].
 
     Two zero rows count as equal (1); a zero row against a nonzero one as orthogonal (0).
     """
-    return _cosines((x * y).sum(-1), x.square().sum(-1), y.square().sum(-1))
+    x_sq, y_sq = x.square().sum(-1), y.square().sum(-1)
+    norms = (x_sq * y_sq).sqrt()
+    cosines = (x * y).sum(-1) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    return torch.where((x_sq == 0) & (y_sq == 0), 1.0, cosines).clamp(-1.0, 1.0)

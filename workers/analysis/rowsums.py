@@ -6,6 +6,7 @@ outer products that follow.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 BY_ROW = 5
-"""|x|^2, |y|^2, x y and |y - x|^2 of rows as they came, and x y after the centres were taken off."""
+"""|x|^2, |y|^2, cos(x, y) and |y - x|^2 of rows as they came, and cos(x, y) after the centres were taken off."""
 
 NORMS = 5
 """1, a, b, a', b': squared norms after the centres were taken off, and after scaling as well."""
@@ -55,8 +56,11 @@ def centre_and_sum(
             xy_centred += x * y
         norms[0, row] = 1.0
         norms[1, row], norms[2, row], norms[3, row], norms[4, row] = a, b, a_scaled, b_scaled
-        by_row[0, row], by_row[1, row], by_row[2, row] = x_sq, y_sq, xy
-        by_row[3, row], by_row[4, row] = difference_sq, xy_centred
+        # two zero rows are equal (1), a zero row and another one orthogonal (0)
+        cosine = xy / math.sqrt(x_sq * y_sq) if x_sq > 0 and y_sq > 0 else float(x_sq == y_sq)
+        cosine_centred = xy_centred / math.sqrt(a * b) if a > 0 and b > 0 else float(a == b)
+        by_row[0, row], by_row[1, row], by_row[3, row] = x_sq, y_sq, difference_sq
+        by_row[2, row], by_row[4, row] = min(1.0, max(-1.0, cosine)), min(1.0, max(-1.0, cosine_centred))
 
 
 @njit(parallel=True)

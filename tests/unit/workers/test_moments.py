@@ -173,6 +173,7 @@ def test_what_is_summed_over_a_row_is_what_its_name_says() -> None:
     centres, weights = torch.rand(2, 2, 9, dtype=torch.float64, generator=generator).unbind(0)
     for dtype in (torch.float32, torch.float64):
         base, tuned = torch.randn(2, 33, 9, dtype=dtype, generator=generator).unbind(0)
+        base[:2] = tuned[1:3] = 0
         sizes = (2, 33, 9), (NORMS, 33), (BY_ROW, 33)
         rows, norms, by_row = (torch.full(size, torch.nan, dtype=torch.float64) for size in sizes)
         centre_and_sum(*(one.numpy() for one in (base, tuned, centres, weights, rows, norms, by_row)))
@@ -182,8 +183,8 @@ def test_what_is_summed_over_a_row_is_what_its_name_says() -> None:
         torch.testing.assert_close(rows, centred)
         torch.testing.assert_close(norms, torch.stack([torch.ones(33).double(), *plain, *scaled]))
         difference = (raw[1] - raw[0]).square().sum(1)
-        of_raw = [*raw.square().sum(2), (raw[0] * raw[1]).sum(1), difference]
-        torch.testing.assert_close(by_row, torch.stack([*of_raw, (x * y).sum(1)]))
+        of_raw = [*raw.square().sum(2), row_cosines(raw[0], raw[1]), difference]
+        torch.testing.assert_close(by_row, torch.stack([*of_raw, row_cosines(x, y)]))
 
 
 def test_a_dead_feature_is_not_scaled_up_to_the_size_of_the_others() -> None:
