@@ -48,6 +48,7 @@ $(PEERS_STAMP): $(STAMP)
 	@$(PYTHON) -m venv $(PEERS)
 	@echo 'installing the peers into $(PEERS); this takes some minutes'
 	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch dictionary-learning==0.1.0 sae-lens==6.54.12
+	@$(PEERS)/bin/pip uninstall -qq -y torchvision  # its CUDA build does not load beside torch for the CPU
 	@touch $@
 
 bench-sae: $(STAMP) $(PEERS_STAMP)  ## our autoencoders beside dictionary-learning and sae-lens; writes docs/benchmarks.md

@@ -150,6 +150,24 @@ class SaeStack:
         """S."""
         return self.W_enc.shape[0]
 
+    def of_sites(self, sites: list[int]) -> SaeStack:
+        """Some of the autoencoders, or one of them several times, in memory of their own."""
+        return SaeStack(**{name: tensor[sites] for name, tensor in self._tensors().items()}, row_k=self.row_k)
+
+    def copy(self) -> SaeStack:
+        """All of them, in memory of their own."""
+        return self.of_sites(list(range(self.sites)))
+
+    @staticmethod
+    def joined(stacks: list[SaeStack]) -> SaeStack:
+        """One stack of them all."""
+        names = stacks[0]._tensors()
+        tensors = {name: torch.cat([stack._tensors()[name] for stack in stacks]) for name in names}
+        return SaeStack(**tensors, row_k=stacks[0].row_k)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
     def usual(self, site: int, rows: Tensor) -> Tensor:
         """Which raw rows [B, D] of a site are not of outlying norm; [B] bool."""
         usual: Tensor = rows.float().norm(dim=-1) <= self.norm_limit[site]
@@ -171,10 +189,14 @@ class SaeStack:
 
 @dataclass(frozen=True)
 class SaeFit:
-    """Of one autoencoder on rows it was not trained on: FVU >= 0 and mean active latents L0."""
+    """Of one autoencoder on rows it was not trained on: FVU >= 0, mean active latents L0, and how often each fires.
+
+    firing_rates: [F], shares of the rows.
+    """
 
     fvu: float
     l0: float
+    firing_rates: Tensor
 
 
 def fit_on(stack: SaeStack, site: int, batches: Iterable[Tensor]) -> SaeFit:
@@ -183,17 +205,18 @@ def fit_on(stack: SaeStack, site: int, batches: Iterable[Tensor]) -> SaeFit:
     Raises:
         ValueError: the rows do not vary, or there are none; FVU has no meaning then.
     """
-    residual = square = active = 0.0
+    residual = square = 0.0
     count = 0
+    active = torch.zeros(stack.b_enc.shape[1], dtype=torch.float64)
     total = torch.zeros(stack.b_dec.shape[1], dtype=torch.float64)
     for rows in batches:
         latents = stack.encode(site, rows)
         residual += float((rows.float() - stack.decode(site, latents)).double().square().sum())
-        active += float((latents > 0).sum())
+        active += (latents > 0).sum(0)
         total += rows.double().sum(0)
         square += float(rows.double().square().sum())
         count += len(rows)
     variance = square - float(total.square().sum()) / count if count else 0.0
     if variance <= 1e-10 * square or not count:
         raise ValueError(f"the {count} rows at site {site} do not vary; FVU has no meaning there")
-    return SaeFit(residual / variance, active / count)
+    return SaeFit(residual / variance, float(active.sum()) / count, active / count)

@@ -9,6 +9,7 @@ Shapes: S autoencoders (sites), B rows (tokens), D input width, F latents, K = t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,8 +63,8 @@ class StackTrainer:
         self._first_moments = tuple(map(torch.zeros_like, self._parameters))
         self._second_moments = tuple(map(torch.zeros_like, self._parameters))
 
-    def step(self, batch: Tensor) -> None:
-        """One optimiser step at every site; batch: [S, B, D] raw rows."""
+    def step(self, batch: Sequence[Tensor] | Tensor) -> None:
+        """One optimiser step at every site; batch: raw rows [B, D] for each of S sites."""
         for site in range(self.stack.sites):
             self._site_step(site, batch[site])
         self._step += 1

@@ -1,28 +1,36 @@
-"""Stage `sae`: trains an autoencoder for every layer of both models, together, and measures them."""
+"""Stage `sae`: trains an autoencoder for every layer of both models, together, and compares them across the pair.
+
+Stacks have the base model's sites first, layer by layer, then the tuned model's; a third part, where there is one, is
+of the base model again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import LayerSae, ReportWarning, SaeQuality
-from layerdrift.contract.request import AnalysisRequest
-from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeStack, fit_on
+from layerdrift.contract.report import LayerSae, Match, ReportWarning, SaeQuality, Turnover, WarmStart
+from layerdrift.contract.request import AnalysisRequest, SaeSettings
+from workers.analysis.matching import matching, turnover
+from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
 from workers.analysis.sae_training import StackTrainer
 from workers.models.device import fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.extract import SaeRows
-from workers.stages.tick import Tick
+from workers.stages.tick import SharedTicks, Tick
 
 BATCH_ROWS = 2048
 MIN_BATCH_ROWS = 128
 NORMALISATION_ROWS = 8192
 FEW_DISTINCT_TOKENS = 20_000
 MEASURED_ROWS = 2048
+
+WARM_SHARE = 0.25
+"""Of the steps: how long an autoencoder is trained on after a warm start."""
 
 
 @dataclass(frozen=True)
@@ -43,36 +51,79 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, tick: Tick) -> Trained:
     if settings is None:
         raise ValueError("this request has no autoencoders")
     normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
-    sites, width = normalisation.mean.shape
+    config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
+    layers = len(normalisation.scale) // 2
+    warm, matched = "warm_start" in settings.lenses, "match" in settings.lenses
+    ticks = SharedTicks(tick, [1.5 if matched else 1.0, WARM_SHARE if warm else 0.0, 0.2])
+    training = _Training(rows.train, torch.Generator().manual_seed(request.seed), ticks)
+    stack = _initial(normalisation, config, request.seed, matched)
+    trainer = training.run(stack, config, "training the autoencoders")
+    warmed = None
+    if warm:
+        warmed = stack.of_sites([*range(layers), *range(layers)])
+        warmed.norm_limit[layers:] = stack.norm_limit[layers : 2 * layers]
+        short = replace(config, steps=max(1, round(WARM_SHARE * config.steps)))
+        training.run(warmed, short, "training them on after a warm start")
+    else:
+        ticks.next("no warm start")
+    measuring = ticks.next("measuring the autoencoders")
+    measured = []
+    for layer in range(layers):
+        lens = _Lens(stack, rows.heldout, layer, layers)
+        measured.append(lens.measured(trainer.dead_fraction, warmed, matched))
+        measuring((layer + 1) / layers)
+    return Trained(measured, _warnings(rows, trainer))
+
+
+def _config(settings: SaeSettings, width: int, rows: int) -> SaeConfig:
     latents = settings.width * width
     if settings.k > latents:
         raise InputError.at("/analysis/sae/k", f"k = {settings.k} is more than the {latents} latents there are")
-    batch = min(BATCH_ROWS, rows.train.rows // 2)
+    batch = min(BATCH_ROWS, rows // 2)
     if batch < MIN_BATCH_ROWS:
         raise InputError.at(
             "/dataset",
-            f"only {rows.train.rows} tokens to train autoencoders on; give more texts, or set analysis.sae to null",
+            f"only {rows} tokens to train autoencoders on; give more texts, or set analysis.sae to null",
         )
-    config = SaeConfig(
-        latents=latents,
-        k=settings.k,
-        steps=max(1, settings.tokens // batch),
-        batch=batch,
-        architecture=settings.architecture,
-    )
-    generator = torch.Generator().manual_seed(request.seed)
-    stack = SaeStack.initial(
-        normalisation, latents, generator, row_k=settings.k if settings.architecture == "topk" else 0
-    )
-    trainer = StackTrainer(stack, config, fast_dtype(torch.device("cpu")))
-    for step, states in enumerate(rows.train.training_batches(config.steps, batch, generator), start=1):
-        trainer.step(states)
-        tick(0.9 * step / config.steps, f"step {step} of {config.steps}, {sites} autoencoders of {latents} latents")
-    layers = []
-    for layer in range(sites // 2):
-        layers.append(_measure(stack, trainer.dead_fraction, rows.heldout, layer))
-        tick(0.9 + 0.1 * (layer + 1) / (sites // 2), f"measured layer {layer}")
-    return Trained(layers, _warnings(rows, trainer))
+    steps = max(1, settings.tokens // batch)
+    return SaeConfig(latents=latents, k=settings.k, steps=steps, batch=batch, architecture=settings.architecture)
+
+
+def _initial(normalisation: Normalisation, config: SaeConfig, seed: int, matched: bool) -> SaeStack:
+    """The base model's autoencoders, then the tuned model's; for the match, then others of the base model.
+
+    For the match the first ones start from one seed, all others from another: how well the base model's two agree is
+    then what chance gives for the base and the tuned model's.
+    """
+    sites = len(normalisation.scale)
+    row_k = config.k if config.architecture == "topk" else 0
+
+    def start(offset: int) -> SaeStack:
+        generator = torch.Generator().manual_seed(seed + offset)
+        return SaeStack.initial(normalisation, config.latents, generator, row_k)
+
+    if not matched:
+        return start(0)
+    base, tuned = list(range(sites // 2)), list(range(sites // 2, sites))
+    return SaeStack.joined([start(0).of_sites(base), start(1).of_sites([*tuned, *base])])
+
+
+class _Training:
+    """Trains one stack after another on the stored rows, in an order that goes on where the last one ended."""
+
+    def __init__(self, store: ActivationStore, generator: torch.Generator, ticks: SharedTicks) -> None:
+        self._store = store
+        self._generator = generator
+        self._ticks = ticks
+
+    def run(self, stack: SaeStack, config: SaeConfig, what: str) -> StackTrainer:
+        tick = self._ticks.next(f"{what}: {stack.sites} of {config.latents} latents, {config.steps} steps")
+        trainer = StackTrainer(stack, config, fast_dtype(torch.device("cpu")))
+        batches = self._store.training_batches(config.steps, config.batch, self._generator)
+        for step, states in enumerate(batches, start=1):
+            trainer.step([states[site % len(states)] for site in range(stack.sites)])
+            tick(step / config.steps)
+        return trainer
 
 
 def _first_rows(store: ActivationStore, count: int) -> Tensor:
@@ -86,23 +137,74 @@ def _first_rows(store: ActivationStore, count: int) -> Tensor:
     return torch.cat(parts, dim=1)[:, :count]
 
 
-def _measure(stack: SaeStack, dead_fraction: Tensor, heldout: ActivationStore, layer: int) -> LayerSae:
-    base, tuned = layer, stack.sites // 2 + layer
-    on_base = fit_on(stack, base, _usual_rows(heldout, stack, base))
-    on_tuned = fit_on(stack, tuned, _usual_rows(heldout, stack, tuned))
-    transferred = fit_on(stack, base, _usual_rows(heldout, stack, tuned))
-    return LayerSae(
-        base=SaeQuality(fvu=on_base.fvu, l0=on_base.l0, dead_fraction=float(dead_fraction[base])),
-        tuned=SaeQuality(fvu=on_tuned.fvu, l0=on_tuned.l0, dead_fraction=float(dead_fraction[tuned])),
-        transfer_fvu=transferred.fvu,
-        transfer_excess=transferred.fvu - on_base.fvu,
-    )
+class _Lens:
+    """What one layer's autoencoders say of the pair, on rows that they were not trained on."""
+
+    def __init__(self, stack: SaeStack, heldout: ActivationStore, layer: int, layers: int) -> None:
+        self._stack = stack
+        self._heldout = heldout
+        self._base, self._tuned, self._again = layer, layers + layer, 2 * layers + layer
+        self._on_base = self._fit(stack, self._base, self._base)
+        self._on_tuned = self._fit(stack, self._tuned, self._tuned)
+
+    def measured(self, dead_fraction: Tensor, warmed: SaeStack | None, matched: bool) -> LayerSae:
+        transferred = self._fit(self._stack, self._base, self._tuned)
+
+        def quality(fit: SaeFit, site: int) -> SaeQuality:
+            return SaeQuality(fvu=fit.fvu, l0=fit.l0, dead_fraction=float(dead_fraction[site]))
+
+        return LayerSae(
+            base=quality(self._on_base, self._base),
+            tuned=quality(self._on_tuned, self._tuned),
+            transfer_fvu=transferred.fvu,
+            transfer_excess=transferred.fvu - self._on_base.fvu,
+            warm_start=self._warm_start(warmed) if warmed is not None else None,
+            match=self._match() if matched else None,
+        )
+
+    def _warm_start(self, warmed: SaeStack) -> WarmStart:
+        """Both went on from the base model's autoencoder: the floor on its own rows, the other on the tuned model's."""
+        found = []
+        for site in (self._base, self._tuned):
+            after = self._fit(warmed, site, site)
+            fates = turnover(
+                self._stack.W_dec[self._base], warmed.W_dec[site], self._on_base.firing_rates, after.firing_rates
+            )
+            found.append(Turnover(**asdict(fates)))
+        floor, tuned = found
+        return WarmStart(
+            tuned=tuned,
+            floor=floor,
+            new_excess=max(0, tuned.new - floor.new),
+            lost_excess=max(0, tuned.lost - floor.lost),
+            shifted_excess=max(0, tuned.shifted - floor.shifted),
+        )
+
+    def _match(self) -> Match | None:
+        dictionaries = self._stack.W_dec
+        base, rates = dictionaries[self._base], self._on_base.firing_rates
+        again = self._fit(self._stack, self._again, self._base)
+        floor = matching(base, dictionaries[self._again], rates, again.firing_rates)
+        found = matching(base, dictionaries[self._tuned], rates, self._on_tuned.firing_rates)
+        if found is None or floor is None:
+            return None
+        return Match(
+            matched_share=found.matched_share,
+            floor_share=floor.matched_share,
+            mean_cosine=found.mean_cosine,
+            floor_mean_cosine=floor.mean_cosine,
+            unmatched_excess=max(0.0, floor.matched_share - found.matched_share),
+        )
+
+    def _fit(self, stack: SaeStack, site: int, source: int) -> SaeFit:
+        return fit_on(stack, site, _usual_rows(self._heldout, stack, source))
 
 
-def _usual_rows(store: ActivationStore, stack: SaeStack, site: int) -> Iterator[Tensor]:
+def _usual_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterator[Tensor]:
+    """The rows of a site of the pair, without those of a norm that is outlying there."""
     for shard in store.shards():
-        for rows in shard[site].split(MEASURED_ROWS):
-            yield rows[stack.usual(site, rows)]
+        for rows in shard[source].split(MEASURED_ROWS):
+            yield rows[stack.usual(source, rows)]
 
 
 def _warnings(rows: SaeRows, trainer: StackTrainer) -> list[ReportWarning]:

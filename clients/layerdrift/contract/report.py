@@ -81,6 +81,39 @@ class WeightDrift(ReportModel):
     top16_share: float | None = Field(description="the same for rank 16")
 
 
+class Turnover(ReportModel):
+    """What became of a dictionary's latents while it was trained on; see `docs/numbers.md`."""
+
+    retained: int = Field(ge=0, description="latents of before whose direction is the same (cosine of 0.9 or more)")
+    shifted: int = Field(ge=0, description="latents of before that turned (cosine of 0.5 to 0.9)")
+    lost: int = Field(ge=0, description="latents of before that fell silent or turned away (cosine below 0.5)")
+    new: int = Field(ge=0, description="latents of after whose direction nothing before had (cosine below 0.7)")
+
+
+class WarmStart(ReportModel):
+    """The base model's autoencoder, trained on for a while on the tuned model's activations."""
+
+    tuned: Turnover
+    floor: Turnover = Field(description="the same trained on on the base model's own activations: what chance gives")
+    new_excess: int = Field(ge=0, description="tuned.new - floor.new, not below 0")
+    lost_excess: int = Field(ge=0, description="tuned.lost - floor.lost, not below 0")
+    shifted_excess: int = Field(ge=0, description="tuned.shifted - floor.shifted, not below 0")
+
+
+class Match(ReportModel):
+    """Autoencoders that were trained apart, their living latents assigned one to one."""
+
+    matched_share: float = Field(
+        ge=0, le=1, description="of the base model's latents, those with a partner in the tuned model (cosine >= 0.7)"
+    )
+    floor_share: float = Field(
+        ge=0, le=1, description="the same between two autoencoders of the base model that differ in their seed"
+    )
+    mean_cosine: float = Field(ge=-1, le=1, description="over all assigned pairs")
+    floor_mean_cosine: float = Field(ge=-1, le=1, description="the same of the floor")
+    unmatched_excess: float = Field(ge=0, le=1, description="floor_share - matched_share, not below 0")
+
+
 class LayerSae(ReportModel):
     """The autoencoders of one layer, one for each model."""
 
@@ -88,6 +121,8 @@ class LayerSae(ReportModel):
     tuned: SaeQuality
     transfer_fvu: float = Field(description="FVU of the base model's autoencoder on the tuned model's activations")
     transfer_excess: float = Field(description="transfer_fvu - base.fvu: what the base model's features miss")
+    warm_start: WarmStart | None = Field(default=None, description="null: not asked for")
+    match: Match | None = Field(default=None, description="null: not asked for, or no latent is alive")
 
 
 class LayerProbe(ReportModel):

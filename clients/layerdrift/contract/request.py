@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 MAX_TEXTS_SHOWN = 200
 MAX_TEXT_CHARACTERS = 10_000
@@ -152,6 +152,9 @@ class FineTune(RequestModel):
         return self
 
 
+LensName = Literal["transfer", "warm_start", "match"]
+
+
 class SaeSettings(RequestModel):
     """The sparse autoencoders trained on every layer of both models."""
 
@@ -173,6 +176,16 @@ class SaeSettings(RequestModel):
         le=1_000_000_000,
         description="tokens each autoencoder is trained on, repetitions counted",
     )
+    lenses: list[LensName] = Field(
+        default_factory=lambda: ["transfer", "warm_start", "match"],
+        description="what is asked of the pair's autoencoders: transfer is always there, a warm start costs a quarter "
+        "of their training, an independent match half of it",
+    )
+
+    @field_validator("lenses")
+    @classmethod
+    def _each_once(cls, lenses: list[LensName]) -> list[LensName]:
+        return sorted(set(lenses), key=get_args(LensName).index)
 
 
 class FreezeSweep(RequestModel):

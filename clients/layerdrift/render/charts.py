@@ -10,7 +10,6 @@ from layerdrift.contract.report import Layer, MeasureName, Report, TokenText
 from layerdrift.contract.request import NullName
 
 ZONE_COLOURS = {"general": "#0072B2", "transitional": "#E69F00", "specialised": "#D55E00"}  # Okabe & Ito 2008
-MODEL_COLOURS = {"base SAE on base": "#0072B2", "tuned SAE on tuned": "#D55E00", "base SAE on tuned": "#000000"}
 PART_COLOURS = {"embeddings": "#000000", "attention": "#0072B2", "mlp": "#D55E00", "norm": "#009E73"}
 VIEW_TITLES = {"token": "every token", "cls": "first or last token", "mean": "mean over a text"}
 MEASURE_TITLES: dict[MeasureName, str] = {
@@ -55,9 +54,9 @@ def drift_curve(report: Report) -> Spec:
     ]
     colours = alt.Scale(domain=list(ZONE_COLOURS), range=list(ZONE_COLOURS.values()))
     shapes = alt.Scale(domain=list(ZONE_COLOURS), range=["circle", "square", "triangle-up"])
-    scale = _from_zero([layer.drift for layer in report.layers])
+    scale = from_zero([layer.drift for layer in report.layers])
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=_layer_axis(report),
+        x=layer_axis(report),
         y=alt.Y("drift:Q", title="drift, 1 − CKA (0: the same)", scale=scale),
     )
     points = base.mark_point(filled=True, size=110, opacity=1).encode(
@@ -72,7 +71,7 @@ def drift_curve(report: Report) -> Spec:
         layers.insert(0, band)
     if report.layers[0].nulls:
         layers.insert(0, _null_curves(report, scale))
-    return _spec(alt.layer(*layers).properties(width=620, height=280))
+    return spec_of(alt.layer(*layers).properties(width=620, height=280))
 
 
 def _null_curves(report: Report, scale: alt.Scale) -> Any:
@@ -87,7 +86,7 @@ def _null_curves(report: Report, scale: alt.Scale) -> Any:
         alt.Chart(alt.Data(values=rows))
         .mark_line(strokeDash=[5, 3])
         .encode(
-            x=_layer_axis(report),
+            x=layer_axis(report),
             y=alt.Y("level:Q", title="drift, 1 − CKA (0: the same)", scale=scale),
             stroke=alt.Stroke("null:N", title="what chance gives", scale=alt.Scale(domain=names, range=colours)),
             tooltip=["layer:Q", "null:N", alt.Tooltip("level:Q", format=".5f")],
@@ -117,7 +116,7 @@ def measures(report: Report) -> Spec:
         if (number := getattr(similarity, name)) is not None and number.value is not None
     ]
     views = alt.Scale(domain=list(VIEW_TITLES.values()), range=["#0072B2", "#009E73", "#CC79A7"])
-    base = alt.Chart().encode(x=_layer_axis(report), color=alt.Color("view:N", title="view", scale=views))
+    base = alt.Chart().encode(x=layer_axis(report), color=alt.Color("view:N", title="view", scale=views))
     band = (
         base.transform_filter("isValid(datum.low)")
         .mark_area(opacity=0.2)
@@ -148,7 +147,7 @@ def measures(report: Report) -> Spec:
         .facet(facet=alt.Facet("measure:N", title=None, sort=list(MEASURE_TITLES.values())), columns=2)
         .resolve_scale(y="independent")
     )
-    return _spec(chart)
+    return spec_of(chart)
 
 
 def cka_map(report: Report) -> Spec:
@@ -175,7 +174,7 @@ def cka_map(report: Report) -> Spec:
             text="text:N",
             color=alt.condition("datum.cka > 0.6", alt.value("black"), alt.value("white")),
         )
-    return _spec(chart.properties(width=side, height=side))
+    return spec_of(chart.properties(width=side, height=side))
 
 
 def weight_drift(report: Report) -> Spec | None:
@@ -192,7 +191,7 @@ def weight_drift(report: Report) -> Spec | None:
         alt.Chart(alt.Data(values=rows))
         .mark_line(point=alt.OverlayMarkDef(size=60, filled=True))
         .encode(
-            x=_layer_axis(report),
+            x=layer_axis(report),
             y=alt.Y("relative:Q", title="relative Frobenius norm of the difference", scale=alt.Scale(domainMin=0)),
             color=alt.Color("part:N", title="part", scale=colours),
             strokeDash=alt.StrokeDash("part:N", title="part", scale=alt.Scale(domain=list(PART_COLOURS))),
@@ -200,7 +199,7 @@ def weight_drift(report: Report) -> Spec | None:
         )
         .properties(width=620, height=220)
     )
-    return _spec(chart)
+    return spec_of(chart)
 
 
 def grafts(report: Report) -> Spec | None:
@@ -218,7 +217,7 @@ def grafts(report: Report) -> Spec | None:
     kinds = alt.Scale(domain=list(GRAFT_TITLES.values()), range=["#D55E00", "#0072B2"])
     chart = _banded_lines(report, rows, "kind", kinds, title, "what comes from the base")
     level = alt.Chart(alt.Data(values=[{"value": info.ungrafted}])).mark_rule(strokeDash=[5, 3], color="#444444")
-    return _spec(alt.layer(chart, level.encode(y="value:Q")).properties(width=620, height=240))
+    return spec_of(alt.layer(chart, level.encode(y="value:Q")).properties(width=620, height=240))
 
 
 def probes(report: Report) -> Spec | None:
@@ -240,7 +239,7 @@ def probes(report: Report) -> Spec | None:
     chart = _banded_lines(report, rows, "probe", names, "held-out accuracy", "probe of")
     majority = alt.Chart(alt.Data(values=[{"value": report.probes.majority_accuracy}]))
     level = majority.mark_rule(strokeDash=[5, 3], color="#444444").encode(y="value:Q")
-    return _spec(alt.layer(chart, level).properties(width=620, height=240))
+    return spec_of(alt.layer(chart, level).properties(width=620, height=240))
 
 
 def consistency(report: Report) -> Spec | None:
@@ -254,7 +253,7 @@ def consistency(report: Report) -> Spec | None:
         return None
     colour = alt.Scale(domain=["tuned and reseeded"], range=["#CC79A7"])
     chart = _banded_lines(report, rows, "of", colour, "mean cosine of the changes", "fine-tunes")
-    return _spec(chart.properties(width=620, height=200))
+    return spec_of(chart.properties(width=620, height=200))
 
 
 def sweep(report: Report) -> Spec | None:
@@ -280,7 +279,7 @@ def sweep(report: Report) -> Spec | None:
         tooltip=["frozen:Q", "seed:N", alt.Tooltip("accuracy:Q", format=".4f")],
     )
     means = base.mark_line(color="#444444").encode(y=alt.Y("mean(accuracy):Q", title="accuracy"))
-    return _spec((means + seeds).properties(width=620, height=220))
+    return spec_of((means + seeds).properties(width=620, height=220))
 
 
 def trajectory(report: Report) -> Spec | None:
@@ -298,13 +297,13 @@ def trajectory(report: Report) -> Spec | None:
         .mark_line(point=True)
         .encode(
             x=alt.X("step:Q", title="optimiser step"),
-            y=alt.Y("drift:Q", title="drift, 1 − CKA", scale=_from_zero([row["drift"] for row in rows])),
+            y=alt.Y("drift:Q", title="drift, 1 − CKA", scale=from_zero([row["drift"] for row in rows])),
             color=alt.Color("layer:O", title="layer", scale=alt.Scale(scheme="viridis")),
             tooltip=["step:Q", "layer:O", alt.Tooltip("drift:Q", format=".4f")],
         )
         .properties(width=620, height=260)
     )
-    return _spec(chart)
+    return spec_of(chart)
 
 
 def training(report: Report) -> Spec | None:
@@ -326,7 +325,7 @@ def training(report: Report) -> Spec | None:
         )
     )
     kept = alt.Chart(alt.Data(values=[{"step": run.kept_step}])).mark_rule(strokeDash=[5, 3], color="#444444")
-    return _spec((chart + kept.encode(x="step:Q")).properties(width=620, height=180))
+    return spec_of((chart + kept.encode(x="step:Q")).properties(width=620, height=180))
 
 
 def _banded_lines(
@@ -334,7 +333,7 @@ def _banded_lines(
 ) -> Any:
     """Lines of `value` by layer with their intervals, one for each kind."""
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=_layer_axis(report), color=alt.Color(f"{by}:N", title=legend, scale=scale)
+        x=layer_axis(report), color=alt.Color(f"{by}:N", title=legend, scale=scale)
     )
     y = alt.Scale(zero=False)
     band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15)
@@ -350,37 +349,6 @@ def _banded_lines(
 def _has_intervals(rows: list[dict[str, Any]]) -> bool:
     """Vega warns of an area without a point."""
     return any(row["low"] is not None for row in rows)
-
-
-def sae_quality(report: Report) -> Spec | None:
-    """FVU of the autoencoders by layer, on their own model and transferred; None where there are none."""
-    rows = []
-    for layer in report.layers:
-        if layer.sae is None:
-            return None
-        for name, value in zip(
-            MODEL_COLOURS, (layer.sae.base.fvu, layer.sae.tuned.fvu, layer.sae.transfer_fvu), strict=True
-        ):
-            rows.append({"layer": layer.index, "autoencoder": name, "fvu": value})
-    chart = (
-        alt.Chart(alt.Data(values=rows))
-        .mark_line(point=alt.OverlayMarkDef(size=60, filled=True))
-        .encode(
-            x=_layer_axis(report),
-            y=alt.Y("fvu:Q", title="fraction of variance unexplained", scale=_from_zero([row["fvu"] for row in rows])),
-            color=alt.Color(
-                "autoencoder:N",
-                title="autoencoder",
-                scale=alt.Scale(domain=list(MODEL_COLOURS), range=list(MODEL_COLOURS.values())),
-            ),
-            strokeDash=alt.StrokeDash(
-                "autoencoder:N", scale=alt.Scale(domain=list(MODEL_COLOURS), range=[[1, 0], [1, 0], [6, 4]])
-            ),
-            tooltip=["layer:Q", "autoencoder:N", alt.Tooltip("fvu:Q", format=".4f")],
-        )
-        .properties(width=620, height=260)
-    )
-    return _spec(chart)
 
 
 def token_map(text: TokenText) -> Spec:
@@ -409,7 +377,7 @@ def token_map(text: TokenText) -> Spec:
         )
         .properties(width=alt.Step(24), height=alt.Step(17))
     )
-    return _spec(chart)
+    return spec_of(chart)
 
 
 def _interval_tips() -> list[alt.Tooltip]:
@@ -422,7 +390,8 @@ def _quoted(token: str) -> str:
     return f"'{escaped}'"
 
 
-def _layer_axis(report: Report) -> alt.X:
+def layer_axis(report: Report) -> alt.X:
+    """Layers from 0 to L, with whole numbers at the ticks."""
     last = report.layers[-1].index
     ticks = list(range(0, last + 1, 1 + last // 24))
     return alt.X(
@@ -433,12 +402,13 @@ def _layer_axis(report: Report) -> alt.X:
     )
 
 
-def _from_zero(values: list[Any]) -> alt.Scale:
+def from_zero(values: list[Any]) -> alt.Scale:
     """A scale that begins at 0 and shows at least 0 to 1, so that a small drift looks small."""
     return alt.Scale(domain=[min(0.0, *values), max(1.0, *values)])
 
 
-def _spec(chart: Any) -> Spec:
+def spec_of(chart: Any) -> Spec:
+    """The chart in the report's type and grid, as Vega-Lite."""
     configured = chart.configure(font="system-ui, sans-serif").configure_view(stroke=None)
     configured = configured.configure_axis(labelFontSize=12, titleFontSize=12, gridColor="#e6e6e6")
     spec: Spec = configured.to_dict()

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from layerdrift.contract.report import Report
-from layerdrift.render import charts, words
+from layerdrift.render import charts, sae_charts, words
 
 
 def render(report: Report) -> str:
@@ -27,7 +27,8 @@ def render(report: Report) -> str:
         "training": charts.training(report),
         "cka": charts.cka_map(report),
         "weights": charts.weight_drift(report),
-        "sae": charts.sae_quality(report),
+        "sae": sae_charts.quality(report),
+        "turnover": sae_charts.turnover(report),
     }
     token_specs = {f"tokens-{index}": charts.token_map(text) for index, text in enumerate(report.tokens.texts)}
     shown = {name: spec for name, spec in {**specs, **token_specs}.items() if spec is not None}

@@ -1,0 +1,94 @@
+"""What became of one dictionary's latents in another: by index after a warm start, or by the best assignment.
+
+Pure mathematics on decoder rows of unit norm and firing rates. Thresholds are fixed; what chance gives is counted by
+the same rules on a floor, and stands beside every count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+ALIVE_RATE = 1e-4
+"""A latent that fires on fewer tokens than this says nothing."""
+
+RETAINED_COSINE, KEPT_COSINE = 0.9, 0.5
+"""From the first on a latent's direction counts as the same; below the second, as another one."""
+
+KNOWN_COSINE = 0.7
+"""A direction that has at least this cosine with one of the other dictionary's is known there."""
+
+
+@dataclass(frozen=True)
+class Turnover:
+    """Latents of a dictionary after it was trained on: counts.
+
+    retained, shifted, lost: of those that were alive before. new: of those alive after, directions unknown before.
+    """
+
+    retained: int
+    shifted: int
+    lost: int
+    new: int
+
+
+def turnover(before: Tensor, after: Tensor, rates_before: Tensor, rates_after: Tensor) -> Turnover:
+    """Of a warm start, where latent j is the same before and after.
+
+    Args:
+        before, after: decoder rows of unit norm, [F, D].
+        rates_before, rates_after: shares of the tokens that the latents fire on, [F].
+    """
+    alive_before, alive_after = rates_before >= ALIVE_RATE, rates_after >= ALIVE_RATE
+    cosines = (before * after).sum(1)
+    stayed = alive_before & alive_after
+    retained = stayed & (cosines >= RETAINED_COSINE)
+    shifted = stayed & (cosines >= KEPT_COSINE) & ~retained
+    unknown = alive_after & ~_known(after, before[alive_before])
+    return Turnover(
+        retained=int(retained.sum()),
+        shifted=int(shifted.sum()),
+        lost=int((alive_before & ~retained & ~shifted).sum()),
+        new=int(unknown.sum()),
+    )
+
+
+def _known(rows: Tensor, dictionary: Tensor) -> Tensor:
+    """Which rows [F, D] have a like among those of the dictionary [G, D]; [F] bool."""
+    if not len(dictionary):
+        return torch.zeros(len(rows), dtype=torch.bool)
+    known: Tensor = (rows @ dictionary.T).amax(1) >= KNOWN_COSINE
+    return known
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Two dictionaries that were trained apart, assigned one to one.
+
+    matched_share: of the first one's living latents, those whose partner has a cosine of KNOWN_COSINE or more, 0 to 1.
+    mean_cosine: over all assigned pairs, -1 to 1.
+    """
+
+    matched_share: float
+    mean_cosine: float
+
+
+def matching(one: Tensor, other: Tensor, rates_one: Tensor, rates_other: Tensor) -> Matching | None:
+    """The assignment of living latents with the largest sum of cosines (Hungarian); None where none is alive.
+
+    Args:
+        one, other: decoder rows of unit norm, [F, D].
+        rates_one, rates_other: as in `turnover`.
+    """
+    alive = one[rates_one >= ALIVE_RATE]
+    cosines = alive @ other[rates_other >= ALIVE_RATE].T
+    if not cosines.numel():
+        return None
+    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    assigned = cosines[torch.from_numpy(rows), torch.from_numpy(columns)]
+    return Matching(
+        matched_share=float((assigned >= KNOWN_COSINE).sum()) / len(alive), mean_cosine=float(assigned.mean())
+    )
