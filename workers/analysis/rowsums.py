@@ -57,8 +57,8 @@ def centre_and_sum(
         norms[0, row] = 1.0
         norms[1, row], norms[2, row], norms[3, row], norms[4, row] = a, b, a_scaled, b_scaled
         # two zero rows are equal (1), a zero row and another one orthogonal (0)
-        cosine = xy / math.sqrt(x_sq * y_sq) if x_sq > 0 and y_sq > 0 else float(x_sq == y_sq)
-        cosine_centred = xy_centred / math.sqrt(a * b) if a > 0 and b > 0 else float(a == b)
+        cosine = xy / math.sqrt(x_sq * y_sq) if x_sq > 0 and y_sq > 0 else 1.0 if x_sq == y_sq else 0.0
+        cosine_centred = xy_centred / math.sqrt(a * b) if a > 0 and b > 0 else 1.0 if a == b else 0.0
         by_row[0, row], by_row[1, row], by_row[3, row] = x_sq, y_sq, difference_sq
         by_row[2, row], by_row[4, row] = min(1.0, max(-1.0, cosine)), min(1.0, max(-1.0, cosine_centred))
 
