@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from deploy.embedded.stack import MEMORY_GIVEN_BACK
 from layerdrift.backends.tables import Row
 from layerdrift.contract.request import AnalysisRequest
 from tests.benchmarks.document import publish
+from tests.benchmarks.sae_contenders import peak_mb
 from workers.models.loading import load_body, load_tokenizer
 from workers.models.structure import is_causal
 from workers.models.texts import count_tokens, hidden_states, usable_length
@@ -146,7 +146,7 @@ def _in_process(tokens: int) -> int:
 
 def _peak_mb(tokens: int) -> int:
     Setting(tokens).measure()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return peak_mb()
 
 
 def _false_positives(model: Path) -> tuple[int, int]:

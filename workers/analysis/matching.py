@@ -12,8 +12,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-ALIVE_RATE = 1e-4
-"""A latent that fires on fewer tokens than this says nothing."""
+ALIVE_SHARE = 0.1
+"""A latent is alive when it fires at least this share as often as the mean one; rarer ones come and go by chance."""
 
 RETAINED_COSINE, KEPT_COSINE = 0.9, 0.5
 """From the first on a latent's direction counts as the same; below the second, as another one."""
@@ -42,7 +42,8 @@ def turnover(before: Tensor, after: Tensor, rates_before: Tensor, rates_after: T
         before, after: decoder rows of unit norm, [F, D].
         rates_before, rates_after: shares of the tokens that the latents fire on, [F].
     """
-    alive_before, alive_after = rates_before >= ALIVE_RATE, rates_after >= ALIVE_RATE
+    alive_before = _alive(rates_before)
+    alive_after = rates_after >= ALIVE_SHARE * rates_before.mean()
     cosines = (before * after).sum(1)
     stayed = alive_before & alive_after
     retained = stayed & (cosines >= RETAINED_COSINE)
@@ -54,6 +55,11 @@ def turnover(before: Tensor, after: Tensor, rates_before: Tensor, rates_after: T
         lost=int((alive_before & ~retained & ~shifted).sum()),
         new=int(unknown.sum()),
     )
+
+
+def _alive(rates: Tensor) -> Tensor:
+    alive: Tensor = (rates > 0) & (rates >= ALIVE_SHARE * rates.mean())
+    return alive
 
 
 def _known(rows: Tensor, dictionary: Tensor) -> Tensor:
@@ -83,8 +89,8 @@ def matching(one: Tensor, other: Tensor, rates_one: Tensor, rates_other: Tensor)
         one, other: decoder rows of unit norm, [F, D].
         rates_one, rates_other: as in `turnover`.
     """
-    alive = one[rates_one >= ALIVE_RATE]
-    cosines = alive @ other[rates_other >= ALIVE_RATE].T
+    alive, others = (rows[_alive(rates)] for rows, rates in ((one, rates_one), (other, rates_other)))
+    cosines = alive @ others.T
     if not cosines.numel():
         return None
     rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)

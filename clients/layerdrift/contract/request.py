@@ -177,7 +177,7 @@ class SaeSettings(RequestModel):
         description="tokens each autoencoder is trained on, repetitions counted",
     )
     lenses: list[LensName] = Field(
-        default_factory=lambda: ["transfer", "warm_start", "match"],
+        default_factory=lambda: list(get_args(LensName)),
         description="what is asked of the pair's autoencoders: transfer is always there, a warm start costs a quarter "
         "of their training, an independent match half of it",
     )

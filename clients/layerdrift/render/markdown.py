@@ -29,6 +29,7 @@ def _layers(report: Report) -> str:
     head += ["centred cosine", "relative L2"]
     head += [f"graft ({graft.measure})"] if (graft := report.causal.graft) else []
     head += ["SAE FVU base", "SAE FVU tuned", "transfer excess"] if with_sae else []
+    head += ["new latents beyond the floor"] if (sae := report.layers[0].sae) and sae.warm_start else []
     lines = [_row(head), _row(["---"] * 2 + ["---:"] * (len(head) - 2))]
     return "\n".join(lines + [_row(_cells(layer)) for layer in report.layers])
 
@@ -51,6 +52,8 @@ def _cells(layer: Layer) -> list[str]:
     if layer.sae is not None:
         cells += [words.number(layer.sae.base.fvu), words.number(layer.sae.tuned.fvu)]
         cells.append(words.number(layer.sae.transfer_excess))
+        if layer.sae.warm_start is not None:
+            cells.append(str(layer.sae.warm_start.new_excess))
     return cells
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layerdrift.contract.report import Report
+from layerdrift.contract.report import Match, Report, WarmStart
 from layerdrift.render import html, markdown, words
 
 
@@ -263,6 +263,33 @@ def test_intervals_are_drawn_the_right_way_up_and_written_out() -> None:
     assert "| 0.9900 to 1.0100 |" in markdown.render(report())
     without = drift_rows(specs_of(html.render(report(intervals=False))))
     assert {row["low"] for row in without} == {None}
+
+
+def test_turnover_is_drawn_beside_its_floor() -> None:
+    found = report()
+    fates = {"retained": 90, "shifted": 7, "lost": 5, "new": 4}
+    warm = {
+        "tuned": fates,
+        "floor": {"retained": 97, "shifted": 3, "lost": 1, "new": 1},
+        "new_excess": 3,
+        "lost_excess": 4,
+        "shifted_excess": 4,
+    }
+    match = {"matched_share": 0.25, "floor_share": 0.5, "mean_cosine": 0.6, "floor_mean_cosine": 0.7}
+    for layer in found.layers:
+        assert layer.sae is not None
+        layer.sae.warm_start = WarmStart.model_validate(warm)
+        layer.sae.match = Match.model_validate(match | {"unmatched_excess": 0.25})
+    source = html.render(found)
+    rows = specs_of(source)["turnover"]["data"]["values"]
+    assert len(rows) == len(found.layers) * 2 * 3
+    shown = {(row["trained on"].split("'")[0], row["fate"]): row["latents"] for row in rows if row["layer"] == 1}
+    assert shown[("the tuned model", "new")] == 4
+    assert shown[("the base model", "new")] == 1
+    cells = (90, 7, 3, 5, 1, 4, 1, "25.0 %", "50.0 %")
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in source
+    assert "new latents beyond the floor" in markdown.render(found)
+    assert "turnover" not in specs_of(html.render(report()))
 
 
 def test_a_report_without_autoencoders_has_no_empty_figure() -> None:

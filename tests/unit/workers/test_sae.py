@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.analysis.sae import OUTLIER_FACTOR, Architecture, Normalisation, SaeConfig, SaeStack, fit_on
-from workers.analysis.sae_training import AUX_WEIGHT, THRESHOLD_WINDOW, StackTrainer, batch_topk, row_topk
+from workers.analysis.sae_training import AUX_WEIGHT, CLIP_NORM, THRESHOLD_WINDOW, StackTrainer, batch_topk, row_topk
 
 WIDTH, LATENTS, K = 16, 64, 4
 
@@ -157,7 +157,7 @@ def test_a_fast_run_ends_where_a_naive_one_does(dtype: torch.dtype) -> None:
             gradient = naive.W_dec.grad
             assert gradient is not None
             gradient -= (gradient * naive.W_dec).sum(1, keepdim=True) * naive.W_dec
-            nn.utils.clip_grad_norm_(naive.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(naive.parameters(), CLIP_NORM)
             optimiser.param_groups[0]["lr"] = fast.config.rate_at(step)
             kept = naive_batch_topk((x - naive.b_dec) @ naive.W_enc.T + naive.b_enc, K * 128)
             fired, smallest = kept.gt(0).any(0), kept[kept > 0].min()

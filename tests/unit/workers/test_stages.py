@@ -191,10 +191,28 @@ def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tm
     assert len(trained.layers) == BLOCKS + 1
     for layer in trained.layers:
         assert layer.transfer_excess == 0.0
-        assert layer.base == layer.tuned
+        assert layer.warm_start is not None
+        assert layer.warm_start.tuned == layer.warm_start.floor
+        assert (layer.warm_start.new_excess, layer.warm_start.lost_excess, layer.warm_start.shifted_excess) == (0, 0, 0)
+        assert layer.warm_start.floor.retained > 0
+        assert layer.match is not None
+        assert layer.match.matched_share == layer.match.floor_share
+        assert layer.match.unmatched_excess == 0.0
         assert 0 < layer.base.fvu < 0.9
         assert layer.base.l0 == pytest.approx(8, rel=0.3)
     assert "few_sae_tokens" in {warning.code for warning in trained.warnings}
+
+
+def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Path) -> None:
+    asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "lenses": ["transfer", "transfer"]}})
+    assert asked.analysis.sae is not None
+    assert asked.analysis.sae.lenses == ["transfer"]
+    extracted = extracted_pair(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
+    assert extracted.sae_rows is not None
+    for layer in train_saes(asked, extracted.sae_rows, tick).layers:
+        assert layer.warm_start is None
+        assert layer.match is None
+        assert layer.base == layer.tuned
 
 
 @pytest.mark.parametrize(("spare", "scratch_bytes"), [(0, 2**20), (600, 2**20), (5500, 2**25)])
