@@ -39,7 +39,7 @@ TEXT_SAMPLE, TEXT_SAMPLE_BYTES = 1000, 256 << 20
 
 VIEWS: tuple[ViewName, ...] = get_args(ViewName)
 
-GROUP_MEMORY_BYTES: dict[ViewName, int] = {"token": 192 << 20, "cls": 48 << 20, "mean": 48 << 20}
+GROUP_MEMORY_BYTES: dict[ViewName, int] = {"token": 192 << 20, "cls": 16 << 20, "mean": 16 << 20}
 """What groups may take in memory. Of tokens, all of a model 384 wide with 6 blocks; of texts little, since few texts
 make little, and many would make more."""
 
