@@ -25,11 +25,15 @@ from layerdrift.contract.errors import LayerdriftError
 
 START_SECONDS = 90.0
 MEMORY_GIVEN_BACK = {
-    "MALLOC_MMAP_THRESHOLD_": "4194304",
-    "MALLOC_TRIM_THRESHOLD_": "33554432",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "134217728",
     "MALLOC_ARENA_MAX": "2",
 }
-"""Makes glibc give large freed tensors back, so that one stage's peak does not stand below the next one's."""
+"""Makes glibc give large freed tensors back, so that one stage's peak does not stand below the next one's.
+
+With lower thresholds the tensors inside a block, which come and go with every batch, would be new memory each time:
+4 and 32 MB made gathering a tenth slower.
+"""
 
 USUAL_PORTS = {
     "api": 8000,

@@ -139,8 +139,7 @@ class PairMoments:
             if not math.isfinite(total):
                 raise NotFinite(side, site)
         self.scalars[site] += sums[[3, 0, 2, 4]]
-        self.weighted[site, 0].addmm_(norms, x)
-        self.weighted[site, 1].addmm_(norms, y)
+        self.weighted[site].baddbmm_(norms.expand(2, *norms.shape), block.rows)
         self.squares[site].addmm_(norms, norms.T)
         self.xy[site].addmm_(x.T, y)
         _add_gram(self.xx[site], x)

@@ -65,13 +65,14 @@ def centre_and_sum(
 
 @njit(parallel=True)
 def take_rows(
-    states: NDArray[np.float32], real: NDArray[np.bool_], rows: NDArray[np.float32], means: NDArray[np.float32]
+    states: F32, real: NDArray[np.bool_], position: NDArray[np.int64], rows: F32, chosen: F32, means: F32
 ) -> None:
-    """Copies the states of real tokens, text after text, and takes their mean over each text.
+    """Copies the states of real tokens, text after text, and that of one token of each text; takes each text's mean.
 
     Args:
-        states: [B, T, D]. real: [B, T], which tokens count.
-        rows: [N, D], written, for the N tokens that count. means: [B, D], written; 0 for a text without any.
+        states: [B, T, D]. real: [B, T], which tokens count. position: [B], the one token.
+        rows: [N, D], written, for the N tokens that count. chosen: [B, D], written.
+        means: [B, D], written; 0 for a text without a token that counts.
     """
     texts, length, width = states.shape
     starts = np.zeros(texts + 1, dtype=np.int64)
@@ -88,4 +89,5 @@ def take_rows(
                     total[column] += value
                 place += 1
         for column in range(width):
+            chosen[text, column] = states[text, position[text], column]
             means[text, column] = total[column] / max(1, place - starts[text])

@@ -163,7 +163,7 @@ def _geometry(extracted: Extracted, tick: Tick) -> list[_SiteGeometry]:
     for layer, (base, tuned) in enumerate(zip(*sample.rows, strict=True)):
         distances = PairDistances(base, tuned)
         left_out = [distances.geometry(groups != group) for group in present] if len(present) >= MIN_GROUPS else []
-        found.append(_SiteGeometry(distances.geometry(groups >= 0), left_out))
+        found.append(_SiteGeometry(distances.geometry(), left_out))
         tick(0.2 + 0.5 * (layer + 1) / len(sample.rows.base), f"distances between texts at layer {layer}")
     return found
 

@@ -93,13 +93,14 @@ def batch_rows(states: States, batch: Batch, causal: bool, out: Tensor | None = 
     """The rows of all views; those of tokens in the memory of `out` where it is given."""
     if out is None:
         out = states[0].new_empty(len(states), int(batch.real.sum()), states[0].shape[2])
-    mean = states[0].new_empty(len(states), len(batch.real), states[0].shape[2])
-    for layer, rows, means in zip(states, out, mean, strict=True):
-        take_rows(layer.contiguous().numpy(), batch.real.numpy(), rows.numpy(), means.numpy())
-    kept = batch.real.any(1).nonzero()[:, 0]
-    position = batch.attention_mask.sum(1)[kept] - 1 if causal else torch.zeros_like(kept)
-    cls = torch.stack([layer[kept, position] for layer in states])
-    return BatchRows(out, cls, mean if len(kept) == len(batch.real) else mean[:, kept])
+    cls, mean = states[0].new_empty(2, len(states), len(batch.real), states[0].shape[2])
+    attended = batch.attention_mask.sum(1)
+    position = attended - 1 if causal else torch.zeros_like(attended)
+    for layer, *written in zip(states, out, cls, mean, strict=True):
+        inputs = layer.contiguous(), batch.real, position
+        take_rows(*(one.numpy() for one in (*inputs, *written)))
+    kept = batch.real.any(1)
+    return BatchRows(out, cls, mean) if bool(kept.all()) else BatchRows(out, cls[:, kept], mean[:, kept])
 
 
 def token_rows(states: States, batch: Batch) -> Tensor:

@@ -100,11 +100,10 @@ def measured_null(
         message = f"{DESCRIPTIONS[name]}: {error}; drift is not compared with it"
         return ReportWarning(code="null_not_computed", message=message)
     sample = gathering.text_sample()
-    everything = torch.ones(len(sample.texts), dtype=torch.bool)
     return MeasuredNull(
         null=Null(name=name, description=DESCRIPTIONS[name], tokens=moments["token"].n),
         similarity={view: similarities(found) for view, found in moments.items()},
-        geometry=[PairDistances(base, tuned).geometry(everything) for base, tuned in zip(*sample.rows, strict=True)],
+        geometry=[PairDistances(base, tuned).geometry() for base, tuned in zip(*sample.rows, strict=True)],
     )
 
 

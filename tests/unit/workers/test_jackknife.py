@@ -81,7 +81,7 @@ def means(texts: int, noise: float, generator: torch.Generator) -> tuple[Tensor,
 
 def distance_intervals(base: Tensor, tuned: Tensor) -> tuple[Geometry, Interval, Interval]:
     distances, groups = PairDistances(base, tuned), torch.arange(len(base)) % GROUPS
-    whole = distances.geometry(groups >= 0)
+    whole = distances.geometry()
     left_out = [distances.geometry(groups != group) for group in range(GROUPS)]
     assert whole.rsa is not None
     assert whole.knn_jaccard is not None
@@ -107,18 +107,13 @@ def test_intervals_cover_the_truth_as_often_as_they_say(noise: float) -> None:
 
 @pytest.mark.parametrize("noise", [0.2, 1.0])
 def test_intervals_of_distances_cover_what_as_many_texts_give_on_average(noise: float) -> None:
-    """Of 400 samples of 100 texts: RSA against that of 3,000 texts, shared neighbours against their own mean.
-
-    Who is among the nearest is no smooth function of the sample: there the jackknife is too wide (Efron & Stein 1981),
-    and docs/numbers.md says so.
-    """
+    """Of 400 samples of 100 texts: RSA against that of 3,000 texts, shared neighbours against their own mean."""
     generator = torch.Generator().manual_seed(0)
-    kept = torch.ones(3000, dtype=torch.bool)
-    rsa_truth = PairDistances(*means(3000, noise, torch.Generator().manual_seed(99))).geometry(kept).rsa
+    rsa_truth = PairDistances(*means(3000, noise, torch.Generator().manual_seed(99))).geometry().rsa
     assert rsa_truth is not None
     found = [distance_intervals(*means(100, noise, generator)) for _ in range(DATA_SETS)]
     knn_truth = sum(one.knn_jaccard for one, _, _ in found if one.knn_jaccard is not None) / DATA_SETS
     rsa_share = sum(low <= rsa_truth <= high for _, (low, high), _ in found) / DATA_SETS
     knn_share = sum(low <= knn_truth <= high for _, _, (low, high) in found) / DATA_SETS
     assert 0.90 <= rsa_share <= 0.98
-    assert 0.95 <= knn_share <= 1.0
+    assert 0.90 <= knn_share <= 0.98
