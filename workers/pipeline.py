@@ -133,7 +133,8 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
     trained = None
     if extracted.sae_rows is not None:
         with writer.stage(StageName.SAE):
-            trained = train_saes(request, extracted.sae_rows, writer.tick)
+            directions = compared.probed.directions if compared.probed else None
+            trained = train_saes(request, extracted.sae_rows, directions, writer.tick)
     with writer.stage(StageName.CAUSAL):
         judged = judge(request, resolved, checkpoint, compared, extracted.analysed, folder, writer.tick)
     with writer.stage(StageName.REPORT):

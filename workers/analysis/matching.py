@@ -23,19 +23,21 @@ KNOWN_COSINE = 0.7
 
 
 @dataclass(frozen=True)
-class Turnover:
-    """Latents of a dictionary after it was trained on: counts.
+class Fates:
+    """What became of the latents of a dictionary that was trained on; all [F].
 
-    retained, shifted, lost: of those that were alive before. new: of those alive after, directions unknown before.
+    retained, shifted, lost: bool, those that were alive before. new: bool, those alive after whose direction nothing
+    alive had before; a latent can be lost and new. cosines: of the decoder rows before and after.
     """
 
-    retained: int
-    shifted: int
-    lost: int
-    new: int
+    retained: Tensor
+    shifted: Tensor
+    lost: Tensor
+    new: Tensor
+    cosines: Tensor
 
 
-def turnover(before: Tensor, after: Tensor, rates_before: Tensor, rates_after: Tensor) -> Turnover:
+def fates_of(before: Tensor, after: Tensor, rates_before: Tensor, rates_after: Tensor) -> Fates:
     """Of a warm start, where latent j is the same before and after.
 
     Args:
@@ -48,12 +50,12 @@ def turnover(before: Tensor, after: Tensor, rates_before: Tensor, rates_after: T
     stayed = alive_before & alive_after
     retained = stayed & (cosines >= RETAINED_COSINE)
     shifted = stayed & (cosines >= KEPT_COSINE) & ~retained
-    unknown = alive_after & ~_known(after, before[alive_before])
-    return Turnover(
-        retained=int(retained.sum()),
-        shifted=int(shifted.sum()),
-        lost=int((alive_before & ~retained & ~shifted).sum()),
-        new=int(unknown.sum()),
+    return Fates(
+        retained=retained,
+        shifted=shifted,
+        lost=alive_before & ~retained & ~shifted,
+        new=alive_after & ~_known(after, before[alive_before]),
+        cosines=cosines,
     )
 
 
@@ -87,7 +89,7 @@ def matching(one: Tensor, other: Tensor, rates_one: Tensor, rates_other: Tensor)
 
     Args:
         one, other: decoder rows of unit norm, [F, D].
-        rates_one, rates_other: as in `turnover`.
+        rates_one, rates_other: as in `fates_of`.
     """
     alive, others = (rows[_alive(rates)] for rows, rates in ((one, rates_one), (other, rates_other)))
     cosines = alive @ others.T

@@ -40,14 +40,31 @@ def held_out_hits(features: Tensor, classes: Tensor, folds: Tensor) -> Tensor:
     hits = torch.zeros(features.shape[:2], dtype=torch.bool)
     for fold in folds.unique():
         fitted, held_out = folds != fold, folds == fold
-        mean = features[:, fitted].mean(1, keepdim=True)
-        deviation = features[:, fitted].std(1, keepdim=True).clamp_min(torch.finfo(features.dtype).tiny)
-        scaled = (features - mean) / deviation / features.shape[2] ** 0.5
-        scaled = torch.where(deviation > 1e-6 * mean.abs(), scaled, 0.0)
+        mean, scale = _standardising(features[:, fitted])
+        scaled = (features - mean) * scale
         weights, biases = fit_logistic(scaled[:, fitted], targets[:, fitted], count)
         logits = torch.baddbmm(biases[:, None], scaled[:, held_out], weights)
         hits[:, held_out] = logits.argmax(2) == targets[:, held_out]
     return hits
+
+
+def class_directions(features: Tensor, classes: Tensor) -> Tensor:
+    """The direction in which a probe's logit of each class rises above the mean one; [N, D], [N] -> [C, D], unit norm.
+
+    Zero where no feature varies.
+    """
+    mean, scale = _standardising(features[None])
+    weights, _ = fit_logistic((features[None] - mean) * scale, classes[None], int(classes.max()) + 1)
+    rows = (weights[0] * scale[0].T).T
+    return nn.functional.normalize(rows - rows.mean(0), dim=1)
+
+
+def _standardising(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Means, and what features are multiplied by so that rows have unit mean square; 0 for one that does not vary."""
+    mean = features.mean(1, keepdim=True)
+    deviation = features.std(1, keepdim=True)
+    scale = 1 / deviation.clamp_min(torch.finfo(features.dtype).tiny) / features.shape[2] ** 0.5
+    return mean, torch.where(deviation > 1e-6 * mean.abs(), scale, 0.0)
 
 
 def fit_logistic(features: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:

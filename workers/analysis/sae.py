@@ -56,13 +56,13 @@ class SaeConfig:
 
     @property
     def learning_rate(self) -> float:
-        """Peak rate: 2e-3 up to 250 steps, then falling with the root of the steps to 2e-4 / sqrt(F / 2^14).
+        """Peak rate: 4e-3 up to 250 steps, then falling with the root of the steps to 2e-4 / sqrt(F / 2^14).
 
         The floor is the usual rule for long runs (Gao et al. 2024). A run of a few hundred steps would stop far from
         its optimum at that rate: see docs/decisions/0003-sae-learning-rate.md.
         """
         floor = 2e-4 / math.sqrt(self.latents / 2**14)
-        return max(floor, 2e-3 * math.sqrt(250 / max(self.steps, 250)))
+        return max(floor, 4e-3 * math.sqrt(250 / max(self.steps, 250)))
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, 0-based: linear warm-up, flat, linear decay over the last fifth."""
@@ -173,14 +173,17 @@ class SaeStack:
         usual: Tensor = rows.float().norm(dim=-1) <= self.norm_limit[site]
         return usual
 
-    def encode(self, site: int, rows: Tensor) -> Tensor:
-        """Latents of raw rows at inference; [B, D] -> [B, F], >= 0, in scaled units."""
+    def encode(self, site: int, rows: Tensor, latents: list[int] | None = None) -> Tensor:
+        """Latents of raw rows at inference, all or some; [B, D] -> [B, F], >= 0, in scaled units."""
         centred = rows.float() / self.scale[site] - self.b_dec[site]
-        pre = centred @ self.W_enc[site].T + self.b_enc[site]
         if self.row_k:
+            pre = centred @ self.W_enc[site].T + self.b_enc[site]
             top = pre.topk(self.row_k, dim=1)
-            return torch.zeros_like(pre).scatter_(1, top.indices, top.values.relu())
-        return torch.where(pre > self.threshold[site], pre, torch.zeros_like(pre))
+            every = torch.zeros_like(pre).scatter_(1, top.indices, top.values.relu())
+            return every if latents is None else every[:, latents]
+        some = slice(None) if latents is None else latents
+        pre = centred @ self.W_enc[site][some].T + self.b_enc[site][some]
+        return torch.where(pre > self.threshold[site][some], pre, torch.zeros_like(pre))
 
     def decode(self, site: int, latents: Tensor) -> Tensor:
         """Reconstruction in the units of the raw rows; [B, F] -> [B, D]."""

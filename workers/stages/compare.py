@@ -9,11 +9,9 @@ import torch
 
 from layerdrift.contract.report import (
     CrossLayerCka,
-    LayerProbe,
     Measured,
     MeasureName,
     Null,
-    ProbeInfo,
     Recommendation,
     ReportWarning,
     Similarity,
@@ -76,8 +74,7 @@ class Compared:
     similarity: list[dict[ViewName, Similarity]]
     layers: list[LayerDrift]
     consistency: list[Measured] | None
-    probes: list[LayerProbe] | None
-    probe_info: ProbeInfo | None
+    probed: Probed | None
     nulls: list[Null]
     zones: list[Zone]
     cross_layer_cka: CrossLayerCka
@@ -119,8 +116,7 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
         similarity=similarity,
         layers=layers,
         consistency=_consistency(extracted.nulls.consistency),
-        probes=probed.layers if probed else None,
-        probe_info=probed.info if probed else None,
+        probed=probed,
         nulls=[measured.null for measured in extracted.nulls.measured],
         zones=zones,
         cross_layer_cka=_cross_layer(extracted),

@@ -30,6 +30,7 @@ from workers.analysis.moments import Frame, NotFinite, PairMoments, row_cosines
 from workers.analysis.similarity import MIN_ROWS
 from workers.models.texts import Batch, batches, count_tokens
 from workers.scratch import ActivationStore, GroupStore
+from workers.stages.contexts import Contexts
 from workers.stages.finetune import Tuned
 from workers.stages.gather import (
     BATCH_TEXTS,
@@ -60,10 +61,14 @@ SPARE_TEXTS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class SaeRows:
-    """Rows for the autoencoders, base sites before tuned ones; `texts` were drawn on for training."""
+    """Rows for the autoencoders, base sites before tuned ones; `texts` were drawn on for training.
+
+    contexts: of the held-out rows.
+    """
 
     train: ActivationStore
     heldout: ActivationStore
+    contexts: Contexts
     texts: int
     from_trained_rows: bool
     from_analysed_rows: bool
@@ -110,7 +115,8 @@ def extract(
     every = [row.text for row in resolved.split.analysed]
     texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
     ticks = SharedTicks(tick, [2.0, 2.0 if request.analysis.sae else 0.0, *_other_costs(request)])
-    heldout = _heldout(request, pair, folder, scratch_bytes)
+    labels = [row.label for row in resolved.split.analysed[: len(texts)]]
+    heldout = _heldout(request, pair, labels, folder, scratch_bytes)
     groups = _group_stores(pair, len(texts), tokens, folder, scratch_bytes * MOMENTS_SHARE)
     gathered, moments = _gather(request, pair, texts, groups, heldout, ticks.next("tokens compared"))
     sae_ticks = ticks.next("tokens for the autoencoders")
@@ -168,7 +174,7 @@ def _gather(
     pair: Pair,
     texts: list[str],
     groups: dict[ViewName, GroupStore],
-    heldout: ActivationStore | None,
+    heldout: _Heldout | None,
     tick: Callable[[float], None],
 ) -> tuple[Gathering, dict[ViewName, PairMoments]]:
     gathering = Gathering(pair.reading.causal, request.seed, groups)
@@ -177,8 +183,9 @@ def _gather(
         for group, batch in pair.reading.grouped(texts):
             rows = gathering.add(group, batch, *pair.states(batch))
             read += len(batch.indices)
-            if heldout is not None and not heldout.full:
-                heldout.add(torch.cat(rows))
+            if heldout is not None and not heldout.rows.full:
+                heldout.rows.add(torch.cat(rows))
+                heldout.contexts.add(batch)
             tick(read / len(texts))
         return gathering, gathering.moments()
     except NotFinite as error:
@@ -208,10 +215,21 @@ def _no_intervals(groups: dict[ViewName, GroupStore]) -> list[ReportWarning]:
     return [ReportWarning(code="no_intervals", message=message)]
 
 
-def _heldout(request: AnalysisRequest, pair: Pair, folder: Path, scratch_bytes: int) -> ActivationStore | None:
+@dataclass(frozen=True)
+class _Heldout:
+    """Rows of compared tokens, on which autoencoders are measured, and the words around them."""
+
+    rows: ActivationStore
+    contexts: Contexts
+
+
+def _heldout(
+    request: AnalysisRequest, pair: Pair, labels: list[str | None], folder: Path, scratch_bytes: int
+) -> _Heldout | None:
     if request.analysis.sae is None:
         return None
-    return _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes * HELDOUT_SHARE)
+    rows = _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes * HELDOUT_SHARE)
+    return _Heldout(rows, Contexts(pair.reading.tokenizer, labels))
 
 
 def _store(pair: Pair, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:
@@ -224,7 +242,7 @@ def _sae_rows(
     request: AnalysisRequest,
     resolved: Resolved,
     pair: Pair,
-    heldout: ActivationStore,
+    heldout: _Heldout,
     folder: Path,
     scratch_bytes: int,
     tick: Callable[[float], None],
@@ -242,12 +260,13 @@ def _sae_rows(
         tick(train.rows / train.max_rows)
         if train.full:
             break
-    too_few = train.rows < min(train.max_rows, heldout.rows)
+    too_few = train.rows < min(train.max_rows, heldout.rows.rows)
     if too_few:
         used += len(split.analysed)
         heldout = _shared(heldout, train, folder / "measured")
     trained = used > len(split.spare) + len(split.held_out) and bool(split.train)
-    return SaeRows(train, heldout, used, from_trained_rows=trained, from_analysed_rows=too_few)
+    measured, contexts = heldout.rows, heldout.contexts
+    return SaeRows(train, measured, contexts, used, from_trained_rows=trained, from_analysed_rows=too_few)
 
 
 def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:
@@ -256,15 +275,15 @@ def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:
         yield from batches(pair.reading.tokenizer, part, BATCH_TEXTS, pair.reading.length, BATCH_TOKENS)
 
 
-def _shared(compared: ActivationStore, train: ActivationStore, folder: Path) -> ActivationStore:
+def _shared(compared: _Heldout, train: ActivationStore, folder: Path) -> _Heldout:
     """With too few other texts, four fifths of the compared rows train the autoencoders; gives back the rest."""
-    measured = ActivationStore(folder, max_rows=compared.rows)
-    room = compared.rows * 4 // 5
-    for shard in compared.shards():
+    measured = ActivationStore(folder, max_rows=compared.rows.rows)
+    taken = room = compared.rows.rows * 4 // 5
+    for shard in compared.rows.shards():
         train.add(shard[:, :room])
         measured.add(shard[:, room:])
         room = max(0, room - shard.shape[1])
-    return measured
+    return _Heldout(measured, compared.contexts.without_first(taken))
 
 
 def _token_drift(request: AnalysisRequest, pair: Pair, analysed: list[str], frame: Frame) -> TokenDrift:

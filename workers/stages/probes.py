@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.report import LayerProbe, Measured, ProbeInfo
-from workers.analysis.probes import held_out_hits, stratified_folds
+from workers.analysis.probes import class_directions, held_out_hits, stratified_folds
 from workers.analysis.streams import Rows
 from workers.stages.intervals import ratio
 
@@ -21,10 +21,22 @@ MAX_CLASSES = 200
 
 @dataclass(frozen=True)
 class Probed:
-    """By layer, and what they were fitted to."""
+    """By layer, what they were fitted to, and where the tuned model's point."""
 
     layers: list[LayerProbe]
     info: ProbeInfo
+    directions: LabelDirections
+
+
+@dataclass(frozen=True)
+class LabelDirections:
+    """Of probes of the tuned model that were fitted to all texts: what tells each label from the mean of all.
+
+    vectors: [L + 1, C, D], of unit norm, or zero where a layer's rows do not vary.
+    """
+
+    labels: list[str]
+    vectors: Tensor
 
 
 def probe(
@@ -46,7 +58,7 @@ def probe(
     generator = torch.Generator().manual_seed(seed)
     folds = stratified_folds(classes, FOLDS, generator)
     shuffled = classes[torch.randperm(len(classes), generator=generator)]
-    layers = []
+    layers, directions = [], []
     for layer in range(len(rows.base)):
         of_layer = torch.stack([rows.base[layer, kept], rows.tuned[layer, kept]]).repeat(2, 1, 1)
         targets = torch.stack([classes, classes, shuffled, shuffled])
@@ -59,9 +71,11 @@ def probe(
                 tuned_control=float(tuned_control.double().mean()),
             )
         )
+        directions.append(class_directions(rows.tuned[layer, kept], classes))
         tick((layer + 1) / len(rows.base))
     majority = int(classes.bincount().max()) / len(classes)
-    return Probed(layers, ProbeInfo(examples=len(kept), classes=len(names), folds=FOLDS, majority_accuracy=majority))
+    info = ProbeInfo(examples=len(kept), classes=len(names), folds=FOLDS, majority_accuracy=majority)
+    return Probed(layers, info, LabelDirections(names, torch.stack(directions)))
 
 
 def _accuracy(hits: Tensor, groups: Tensor) -> Measured:

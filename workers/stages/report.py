@@ -56,10 +56,11 @@ def build_report(
         outputs=judged.outputs,
         finetune=tuned.run if tuned else None,
         trajectory=extracted.trajectory,
-        probes=compared.probe_info,
+        probes=compared.probed.info if compared.probed else None,
         causal=judged.causal,
         recommendation=judged.recommendation,
         tokens=extracted.tokens,
+        latents=trained.latents if trained else [],
         warnings=[
             *resolved.warnings,
             *extracted.warnings,
@@ -109,7 +110,7 @@ def _layers(found: Findings) -> list[Layer]:
             task_consistency=compared.consistency[index] if compared.consistency else None,
             similarity=compared.similarity[index],
             weights=found.extracted.weights[index],
-            probe=compared.probes[index] if compared.probes else None,
+            probe=compared.probed.layers[index] if compared.probed else None,
             graft=grafts[index] if grafts else None,
             sae=found.trained.layers[index] if found.trained else None,
         )

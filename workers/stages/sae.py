@@ -7,20 +7,22 @@ of the base model again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import LayerSae, Match, ReportWarning, SaeQuality, Turnover, WarmStart
+from layerdrift.contract.report import ChangedLatent, LayerSae, Match, ReportWarning, SaeQuality, Turnover, WarmStart
 from layerdrift.contract.request import AnalysisRequest, SaeSettings
-from workers.analysis.matching import matching, turnover
+from workers.analysis.matching import Fates, fates_of, matching
 from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
 from workers.analysis.sae_training import StackTrainer
 from workers.models.device import fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.extract import SaeRows
+from workers.stages.latents import Side, chosen_latents, evidence
+from workers.stages.probes import LabelDirections
 from workers.stages.tick import SharedTicks, Tick
 
 BATCH_ROWS = 2048
@@ -35,14 +37,18 @@ WARM_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Trained:
-    """The autoencoders' quality by layer, 0 to L."""
+    """The autoencoders' quality by layer, 0 to L, and their most changed latents."""
 
     layers: list[LayerSae]
+    latents: list[ChangedLatent]
     warnings: list[ReportWarning]
 
 
-def train_saes(request: AnalysisRequest, rows: SaeRows, tick: Tick) -> Trained:
+def train_saes(request: AnalysisRequest, rows: SaeRows, directions: LabelDirections | None, tick: Tick) -> Trained:
     """Trains and measures them.
+
+    Args:
+        directions: of probes of the labels, where there are any.
 
     Raises:
         InputError: there are too few tokens, or k does not fit the width.
@@ -67,12 +73,13 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, tick: Tick) -> Trained:
     else:
         ticks.next("no warm start")
     measuring = ticks.next("measuring the autoencoders")
-    measured = []
+    measured, latents = [], []
     for layer in range(layers):
-        lens = _Lens(stack, rows.heldout, layer, layers)
-        measured.append(lens.measured(trainer.dead_fraction, warmed, matched))
+        lens = _Lens(stack, warmed, rows, layer, layers)
+        measured.append(lens.measured(trainer.dead_fraction, matched))
+        latents += lens.latents(directions)
         measuring((layer + 1) / layers)
-    return Trained(measured, _warnings(rows, trainer))
+    return Trained(measured, latents, _warnings(rows, trainer))
 
 
 def _config(settings: SaeSettings, width: int, rows: int) -> SaeConfig:
@@ -140,14 +147,16 @@ def _first_rows(store: ActivationStore, count: int) -> Tensor:
 class _Lens:
     """What one layer's autoencoders say of the pair, on rows that they were not trained on."""
 
-    def __init__(self, stack: SaeStack, heldout: ActivationStore, layer: int, layers: int) -> None:
+    def __init__(self, stack: SaeStack, warmed: SaeStack | None, rows: SaeRows, layer: int, layers: int) -> None:
         self._stack = stack
-        self._heldout = heldout
+        self._rows = rows
+        self._layer = layer
         self._base, self._tuned, self._again = layer, layers + layer, 2 * layers + layer
         self._on_base = self._fit(stack, self._base, self._base)
         self._on_tuned = self._fit(stack, self._tuned, self._tuned)
+        self._warm = self._warm_starts(warmed) if warmed is not None else None
 
-    def measured(self, dead_fraction: Tensor, warmed: SaeStack | None, matched: bool) -> LayerSae:
+    def measured(self, dead_fraction: Tensor, matched: bool) -> LayerSae:
         transferred = self._fit(self._stack, self._base, self._tuned)
 
         def quality(fit: SaeFit, site: int) -> SaeQuality:
@@ -158,27 +167,29 @@ class _Lens:
             tuned=quality(self._on_tuned, self._tuned),
             transfer_fvu=transferred.fvu,
             transfer_excess=transferred.fvu - self._on_base.fvu,
-            warm_start=self._warm_start(warmed) if warmed is not None else None,
+            warm_start=_warm_start(self._warm) if self._warm is not None else None,
             match=self._match() if matched else None,
         )
 
-    def _warm_start(self, warmed: SaeStack) -> WarmStart:
+    def latents(self, directions: LabelDirections | None) -> list[ChangedLatent]:
+        """Those of which there are more than the floor has; none without a warm start."""
+        if self._warm is None:
+            return []
+        before = Side(self._stack, self._base, self._base, self._on_base.firing_rates)
+        after, fates = self._warm.after, self._warm.tuned
+        chosen = chosen_latents(fates, self._warm.floor, before.rates, after.rates)
+        rows = self._rows
+        return evidence(self._layer, chosen, fates.cosines, before, after, rows.heldout, rows.contexts, directions)
+
+    def _warm_starts(self, warmed: SaeStack) -> _WarmStarts:
         """Both went on from the base model's autoencoder: the floor on its own rows, the other on the tuned model's."""
-        found = []
-        for site in (self._base, self._tuned):
-            after = self._fit(warmed, site, site)
-            fates = turnover(
-                self._stack.W_dec[self._base], warmed.W_dec[site], self._on_base.firing_rates, after.firing_rates
-            )
-            found.append(Turnover(**asdict(fates)))
-        floor, tuned = found
-        return WarmStart(
-            tuned=tuned,
-            floor=floor,
-            new_excess=max(0, tuned.new - floor.new),
-            lost_excess=max(0, tuned.lost - floor.lost),
-            shifted_excess=max(0, tuned.shifted - floor.shifted),
+        before = self._stack.W_dec[self._base]
+        rates = [self._fit(warmed, site, site).firing_rates for site in (self._base, self._tuned)]
+        floor, tuned = (
+            fates_of(before, warmed.W_dec[site], self._on_base.firing_rates, after)
+            for site, after in zip((self._base, self._tuned), rates, strict=True)
         )
+        return _WarmStarts(floor, tuned, Side(warmed, self._tuned, self._tuned, rates[1]))
 
     def _match(self) -> Match | None:
         dictionaries = self._stack.W_dec
@@ -197,7 +208,31 @@ class _Lens:
         )
 
     def _fit(self, stack: SaeStack, site: int, source: int) -> SaeFit:
-        return fit_on(stack, site, _usual_rows(self._heldout, stack, source))
+        return fit_on(stack, site, _usual_rows(self._rows.heldout, stack, source))
+
+
+@dataclass(frozen=True)
+class _WarmStarts:
+    """Fates of one layer's latents in the floor and in the tuned model, and the dictionary that went on there."""
+
+    floor: Fates
+    tuned: Fates
+    after: Side
+
+
+def _warm_start(found: _WarmStarts) -> WarmStart:
+    tuned, floor = (_counted(fates) for fates in (found.tuned, found.floor))
+    return WarmStart(
+        tuned=tuned,
+        floor=floor,
+        new_excess=max(0, tuned.new - floor.new),
+        lost_excess=max(0, tuned.lost - floor.lost),
+        shifted_excess=max(0, tuned.shifted - floor.shifted),
+    )
+
+
+def _counted(fates: Fates) -> Turnover:
+    return Turnover(**{name: int(getattr(fates, name).sum()) for name in Turnover.model_fields})
 
 
 def _usual_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterator[Tensor]:

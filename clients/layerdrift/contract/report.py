@@ -125,6 +125,51 @@ class LayerSae(ReportModel):
     match: Match | None = Field(default=None, description="null: not asked for, or no latent is alive")
 
 
+Fate = Literal["new", "shifted", "lost"]
+
+
+class LatentExample(ReportModel):
+    """A token that a latent fires on, with the words around it."""
+
+    before: str
+    token: str
+    after: str
+    activation: float = Field(gt=0, description="of the latent, for inputs of mean squared norm 1")
+    label: str | None = Field(default=None, description="of the text; null: it has none")
+
+
+class LabelLean(ReportModel):
+    """A label that goes with a latent."""
+
+    label: str
+    share: float = Field(ge=0, le=1, description="of the latent's activation, the part on texts of this label")
+    expected: float = Field(ge=0, le=1, description="of the tokens, the part in texts of this label: what chance gives")
+
+
+class ProbeDirection(ReportModel):
+    """The class that a latent's direction points to most, by a linear probe of the tuned model's layer."""
+
+    label: str
+    cosine: float = Field(
+        ge=-1, le=1, description="of the decoder row and the probe's direction for this label against the others"
+    )
+
+
+class ChangedLatent(ReportModel):
+    """A latent of which a layer has more of its fate than training on by itself gives."""
+
+    layer: int = Field(ge=0)
+    index: int = Field(ge=0, description="in the autoencoder of the warm start, the same before and after")
+    fate: Fate
+    cosine: float = Field(ge=-1, le=1, description="of its decoder rows before and after")
+    base_rate: float = Field(ge=0, le=1, description="share of the base model's tokens that it fired on before")
+    tuned_rate: float = Field(ge=0, le=1, description="share of the tuned model's tokens that it fires on after")
+    base: list[LatentExample] = Field(description="where it fired most in the base model, one token of a text at most")
+    tuned: list[LatentExample] = Field(description="where it fires most in the tuned model")
+    leans: LabelLean | None = Field(default=None, description="the label it goes with most; null: no labels")
+    probe: ProbeDirection | None = Field(default=None, description="null: no probes were fitted")
+
+
 class LayerProbe(ReportModel):
     """How well a linear probe reads the labels off a layer, in both models, on texts that it was not fitted to."""
 
@@ -421,5 +466,8 @@ class Report(ReportModel):
     causal: Causal = Causal()
     recommendation: Recommendation
     tokens: TokenDrift
+    latents: list[ChangedLatent] = Field(
+        default=[], description="the most changed latents of each layer, where there are more than the floor has"
+    )
     warnings: list[ReportWarning]
     timings: Timings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerdrift.contract.report import Layer, Measured, ModelOutputs, Outputs, Report, Zone
+from layerdrift.contract.report import ChangedLatent, Layer, Measured, ModelOutputs, Outputs, Report, Zone
 
 ZONE_MEANING = {
     "general": "kept the base model's representations",
@@ -68,6 +68,31 @@ def outcome(report: Report) -> str | None:
     if outputs.disagreement is not None and outputs.disagreement.value is not None:
         said += f". The two models disagree on {outputs.disagreement.value:.1%} of {outputs.examples} answers"
     return said + "."
+
+
+def latent(found: ChangedLatent) -> str:
+    """What is known of a changed latent."""
+    said = (
+        f"Fires on {found.base_rate:.2%} of the tokens in the base model and on {found.tuned_rate:.2%} in the tuned one"
+    )
+    said += f"; cosine of its directions there {found.cosine:.2f}."
+    if found.leans is not None:
+        said += (
+            f" {found.leans.share:.0%} of its activation is on texts labelled “{found.leans.label}”, which have "
+            f"{found.leans.expected:.0%} of the tokens."
+        )
+    if found.probe is not None:
+        said += f" Of the labels its direction points most to “{found.probe.label}” (cosine {found.probe.cosine:.2f})."
+    return said
+
+
+def by_chance(report: Report, found: ChangedLatent) -> str:
+    """How many of a layer's latents of this fate the floor would have given."""
+    sae = report.layers[found.layer].sae
+    if sae is None or sae.warm_start is None:
+        return ""
+    count, floor = getattr(sae.warm_start.tuned, found.fate), getattr(sae.warm_start.floor, found.fate)
+    return f"one of {count} in this layer; training on alone gives {floor}"
 
 
 def _quality(outputs: Outputs, model: ModelOutputs) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layerdrift.contract.report import Match, Report, WarmStart
+from layerdrift.contract.report import ChangedLatent, Match, Report, WarmStart
 from layerdrift.render import html, markdown, words
 
 
@@ -290,6 +290,35 @@ def test_turnover_is_drawn_beside_its_floor() -> None:
     assert "".join(f"<td>{cell}</td>" for cell in cells) in source
     assert "new latents beyond the floor" in markdown.render(found)
     assert "turnover" not in specs_of(html.render(report()))
+
+
+def latent(layer: int, fate: str, **changes: Any) -> ChangedLatent:
+    example = {"before": "a <b>very</b>", "token": "<bad>", "after": "film", "activation": 0.5, "label": "neg"}
+    body = {"layer": layer, "index": 7, "fate": fate, "cosine": 0.3, "base_rate": 0.001, "tuned_rate": 0.02}
+    return ChangedLatent.model_validate({**body, "base": [], "tuned": [example], **changes})
+
+
+def test_changed_latents_are_shown_with_their_tokens_and_what_chance_gives() -> None:
+    found = report(layers=4)
+    counts = {"retained": 90, "shifted": 7, "lost": 5, "new": 4}
+    excess = {"new_excess": 3, "lost_excess": 0, "shifted_excess": 0}
+    for layer in found.layers:
+        assert layer.sae is not None
+        layer.sae.warm_start = WarmStart.model_validate({"tuned": counts, "floor": counts | {"new": 1}, **excess})
+    assert "none is shown" in Page(html.render(found)).text
+    lean = {"label": "neg", "share": 0.8, "expected": 0.5}
+    found.latents = [
+        latent(2, "new", leans=lean, probe={"label": "neg", "cosine": 0.25}),
+        latent(3, "new"),
+    ]
+    source = html.render(found)
+    assert '<mark style="background:rgba(230,159,0,0.75)" title="activation 0.500">&lt;bad&gt;</mark> film' in source
+    text = Page(source).text
+    assert "a <b>very</b>" in text
+    assert "Layer 2, latent 7: new (one of 4 in this layer; training on alone gives 1)" in " ".join(text.split())
+    assert "80% of its activation is on texts labelled “neg”, which have 50% of the tokens" in text
+    assert text.count("It does not fire on the texts looked at") == 2
+    assert "none is shown" not in text
 
 
 def test_a_report_without_autoencoders_has_no_empty_figure() -> None:

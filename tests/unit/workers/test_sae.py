@@ -169,7 +169,7 @@ def test_a_fast_run_ends_where_a_naive_one_does(dtype: torch.dtype) -> None:
     W_enc, W_dec, b_enc, b_dec = (
         parameter.detach()[None] for parameter in (naive.W_enc, naive.W_dec, naive.b_enc, naive.b_dec)
     )
-    slow = SaeStack(W_enc, W_dec, b_enc, b_dec, fast.stack.scale, fast.stack.norm_limit, threshold)
+    slow = SaeStack(W_enc, W_dec, b_enc, b_dec, fast.stack.scale, fast.stack.norm_limit, threshold.expand(1, LATENTS))
     held_out = planted(2048, seed=4)[0]
     assert fit_on(fast.stack, 0, [held_out]).fvu == pytest.approx(fit_on(slow, 0, [held_out]).fvu, rel=0.01)
 
@@ -234,7 +234,7 @@ def test_the_mean_alone_leaves_all_variance_and_a_perfect_code_none() -> None:
         b_dec=torch.zeros(1, 2),
         scale=torch.ones(1),
         norm_limit=torch.full((1,), 1e9),
-        threshold=torch.zeros(1),
+        threshold=torch.zeros(1, 4),
     )
     perfect = fit_on(stack, 0, data.split(100))
     assert perfect.fvu == pytest.approx(0.0, abs=1e-10)

@@ -187,7 +187,7 @@ def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tm
     extracted = extracted_pair(resolved(base, texts=400, spare=spare), base, tmp_path / "scratch", asked)
     assert extracted.sae_rows is not None
     assert extracted.sae_rows.from_analysed_rows is (spare < 600)
-    trained = train_saes(asked, extracted.sae_rows, tick)
+    trained = train_saes(asked, extracted.sae_rows, None, tick)
     assert len(trained.layers) == BLOCKS + 1
     for layer in trained.layers:
         assert layer.transfer_excess == 0.0
@@ -200,7 +200,31 @@ def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tm
         assert layer.match.unmatched_excess == 0.0
         assert 0 < layer.base.fvu < 0.9
         assert layer.base.l0 == pytest.approx(8, rel=0.3)
+    assert trained.latents == []
     assert "few_sae_tokens" in {warning.code for warning in trained.warnings}
+
+
+def test_changed_latents_come_with_tokens_of_the_analysed_texts(base: Path, tmp_path: Path) -> None:
+    """The noised block's layer has latents beyond the floor; each example is a place in a text that has its label."""
+    asked = request(analysis={"sae": {"tokens": 60_000, "width": 4, "k": 8}})
+    given = resolved(base, texts=400, spare=600)
+    model = tiny_bert()
+    add_noise(model, block=2)
+    noised = save_model(model, tmp_path / "noised")
+    extracted = extracted_pair(given, noised, tmp_path / "scratch", asked)
+    assert extracted.sae_rows is not None
+    found = compare(asked, given, extracted, tick)
+    assert found.probed is not None
+    trained = train_saes(asked, extracted.sae_rows, found.probed.directions, tick)
+    assert {latent.layer for latent in trained.latents} <= set(range(2, BLOCKS + 1))
+    assert trained.latents
+    labels = {row.text: row.label for row in given.split.analysed}
+    for latent in trained.latents:
+        assert latent.leans is not None
+        assert latent.probe is not None
+        for example in [*latent.base, *latent.tuned]:
+            words = f"{example.before} {example.token} {example.after}".replace("…", "").strip()
+            assert example.label in {label for text, label in labels.items() if words in text}
 
 
 def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Path) -> None:
@@ -209,7 +233,7 @@ def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Pat
     assert asked.analysis.sae.lenses == ["transfer"]
     extracted = extracted_pair(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
     assert extracted.sae_rows is not None
-    for layer in train_saes(asked, extracted.sae_rows, tick).layers:
+    for layer in train_saes(asked, extracted.sae_rows, None, tick).layers:
         assert layer.warm_start is None
         assert layer.match is None
         assert layer.base == layer.tuned

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import tiny_tokenizer
+from workers.analysis.matching import Fates
+from workers.analysis.sae import Normalisation, SaeStack
+from workers.models.texts import batches
+from workers.scratch import ActivationStore
+from workers.stages.contexts import Contexts
+from workers.stages.latents import Side, chosen_latents, evidence, leaning
+from workers.stages.probes import LabelDirections
+
+TEXTS = ["the good film", "bad", "the film was good and the plot was bad and the story was dull"]
+LABELS = ["yes", None, "no"]
+
+
+def stored(folder: Path, strengths: tuple[float, float] = (1.0, 2.0)) -> tuple[ActivationStore, Contexts, int]:
+    """One layer of two models whose activation at a token is its number's unit vector, times 1 and 2.
+
+    Gives the vocabulary's size too.
+    """
+    tokenizer = tiny_tokenizer(folder)
+    size = len(tokenizer)
+    rows, contexts = ActivationStore(folder / "rows", max_rows=100), Contexts(tokenizer, LABELS)
+    for batch in batches(tokenizer, TEXTS, 2, 32):
+        one_hot = torch.eye(size)[batch.input_ids[batch.real]]
+        rows.add(torch.stack([strength * one_hot for strength in strengths]))
+        contexts.add(batch)
+    return rows, contexts, size
+
+
+def side(size: int, source: int) -> Side:
+    """A dictionary with a latent for each token."""
+    ones = torch.ones(2)
+    normalisation = Normalisation(ones, torch.zeros(2, size), 10 * ones)
+    stack = SaeStack.initial(normalisation, size, torch.Generator())
+    stack.W_enc[:], stack.W_dec[:] = torch.eye(size), torch.eye(size)
+    stack.threshold[:] = 0.5
+    return Side(stack, source, source, torch.full((size,), 0.1))
+
+
+def found_of(folder: Path, word: str) -> tuple[list[tuple[str, str, str]], list[float]]:
+    """Where the latent of a word fires in the tuned model: contexts and activations."""
+    rows, contexts, size = stored(folder)
+    index = tiny_tokenizer(folder).get_vocab()[word]
+    (one,) = evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), rows, contexts, None)
+    assert [example.activation for example in one.base] == [example.activation / 2 for example in one.tuned]
+    return [(example.before, example.token, example.after) for example in one.tuned], [
+        example.activation for example in one.tuned
+    ]
+
+
+def test_a_latent_is_shown_where_it_fires_once_in_each_text_with_the_words_around_it(tmp_path: Path) -> None:
+    found, activations = found_of(tmp_path, "good")
+    assert sorted(found) == [("the", "good", "film"), ("the film was", "good", "and the plot was bad and the story …")]
+    assert activations == [2.0, 2.0]
+    others = [("", "bad", ""), ("the film was good and the plot was", "bad", "and the story was dull")]
+    assert sorted(found_of(tmp_path, "bad")[0]) == others
+    assert ("… film was good and the plot was bad and", "the", "story was dull") not in found_of(tmp_path, "the")[0]
+
+
+def test_rows_taken_away_at_the_front_leave_the_others_with_their_own_words(tmp_path: Path) -> None:
+    rows, contexts, _ = stored(tmp_path)
+    rest = contexts.without_first(5)
+    assert rest.texts(rows.rows).tolist() == contexts.texts(rows.rows)[5:].tolist()
+    for row in range(rows.rows - 5):
+        assert rest.example(row, 1.0) == contexts.example(row + 5, 1.0)
+
+
+def test_what_a_latent_leans_to_and_points_to(tmp_path: Path) -> None:
+    """“dull” stands in the text labelled no alone, and the probe's direction for no is its own."""
+    rows, contexts, size = stored(tmp_path)
+    index = tiny_tokenizer(tmp_path).get_vocab()["dull"]
+    vectors = torch.stack([-torch.eye(size)[index], torch.eye(size)[index]])[None]
+    (one,) = evidence(
+        0,
+        {"lost": [index]},
+        torch.zeros(size),
+        side(size, 0),
+        side(size, 1),
+        rows,
+        contexts,
+        LabelDirections(["yes", "no"], vectors),
+    )
+    assert one.leans is not None
+    assert (one.leans.label, one.leans.share) == ("no", 1.0)
+    assert one.leans.expected == pytest.approx(len(TEXTS[2].split()) / (len(TEXTS[2].split()) + 3))
+    assert one.probe is not None
+    assert (one.probe.label, one.probe.cosine) == ("no", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("activations", "labels"), [([1.0, 1.0], ["a", None]), ([0.0, 0.0], ["a", "b"]), ([1.0], [None])]
+)
+def test_without_two_labels_or_any_activation_nothing_leans(activations: list[float], labels: list[str | None]) -> None:
+    assert leaning(torch.tensor(activations), labels) is None
+
+
+def fates(**members: list[int]) -> Fates:
+    masks = {name: torch.zeros(8, dtype=torch.bool) for name in ("retained", "shifted", "lost", "new")}
+    for name, indices in members.items():
+        masks[name][indices] = True
+    return Fates(**masks, cosines=torch.linspace(0.9, 0.5, 8))
+
+
+def test_only_fates_beyond_the_floor_are_shown_the_most_changed_first() -> None:
+    rates = torch.arange(8) / 100
+    found = fates(new=[0, 1, 2, 3, 4, 5], shifted=[1, 4], lost=[6, 7])
+    floor = fates(new=[0], shifted=[6], lost=[0, 1])
+    assert chosen_latents(found, floor, rates, rates) == {"new": [5, 4, 3, 2], "shifted": [4, 1]}
+    assert chosen_latents(found, found, rates, rates) == {}

@@ -1,0 +1,70 @@
+"""Which token of which text a row of activations is, and the words around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from layerdrift.contract.report import LatentExample
+from workers.models.texts import Batch
+
+WORDS_AROUND = 8
+"""Tokens shown on either side."""
+
+
+class Contexts:
+    """The texts of rows of activations, for rows that come batch after batch.
+
+    Args:
+        labels: of the texts that batches name by their numbers.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str | None]) -> None:
+        self._tokenizer = tokenizer
+        self._labels = labels
+        self._ids: dict[int, list[int]] = {}
+        self._texts: list[int] = []
+        self._starts: dict[int, int] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Takes note of a batch whose real tokens became rows, text after text."""
+        for text, ids, real in zip(batch.indices, batch.input_ids, batch.real, strict=True):
+            self._starts[text] = len(self._texts)
+            self._ids[text] = ids[real].tolist()
+            self._texts += [text] * len(self._ids[text])
+
+    def without_first(self, rows: int) -> Contexts:
+        """For rows of which so many were taken away at the front."""
+        rest = Contexts(self._tokenizer, self._labels)
+        rest._ids = self._ids
+        rest._texts = self._texts[rows:]
+        rest._starts = {text: start - rows for text, start in self._starts.items()}
+        return rest
+
+    def texts(self, rows: int) -> Tensor:
+        """The numbers of the first rows' texts; [rows] int64."""
+        return torch.tensor(self._texts[:rows])
+
+    def labels(self, rows: int) -> list[str | None]:
+        """The labels of the first rows' texts."""
+        return [self._labels[text] for text in self._texts[:rows]]
+
+    def example(self, row: int, activation: float) -> LatentExample:
+        """A row's token as people read it."""
+        text = self._texts[row]
+        ids, place = self._ids[text], row - self._starts[text]
+        first, last = max(0, place - WORDS_AROUND), place + 1 + WORDS_AROUND
+        before, token, after = (self._read(part) for part in (ids[first:place], [ids[place]], ids[place + 1 : last]))
+        return LatentExample(
+            before=("… " if first else "") + before,
+            token=token,
+            after=after + (" …" if last < len(ids) else ""),
+            activation=activation,
+            label=self._labels[text],
+        )
+
+    def _read(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip() if ids else ""

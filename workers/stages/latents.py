@@ -1,0 +1,149 @@
+"""What the most changed latents of a layer respond to: tokens in context in both models, labels, and a direction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from layerdrift.contract.report import ChangedLatent, Fate, LabelLean, LatentExample, ProbeDirection
+from workers.analysis.matching import Fates
+from workers.analysis.sae import SaeStack
+from workers.scratch import ActivationStore
+from workers.stages.contexts import Contexts
+from workers.stages.probes import LabelDirections
+
+SHOWN_OF_A_FATE = 4
+EXAMPLES = 5
+MIN_LABELLED = 2
+ENCODED_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Side:
+    """A dictionary, the model it is of, and how often each latent fires there.
+
+    site: of the stack. source: of the stored rows. rates: [F].
+    """
+
+    stack: SaeStack
+    site: int
+    source: int
+    rates: Tensor
+
+
+def chosen_latents(fates: Fates, floor: Fates, base_rates: Tensor, tuned_rates: Tensor) -> dict[Fate, list[int]]:
+    """The most changed latents of each fate that a layer has more of than the floor.
+
+    New and lost ones by how often they fire, shifted ones by how far they turned.
+    """
+    orders: dict[Fate, Tensor] = {"new": tuned_rates, "shifted": -fates.cosines, "lost": base_rates}
+    chosen: dict[Fate, list[int]] = {}
+    for fate in get_args(Fate):
+        members = getattr(fates, fate).nonzero()[:, 0]
+        if len(members) <= int(getattr(floor, fate).sum()):
+            continue
+        order = orders[fate][members].argsort(descending=True, stable=True)[:SHOWN_OF_A_FATE]
+        chosen[fate] = members[order].tolist()
+    return chosen
+
+
+def evidence(
+    layer: int,
+    chosen: dict[Fate, list[int]],
+    cosines: Tensor,
+    base: Side,
+    tuned: Side,
+    rows: ActivationStore,
+    contexts: Contexts,
+    directions: LabelDirections | None,
+) -> list[ChangedLatent]:
+    """Of chosen latents of one layer, on rows that the autoencoders were not trained on.
+
+    Args:
+        cosines: of the decoder rows before and after, [F].
+    """
+    pairs = [(fate, index) for fate, indices in chosen.items() for index in indices]
+    if not pairs:
+        return []
+    indices = [index for _, index in pairs]
+    of_base, of_tuned = (_activations(side, indices, rows) for side in (base, tuned))
+    texts, labels = contexts.texts(rows.rows), contexts.labels(rows.rows)
+    found = []
+    for place, (fate, index) in enumerate(pairs):
+        responds = of_base[place] if fate == "lost" else of_tuned[place]
+        dictionary = (base if fate == "lost" else tuned).stack.W_dec[(base if fate == "lost" else tuned).site]
+        found.append(
+            ChangedLatent(
+                layer=layer,
+                index=index,
+                fate=fate,
+                cosine=min(1.0, max(-1.0, float(cosines[index]))),
+                base_rate=float(base.rates[index]),
+                tuned_rate=float(tuned.rates[index]),
+                base=_strongest(of_base[place], texts, contexts),
+                tuned=_strongest(of_tuned[place], texts, contexts),
+                leans=leaning(responds, labels),
+                probe=_direction(dictionary[index], directions, layer),
+            )
+        )
+    return found
+
+
+def _activations(side: Side, indices: list[int], rows: ActivationStore) -> Tensor:
+    """What some latents are on every stored row, 0 on those of outlying norm; [len(indices), N]."""
+    parts = list(_encoded(side, indices, rows))
+    return torch.cat(parts, 1)
+
+
+def _encoded(side: Side, indices: list[int], rows: ActivationStore) -> Iterator[Tensor]:
+    for shard in rows.shards():
+        for part in shard[side.source].split(ENCODED_ROWS):
+            latents = side.stack.encode(side.site, part, indices)
+            yield torch.where(side.stack.usual(side.source, part)[:, None], latents, 0.0).T
+
+
+def _strongest(activations: Tensor, texts: Tensor, contexts: Contexts) -> list[LatentExample]:
+    """The tokens with the largest activation [N], one of each text at most, that of the first row among equals."""
+    found: dict[int, LatentExample] = {}
+    order = activations.argsort(descending=True, stable=True)
+    for row in order[: int((activations > 0).sum())].tolist():
+        text = int(texts[row])
+        if text not in found:
+            found[text] = contexts.example(row, float(activations[row]))
+        if len(found) == EXAMPLES:
+            break
+    return list(found.values())
+
+
+def leaning(activations: Tensor, labels: Sequence[str | None]) -> LabelLean | None:
+    """The label whose texts have most of the activation [N] beyond their share of the tokens; None without two labels.
+
+    Tokens of texts without a label do not count.
+    """
+    tokens = Counter(label for label in labels if label is not None)
+    if len(tokens) < MIN_LABELLED:
+        return None
+    names = sorted(tokens)
+    number = {name: place for place, name in enumerate(names)}
+    labelled = torch.tensor([number.get(label, -1) if label is not None else -1 for label in labels])
+    kept = labelled >= 0
+    sums = torch.zeros(len(names)).index_add_(0, labelled[kept], activations[kept])
+    if not float(sums.sum()):
+        return None
+    shares = sums / sums.sum()
+    expected = torch.tensor([tokens[name] for name in names]) / int(kept.sum())
+    most = int((shares - expected).argmax())
+    return LabelLean(label=names[most], share=min(1.0, float(shares[most])), expected=float(expected[most]))
+
+
+def _direction(row: Tensor, directions: LabelDirections | None, layer: int) -> ProbeDirection | None:
+    if directions is None or not bool(directions.vectors[layer].any()):
+        return None
+    cosines = directions.vectors[layer].to(row.dtype) @ row
+    most = int(cosines.argmax())
+    return ProbeDirection(label=directions.labels[most], cosine=min(1.0, max(-1.0, float(cosines[most]))))
