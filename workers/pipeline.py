@@ -130,13 +130,16 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         extracted = extract(request, resolved, checkpoint, tuned, folder, settings.scratch_bytes, writer.tick)
     with writer.stage(StageName.COMPARE):
         compared = compare(request, resolved, extracted, writer.tick)
+        for store in extracted.groups.values():
+            store.clear()
     trained = None
     if extracted.sae_rows is not None:
         with writer.stage(StageName.SAE):
             directions = compared.probed.directions if compared.probed else None
             trained = train_saes(request, extracted.sae_rows, directions, writer.tick)
     with writer.stage(StageName.CAUSAL):
-        judged = judge(request, resolved, checkpoint, compared, extracted.analysed, folder, writer.tick)
+        dictionaries = trained.dictionaries if trained else None
+        judged = judge(request, resolved, checkpoint, compared, dictionaries, extracted.analysed, folder, writer.tick)
     with writer.stage(StageName.REPORT):
         found = Findings(resolved, tuned, extracted, compared, trained, judged)
         report = build_report(record.id, request, found, writer.seconds)

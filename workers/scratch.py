@@ -5,6 +5,7 @@ Shards of safetensors hold rows of all sites in bfloat16; a run reads them in sh
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,12 @@ class GroupStore:
             moments = PairMoments.zeros(frame)
             moments.add(tensors["base"], tensors["tuned"])
             yield moments
+
+    def clear(self) -> None:
+        """Forgets all groups, in memory and on disk."""
+        self.groups = 0
+        self._in_memory.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
     def bytes_for(sites: int, width: int, rows: int) -> int:

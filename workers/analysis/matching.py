@@ -6,6 +6,7 @@ the same rules on a floor, and stands beside every count.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ ALIVE_SHARE = 0.1
 
 RETAINED_COSINE, KEPT_COSINE = 0.9, 0.5
 """From the first on a latent's direction counts as the same; below the second, as another one."""
+
+CHANCE_DEVIATIONS = 2.0
 
 KNOWN_COSINE = 0.7
 """A direction that has at least this cosine with one of the other dictionary's is known there."""
@@ -35,6 +38,14 @@ class Fates:
     lost: Tensor
     new: Tensor
     cosines: Tensor
+
+
+def beyond_floor(count: int, floor: int) -> bool:
+    """Whether so many latents are more than the floor and chance explain: by over two deviations of such a difference.
+
+    Both are taken for Poisson counts, whose difference has the variance count + floor.
+    """
+    return count - floor > CHANCE_DEVIATIONS * math.sqrt(count + floor)
 
 
 def fates_of(before: Tensor, after: Tensor, rates_before: Tensor, rates_after: Tensor) -> Fates:

@@ -56,13 +56,13 @@ class SaeConfig:
 
     @property
     def learning_rate(self) -> float:
-        """Peak rate: 4e-3 up to 250 steps, then falling with the root of the steps to 2e-4 / sqrt(F / 2^14).
+        """Peak rate: 3e-3 up to 250 steps, then falling with the root of the steps to 2e-4 / sqrt(F / 2^14).
 
         The floor is the usual rule for long runs (Gao et al. 2024). A run of a few hundred steps would stop far from
         its optimum at that rate: see docs/decisions/0003-sae-learning-rate.md.
         """
         floor = 2e-4 / math.sqrt(self.latents / 2**14)
-        return max(floor, 4e-3 * math.sqrt(250 / max(self.steps, 250)))
+        return max(floor, 3e-3 * math.sqrt(250 / max(self.steps, 250)))
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, 0-based: linear warm-up, flat, linear decay over the last fifth."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from layerdrift.backends.tables import Row
 from workers.models.loading import HeadKind
 from workers.models.texts import Batch, batches, hidden_states, run
-from workers.stages.gather import BATCH_TEXTS, Reading, batch_rows
+from workers.stages.gather import BATCH_TEXTS, Reading, batch_rows, group_count
 
 LM_BATCH_TEXTS = 4
 MASK_EVERY = 7
@@ -124,6 +124,14 @@ def by_text(values: Tensor, numbers: Tensor, texts: int) -> Scores:
     return Scores(
         zeros.index_add(0, numbers, values.double()), zeros.index_add(0, numbers, torch.ones_like(values).double())
     )
+
+
+def grouped(scores: Scores) -> Scores:
+    """Sums by text become sums by group of texts: text i is in group i mod G. [N] -> [G]"""
+    groups = group_count(len(scores.sums))
+    numbers = torch.arange(len(scores.sums)) % groups
+    zeros = torch.zeros(groups, dtype=torch.float64)
+    return Scores(zeros.index_add(0, numbers, scores.sums), zeros.index_add(0, numbers, scores.counts))
 
 
 def divergence_bits(one: Tensor, other: Tensor) -> Tensor:

@@ -40,28 +40,31 @@ from workers.stages.answers import (
     by_text,
     class_targets,
     divergence_bits,
+    grouped,
     quality,
 )
 from workers.stages.compare import Compared
-from workers.stages.gather import Reading, group_count
+from workers.stages.gather import Reading
 from workers.stages.intervals import ratio
 from workers.stages.resolve import Checkpoint, Resolved
+from workers.stages.splicing import SPLICE_TEXTS, Dictionaries, Spliced, SplicedLoss, splices
 from workers.stages.sweep import NOT_RETRAINED, freeze_sweep
-from workers.stages.tick import Tick
+from workers.stages.tick import SharedTicks, Tick
 
 GRAFT_TEXTS = 500
 """Texts that every graft is judged on: one evaluation for each layer, twice."""
 
-SWEEP_COST = 20.0
-"""Share of the stage's progress that a sweep takes, against 1 for outputs and 4 for grafts."""
+GRAFT_COST, SPLICE_COST, SWEEP_COST = 4.0, 4.0, 20.0
+"""Shares of the stage's progress that these take, against 1 for the outputs."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the stage found; `grafts` by layer."""
+    """What the stage found; `grafts` by layer; `spliced` where there are autoencoders and a head."""
 
     outputs: Outputs | None
     grafts: list[LayerGraft] | None
+    spliced: Spliced | None
     causal: Causal
     recommendation: Recommendation
     warnings: list[ReportWarning]
@@ -72,6 +75,7 @@ def judge(
     resolved: Resolved,
     checkpoint: Checkpoint,
     compared: Compared,
+    dictionaries: Dictionaries | None,
     analysed: int,
     folder: Path,
     tick: Tick,
@@ -82,7 +86,15 @@ def judge(
         InputError: a checkpoint cannot be loaded with its head, or a retraining diverged.
     """
     swept = request.analysis.freeze_sweep is not None
-    whole = 1.0 + 4.0 * request.analysis.grafts + SWEEP_COST * swept
+    ticks = SharedTicks(
+        tick,
+        [
+            1.0,
+            SPLICE_COST if dictionaries else 0.0,
+            GRAFT_COST * request.analysis.grafts,
+            SWEEP_COST * swept,
+        ],
+    )
     device = best_device()
     weights = None
     if request.analysis.grafts:
@@ -93,36 +105,30 @@ def judge(
     model = tuned.model if tuned else load_body(checkpoint.folder, "/tuned/uri", device)
     questions = _questions(request, tokenizer, model, tuned, rows)
     outputs: Outputs | None = None
+    found: Spliced | None = None
     warnings: list[ReportWarning] = []
+    asking, splicing = ticks.next("outputs of the models"), ticks.next("autoencoders in the models")
     if tuned is not None:
         base = None
         if head_kind(resolved.base.folder, "/base/uri") == tuned.kind:
             base = load_headed(resolved.base.folder, "/base/uri", device)
-        outputs, warnings = _outputs(questions, base, tuned, lambda share: tick(share / whole, "outputs of the models"))
+        outputs, warnings = _outputs(questions, base, tuned, asking)
+        if dictionaries is not None and outputs is not None:
+            found = _spliced(dictionaries, questions, base, tuned, request.seed, splicing)
         del base
     grafts, info = None, None
+    grafting = ticks.next("grafts")
     if weights is not None:
-        grafts, info = _grafts(
-            weights,
-            model,
-            questions,
-            tuned is not None,
-            lambda share, detail="": tick((1 + 4 * share) / whole, detail),
-        )
+        grafts, info = _grafts(weights, model, questions, tuned is not None, grafting)
     del model, tuned
-    causal, recommendation = Causal(graft=info), compared.recommendation
+    causal = Causal(graft=info, splice=found.info if found else None)
+    recommendation = compared.recommendation
     if info is not None and grafts is not None and any(layer.drift > 0 for layer in compared.layers):
         recommendation = predicted_by_grafts(info, grafts) or recommendation
     if swept:
-        start = 1.0 + 4.0 * request.analysis.grafts
-        sweep, recommendation = freeze_sweep(
-            request,
-            resolved,
-            recommendation,
-            lambda share, detail: tick((start + SWEEP_COST * share) / whole, detail),
-        )
-        causal = Causal(graft=info, sweep=sweep)
-    return Judged(outputs, grafts, causal, recommendation, warnings)
+        sweep, recommendation = freeze_sweep(request, resolved, recommendation, ticks.next("freeze sweep"))
+        causal = causal.model_copy(update={"sweep": sweep})
+    return Judged(outputs, grafts, found, causal, recommendation, warnings)
 
 
 def _questions(
@@ -149,14 +155,6 @@ def _known_targets(questions: Questions, model: PreTrainedModel) -> Tensor | Non
     """The classes of the texts; None where not one label is among the model's."""
     targets = class_targets(questions.rows, _names(model))
     return targets if bool((targets >= 0).any()) else None
-
-
-def grouped(scores: Scores) -> Scores:
-    """Sums by text become sums by group of texts: text i is in group i mod G. [N] -> [G]"""
-    groups = group_count(len(scores.sums))
-    numbers = torch.arange(len(scores.sums)) % groups
-    zeros = torch.zeros(groups, dtype=torch.float64)
-    return Scores(zeros.index_add(0, numbers, scores.sums), zeros.index_add(0, numbers, scores.counts))
 
 
 def _measured(scores: Scores, measure: Measure) -> Measured:
@@ -246,6 +244,20 @@ def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarni
         "accuracy is left out" if targets is None else "they count as answered wrongly"
     )
     return [ReportWarning(code="unknown_labels", message=message)]
+
+
+def _spliced(
+    dictionaries: Dictionaries, questions: Questions, base: Headed | None, tuned: Headed, seed: int, tick: Tick
+) -> Spliced:
+    """Both models where the base has a head of the same classes, else the tuned one alone."""
+    asked = replace(questions, rows=questions.rows[:SPLICE_TEXTS])
+
+    def loss(model: PreTrainedModel) -> SplicedLoss:
+        targets = _known_targets(asked, model) if asked.kind == "classifier" else None
+        return SplicedLoss(asked, model, targets)
+
+    of_base = loss(base.model) if base is not None else None
+    return splices(dictionaries, of_base, loss(tuned.model), len(asked.rows), seed, tick)
 
 
 def _grafts(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.report import ChangedLatent, Fate, LabelLean, LatentExample, ProbeDirection
-from workers.analysis.matching import Fates
+from workers.analysis.matching import Fates, beyond_floor
 from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.contexts import Contexts
@@ -37,7 +37,7 @@ class Side:
 
 
 def chosen_latents(fates: Fates, floor: Fates, base_rates: Tensor, tuned_rates: Tensor) -> dict[Fate, list[int]]:
-    """The most changed latents of each fate that a layer has more of than the floor.
+    """The most changed latents of each fate that a layer has more of than floor and chance explain.
 
     New and lost ones by how often they fire, shifted ones by how far they turned.
     """
@@ -45,7 +45,7 @@ def chosen_latents(fates: Fates, floor: Fates, base_rates: Tensor, tuned_rates: 
     chosen: dict[Fate, list[int]] = {}
     for fate in get_args(Fate):
         members = getattr(fates, fate).nonzero()[:, 0]
-        if len(members) <= int(getattr(floor, fate).sum()):
+        if not beyond_floor(len(members), int(getattr(floor, fate).sum())):
             continue
         order = orders[fate][members].argsort(descending=True, stable=True)[:SHOWN_OF_A_FATE]
         chosen[fate] = members[order].tolist()

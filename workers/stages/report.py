@@ -10,7 +10,7 @@ from importlib.metadata import version
 import torch
 
 from layerdrift import __version__
-from layerdrift.contract.report import DatasetInfo, Engine, Layer, Report, Timings, Zone
+from layerdrift.contract.report import DatasetInfo, Engine, Layer, LayerSae, Report, Timings, Zone
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name, peak_memory_bytes
 from workers.stages.causal import Judged
@@ -19,6 +19,7 @@ from workers.stages.extract import Extracted
 from workers.stages.finetune import Tuned
 from workers.stages.resolve import Resolved
 from workers.stages.sae import Trained
+from workers.stages.splicing import Spliced
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "numba")
 
@@ -112,10 +113,24 @@ def _layers(found: Findings) -> list[Layer]:
             weights=found.extracted.weights[index],
             probe=compared.probed.layers[index] if compared.probed else None,
             graft=grafts[index] if grafts else None,
-            sae=found.trained.layers[index] if found.trained else None,
+            sae=_sae(found.trained, found.judged.spliced, index) if found.trained else None,
         )
         for index, of_layer in enumerate(compared.layers)
     ]
+
+
+def _sae(trained: Trained, spliced: Spliced | None, index: int) -> LayerSae:
+    """A layer's autoencoders, with what the models' answers say of them."""
+    sae = trained.layers[index]
+    if spliced is None:
+        return sae
+    recovered = {"base": spliced.base, "tuned": spliced.tuned}
+    judged = {
+        side: getattr(sae, side).model_copy(update={"loss_recovered": by_layer[index]})
+        for side, by_layer in recovered.items()
+        if by_layer is not None
+    }
+    return sae.model_copy(update={**judged, "ablation": spliced.ablations[index]})
 
 
 def _zone_of(index: int, zones: list[Zone]) -> Zone:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ChangedLatent, LayerSae, Match, ReportWarning, SaeQuality, Turnover, WarmStart
 from layerdrift.contract.request import AnalysisRequest, SaeSettings
-from workers.analysis.matching import Fates, fates_of, matching
+from workers.analysis.matching import Fates, beyond_floor, fates_of, matching
 from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
 from workers.analysis.sae_training import StackTrainer
 from workers.models.device import fast_dtype
@@ -23,6 +24,7 @@ from workers.scratch import ActivationStore
 from workers.stages.extract import SaeRows
 from workers.stages.latents import Side, chosen_latents, evidence
 from workers.stages.probes import LabelDirections
+from workers.stages.splicing import Dictionaries
 from workers.stages.tick import SharedTicks, Tick
 
 BATCH_ROWS = 2048
@@ -41,6 +43,7 @@ class Trained:
 
     layers: list[LayerSae]
     latents: list[ChangedLatent]
+    dictionaries: Dictionaries
     warnings: list[ReportWarning]
 
 
@@ -63,7 +66,7 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, directions: LabelDirecti
     ticks = SharedTicks(tick, [1.5 if matched else 1.0, WARM_SHARE if warm else 0.0, 0.2])
     training = _Training(rows.train, torch.Generator().manual_seed(request.seed), ticks)
     stack = _initial(normalisation, config, request.seed, matched)
-    trainer = training.run(stack, config, "training the autoencoders")
+    outcome = training.run(stack, config, "training the autoencoders")
     warmed = None
     if warm:
         warmed = stack.of_sites([*range(layers), *range(layers)])
@@ -73,13 +76,16 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, directions: LabelDirecti
     else:
         ticks.next("no warm start")
     measuring = ticks.next("measuring the autoencoders")
-    measured, latents = [], []
+    measured, latents, changed = [], [], []
     for layer in range(layers):
         lens = _Lens(stack, warmed, rows, layer, layers)
-        measured.append(lens.measured(trainer.dead_fraction, matched))
+        measured.append(lens.measured(outcome.dead_fraction, matched))
         latents += lens.latents(directions)
+        changed.append(lens.changed())
         measuring((layer + 1) / layers)
-    return Trained(measured, latents, _warnings(rows, trainer))
+    means = _means(rows.heldout)
+    dictionaries = Dictionaries(stack, means, warmed, [one for one, _ in changed], [other for _, other in changed])
+    return Trained(measured, latents, dictionaries, _warnings(rows, outcome))
 
 
 def _config(settings: SaeSettings, width: int, rows: int) -> SaeConfig:
@@ -115,6 +121,13 @@ def _initial(normalisation: Normalisation, config: SaeConfig, seed: int, matched
     return SaeStack.joined([start(0).of_sites(base), start(1).of_sites([*tuned, *base])])
 
 
+class _Outcome(NamedTuple):
+    """Of a training, by site: shares of dead latents and of rows that were left out. The optimiser's memory is free."""
+
+    dead_fraction: Tensor
+    outlier_share: Tensor
+
+
 class _Training:
     """Trains one stack after another on the stored rows, in an order that goes on where the last one ended."""
 
@@ -123,14 +136,19 @@ class _Training:
         self._generator = generator
         self._ticks = ticks
 
-    def run(self, stack: SaeStack, config: SaeConfig, what: str) -> StackTrainer:
+    def run(self, stack: SaeStack, config: SaeConfig, what: str) -> _Outcome:
         tick = self._ticks.next(f"{what}: {stack.sites} of {config.latents} latents, {config.steps} steps")
         trainer = StackTrainer(stack, config, fast_dtype(torch.device("cpu")))
         batches = self._store.training_batches(config.steps, config.batch, self._generator)
         for step, states in enumerate(batches, start=1):
             trainer.step([states[site % len(states)] for site in range(stack.sites)])
             tick(step / config.steps)
-        return trainer
+        return _Outcome(trainer.dead_fraction, trainer.outlier_share)
+
+
+def _means(store: ActivationStore) -> Tensor:
+    """Of the rows of every site; [S, D] float64."""
+    return sum((shard.double().sum(1) for shard in store.shards()), torch.zeros(())) / store.rows
 
 
 def _first_rows(store: ActivationStore, count: int) -> Tensor:
@@ -180,6 +198,17 @@ class _Lens:
         chosen = chosen_latents(fates, self._warm.floor, before.rates, after.rates)
         rows = self._rows
         return evidence(self._layer, chosen, fates.cosines, before, after, rows.heldout, rows.contexts, directions)
+
+    def changed(self) -> tuple[list[int], list[int]]:
+        """Of the latents that fire after a warm start: the new and shifted ones beyond the floor, and the others."""
+        if self._warm is None:
+            return [], []
+        tuned, floor, alive = self._warm.tuned, self._warm.floor, self._warm.after.rates > 0
+        beyond = torch.zeros_like(alive)
+        for some, by_chance in ((tuned.new, floor.new), (tuned.shifted, floor.shifted)):
+            if beyond_floor(int(some.sum()), int(by_chance.sum())):
+                beyond |= some
+        return (alive & beyond).nonzero()[:, 0].tolist(), (alive & ~beyond).nonzero()[:, 0].tolist()
 
     def _warm_starts(self, warmed: SaeStack) -> _WarmStarts:
         """Both went on from the base model's autoencoder: the floor on its own rows, the other on the tuned model's."""
@@ -242,7 +271,7 @@ def _usual_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterato
             yield rows[stack.usual(source, rows)]
 
 
-def _warnings(rows: SaeRows, trainer: StackTrainer) -> list[ReportWarning]:
+def _warnings(rows: SaeRows, outcome: _Outcome) -> list[ReportWarning]:
     found = []
     if rows.train.rows < FEW_DISTINCT_TOKENS:
         message = (
@@ -258,7 +287,7 @@ def _warnings(rows: SaeRows, trainer: StackTrainer) -> list[ReportWarning]:
             "the data set has too few texts to spare: four fifths of the compared tokens trained the autoencoders too"
         )
         found.append(ReportWarning(code="sae_on_analysed_texts", message=message))
-    outliers = float(trainer.outlier_share.max())
+    outliers = float(outcome.outlier_share.max())
     if outliers:
         message = (
             f"up to {outliers:.2%} of the tokens of a layer have a norm beyond {OUTLIER_FACTOR:g} medians; they are "

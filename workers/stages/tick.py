@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import accumulate
 from typing import Protocol
 
@@ -23,7 +22,11 @@ class SharedTicks:
         self._whole = ends[-1]
         self._tick = tick
 
-    def next(self, what: str) -> Callable[[float], None]:
-        """A tick for the next part."""
+    def next(self, what: str) -> Tick:
+        """A tick for the next part; `what` is told where it is given no detail."""
         start, end = next(self._spans)
-        return lambda share: self._tick((start + min(1.0, share) * (end - start)) / self._whole, what)
+
+        def tick(fraction: float, detail: str = "") -> None:
+            self._tick((start + min(1.0, fraction) * (end - start)) / self._whole, detail or what)
+
+        return tick

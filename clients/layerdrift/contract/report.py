@@ -66,6 +66,11 @@ class SaeQuality(ReportModel):
     fvu: float = Field(description="fraction of variance unexplained, >= 0; 0 is perfect, 1 no better than the mean")
     l0: float = Field(ge=0, description="active latents for a token, mean")
     dead_fraction: float = Field(ge=0, le=1, description="latents that did not fire in the last 5 % of the training")
+    loss_recovered: Measured | None = Field(
+        default=None,
+        description="1 - (loss with the reconstruction in the states' place - loss) / (loss with their mean - loss); "
+        "1: nothing is lost, 0: as bad as the mean; null: the model has no head to ask",
+    )
 
 
 class WeightDrift(ReportModel):
@@ -114,6 +119,15 @@ class Match(ReportModel):
     unmatched_excess: float = Field(ge=0, le=1, description="floor_share - matched_share, not below 0")
 
 
+class LatentAblation(ReportModel):
+    """The tuned model without the latents that are new or shifted at a layer."""
+
+    latents: int = Field(ge=1, description="how many were taken out")
+    cost: Measured = Field(
+        description="by how much the loss rises, nats for an example; `null`: the same without as many random latents"
+    )
+
+
 class LayerSae(ReportModel):
     """The autoencoders of one layer, one for each model."""
 
@@ -123,6 +137,10 @@ class LayerSae(ReportModel):
     transfer_excess: float = Field(description="transfer_fvu - base.fvu: what the base model's features miss")
     warm_start: WarmStart | None = Field(default=None, description="null: not asked for")
     match: Match | None = Field(default=None, description="null: not asked for, or no latent is alive")
+    ablation: LatentAblation | None = Field(
+        default=None,
+        description="null: no more new or shifted latents than floor and chance explain, or no head to ask",
+    )
 
 
 Fate = Literal["new", "shifted", "lost"]
@@ -156,7 +174,7 @@ class ProbeDirection(ReportModel):
 
 
 class ChangedLatent(ReportModel):
-    """A latent of which a layer has more of its fate than training on by itself gives."""
+    """A latent of a fate that a layer has more of than training on by itself and chance explain."""
 
     layer: int = Field(ge=0)
     index: int = Field(ge=0, description="in the autoencoder of the warm start, the same before and after")
@@ -360,6 +378,15 @@ class GraftInfo(ReportModel):
     examples: int
 
 
+class SpliceInfo(ReportModel):
+    """How the autoencoders were judged by the models' answers."""
+
+    loss: Literal["cross_entropy", "kl"] = Field(
+        description="nats; `kl`: a classifier without known labels, divergence from the answers it gives by itself"
+    )
+    examples: int = Field(description="texts")
+
+
 class SweepPoint(ReportModel):
     """Fine-tunes with the embeddings and the first k blocks frozen."""
 
@@ -399,6 +426,7 @@ class Causal(ReportModel):
     """Whether the change matters to the answers."""
 
     graft: GraftInfo | None = None
+    splice: SpliceInfo | None = None
     sweep: Sweep | None = None
 
 
@@ -467,7 +495,8 @@ class Report(ReportModel):
     recommendation: Recommendation
     tokens: TokenDrift
     latents: list[ChangedLatent] = Field(
-        default=[], description="the most changed latents of each layer, where there are more than the floor has"
+        default=[],
+        description="the most changed latents of each layer, where there are more than floor and chance explain",
     )
     warnings: list[ReportWarning]
     timings: Timings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layerdrift.contract.report import ChangedLatent, Match, Report, WarmStart
+from layerdrift.contract.report import Causal, ChangedLatent, LatentAblation, Match, Measured, Report, WarmStart
 from layerdrift.render import html, markdown, words
 
 
@@ -313,12 +313,31 @@ def test_changed_latents_are_shown_with_their_tokens_and_what_chance_gives() -> 
     ]
     source = html.render(found)
     assert '<mark style="background:rgba(230,159,0,0.75)" title="activation 0.500">&lt;bad&gt;</mark> film' in source
+    assert "Do they matter to the answers?" not in source
     text = Page(source).text
     assert "a <b>very</b>" in text
     assert "Layer 2, latent 7: new (one of 4 in this layer; training on alone gives 1)" in " ".join(text.split())
     assert "80% of its activation is on texts labelled “neg”, which have 50% of the tokens" in text
     assert text.count("It does not fire on the texts looked at") == 2
     assert "none is shown" not in text
+
+
+def test_what_the_answers_say_of_the_autoencoders_is_shown() -> None:
+    found = report()
+    found.causal = Causal.model_validate({"splice": {"loss": "cross_entropy", "examples": 123}})
+    for layer in found.layers:
+        assert layer.sae is not None
+        undefined = "the mean costs too little" if layer.index == 3 else None
+        value = {"value": None if undefined else 0.875, "low": 0.8, "high": 0.95, "undefined": undefined}
+        layer.sae.tuned.loss_recovered = Measured.model_validate(value)
+    assert found.layers[2].sae is not None
+    cost = {"value": 0.25, "low": 0.2, "high": 0.3, "null": 0.125}
+    found.layers[2].sae.ablation = LatentAblation.model_validate({"latents": 17, "cost": cost})
+    source = html.render(found)
+    assert source.count("<td>87.5 %</td><td>0.80 to 0.95</td>") == 3
+    cells = ("2 block 2", "17", "0.250", "0.200 to 0.300", "0.125")
+    assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in source
+    assert source.count("123 texts") == 2
 
 
 def test_a_report_without_autoencoders_has_no_empty_figure() -> None:

@@ -44,7 +44,7 @@ def judged(base: Path, tuned: Path, folder: Path, given: Resolved | None = None)
     checkpoint = Checkpoint(tuned, "file:///tuned", "1" * 64)
     extracted = extract(asked, given, checkpoint, None, folder / "scratch", SCRATCH_BYTES, tick)
     compared = compare(asked, given, extracted, tick)
-    return judge(asked, given, checkpoint, compared, extracted.analysed, folder, tick)
+    return judge(asked, given, checkpoint, compared, None, extracted.analysed, folder, tick)
 
 
 def test_two_classifiers_are_compared_answer_by_answer(tmp_path: Path) -> None:

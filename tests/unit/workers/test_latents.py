@@ -109,7 +109,7 @@ def fates(**members: list[int]) -> Fates:
 
 def test_only_fates_beyond_the_floor_are_shown_the_most_changed_first() -> None:
     rates = torch.arange(8) / 100
-    found = fates(new=[0, 1, 2, 3, 4, 5], shifted=[1, 4], lost=[6, 7])
-    floor = fates(new=[0], shifted=[6], lost=[0, 1])
-    assert chosen_latents(found, floor, rates, rates) == {"new": [5, 4, 3, 2], "shifted": [4, 1]}
+    found = fates(new=[0, 1, 2, 3, 4, 5], shifted=[0, 1, 3, 4, 6], lost=[6, 7, 1, 2])
+    floor = fates(new=[], shifted=[], lost=[0, 1])
+    assert chosen_latents(found, floor, rates, rates) == {"new": [5, 4, 3, 2], "shifted": [6, 4, 3, 1]}
     assert chosen_latents(found, found, rates, rates) == {}

@@ -1,0 +1,168 @@
+"""What a model's answers lose when its states are put through an autoencoder, or lack some of its latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from layerdrift.contract.report import LatentAblation, Measured, SpliceInfo
+from workers.analysis.sae import SaeStack
+from workers.models.splices import Edit, spliced
+from workers.stages.answers import Predicted, Questions, Scores, by_text, grouped, kl_bits, quality
+from workers.stages.intervals import ratio
+from workers.stages.tick import Tick
+
+SPLICE_TEXTS = 200
+"""Texts that every splice is judged on: two evaluations of each layer, and four for its changed latents."""
+
+RANDOM_DRAWS = 3
+LEAST_LOSS = 1e-3
+"""Nats by which the mean in the states' place must raise the loss: of less there is nothing to recover."""
+
+
+@dataclass(frozen=True)
+class Dictionaries:
+    """The trained autoencoders, for what is asked of them afterwards.
+
+    stack: base sites 0 to L, then tuned ones. means: [2 (L + 1), D] of the held-out rows. warmed: the ones that went on
+    from the base model's, at the same sites; None without a warm start. changed, others: by layer, the tuned model's
+    latents that are new or shifted, of fates that are beyond floor and chance, and all others that fire.
+    """
+
+    stack: SaeStack
+    means: Tensor
+    warmed: SaeStack | None
+    changed: list[list[int]]
+    others: list[list[int]]
+
+    @property
+    def layers(self) -> int:
+        """L + 1."""
+        return len(self.means) // 2
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """By layer: the loss recovered in each model that could be asked, and the ablation of the tuned one's latents."""
+
+    base: list[Measured] | None
+    tuned: list[Measured]
+    ablations: list[LatentAblation | None]
+    info: SpliceInfo
+
+
+class SplicedLoss:
+    """The loss of one model's answers to the same questions, each time with other states in it.
+
+    Cross-entropy in nats of a right class or a token. Of a classifier without known classes, the Kullback-Leibler
+    divergence of its answers from those that it gives by itself.
+    """
+
+    def __init__(self, questions: Questions, model: PreTrainedModel, targets: Tensor | None) -> None:
+        self._questions = questions
+        self._model = model
+        self._targets = targets
+        self.by_divergence = questions.kind == "classifier" and targets is None
+        self._own = [questions.answered(model, batch) for batch in questions.batches()]
+        self.unspliced = self._scores(iter(self._own))
+
+    def at(self, layer: int, edit: Edit) -> Scores:
+        """By text, with the states at a layer edited."""
+        return self._scores(self._answers(layer, edit))
+
+    def _answers(self, layer: int, edit: Edit) -> Iterator[Predicted]:
+        for batch in self._questions.batches():
+            with spliced(self._model.base_model, layer, edit, batch.real):
+                yield self._questions.answered(self._model, batch)
+
+    def _scores(self, answers: Iterator[Predicted]) -> Scores:
+        texts = len(self._questions.rows)
+        whole = Scores(torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64))
+        for found, own in zip(answers, self._own, strict=True):
+            part = self._of_batch(found, own, texts)
+            whole = Scores(whole.sums + part.sums, whole.counts + part.counts)
+        return whole
+
+    def _of_batch(self, found: Predicted, own: Predicted, texts: int) -> Scores:
+        if self._questions.kind != "classifier":
+            return quality(found, self._questions.kind, texts)
+        if self._targets is None:
+            return by_text(kl_bits(own.log_probs, found.log_probs) * math.log(2), found.texts, texts)
+        targets = self._targets[found.texts]
+        known = targets >= 0
+        losses = -found.log_probs[known].gather(1, targets[known][:, None])[:, 0]
+        return by_text(losses, found.texts[known], texts)
+
+
+def loss_recovered(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, site: int) -> Measured:
+    """1 - (loss with the reconstruction - loss) / (loss with the mean - loss); 1: nothing is lost."""
+    stack = dictionaries.stack
+    own = loss.unspliced
+    rebuilt = loss.at(layer, _usual_only(stack, site, lambda rows: stack.decode(site, stack.encode(site, rows))))
+    mean = dictionaries.means[site].float()
+    flat = loss.at(layer, _usual_only(stack, site, lambda rows: mean.expand_as(rows)))
+    count = float(own.counts.sum())
+    if not count or float((flat.sums - own.sums).sum()) / count < LEAST_LOSS:
+        reason = "the mean in the states' place raises the loss by too little: there is nothing to recover"
+        return Measured(value=None, undefined=reason)
+    # the loss that the mean causes stands in for a count: recovered = sum (mean's - rebuilt's) / sum (mean's - own)
+    return ratio(*grouped(Scores(flat.sums - rebuilt.sums, flat.sums - own.sums)))
+
+
+def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: int) -> LatentAblation | None:
+    """What the loss rises by without a layer's changed latents, beside as many random ones; None where none changed."""
+    changed, others = dictionaries.changed[layer], dictionaries.others[layer]
+    if not changed or dictionaries.warmed is None or len(others) < len(changed):
+        return None
+    stack, site = dictionaries.warmed, dictionaries.layers + layer
+    generator = torch.Generator().manual_seed(seed)
+    draws = [torch.randperm(len(others), generator=generator)[: len(changed)] for _ in range(RANDOM_DRAWS)]
+    sets = [changed, *([others[place] for place in draw.tolist()] for draw in draws)]
+    rises = [_rise(loss, layer, _without(stack, site, latents)) for latents in sets]
+    cost, *random = rises
+    chance = sum(value for one in random if (value := one.value) is not None) / RANDOM_DRAWS
+    return LatentAblation(latents=len(changed), cost=cost.model_copy(update={"null": chance}))
+
+
+def _rise(loss: SplicedLoss, layer: int, edit: Edit) -> Measured:
+    edited = loss.at(layer, edit)
+    return ratio(*grouped(Scores(edited.sums - loss.unspliced.sums, edited.counts)))
+
+
+def _without(stack: SaeStack, site: int, latents: list[int]) -> Edit:
+    def edit(rows: Tensor) -> Tensor:
+        return rows - stack.encode(site, rows, latents) @ stack.W_dec[site][latents] * stack.scale[site]
+
+    return _usual_only(stack, site, edit)
+
+
+def _usual_only(stack: SaeStack, site: int, edit: Edit) -> Edit:
+    """Leaves rows of outlying norm as they are: autoencoders are not made for them."""
+
+    def edit_usual(rows: Tensor) -> Tensor:
+        return torch.where(stack.usual(site, rows)[:, None], edit(rows), rows)
+
+    return edit_usual
+
+
+def splices(
+    dictionaries: Dictionaries, base: SplicedLoss | None, tuned: SplicedLoss, texts: int, seed: int, tick: Tick
+) -> Spliced:
+    """All layers of the models that can be asked."""
+    of_base: list[Measured] = []
+    of_tuned: list[Measured] = []
+    ablations: list[LatentAblation | None] = []
+    layers = dictionaries.layers
+    for layer in range(layers):
+        if base is not None:
+            of_base.append(loss_recovered(base, dictionaries, layer, layer))
+        of_tuned.append(loss_recovered(tuned, dictionaries, layer, layers + layer))
+        ablations.append(ablation(tuned, dictionaries, layer, seed))
+        tick((layer + 1) / layers, f"autoencoders of layer {layer} in the models")
+    info = SpliceInfo(loss="kl" if tuned.by_divergence else "cross_entropy", examples=texts)
+    return Spliced(of_base if base is not None else None, of_tuned, ablations, info)
