@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 
 .PHONY: help setup demo up test bench bench-sae lint types contracts lock clean
 
@@ -17,6 +19,13 @@ $(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.tom
 	@$(PYTHON) -m venv $(VENV)
 	@echo 'installing into $(VENV); this takes a minute or more'
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -c requirements.lock -e 'clients[render,backends]' -e '.[service,worker,embedded,dev]'
+	@touch $@
+
+$(PEERS_STAMP): $(STAMP)
+	@$(PYTHON) -m venv $(PEERS)
+	@echo 'installing sae-lens and dictionary-learning, which tests and benchmarks hold ours against, into $(PEERS)'
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch dictionary-learning==0.1.0 sae-lens==6.54.12
+	@$(PEERS)/bin/pip uninstall -qq -y torchvision  # its CUDA build does not load beside torch for the CPU
 	@touch $@
 
 demo: $(STAMP)  ## fine-tune a real encoder, analyse the pair, write var/demo/report.html
@@ -35,21 +44,11 @@ types: $(STAMP)
 contracts: $(STAMP)
 	PYTHONPATH=clients $(BIN)/lint-imports
 
-test: lint types contracts  ## lint, types, import contracts and all tests, with the real servers
+test: lint types contracts $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
 	$(BIN)/pytest
 
 bench: $(STAMP)  ## what the measures cost, and how often they cry wolf; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.measures
-
-PEERS := .venv-peers
-PEERS_STAMP := $(PEERS)/.installed
-
-$(PEERS_STAMP): $(STAMP)
-	@$(PYTHON) -m venv $(PEERS)
-	@echo 'installing the peers into $(PEERS); this takes some minutes'
-	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch dictionary-learning==0.1.0 sae-lens==6.54.12
-	@$(PEERS)/bin/pip uninstall -qq -y torchvision  # its CUDA build does not load beside torch for the CPU
-	@touch $@
 
 bench-sae: $(STAMP) $(PEERS_STAMP)  ## our autoencoders beside dictionary-learning and sae-lens; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.sae $(PEERS)/bin/python

@@ -21,6 +21,7 @@ from layerdrift.contract.analysis import StageName, Status
 from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
+from workers.models.device import give_memory_back
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.stages.causal import judge
 from workers.stages.compare import compare
@@ -29,6 +30,8 @@ from workers.stages.finetune import Tuned, finetune
 from workers.stages.report import Findings, build_report
 from workers.stages.resolve import Resolved, resolve
 from workers.stages.sae import train_saes
+from workers.stages.sae_files import named, save_sae
+from workers.stages.splicing import Dictionaries
 
 _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is away: no fault of the job's."""
@@ -108,6 +111,16 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
     logger.info("%s: %s", record.id, status)
 
 
+@contextmanager
+def _stage(writer: ProgressWriter, name: StageName) -> Iterator[None]:
+    """A stage, whose memory is given back whatever becomes of it."""
+    try:
+        with writer.stage(name):
+            yield
+    finally:
+        give_memory_back()
+
+
 def _stages(record: JobRecord) -> list[StageName]:
     left_out = set()
     if record.request.finetune is None:
@@ -119,36 +132,38 @@ def _stages(record: JobRecord) -> list[StageName]:
 
 def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: ProgressWriter) -> None:
     settings, request = deployment.settings, record.request
-    with writer.stage(StageName.RESOLVE):
+    with _stage(writer, StageName.RESOLVE):
         folder.mkdir(parents=True)
         resolved = resolve(request, record.pins, deployment.sources, folder, settings.max_parameters, writer.tick)
     tuned = _tune(deployment, record, resolved, folder, writer) if request.finetune is not None else None
     checkpoint = tuned.checkpoint if tuned else resolved.tuned
     if checkpoint is None:
         raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
-    with writer.stage(StageName.EXTRACT):
+    with _stage(writer, StageName.EXTRACT):
         extracted = extract(request, resolved, checkpoint, tuned, folder, settings.scratch_bytes, writer.tick)
-    with writer.stage(StageName.COMPARE):
+    with _stage(writer, StageName.COMPARE):
         compared = compare(request, resolved, extracted, writer.tick)
         for store in extracted.groups.values():
             store.clear()
-    trained = None
+    trained, autoencoders = None, None
     if extracted.sae_rows is not None:
-        with writer.stage(StageName.SAE):
+        with _stage(writer, StageName.SAE):
             directions = compared.probed.directions if compared.probed else None
             trained = train_saes(request, extracted.sae_rows, directions, writer.tick)
-    with writer.stage(StageName.CAUSAL):
+            if request.analysis.sae is not None and request.analysis.sae.save:
+                autoencoders = _keep(deployment, record.id, trained.dictionaries, folder / "sae", writer)
+    with _stage(writer, StageName.CAUSAL):
         dictionaries = trained.dictionaries if trained else None
         judged = judge(request, resolved, checkpoint, compared, dictionaries, extracted.analysed, folder, writer.tick)
-    with writer.stage(StageName.REPORT):
-        found = Findings(resolved, tuned, extracted, compared, trained, judged)
+    with _stage(writer, StageName.REPORT):
+        found = Findings(resolved, tuned, extracted, compared, trained, autoencoders, judged)
         report = build_report(record.id, request, found, writer.seconds)
         _publish(deployment, report)
 
 
 def _tune(deployment: Deployment, record: JobRecord, resolved: Resolved, folder: Path, writer: ProgressWriter) -> Tuned:
     prefix = keys.checkpoint_prefix(record.id)
-    with writer.stage(StageName.FINETUNE):
+    with _stage(writer, StageName.FINETUNE):
         uri = f"s3://{deployment.blobs.bucket}/{prefix}"
         tuned = finetune(record.request, resolved, folder / "finetuned", uri, writer.tick)
         for path in sorted(tuned.checkpoint.folder.iterdir()):
@@ -157,6 +172,21 @@ def _tune(deployment: Deployment, record: JobRecord, resolved: Resolved, folder:
             for path in sorted(snapshot.folder.iterdir()):
                 deployment.blobs.put_file(f"{prefix}step-{snapshot.step:06d}/{path.name}", path)
     return tuned
+
+
+def _keep(
+    deployment: Deployment, analysis_id: str, dictionaries: Dictionaries, folder: Path, writer: ProgressWriter
+) -> str:
+    """Stores the autoencoders, one after another on disk; gives back where they are."""
+    prefix = keys.sae_prefix(analysis_id)
+    for sae in named(dictionaries):
+        writer.tick(1.0, f"keeping the autoencoder {sae.name}")
+        metadata = {"hook_name": f"hidden_states.{sae.layer}", "layerdrift": {"analysis": analysis_id, "sae": sae.name}}
+        save_sae(sae.stack, sae.site, folder, metadata)
+        for path in sorted(folder.iterdir()):
+            deployment.blobs.put_file(f"{prefix}{sae.name}/{path.name}", path)
+        shutil.rmtree(folder)
+    return f"s3://{deployment.blobs.bucket}/{prefix}"
 
 
 def _publish(deployment: Deployment, report: Report) -> None:

@@ -119,6 +119,18 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
     assert all(layer.graft is not None and layer.probe is not None for layer in report.layers)
     assert (report.dataset.analysed_texts, report.dataset.train_texts) == (100, 200)
     assert all(layer.sae is not None and layer.sae.base.fvu > 0 for layer in report.layers)
+    assert all(layer.sae is not None and layer.sae.tuned.loss_recovered is not None for layer in report.layers)
+    assert report.causal.splice is not None
+    assert (report.causal.splice.loss, report.causal.splice.examples) == ("cross_entropy", 100)
+    prefix = f"artifacts/{analysis.id}/saes/"
+    assert report.autoencoders == f"s3://layerdrift/{prefix}"
+    kept = {blob.key.removeprefix(prefix) for blob in BlobStore.connect(stack.settings).list(prefix)}
+    assert kept == {
+        f"{kind}/layer-{layer:02d}/{name}"
+        for kind in ("base", "tuned", "warm-start")
+        for layer in range(BLOCKS + 1)
+        for name in ("cfg.json", "sae_weights.safetensors")
+    }
     assert report.models["tuned"].uri == f"s3://layerdrift/checkpoints/{analysis.id}/"
 
     again_as_pair = {

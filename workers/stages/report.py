@@ -26,13 +26,14 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "numba")
 
 @dataclass(frozen=True)
 class Findings:
-    """What the stages left."""
+    """What the stages left; `autoencoders`: where they are kept."""
 
     resolved: Resolved
     tuned: Tuned | None
     extracted: Extracted
     compared: Compared
     trained: Trained | None
+    autoencoders: str | None
     judged: Judged
 
 
@@ -62,6 +63,7 @@ def build_report(
         recommendation=judged.recommendation,
         tokens=extracted.tokens,
         latents=trained.latents if trained else [],
+        autoencoders=found.autoencoders,
         warnings=[
             *resolved.warnings,
             *extracted.warnings,

@@ -42,6 +42,11 @@ def report_object(analysis_id: str, suffix: str) -> str:
     return f"reports/{analysis_id}/report.{suffix}"
 
 
+def sae_prefix(analysis_id: str) -> str:
+    """Prefix: the autoencoders, a folder for each."""
+    return f"artifacts/{analysis_id}/saes/"
+
+
 CHECKPOINTS = "checkpoints/"
 
 

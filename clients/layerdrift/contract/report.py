@@ -498,5 +498,10 @@ class Report(ReportModel):
         default=[],
         description="the most changed latents of each layer, where there are more than floor and chance explain",
     )
+    autoencoders: str | None = Field(
+        default=None,
+        description="S3 URI under which base/, tuned/ and warm-start/ have a folder layer-NN for each autoencoder, as "
+        "sae_lens.SAE.load_from_disk opens it; `latents` count in those of warm-start/; null: none were kept",
+    )
     warnings: list[ReportWarning]
     timings: Timings
