@@ -120,6 +120,16 @@ _HEAD_SUFFIXES: dict[str, tuple[HeadKind, Any]] = {
 }
 
 
+def random_copy(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A model of the same configuration whose weights were never trained, on the same device."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        copy = type(model)(model.config)
+    copy.eval()
+    copy.to(model.device)  # type: ignore[arg-type]
+    return copy
+
+
 class Headed(NamedTuple):
     """A model with the head that its files hold."""
 

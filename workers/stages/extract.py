@@ -7,7 +7,7 @@ nulls and the snapshots of a fine-tune are measured here too, on fewer tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from layerdrift.contract.report import (
 from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.moments import Frame, NotFinite, PairMoments, row_cosines
 from workers.analysis.similarity import MIN_ROWS
-from workers.models.texts import Batch, batches, count_tokens
+from workers.models.loading import random_copy
+from workers.models.texts import Batch, batches, count_tokens, hidden_states
 from workers.scratch import ActivationStore, GroupStore
 from workers.stages.contexts import Contexts
 from workers.stages.finetune import Tuned
@@ -55,15 +56,26 @@ HELDOUT_ROWS = 20_000
 MOMENTS_SHARE, TRAIN_SHARE, HELDOUT_SHARE = 0.25, 0.5, 0.1
 """Of the scratch; measured rows may be written twice, and files have headers, so the shares leave something over."""
 
+CONTROL_BYTES = 1.5
+"""A third model's rows take half as much again as the pair's."""
+
 DEFAULT_TEXTS_SHOWN = 4
 SPARE_TEXTS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class ControlRows:
+    """Rows of a randomly initialised copy of the base model, of texts as for the pair."""
+
+    train: ActivationStore
+    heldout: ActivationStore
 
 
 @dataclass(frozen=True)
 class SaeRows:
     """Rows for the autoencoders, base sites before tuned ones; `texts` were drawn on for training.
 
-    contexts: of the held-out rows.
+    contexts: of the held-out rows. control: where it is asked for.
     """
 
     train: ActivationStore
@@ -72,6 +84,7 @@ class SaeRows:
     texts: int
     from_trained_rows: bool
     from_analysed_rows: bool
+    control: ControlRows | None = None
 
 
 @dataclass(frozen=True)
@@ -114,15 +127,21 @@ def extract(
     pair = load_pair(request, resolved.base, checkpoint)
     every = [row.text for row in resolved.split.analysed]
     texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
-    ticks = SharedTicks(tick, [2.0, 2.0 if request.analysis.sae else 0.0, *_other_costs(request)])
+    sae = request.analysis.sae
+    control = sae is not None and sae.random_weights
+    ticks = SharedTicks(tick, [2.0, 2.0 if sae else 0.0, float(control), *_other_costs(request)])
+    sae_bytes = scratch_bytes / CONTROL_BYTES if control else scratch_bytes
     labels = [row.label for row in resolved.split.analysed[: len(texts)]]
-    heldout = _heldout(request, pair, labels, folder, scratch_bytes)
+    heldout = _heldout(request, pair, labels, folder, sae_bytes)
     groups = _group_stores(pair, len(texts), tokens, folder, scratch_bytes * MOMENTS_SHARE)
     gathered, moments = _gather(request, pair, texts, groups, heldout, ticks.next("tokens compared"))
-    sae_ticks = ticks.next("tokens for the autoencoders")
+    sae_ticks, control_ticks = ticks.next("tokens for the autoencoders"), ticks.next("tokens of a random model")
     sae_rows = None
     if heldout is not None:
-        sae_rows = _sae_rows(request, resolved, pair, heldout, folder, scratch_bytes, sae_ticks)
+        sae_rows = _sae_rows(request, resolved, pair, heldout, folder, sae_bytes, sae_ticks)
+    if sae_rows is not None and control:
+        found = _control_rows(request, resolved, pair, texts, sae_rows, folder, control_ticks)
+        sae_rows = replace(sae_rows, control=found)
     shown = _token_drift(request, pair, texts, moments["token"].frame)
     weights = weight_drift(pair)
     models = {"base": model_info(pair.base, resolved.base), "tuned": model_info(pair.tuned, checkpoint)}
@@ -224,7 +243,7 @@ class _Heldout:
 
 
 def _heldout(
-    request: AnalysisRequest, pair: Pair, labels: list[str | None], folder: Path, scratch_bytes: int
+    request: AnalysisRequest, pair: Pair, labels: list[str | None], folder: Path, scratch_bytes: float
 ) -> _Heldout | None:
     if request.analysis.sae is None:
         return None
@@ -244,7 +263,7 @@ def _sae_rows(
     pair: Pair,
     heldout: _Heldout,
     folder: Path,
-    scratch_bytes: int,
+    scratch_bytes: float,
     tick: Callable[[float], None],
 ) -> SaeRows:
     """Runs both models over texts that are not compared, spare ones first, until there are rows enough."""
@@ -267,6 +286,33 @@ def _sae_rows(
     trained = used > len(split.spare) + len(split.held_out) and bool(split.train)
     measured, contexts = heldout.rows, heldout.contexts
     return SaeRows(train, measured, contexts, used, from_trained_rows=trained, from_analysed_rows=too_few)
+
+
+def _control_rows(
+    request: AnalysisRequest,
+    resolved: Resolved,
+    pair: Pair,
+    analysed: list[str],
+    like: SaeRows,
+    folder: Path,
+    tick: Callable[[float], None],
+) -> ControlRows:
+    """As many rows as the pair's, of the same texts; of texts that are compared, a fifth at least is not trained on."""
+    split, model = resolved.split, random_copy(pair.base, request.seed)
+    train, heldout = (
+        ActivationStore(folder / f"control-{name}", max_rows=rows)
+        for name, rows in (("train", like.train.rows), ("heldout", like.heldout.rows))
+    )
+    others = [row.text for row in chain(split.spare, split.held_out, split.train)]
+    measured = len(analysed) * 4 // 5 if like.from_analysed_rows else 0
+    whole = train.max_rows + heldout.max_rows
+    for store, texts in ((heldout, analysed[measured:]), (train, [*others, *analysed[:measured]])):
+        for batch in _spare_batches(pair, texts):
+            store.add(token_rows(hidden_states(model, batch), batch))
+            tick((train.rows + heldout.rows) / whole)
+            if store.full:
+                break
+    return ControlRows(train, heldout)
 
 
 def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:

@@ -14,14 +14,23 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ChangedLatent, LayerSae, Match, ReportWarning, SaeQuality, Turnover, WarmStart
+from layerdrift.contract.report import (
+    DENSITY_EDGES,
+    ChangedLatent,
+    LayerSae,
+    Match,
+    ReportWarning,
+    SaeQuality,
+    Turnover,
+    WarmStart,
+)
 from layerdrift.contract.request import AnalysisRequest, SaeSettings
 from workers.analysis.matching import Fates, beyond_floor, fates_of, matching
 from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
 from workers.analysis.sae_training import StackTrainer
 from workers.models.device import fast_dtype
 from workers.scratch import ActivationStore
-from workers.stages.extract import SaeRows
+from workers.stages.extract import ControlRows, SaeRows
 from workers.stages.latents import Side, chosen_latents, evidence
 from workers.stages.probes import LabelDirections
 from workers.stages.splicing import Dictionaries
@@ -63,7 +72,8 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, directions: LabelDirecti
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
     layers = len(normalisation.scale) // 2
     warm, matched = "warm_start" in settings.lenses, "match" in settings.lenses
-    ticks = SharedTicks(tick, [1.5 if matched else 1.0, WARM_SHARE if warm else 0.0, 0.2])
+    costs = [1.5 if matched else 1.0, WARM_SHARE if warm else 0.0, 0.5 if rows.control else 0.0, 0.2]
+    ticks = SharedTicks(tick, costs)
     training = _Training(rows.train, torch.Generator().manual_seed(request.seed), ticks)
     stack = _initial(normalisation, config, request.seed, matched)
     outcome = training.run(stack, config, "training the autoencoders")
@@ -75,11 +85,13 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, directions: LabelDirecti
         training.run(warmed, short, "training them on after a warm start")
     else:
         ticks.next("no warm start")
+    controls = _controls(rows.control, settings, request.seed, ticks)
     measuring = ticks.next("measuring the autoencoders")
     measured, latents, changed = [], [], []
     for layer in range(layers):
         lens = _Lens(stack, warmed, rows, layer, layers)
-        measured.append(lens.measured(outcome.dead_fraction, matched))
+        of_layer = lens.measured(outcome.dead_fraction, matched)
+        measured.append(of_layer.model_copy(update={"random_weights": controls[layer] if controls else None}))
         latents += lens.latents(directions)
         changed.append(lens.changed())
         measuring((layer + 1) / layers)
@@ -142,8 +154,26 @@ class _Training:
         batches = self._store.training_batches(config.steps, config.batch, self._generator)
         for step, states in enumerate(batches, start=1):
             trainer.step([states[site % len(states)] for site in range(stack.sites)])
-            tick(step / config.steps)
+            tick(step / config.steps, f"{what}: step {step} of {config.steps}")
         return _Outcome(trainer.dead_fraction, trainer.outlier_share)
+
+
+def _controls(
+    rows: ControlRows | None, settings: SaeSettings, seed: int, ticks: SharedTicks
+) -> list[SaeQuality] | None:
+    """By layer, of a model that was never trained; the same recipe, and another order of its own."""
+    if rows is None:
+        ticks.next("no random model")
+        return None
+    normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
+    config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
+    stack = _initial(normalisation, config, seed, matched=False)
+    training = _Training(rows.train, torch.Generator().manual_seed(seed), ticks)
+    outcome = training.run(stack, config, "training autoencoders of a random model")
+    return [
+        _quality(fit_on(stack, site, _usual_rows(rows.heldout, stack, site)), float(outcome.dead_fraction[site]))
+        for site in range(stack.sites)
+    ]
 
 
 def _means(store: ActivationStore) -> Tensor:
@@ -177,12 +207,9 @@ class _Lens:
     def measured(self, dead_fraction: Tensor, matched: bool) -> LayerSae:
         transferred = self._fit(self._stack, self._base, self._tuned)
 
-        def quality(fit: SaeFit, site: int) -> SaeQuality:
-            return SaeQuality(fvu=fit.fvu, l0=fit.l0, dead_fraction=float(dead_fraction[site]))
-
         return LayerSae(
-            base=quality(self._on_base, self._base),
-            tuned=quality(self._on_tuned, self._tuned),
+            base=_quality(self._on_base, float(dead_fraction[self._base])),
+            tuned=_quality(self._on_tuned, float(dead_fraction[self._tuned])),
             transfer_fvu=transferred.fvu,
             transfer_excess=transferred.fvu - self._on_base.fvu,
             warm_start=_warm_start(self._warm) if self._warm is not None else None,
@@ -258,6 +285,16 @@ def _warm_start(found: _WarmStarts) -> WarmStart:
         lost_excess=max(0, tuned.lost - floor.lost),
         shifted_excess=max(0, tuned.shifted - floor.shifted),
     )
+
+
+def _quality(fit: SaeFit, dead_fraction: float) -> SaeQuality:
+    return SaeQuality(fvu=fit.fvu, l0=fit.l0, dead_fraction=dead_fraction, density=_density(fit.firing_rates))
+
+
+def _density(rates: Tensor) -> list[int]:
+    """Latents in each of the report's bins of firing rates; [F] -> one more than there are edges."""
+    bins = torch.bucketize(rates, torch.tensor(DENSITY_EDGES, dtype=rates.dtype), right=True)
+    return bins.bincount(minlength=len(DENSITY_EDGES) + 1).tolist()
 
 
 def _counted(fates: Fates) -> Turnover:

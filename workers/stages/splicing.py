@@ -162,7 +162,8 @@ def splices(
         if base is not None:
             of_base.append(loss_recovered(base, dictionaries, layer, layer))
         of_tuned.append(loss_recovered(tuned, dictionaries, layer, layers + layer))
-        ablations.append(ablation(tuned, dictionaries, layer, seed))
+        heard = of_tuned[-1].value is not None
+        ablations.append(ablation(tuned, dictionaries, layer, seed) if heard else None)
         tick((layer + 1) / layers, f"autoencoders of layer {layer} in the models")
     info = SpliceInfo(loss="kl" if tuned.by_divergence else "cross_entropy", examples=texts)
     return Spliced(of_base if base is not None else None, of_tuned, ablations, info)

@@ -60,12 +60,21 @@ class Similarity(ReportModel):
     )
 
 
+DENSITY_EDGES: Final = (1e-5, 3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 0.1, 0.316)
+"""Between the bins of `SaeQuality.density`: shares of the tokens that a latent fires on, half a decade apart."""
+
+
 class SaeQuality(ReportModel):
     """How good one sparse autoencoder is, on texts that it was not trained on."""
 
     fvu: float = Field(description="fraction of variance unexplained, >= 0; 0 is perfect, 1 no better than the mean")
     l0: float = Field(ge=0, description="active latents for a token, mean")
     dead_fraction: float = Field(ge=0, le=1, description="latents that did not fire in the last 5 % of the training")
+    density: list[int] = Field(
+        default=[],
+        description="latents by the share of the held-out tokens that they fire on: none or below 1e-5, then in half "
+        "decades up to 1",
+    )
     loss_recovered: Measured | None = Field(
         default=None,
         description="1 - (loss with the reconstruction in the states' place - loss) / (loss with their mean - loss); "
@@ -133,6 +142,9 @@ class LayerSae(ReportModel):
 
     base: SaeQuality
     tuned: SaeQuality
+    random_weights: SaeQuality | None = Field(
+        default=None, description="of an autoencoder on a randomly initialised copy of the base model; null: not asked"
+    )
     transfer_fvu: float = Field(description="FVU of the base model's autoencoder on the tuned model's activations")
     transfer_excess: float = Field(description="transfer_fvu - base.fvu: what the base model's features miss")
     warm_start: WarmStart | None = Field(default=None, description="null: not asked for")

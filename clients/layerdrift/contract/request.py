@@ -181,6 +181,11 @@ class SaeSettings(RequestModel):
         description="what is asked of the pair's autoencoders: transfer is always there, a warm start costs a quarter "
         "of their training, an independent match half of it",
     )
+    random_weights: bool = Field(
+        default=False,
+        description="train autoencoders on a randomly initialised copy of the base model too, as a control: many of "
+        "their numbers are no worse there; costs half as much again",
+    )
     save: bool = Field(
         default=True,
         description="keep the autoencoders in the service's bucket, as files that sae-lens opens: 8 x width x hidden "

@@ -28,6 +28,7 @@ def render(report: Report) -> str:
         "cka": charts.cka_map(report),
         "weights": charts.weight_drift(report),
         "sae": sae_charts.quality(report),
+        "density": sae_charts.density(report),
         "turnover": sae_charts.turnover(report),
     }
     token_specs = {f"tokens-{index}": charts.token_map(text) for index, text in enumerate(report.tokens.texts)}

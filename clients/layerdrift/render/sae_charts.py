@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import altair as alt
 
-from layerdrift.contract.report import Report
+from layerdrift.contract.report import DENSITY_EDGES, Report
 from layerdrift.render.charts import Spec, from_zero, layer_axis, spec_of
 
-MODEL_COLOURS = {"base SAE on base": "#0072B2", "tuned SAE on tuned": "#D55E00", "base SAE on tuned": "#000000"}
+MODEL_COLOURS = {
+    "base SAE on base": "#0072B2",
+    "tuned SAE on tuned": "#D55E00",
+    "base SAE on tuned": "#000000",
+    "SAE on random weights": "#999999",
+}
+DASHES = [[1, 0], [1, 0], [6, 4], [2, 3]]
 TRAINED_ON = {"the tuned model's tokens": "#D55E00", "the base model's again (floor)": "#999999"}
 
 
@@ -17,10 +23,11 @@ def quality(report: Report) -> Spec | None:
     for layer in report.layers:
         if layer.sae is None:
             return None
-        for name, value in zip(
-            MODEL_COLOURS, (layer.sae.base.fvu, layer.sae.tuned.fvu, layer.sae.transfer_fvu), strict=True
-        ):
+        random = layer.sae.random_weights
+        values = [layer.sae.base.fvu, layer.sae.tuned.fvu, layer.sae.transfer_fvu, *([random.fvu] if random else [])]
+        for name, value in zip(MODEL_COLOURS, values, strict=False):
             rows.append({"layer": layer.index, "autoencoder": name, "fvu": value})
+    shown = [name for name in MODEL_COLOURS if any(row["autoencoder"] == name for row in rows)]
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_line(point=alt.OverlayMarkDef(size=60, filled=True))
@@ -30,11 +37,9 @@ def quality(report: Report) -> Spec | None:
             color=alt.Color(
                 "autoencoder:N",
                 title="autoencoder",
-                scale=alt.Scale(domain=list(MODEL_COLOURS), range=list(MODEL_COLOURS.values())),
+                scale=alt.Scale(domain=shown, range=[MODEL_COLOURS[name] for name in shown]),
             ),
-            strokeDash=alt.StrokeDash(
-                "autoencoder:N", scale=alt.Scale(domain=list(MODEL_COLOURS), range=[[1, 0], [1, 0], [6, 4]])
-            ),
+            strokeDash=alt.StrokeDash("autoencoder:N", scale=alt.Scale(domain=shown, range=DASHES[: len(shown)])),
             tooltip=["layer:Q", "autoencoder:N", alt.Tooltip("fvu:Q", format=".4f")],
         )
         .properties(width=620, height=260)
@@ -71,3 +76,37 @@ def turnover(report: Report) -> Spec | None:
         .facet(alt.Column("fate:N", title=None, sort=["shifted", "lost", "new"]))
     )
     return spec_of(chart)
+
+
+def density(report: Report) -> Spec | None:
+    """How many latents of each layer fire how often, in both models; None where that was not counted."""
+    bins = ["none, or below 0.001 %", *(f"{low:.2g} to {high:.3g} %" for low, high in _spans())]
+    rows = []
+    for layer in report.layers:
+        if layer.sae is None or not layer.sae.base.density:
+            return None
+        for model, found in (("base", layer.sae.base), ("tuned", layer.sae.tuned)):
+            whole = sum(found.density)
+            for name, count in zip(bins, found.density, strict=True):
+                rows.append({"layer": layer.index, "model": model, "fires on": name, "share": count / whole})
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_rect()
+        .encode(
+            x=alt.X("layer:O", title="layer (0: embeddings)", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("fires on:N", title="share of the tokens", sort=bins[::-1], axis=alt.Axis(labelLimit=200)),
+            color=alt.Color(
+                "share:Q", title="latents", scale=alt.Scale(scheme="viridis"), legend=alt.Legend(format=".0%")
+            ),
+            tooltip=["layer:O", "model:N", "fires on:N", alt.Tooltip("share:Q", format=".1%")],
+        )
+        .properties(width=230, height=200)
+        .facet(alt.Column("model:N", title=None))
+    )
+    return spec_of(chart)
+
+
+def _spans() -> list[tuple[float, float]]:
+    """The bins between the edges, and the one above them, in percent."""
+    edges = [100 * edge for edge in DENSITY_EDGES]
+    return list(zip(edges, [*edges[1:], 100.0], strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from layerdrift.contract.report import ChangedLatent, Layer, Measured, ModelOutputs, Outputs, Report, Zone
 
 ZONE_MEANING = {
@@ -10,6 +12,9 @@ ZONE_MEANING = {
     "specialised": "changed most",
 }
 
+
+BEYOND_CHANCE = 2.0
+"""Cosines of unrelated directions deviate from 0 by one over the root of the width; so many times that is a sign."""
 
 STRATEGIES = {
     "recommended": "as recommended",
@@ -70,8 +75,8 @@ def outcome(report: Report) -> str | None:
     return said + "."
 
 
-def latent(found: ChangedLatent) -> str:
-    """What is known of a changed latent."""
+def latent(found: ChangedLatent, width: int) -> str:
+    """What is known of a changed latent; a direction no nearer to a label's than chance gives in `width` is left out."""
     said = (
         f"Fires on {found.base_rate:.2%} of the tokens in the base model and on {found.tuned_rate:.2%} in the tuned one"
     )
@@ -81,7 +86,7 @@ def latent(found: ChangedLatent) -> str:
             f" {found.leans.share:.0%} of its activation is on texts labelled “{found.leans.label}”, which have "
             f"{found.leans.expected:.0%} of the tokens."
         )
-    if found.probe is not None:
+    if found.probe is not None and found.probe.cosine > BEYOND_CHANCE / math.sqrt(width):
         said += f" Of the labels its direction points most to “{found.probe.label}” (cosine {found.probe.cosine:.2f})."
     return said
 

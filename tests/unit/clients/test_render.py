@@ -322,6 +322,25 @@ def test_changed_latents_are_shown_with_their_tokens_and_what_chance_gives() -> 
     assert "none is shown" not in text
 
 
+def test_a_random_model_and_the_firing_rates_are_drawn_where_they_were_counted() -> None:
+    found = report()
+    assert {"sae", "density"} & set(specs_of(html.render(found))) == {"sae"}
+    density = [0, 0, 0, 0, 10, 30, 40, 15, 5, 0, 0]
+    for layer in found.layers:
+        assert layer.sae is not None
+        for side in (layer.sae.base, layer.sae.tuned):
+            side.density = density
+        layer.sae.random_weights = layer.sae.base.model_copy(update={"fvu": 0.4})
+    specs = specs_of(html.render(found))
+    assert [row["fvu"] for row in specs["sae"]["data"]["values"] if row["autoencoder"] == "SAE on random weights"] == [
+        0.4
+    ] * 4
+    rows = [row for row in specs["density"]["data"]["values"] if row["layer"] == 1 and row["model"] == "tuned"]
+    assert [row["share"] for row in rows] == [count / 100 for count in density]
+    assert [row["fires on"] for row in rows][:2] == ["none, or below 0.001 %", "0.001 to 0.00316 %"]
+    assert rows[-1]["fires on"] == "32 to 100 %"
+
+
 def test_what_the_answers_say_of_the_autoencoders_is_shown() -> None:
     found = report()
     found.causal = Causal.model_validate({"splice": {"loss": "cross_entropy", "examples": 123}})

@@ -13,7 +13,7 @@ from layerdrift.backends.tables import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Zone
 from layerdrift.contract.request import AnalysisRequest
-from tests.conftest import BLOCKS, add_noise, make_texts, save_model, tiny_bert
+from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert
 from workers.analysis.similarity import SiteSimilarity, cross_site_cka
 from workers.analysis.zones import fit_zones
 from workers.stages.compare import Compared, compare, recommended
@@ -239,15 +239,47 @@ def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Pat
         assert layer.base == layer.tuned
 
 
+@pytest.mark.parametrize("spare", [0, 600])
+def test_a_model_that_was_never_trained_is_the_control(base: Path, tmp_path: Path, spare: int) -> None:
+    """Its rows are others than the base model's, as many, and the same for the same seed."""
+    sae = {"tokens": 20_000, "width": 4, "k": 8, "lenses": ["transfer"]}
+    given = resolved(base, texts=400, spare=spare)
+    asked = request(analysis={"sae": {**sae, "random_weights": True}})
+    layers = []
+    for folder in ("one", "other"):
+        extracted = extracted_pair(given, base, tmp_path / folder, asked)
+        rows = extracted.sae_rows
+        assert rows is not None
+        assert rows.control is not None
+        assert rows.control.train.rows == pytest.approx(rows.train.rows, rel=0.05)
+        assert rows.control.heldout.rows == pytest.approx(rows.heldout.rows, rel=0.3)
+        layers.append(train_saes(asked, rows, None, tick).layers)
+    assert layers[0] == layers[1]
+    without = request(analysis={"sae": sae})
+    plain_rows = extracted_pair(given, base, tmp_path / "plain", without).sae_rows
+    assert plain_rows is not None
+    for layer, plain in zip(layers[0], train_saes(without, plain_rows, None, tick).layers, strict=True):
+        assert layer.random_weights is not None
+        assert layer.random_weights.fvu not in (layer.base.fvu, 0.0)
+        assert sum(layer.random_weights.density) == 4 * HIDDEN
+        assert layer.model_copy(update={"random_weights": None}) == plain
+
+
+@pytest.mark.parametrize("control", [False, True])
 @pytest.mark.parametrize(("spare", "scratch_bytes"), [(0, 2**20), (600, 2**20), (5500, 2**25)])
-def test_a_job_stays_within_its_scratch(base: Path, tmp_path: Path, spare: int, scratch_bytes: int) -> None:
-    asked = request(analysis={"sae": {"tokens": 110_000, "width": 4, "k": 8}})
+def test_a_job_stays_within_its_scratch(
+    base: Path, tmp_path: Path, spare: int, scratch_bytes: int, control: bool
+) -> None:
+    asked = request(analysis={"sae": {"tokens": 110_000, "width": 4, "k": 8, "random_weights": control}})
     folder = tmp_path / "scratch"
     given = resolved(base, texts=400, spare=spare)
     extracted = extracted_pair(given, base, folder, asked, scratch_bytes)
     assert extracted.sae_rows is not None
     extracted.sae_rows.train.flush()
     extracted.sae_rows.heldout.flush()
+    if extracted.sae_rows.control is not None:
+        extracted.sae_rows.control.train.flush()
+        extracted.sae_rows.control.heldout.flush()
     on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert 0 < on_disk <= scratch_bytes
 
