@@ -76,7 +76,7 @@ def outcome(report: Report) -> str | None:
 
 
 def latent(found: ChangedLatent, width: int) -> str:
-    """What is known of a changed latent; a direction no nearer to a label's than chance gives in `width` is left out."""
+    """What is known of a changed latent; a direction no nearer to a label's than chance, by the width, is left out."""
     said = (
         f"Fires on {found.base_rate:.2%} of the tokens in the base model and on {found.tuned_rate:.2%} in the tuned one"
     )
