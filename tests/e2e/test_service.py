@@ -103,6 +103,7 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
         report = Report.model_validate_json(answer.content)
         page = http.get(analysis.links.report, headers={"Accept": "text/html"})
         assert page.headers["Content-Type"].startswith("text/html")
+        assert all(f'id="{figure}"' in page.text for figure in ("drift", "grafts", "sae", "density", "turnover"))
         text = http.get(analysis.links.report, headers={"Accept": "text/markdown"})
         assert text.text.startswith("# tiny\n")
         assert http.get(analysis.links.report, headers={"Accept": "image/png"}).status_code == 406

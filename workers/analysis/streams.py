@@ -36,9 +36,9 @@ class Rows(NamedTuple):
         return Rows(self.base.clone(), self.tuned.clone())
 
     @staticmethod
-    def empty(like: Tensor, count: int) -> Rows:
-        """Memory for so many rows as `like` [S, N, D]."""
-        base, tuned = like.new_empty(2, like.shape[0], count, like.shape[2])
+    def empty(like: Tensor, sites: int, count: int) -> Rows:
+        """Memory for so many rows of so many sites, of the width and kind of `like` [..., D]."""
+        base, tuned = like.new_empty(2, sites, count, like.shape[-1])
         return Rows(base, tuned)
 
     def part(self, first: int, last: int) -> Rows:
@@ -150,7 +150,7 @@ class _Buffered:
             self._moments.add(*rows)
             return
         if self._pending is None:
-            self._pending = Rows.empty(rows.base, PENDING_ROWS)
+            self._pending = Rows.empty(rows.base, len(rows.base), PENDING_ROWS)
         if self._count + rows.n > PENDING_ROWS:
             self._flush()
         for place, side in zip(self._pending.part(self._count, self._count + rows.n), rows, strict=True):

@@ -134,7 +134,7 @@ class _TokenBuffer:
         if self._rows is None or self._rows.n < self.count + count or group != self._group:
             self.flush()
         if self._rows is None or self._rows.n < count:
-            self._rows = Rows.empty(torch.stack([layer[0, :1] for layer in states]), self._size(states, count))
+            self._rows = Rows.empty(states[0], len(states), self._size(states, count))
         self._group = group
         self.count += count
         return self._rows.part(self.count - count, self.count)
