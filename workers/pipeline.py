@@ -153,8 +153,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
             if request.analysis.sae is not None and request.analysis.sae.save:
                 autoencoders = _keep(deployment, record.id, trained.dictionaries, folder / "sae", writer)
     with _stage(writer, StageName.CAUSAL):
-        dictionaries = trained.dictionaries if trained else None
-        judged = judge(request, resolved, checkpoint, compared, dictionaries, extracted.analysed, folder, writer.tick)
+        judged = judge(request, resolved, checkpoint, compared, trained, extracted.analysed, folder, writer.tick)
     with _stage(writer, StageName.REPORT):
         found = Findings(resolved, tuned, extracted, compared, trained, autoencoders, judged)
         report = build_report(record.id, request, found, writer.seconds)

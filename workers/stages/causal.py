@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from layerdrift.backends.tables import Row
 from layerdrift.contract.report import (
     Causal,
+    ChangedLatent,
     GraftInfo,
     LayerGraft,
     Measured,
@@ -46,7 +47,9 @@ from workers.stages.answers import (
 from workers.stages.compare import Compared
 from workers.stages.gather import Reading
 from workers.stages.intervals import ratio
+from workers.stages.latents import promoted
 from workers.stages.resolve import Checkpoint, Resolved
+from workers.stages.sae import Trained
 from workers.stages.splicing import SPLICE_TEXTS, Dictionaries, Spliced, SplicedLoss, splices
 from workers.stages.sweep import NOT_RETRAINED, freeze_sweep
 from workers.stages.tick import SharedTicks, Tick
@@ -60,11 +63,15 @@ GRAFT_COST, SPLICE_COST, SWEEP_COST = 4.0, 4.0, 20.0
 
 @dataclass(frozen=True)
 class Judged:
-    """What the stage found; `grafts` by layer; `spliced` where there are autoencoders and a head."""
+    """What the stage found; `grafts` by layer; `spliced` where there are autoencoders and a head.
+
+    latents: as they came, with what they promote in a language model.
+    """
 
     outputs: Outputs | None
     grafts: list[LayerGraft] | None
     spliced: Spliced | None
+    latents: list[ChangedLatent]
     causal: Causal
     recommendation: Recommendation
     warnings: list[ReportWarning]
@@ -75,7 +82,7 @@ def judge(
     resolved: Resolved,
     checkpoint: Checkpoint,
     compared: Compared,
-    dictionaries: Dictionaries | None,
+    trained: Trained | None,
     analysed: int,
     folder: Path,
     tick: Tick,
@@ -90,7 +97,7 @@ def judge(
         tick,
         [
             1.0,
-            SPLICE_COST if dictionaries else 0.0,
+            SPLICE_COST if trained else 0.0,
             GRAFT_COST * request.analysis.grafts,
             SWEEP_COST * swept,
         ],
@@ -106,6 +113,7 @@ def judge(
     questions = _questions(request, tokenizer, model, tuned, rows)
     outputs: Outputs | None = None
     found: Spliced | None = None
+    latents = trained.latents if trained else []
     warnings: list[ReportWarning] = []
     asking, splicing = ticks.next("outputs of the models"), ticks.next("autoencoders in the models")
     if tuned is not None:
@@ -113,8 +121,10 @@ def judge(
         if head_kind(resolved.base.folder, "/base/uri") == tuned.kind:
             base = load_headed(resolved.base.folder, "/base/uri", device)
         outputs, warnings = _outputs(questions, base, tuned, asking)
-        if dictionaries is not None and outputs is not None:
-            found = _spliced(dictionaries, questions, base, tuned, request.seed, splicing)
+        if trained is not None and outputs is not None:
+            found = _spliced(trained.dictionaries, questions, base, tuned, request.seed, splicing)
+        if trained is not None and tuned.kind == "causal_lm":
+            latents = promoted(trained.latents, trained.dictionaries, tuned.model, tokenizer)
         del base
     grafts, info = None, None
     grafting = ticks.next("grafts")
@@ -128,7 +138,7 @@ def judge(
     if swept:
         sweep, recommendation = freeze_sweep(request, resolved, recommendation, ticks.next("freeze sweep"))
         causal = causal.model_copy(update={"sweep": sweep})
-    return Judged(outputs, grafts, found, causal, recommendation, warnings)
+    return Judged(outputs, grafts, found, latents, causal, recommendation, warnings)
 
 
 def _questions(

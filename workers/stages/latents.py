@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.report import ChangedLatent, Fate, LabelLean, LatentExample, ProbeDirection
 from workers.analysis.matching import Fates, beyond_floor
@@ -16,6 +17,7 @@ from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.contexts import Contexts
 from workers.stages.probes import LabelDirections
+from workers.stages.splicing import Dictionaries
 
 SHOWN_OF_A_FATE = 4
 EXAMPLES = 5
@@ -91,6 +93,24 @@ def evidence(
                 probe=_direction(dictionary[index], directions, layer),
             )
         )
+    return found
+
+
+def promoted(
+    latents: list[ChangedLatent], dictionaries: Dictionaries, model: PreTrainedModel, reading: PreTrainedTokenizerBase
+) -> list[ChangedLatent]:
+    """The latents with the tokens that a language model's output embeddings read in their directions."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or dictionaries.warmed is None:
+        return latents
+    weights = head.weight.detach().float().cpu()
+    found = []
+    for latent in latents:
+        lost = latent.fate == "lost"
+        stack = dictionaries.stack if lost else dictionaries.warmed
+        row = stack.W_dec[latent.layer if lost else dictionaries.layers + latent.layer, latent.index]
+        tokens = (weights @ row).topk(min(EXAMPLES, len(weights))).indices.tolist()
+        found.append(latent.model_copy(update={"promotes": [str(reading.decode([token])) for token in tokens]}))
     return found
 
 

@@ -62,7 +62,7 @@ def build_report(
         causal=judged.causal,
         recommendation=judged.recommendation,
         tokens=extracted.tokens,
-        latents=trained.latents if trained else [],
+        latents=judged.latents,
         autoencoders=found.autoencoders,
         warnings=[
             *resolved.warnings,

@@ -198,6 +198,11 @@ class ChangedLatent(ReportModel):
     tuned: list[LatentExample] = Field(description="where it fires most in the tuned model")
     leans: LabelLean | None = Field(default=None, description="the label it goes with most; null: no labels")
     probe: ProbeDirection | None = Field(default=None, description="null: no probes were fitted")
+    promotes: list[str] = Field(
+        default=[],
+        description="of a causal language model, the tokens whose logits its direction raises most where the output "
+        "embeddings read it as it is",
+    )
 
 
 class LayerProbe(ReportModel):

@@ -86,6 +86,8 @@ def latent(found: ChangedLatent, width: int) -> str:
             f" {found.leans.share:.0%} of its activation is on texts labelled “{found.leans.label}”, which have "
             f"{found.leans.expected:.0%} of the tokens."
         )
+    if found.promotes:
+        said += f" Read off as it is, its direction raises most the logits of {', '.join(map(repr, found.promotes))}."
     if found.probe is not None and found.probe.cosine > BEYOND_CHANCE / math.sqrt(width):
         said += f" Of the labels its direction points most to “{found.probe.label}” (cosine {found.probe.cosine:.2f})."
     return said

@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import tiny_tokenizer
+from layerdrift.contract.report import ChangedLatent
+from tests.conftest import HIDDEN, tiny_bert, tiny_tokenizer
+from tests.unit.workers.test_answers import causal_lm
 from workers.analysis.matching import Fates
 from workers.analysis.sae import Normalisation, SaeStack
 from workers.models.texts import batches
 from workers.scratch import ActivationStore
 from workers.stages.contexts import Contexts
-from workers.stages.latents import Side, chosen_latents, evidence, leaning
+from workers.stages.latents import Side, chosen_latents, evidence, leaning, promoted
 from workers.stages.probes import LabelDirections
+from workers.stages.splicing import Dictionaries
 
 TEXTS = ["the good film", "bad", "the film was good and the plot was bad and the story was dull"]
 LABELS = ["yes", None, "no"]
@@ -91,6 +94,28 @@ def test_what_a_latent_leans_to_and_points_to(tmp_path: Path) -> None:
     assert one.leans.expected == pytest.approx(len(TEXTS[2].split()) / (len(TEXTS[2].split()) + 3))
     assert one.probe is not None
     assert (one.probe.label, one.probe.cosine) == ("no", 1.0)
+
+
+def test_a_direction_promotes_the_tokens_whose_embeddings_it_has(tmp_path: Path) -> None:
+    """A new latent is read off the tuned dictionary of the warm start, a lost one off the base's."""
+    model, tokenizer = causal_lm(), tiny_tokenizer(tmp_path)
+    embeddings = torch.nn.functional.normalize(model.get_output_embeddings().weight.detach(), dim=1)
+    good, bad = (tokenizer.get_vocab()[word] for word in ("good", "bad"))
+    ones = torch.ones(2)
+    base, warmed = (
+        SaeStack.initial(Normalisation(ones, torch.zeros(2, HIDDEN), ones), 3, torch.Generator()) for _ in range(2)
+    )
+    base.W_dec[0, 1], warmed.W_dec[1, 2] = embeddings[bad], embeddings[good]
+    dictionaries = Dictionaries(base, torch.zeros(2, HIDDEN), warmed, [[]], [[]])
+    latent = ChangedLatent(layer=0, index=1, fate="lost", cosine=0, base_rate=0.1, tuned_rate=0, base=[], tuned=[])
+    new = latent.model_copy(update={"index": 2, "fate": "new"})
+    found = promoted([latent, new], dictionaries, model, tokenizer)
+    weights = model.get_output_embeddings().weight.detach()
+    for one, word, row in zip(found, ("bad", "good"), (embeddings[bad], embeddings[good]), strict=True):
+        best = (weights @ row).argsort(descending=True)[:5].tolist()
+        assert one.promotes == [tokenizer.decode([token]) for token in best]
+        assert word in one.promotes
+    assert promoted([latent], dictionaries, tiny_bert(), tokenizer) == [latent]
 
 
 @pytest.mark.parametrize(
