@@ -25,13 +25,14 @@ from workers.models.device import give_memory_back
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.stages.causal import judge
 from workers.stages.compare import compare
-from workers.stages.extract import extract
+from workers.stages.extract import SaeRows, extract
 from workers.stages.finetune import Tuned, finetune
-from workers.stages.report import Findings, build_report
+from workers.stages.latent_table import write_latents
+from workers.stages.report import Findings, Kept, build_report
 from workers.stages.resolve import Resolved, resolve
-from workers.stages.sae import train_saes
+from workers.stages.sae import Trained, train_saes
 from workers.stages.sae_files import named, save_sae
-from workers.stages.splicing import Dictionaries
+from workers.stages.tick import Tick
 
 _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is away: no fault of the job's."""
@@ -145,17 +146,17 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         compared = compare(request, resolved, extracted, writer.tick)
         for store in extracted.groups.values():
             store.clear()
-    trained, autoencoders = None, None
+    trained, kept = None, None
     if extracted.sae_rows is not None:
         with _stage(writer, StageName.SAE):
             directions = compared.probed.directions if compared.probed else None
             trained = train_saes(request, extracted.sae_rows, directions, writer.tick)
             if request.analysis.sae is not None and request.analysis.sae.save:
-                autoencoders = _keep(deployment, record.id, trained.dictionaries, folder / "sae", writer)
+                kept = _keep(deployment, record.id, trained, extracted.sae_rows, folder / "sae", writer.tick)
     with _stage(writer, StageName.CAUSAL):
         judged = judge(request, resolved, checkpoint, compared, trained, extracted.analysed, folder, writer.tick)
     with _stage(writer, StageName.REPORT):
-        found = Findings(resolved, tuned, extracted, compared, trained, autoencoders, judged)
+        found = Findings(resolved, tuned, extracted, compared, trained, kept, judged)
         report = build_report(record.id, request, found, writer.seconds)
         _publish(deployment, report)
 
@@ -173,19 +174,21 @@ def _tune(deployment: Deployment, record: JobRecord, resolved: Resolved, folder:
     return tuned
 
 
-def _keep(
-    deployment: Deployment, analysis_id: str, dictionaries: Dictionaries, folder: Path, writer: ProgressWriter
-) -> str:
-    """Stores the autoencoders, one after another on disk; gives back where they are."""
-    prefix = keys.sae_prefix(analysis_id)
-    for sae in named(dictionaries):
-        writer.tick(1.0, f"keeping the autoencoder {sae.name}")
+def _keep(deployment: Deployment, analysis_id: str, trained: Trained, rows: SaeRows, folder: Path, tick: Tick) -> Kept:
+    """Stores the autoencoders, one after another on disk, and the table of their latents."""
+    prefix, table = keys.sae_prefix(analysis_id), keys.latents_object(analysis_id)
+    for sae in named(trained.dictionaries):
+        tick(1.0, f"keeping the autoencoder {sae.name}")
         metadata = {"hook_name": f"hidden_states.{sae.layer}", "layerdrift": {"analysis": analysis_id, "sae": sae.name}}
         save_sae(sae.stack, sae.site, folder, metadata)
         for path in sorted(folder.iterdir()):
             deployment.blobs.put_file(f"{prefix}{sae.name}/{path.name}", path)
         shutil.rmtree(folder)
-    return f"s3://{deployment.blobs.bucket}/{prefix}"
+    latents = folder.with_suffix(".parquet")
+    write_latents(latents, trained.dictionaries, rows.heldout, rows.contexts, tick)
+    deployment.blobs.put_file(table, latents)
+    bucket = f"s3://{deployment.blobs.bucket}/"
+    return Kept(bucket + prefix, bucket + table)
 
 
 def _publish(deployment: Deployment, report: Report) -> None:

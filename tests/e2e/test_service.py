@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pyarrow.parquet as parquet
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +29,7 @@ from layerdrift.contract.errors import ConflictError, InputError, NotFoundError,
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import AnalysisFailed, Client
-from tests.conftest import BLOCKS, make_texts, save_model, tiny_bert
+from tests.conftest import BLOCKS, HIDDEN, make_texts, save_model, tiny_bert
 
 WAIT_SECONDS = 240.0
 TEXTS = make_texts(60)
@@ -125,6 +127,9 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
     assert (report.causal.splice.loss, report.causal.splice.examples) == ("cross_entropy", 100)
     prefix = f"artifacts/{analysis.id}/saes/"
     assert report.autoencoders == f"s3://layerdrift/{prefix}"
+    table = BlobStore.connect(stack.settings).get(f"artifacts/{analysis.id}/latents.parquet")
+    assert report.latent_table == f"s3://layerdrift/artifacts/{analysis.id}/latents.parquet"
+    assert parquet.read_table(io.BytesIO(table)).num_rows == 3 * (BLOCKS + 1) * 2 * HIDDEN
     kept = {blob.key.removeprefix(prefix) for blob in BlobStore.connect(stack.settings).list(prefix)}
     assert kept == {
         f"{kind}/layer-{layer:02d}/{name}"

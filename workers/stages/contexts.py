@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,16 @@ from workers.models.texts import Batch
 
 WORDS_AROUND = 8
 """Tokens shown on either side."""
+
+
+class Words(NamedTuple):
+    """A row's token as people read it, the tokens around it, and its text's number and label."""
+
+    before: str
+    token: str
+    after: str
+    text: int
+    label: str | None
 
 
 class Contexts:
@@ -28,6 +39,7 @@ class Contexts:
         self._ids: dict[int, list[int]] = {}
         self._texts: list[int] = []
         self._starts: dict[int, int] = {}
+        self._words: dict[int, Words] = {}
 
     def add(self, batch: Batch) -> None:
         """Takes note of a batch whose real tokens became rows, text after text."""
@@ -53,16 +65,28 @@ class Contexts:
         return [self._labels[text] for text in self._texts[:rows]]
 
     def example(self, row: int, activation: float) -> LatentExample:
-        """A row's token as people read it."""
+        """What a report shows of a row."""
+        words = self.words(row)
+        return LatentExample(
+            before=words.before, token=words.token, after=words.after, activation=activation, label=words.label
+        )
+
+    def words(self, row: int) -> Words:
+        """A row's token and what stands around it; kept, since strong tokens are asked for again and again."""
+        if row not in self._words:
+            self._words[row] = self._read_around(row)
+        return self._words[row]
+
+    def _read_around(self, row: int) -> Words:
         text = self._texts[row]
         ids, place = self._ids[text], row - self._starts[text]
         first, last = max(0, place - WORDS_AROUND), place + 1 + WORDS_AROUND
         before, token, after = (self._read(part) for part in (ids[first:place], [ids[place]], ids[place + 1 : last]))
-        return LatentExample(
+        return Words(
             before=("… " if first else "") + before,
             token=token,
             after=after + (" …" if last < len(ids) else ""),
-            activation=activation,
+            text=text,
             label=self._labels[text],
         )
 

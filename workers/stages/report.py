@@ -25,15 +25,23 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "numba")
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Where the autoencoders and the table of their latents are: S3 URIs."""
+
+    autoencoders: str
+    latents: str
+
+
+@dataclass(frozen=True)
 class Findings:
-    """What the stages left; `autoencoders`: where they are kept."""
+    """What the stages left."""
 
     resolved: Resolved
     tuned: Tuned | None
     extracted: Extracted
     compared: Compared
     trained: Trained | None
-    autoencoders: str | None
+    kept: Kept | None
     judged: Judged
 
 
@@ -63,7 +71,8 @@ def build_report(
         recommendation=judged.recommendation,
         tokens=extracted.tokens,
         latents=judged.latents,
-        autoencoders=found.autoencoders,
+        autoencoders=found.kept.autoencoders if found.kept else None,
+        latent_table=found.kept.latents if found.kept else None,
         warnings=[
             *resolved.warnings,
             *extracted.warnings,

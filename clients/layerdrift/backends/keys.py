@@ -47,6 +47,11 @@ def sae_prefix(analysis_id: str) -> str:
     return f"artifacts/{analysis_id}/saes/"
 
 
+def latents_object(analysis_id: str) -> str:
+    """Object: all latents of the autoencoders and where they fire most, as Parquet."""
+    return f"artifacts/{analysis_id}/latents.parquet"
+
+
 CHECKPOINTS = "checkpoints/"
 
 

@@ -520,5 +520,10 @@ class Report(ReportModel):
         description="S3 URI under which base/, tuned/ and warm-start/ have a folder layer-NN for each autoencoder, as "
         "sae_lens.SAE.load_from_disk opens it; `latents` count in those of warm-start/; null: none were kept",
     )
+    latent_table: str | None = Field(
+        default=None,
+        description="S3 URI of a Parquet file with a row for each latent of these autoencoders: how often and how "
+        "strongly it fires, and the tokens it is strongest on; null: none was kept",
+    )
     warnings: list[ReportWarning]
     timings: Timings

@@ -188,8 +188,8 @@ class SaeSettings(RequestModel):
     )
     save: bool = Field(
         default=True,
-        description="keep the autoencoders in the service's bucket, as files that sae-lens opens: 8 x width x hidden "
-        "width squared bytes each, three for each layer",
+        description="keep the autoencoders in the service's bucket, as files that sae-lens opens (8 x width x hidden "
+        "width squared bytes each, three for each layer), and a table of all their latents as Parquet",
     )
 
     @field_validator("lenses")
