@@ -30,13 +30,14 @@ class Fates:
     """What became of the latents of a dictionary that was trained on; all [F].
 
     retained, shifted, lost: bool, those that were alive before. new: bool, those alive after whose direction nothing
-    alive had before; a latent can be lost and new. cosines: of the decoder rows before and after.
+    alive had before; a latent can be lost or shifted and new. alive: bool, after. cosines: of the decoder rows.
     """
 
     retained: Tensor
     shifted: Tensor
     lost: Tensor
     new: Tensor
+    alive: Tensor
     cosines: Tensor
 
 
@@ -66,6 +67,7 @@ def fates_of(before: Tensor, after: Tensor, rates_before: Tensor, rates_after: T
         shifted=shifted,
         lost=alive_before & ~retained & ~shifted,
         new=alive_after & ~_known(after, before[alive_before]),
+        alive=alive_after,
         cosines=cosines,
     )
 

@@ -120,6 +120,8 @@ def judge(
         base = None
         if head_kind(resolved.base.folder, "/base/uri") == tuned.kind:
             base = load_headed(resolved.base.folder, "/base/uri", device)
+            if base is not None:
+                base.model.config.pad_token_id = model.config.pad_token_id
         outputs, warnings = _outputs(questions, base, tuned, asking)
         if trained is not None and outputs is not None:
             found = _spliced(trained.dictionaries, questions, base, tuned, request.seed, splicing)
@@ -260,6 +262,8 @@ def _spliced(
     dictionaries: Dictionaries, questions: Questions, base: Headed | None, tuned: Headed, seed: int, tick: Tick
 ) -> Spliced:
     """Both models where the base has a head of the same classes, else the tuned one alone."""
+    if base is not None and tuned.kind == "classifier" and _common_order(base, _names(tuned.model)) is None:
+        base = None
     asked = replace(questions, rows=questions.rows[:SPLICE_TEXTS])
 
     def loss(model: PreTrainedModel) -> SplicedLoss:

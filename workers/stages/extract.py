@@ -65,7 +65,7 @@ SPARE_TEXTS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class ControlRows:
-    """Rows of a randomly initialised copy of the base model, of texts as for the pair."""
+    """Rows of a randomly initialised copy of the base model at the tokens of the pair's, in their order."""
 
     train: ActivationStore
     heldout: ActivationStore
@@ -137,11 +137,13 @@ def extract(
     gathered, moments = _gather(request, pair, texts, groups, heldout, ticks.next("tokens compared"))
     sae_ticks, control_ticks = ticks.next("tokens for the autoencoders"), ticks.next("tokens of a random model")
     sae_rows = None
-    if heldout is not None:
-        sae_rows = _sae_rows(request, resolved, pair, heldout, folder, sae_bytes, sae_ticks)
-    if sae_rows is not None and control:
-        found = _control_rows(request, resolved, pair, texts, sae_rows, folder, control_ticks)
-        sae_rows = replace(sae_rows, control=found)
+    if sae is not None and heldout is not None:
+        train = _store(pair, folder / "train", sae.tokens // SAE_EPOCHS, sae_bytes * TRAIN_SHARE)
+        bounds = train.max_rows, heldout.rows.max_rows
+        sae_rows = _sae_rows(resolved, pair, lambda batch: _pair_rows(pair, batch), train, heldout, sae_ticks)
+        if control:
+            found = _control_rows(request, resolved, pair, texts, bounds, folder, control_ticks)
+            sae_rows = replace(sae_rows, control=found)
     shown = _token_drift(request, pair, texts, moments["token"].frame)
     weights = weight_drift(pair)
     models = {"base": model_info(pair.base, resolved.base), "tuned": model_info(pair.tuned, checkpoint)}
@@ -258,31 +260,32 @@ def _store(pair: Pair, folder: Path, rows: int, limit_bytes: float) -> Activatio
 
 
 def _sae_rows(
-    request: AnalysisRequest,
     resolved: Resolved,
     pair: Pair,
+    rows_of: Callable[[Batch], Tensor],
+    train: ActivationStore,
     heldout: _Heldout,
-    folder: Path,
-    scratch_bytes: float,
     tick: Callable[[float], None],
 ) -> SaeRows:
-    """Runs both models over texts that are not compared, spare ones first, until there are rows enough."""
-    if request.analysis.sae is None:
-        raise ValueError("this request has no autoencoders")
+    """Runs models over texts that are not compared, spare ones first, until there are rows enough.
+
+    Args:
+        rows_of: the rows of all sites at a batch's real tokens, [S, N, D].
+        train: where they go. heldout: of the compared texts; with too few others most of them are trained on.
+    """
     split = resolved.split
-    train = _store(pair, folder / "train", request.analysis.sae.tokens // SAE_EPOCHS, scratch_bytes * TRAIN_SHARE)
     texts = [row.text for row in chain(split.spare, split.held_out, split.train)]
     used = 0
     for batch in _spare_batches(pair, texts):
         used += len(batch.indices)
-        train.add(torch.cat([token_rows(states, batch) for states in pair.states(batch)]))
+        train.add(rows_of(batch))
         tick(train.rows / train.max_rows)
         if train.full:
             break
     too_few = train.rows < min(train.max_rows, heldout.rows.rows)
     if too_few:
         used += len(split.analysed)
-        heldout = _shared(heldout, train, folder / "measured")
+        heldout = _shared(heldout, train, train.folder.with_name(f"{train.folder.name}-measured"))
     trained = used > len(split.spare) + len(split.held_out) and bool(split.train)
     measured, contexts = heldout.rows, heldout.contexts
     return SaeRows(train, measured, contexts, used, from_trained_rows=trained, from_analysed_rows=too_few)
@@ -292,27 +295,37 @@ def _control_rows(
     request: AnalysisRequest,
     resolved: Resolved,
     pair: Pair,
-    analysed: list[str],
-    like: SaeRows,
+    texts: list[str],
+    bounds: tuple[int, int],
     folder: Path,
     tick: Callable[[float], None],
 ) -> ControlRows:
-    """As many rows as the pair's, of the same texts; of texts that are compared, a fifth at least is not trained on."""
-    split, model = resolved.split, random_copy(pair.base, request.seed)
+    """The rows of the same tokens, in the same order, of a model that was never trained.
+
+    Args:
+        texts: that were compared. bounds: most rows to train on and to hold out, as for the pair.
+    """
+    model = random_copy(pair.base, request.seed)
+
+    def rows_of(batch: Batch) -> Tensor:
+        return token_rows(hidden_states(model, batch), batch)
+
     train, heldout = (
         ActivationStore(folder / f"control-{name}", max_rows=rows)
-        for name, rows in (("train", like.train.rows), ("heldout", like.heldout.rows))
+        for name, rows in zip(("train", "heldout"), bounds, strict=True)
     )
-    others = [row.text for row in chain(split.spare, split.held_out, split.train)]
-    measured = len(analysed) * 4 // 5 if like.from_analysed_rows else 0
-    whole = train.max_rows + heldout.max_rows
-    for store, texts in ((heldout, analysed[measured:]), (train, [*others, *analysed[:measured]])):
-        for batch in _spare_batches(pair, texts):
-            store.add(token_rows(hidden_states(model, batch), batch))
-            tick((train.rows + heldout.rows) / whole)
-            if store.full:
-                break
-    return ControlRows(train, heldout)
+    for _, batch in pair.reading.grouped(texts):
+        if heldout.full:
+            break
+        heldout.add(rows_of(batch))
+        tick(0.2 * heldout.rows / heldout.max_rows)
+    compared = _Heldout(heldout, Contexts(pair.reading.tokenizer, []))
+    found = _sae_rows(resolved, pair, rows_of, train, compared, lambda share: tick(0.2 + 0.8 * share))
+    return ControlRows(found.train, found.heldout)
+
+
+def _pair_rows(pair: Pair, batch: Batch) -> Tensor:
+    return torch.cat([token_rows(states, batch) for states in pair.states(batch)])
 
 
 def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:

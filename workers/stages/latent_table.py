@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +14,10 @@ from torch import Tensor
 from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.contexts import Contexts
+from workers.stages.latents import ENCODED_ROWS, EXAMPLES
 from workers.stages.sae_files import NamedSae, named
 from workers.stages.splicing import Dictionaries
 from workers.stages.tick import Tick
-
-EXAMPLES = 5
-ENCODED_ROWS = 2048
 
 _EXAMPLE = pa.struct(
     [
@@ -40,32 +39,36 @@ SCHEMA = pa.schema(
         ("examples", pa.list_(_EXAMPLE)),
     ]
 )
-"""autoencoder: base, tuned or warm-start. rate: share of the held-out tokens that it fires on. mean_activation: over
-these, null where there are none. examples: the tokens that it is strongest on, strongest first, at most EXAMPLES."""
+"""autoencoder: base, tuned or warm-start. rate: share of the held-out tokens of usual norm that it fires on.
+mean_activation: over these, null where there are none. examples: the tokens that it is strongest on, strongest
+first, at most EXAMPLES. Activations are those that the kept file gives for the raw states."""
 
 
 class Strongest(NamedTuple):
     """Of one autoencoder's F latents on N rows.
 
-    rates, sums: [F], share of the rows that a latent fires on, and its sum over them. values, places: [E, F], the
-    largest activations, descending, and the rows where they are; E is EXAMPLES, or N where that is less.
+    rates, means: [F], share of the usual rows that a latent fires on, and its mean over these; NaN where it never does.
+    values, places: [E, F], the largest activations, descending, and the rows where they are; E is EXAMPLES, or N where
+    that is less. Activations are in the units of the raw rows.
     """
 
     rates: Tensor
-    sums: Tensor
+    means: Tensor
     values: Tensor
     places: Tensor
 
 
 def strongest(stack: SaeStack, site: int, rows: ActivationStore) -> Strongest:
-    """Reads a site's rows once; rows of outlying norm count as silent."""
+    """Reads a site's rows once; rows of outlying norm do not count."""
     latents = stack.b_enc.shape[1]
     fired, sums = torch.zeros(2, latents, dtype=torch.float64)
     values, places = torch.zeros(0, latents), torch.zeros(0, latents, dtype=torch.int64)
-    read = 0
+    read = usual_rows = 0
     for shard in rows.shards():
         for part in shard[site].split(ENCODED_ROWS):
-            found = torch.where(stack.usual(site, part)[:, None], stack.encode(site, part), 0.0)
+            usual = stack.usual(site, part)
+            found = torch.where(usual[:, None], stack.encode(site, part) * stack.scale[site], 0.0)
+            usual_rows += int(usual.sum())
             fired += (found > 0).sum(0)
             sums += found.sum(0)
             top = found.T.contiguous().topk(min(EXAMPLES, len(part)), dim=1)
@@ -73,7 +76,7 @@ def strongest(stack: SaeStack, site: int, rows: ActivationStore) -> Strongest:
             values, order = values.topk(min(EXAMPLES, len(values)), dim=0)
             places = places.gather(0, order)
             read += len(part)
-    return Strongest(fired / max(1, read), sums, values, places)
+    return Strongest(fired / max(1, usual_rows), sums / fired, values, places)
 
 
 def write_latents(
@@ -89,7 +92,6 @@ def write_latents(
 def _table(sae: NamedSae, rows: ActivationStore, contexts: Contexts) -> Any:
     found = strongest(sae.stack, sae.site, rows)
     count = len(found.rates)
-    means = found.sums / (found.rates * rows.rows)
     examples = [
         [
             {"activation": value, **contexts.words(row)._asdict()}
@@ -103,7 +105,7 @@ def _table(sae: NamedSae, rows: ActivationStore, contexts: Contexts) -> Any:
         "layer": [sae.layer] * count,
         "latent": list(range(count)),
         "rate": found.rates.tolist(),
-        "mean_activation": [mean if rate else None for mean, rate in zip(means.tolist(), found.rates, strict=True)],
+        "mean_activation": [None if math.isnan(mean) else mean for mean in found.means.tolist()],
         "examples": examples,
     }
     return pa.table(columns, schema=SCHEMA)

@@ -20,9 +20,16 @@ from workers.stages.probes import LabelDirections
 from workers.stages.splicing import Dictionaries
 
 SHOWN_OF_A_FATE = 4
+"""Latents of a layer that are shown of each fate."""
+
 EXAMPLES = 5
+"""Tokens that are shown of a latent in each model, and tokens that it promotes."""
+
 MIN_LABELLED = 2
+"""Labels without which none can go with a latent more than others."""
+
 ENCODED_ROWS = 2048
+"""Rows that are encoded at once."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Side:
 def chosen_latents(fates: Fates, floor: Fates, base_rates: Tensor, tuned_rates: Tensor) -> dict[Fate, list[int]]:
     """The most changed latents of each fate that a layer has more of than floor and chance explain.
 
-    New and lost ones by how often they fire, shifted ones by how far they turned.
+    New and lost ones by how often they fire, shifted ones by how far they turned; none twice.
     """
     orders: dict[Fate, Tensor] = {"new": tuned_rates, "shifted": -fates.cosines, "lost": base_rates}
     chosen: dict[Fate, list[int]] = {}
@@ -49,8 +56,9 @@ def chosen_latents(fates: Fates, floor: Fates, base_rates: Tensor, tuned_rates: 
         members = getattr(fates, fate).nonzero()[:, 0]
         if not beyond_floor(len(members), int(getattr(floor, fate).sum())):
             continue
-        order = orders[fate][members].argsort(descending=True, stable=True)[:SHOWN_OF_A_FATE]
-        chosen[fate] = members[order].tolist()
+        ordered = members[orders[fate][members].argsort(descending=True, stable=True)].tolist()
+        taken = {index for indices in chosen.values() for index in indices}
+        chosen[fate] = [index for index in ordered if index not in taken][:SHOWN_OF_A_FATE]
     return chosen
 
 
@@ -77,8 +85,7 @@ def evidence(
     texts, labels = contexts.texts(rows.rows), contexts.labels(rows.rows)
     found = []
     for place, (fate, index) in enumerate(pairs):
-        responds = of_base[place] if fate == "lost" else of_tuned[place]
-        dictionary = (base if fate == "lost" else tuned).stack.W_dec[(base if fate == "lost" else tuned).site]
+        side, responds = (base, of_base[place]) if fate == "lost" else (tuned, of_tuned[place])
         found.append(
             ChangedLatent(
                 layer=layer,
@@ -90,14 +97,14 @@ def evidence(
                 base=_strongest(of_base[place], texts, contexts),
                 tuned=_strongest(of_tuned[place], texts, contexts),
                 leans=leaning(responds, labels),
-                probe=_direction(dictionary[index], directions, layer),
+                probe=_direction(side.stack.W_dec[side.site, index], directions, layer),
             )
         )
     return found
 
 
 def promoted(
-    latents: list[ChangedLatent], dictionaries: Dictionaries, model: PreTrainedModel, reading: PreTrainedTokenizerBase
+    latents: list[ChangedLatent], dictionaries: Dictionaries, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[ChangedLatent]:
     """The latents with the tokens that a language model's output embeddings read in their directions."""
     head = model.get_output_embeddings()
@@ -110,7 +117,7 @@ def promoted(
         stack = dictionaries.stack if lost else dictionaries.warmed
         row = stack.W_dec[latent.layer if lost else dictionaries.layers + latent.layer, latent.index]
         tokens = (weights @ row).topk(min(EXAMPLES, len(weights))).indices.tolist()
-        found.append(latent.model_copy(update={"promotes": [str(reading.decode([token])) for token in tokens]}))
+        found.append(latent.model_copy(update={"promotes": [str(tokenizer.decode([token])) for token in tokens]}))
     return found
 
 

@@ -30,7 +30,7 @@ class Probed:
 
 @dataclass(frozen=True)
 class LabelDirections:
-    """Of probes of the tuned model that were fitted to all texts: what tells each label from the mean of all.
+    """Of probes of the tuned model that were fitted to all probed texts: what tells each label from the mean of all.
 
     vectors: [L + 1, C, D], of unit norm, or zero where a layer's rows do not vary.
     """

@@ -227,15 +227,15 @@ class _Lens:
         return evidence(self._layer, chosen, fates.cosines, before, after, rows.heldout, rows.contexts, directions)
 
     def changed(self) -> tuple[list[int], list[int]]:
-        """Of the latents that fire after a warm start: the new and shifted ones beyond the floor, and the others."""
+        """Of the latents alive after a warm start: the new and shifted ones beyond the floor, and the others."""
         if self._warm is None:
             return [], []
-        tuned, floor, alive = self._warm.tuned, self._warm.floor, self._warm.after.rates > 0
-        beyond = torch.zeros_like(alive)
+        tuned, floor = self._warm.tuned, self._warm.floor
+        beyond = torch.zeros_like(tuned.alive)
         for some, by_chance in ((tuned.new, floor.new), (tuned.shifted, floor.shifted)):
             if beyond_floor(int(some.sum()), int(by_chance.sum())):
                 beyond |= some
-        return (alive & beyond).nonzero()[:, 0].tolist(), (alive & ~beyond).nonzero()[:, 0].tolist()
+        return beyond.nonzero()[:, 0].tolist(), (tuned.alive & ~beyond).nonzero()[:, 0].tolist()
 
     def _warm_starts(self, warmed: SaeStack) -> _WarmStarts:
         """Both went on from the base model's autoencoder: the floor on its own rows, the other on the tuned model's."""

@@ -31,7 +31,7 @@ class Dictionaries:
 
     stack: base sites 0 to L, then tuned ones. means: [2 (L + 1), D] of the held-out rows. warmed: the ones that went on
     from the base model's, at the same sites; None without a warm start. changed, others: by layer, the tuned model's
-    latents that are new or shifted, of fates that are beyond floor and chance, and all others that fire.
+    latents that are new or shifted, of fates that are beyond floor and chance, and all others alive.
     """
 
     stack: SaeStack
@@ -68,8 +68,9 @@ class SplicedLoss:
         self._model = model
         self._targets = targets
         self.by_divergence = questions.kind == "classifier" and targets is None
-        self._own = [questions.answered(model, batch) for batch in questions.batches()]
-        self.unspliced = self._scores(iter(self._own))
+        own = (questions.answered(model, batch) for batch in questions.batches())
+        self._own = list(own) if self.by_divergence else None  # of a language model they would fill the memory
+        self.unspliced = self._scores(iter(self._own) if self._own is not None else own)
 
     def at(self, layer: int, edit: Edit) -> Scores:
         """By text, with the states at a layer edited."""
@@ -78,21 +79,22 @@ class SplicedLoss:
     def _answers(self, layer: int, edit: Edit) -> Iterator[Predicted]:
         for batch in self._questions.batches():
             with spliced(self._model.base_model, layer, edit, batch.real):
-                yield self._questions.answered(self._model, batch)
+                found = self._questions.answered(self._model, batch)
+            yield found
 
     def _scores(self, answers: Iterator[Predicted]) -> Scores:
         texts = len(self._questions.rows)
         whole = Scores(torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64))
-        for found, own in zip(answers, self._own, strict=True):
-            part = self._of_batch(found, own, texts)
+        for number, found in enumerate(answers):
+            part = self._of_batch(found, self._own[number] if self._own is not None else None, texts)
             whole = Scores(whole.sums + part.sums, whole.counts + part.counts)
         return whole
 
-    def _of_batch(self, found: Predicted, own: Predicted, texts: int) -> Scores:
-        if self._questions.kind != "classifier":
-            return quality(found, self._questions.kind, texts)
-        if self._targets is None:
+    def _of_batch(self, found: Predicted, own: Predicted | None, texts: int) -> Scores:
+        if own is not None:
             return by_text(kl_bits(own.log_probs, found.log_probs) * math.log(2), found.texts, texts)
+        if self._targets is None:
+            return quality(found, self._questions.kind, texts)
         targets = self._targets[found.texts]
         known = targets >= 0
         losses = -found.log_probs[known].gather(1, targets[known][:, None])[:, 0]
@@ -115,17 +117,21 @@ def loss_recovered(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, si
 
 
 def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: int) -> LatentAblation | None:
-    """What the loss rises by without a layer's changed latents, beside as many random ones; None where none changed."""
+    """What the loss rises by without a layer's changed latents; None where none changed.
+
+    `null` is the same without as many random others, where there are as many.
+    """
     changed, others = dictionaries.changed[layer], dictionaries.others[layer]
-    if not changed or dictionaries.warmed is None or len(others) < len(changed):
+    if not changed or dictionaries.warmed is None:
         return None
+    draws_made = RANDOM_DRAWS if len(others) >= len(changed) else 0
     stack, site = dictionaries.warmed, dictionaries.layers + layer
     generator = torch.Generator().manual_seed(seed)
-    draws = [torch.randperm(len(others), generator=generator)[: len(changed)] for _ in range(RANDOM_DRAWS)]
+    draws = [torch.randperm(len(others), generator=generator)[: len(changed)] for _ in range(draws_made)]
     sets = [changed, *([others[place] for place in draw.tolist()] for draw in draws)]
     rises = [_rise(loss, layer, _without(stack, site, latents)) for latents in sets]
     cost, *random = rises
-    chance = sum(value for one in random if (value := one.value) is not None) / RANDOM_DRAWS
+    chance = sum(value for one in random if (value := one.value) is not None) / RANDOM_DRAWS if random else None
     return LatentAblation(latents=len(changed), cost=cost.model_copy(update={"null": chance}))
 
 

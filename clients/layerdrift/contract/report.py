@@ -60,7 +60,7 @@ class Similarity(ReportModel):
     )
 
 
-DENSITY_EDGES: Final = (1e-5, 3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 0.1, 0.316)
+DENSITY_EDGES: Final = (3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 0.1, 0.316)
 """Between the bins of `SaeQuality.density`: shares of the tokens that a latent fires on, half a decade apart."""
 
 
@@ -72,8 +72,8 @@ class SaeQuality(ReportModel):
     dead_fraction: float = Field(ge=0, le=1, description="latents that did not fire in the last 5 % of the training")
     density: list[int] = Field(
         default=[],
-        description="latents by the share of the held-out tokens that they fire on: none or below 1e-5, then in half "
-        "decades up to 1",
+        description="latents by the share of the held-out tokens that they fire on: none, then in half decades from "
+        "3.16e-5 up to 1",
     )
     loss_recovered: Measured | None = Field(
         default=None,
@@ -133,7 +133,8 @@ class LatentAblation(ReportModel):
 
     latents: int = Field(ge=1, description="how many were taken out")
     cost: Measured = Field(
-        description="by how much the loss rises, nats for an example; `null`: the same without as many random latents"
+        description="by how much the loss rises, nats for an example; `null`: mean over draws of as many random "
+        "others, null where there are not so many"
     )
 
 
@@ -151,7 +152,7 @@ class LayerSae(ReportModel):
     match: Match | None = Field(default=None, description="null: not asked for, or no latent is alive")
     ablation: LatentAblation | None = Field(
         default=None,
-        description="null: no more new or shifted latents than floor and chance explain, or no head to ask",
+        description="null: no head to ask, no more such latents than floor and chance explain, or a layer not heard",
     )
 
 

@@ -80,7 +80,7 @@ def turnover(report: Report) -> Spec | None:
 
 def density(report: Report) -> Spec | None:
     """How many latents of each layer fire how often, in both models; None where that was not counted."""
-    bins = ["none, or below 0.001 %", *(f"{low:.2g} to {high:.3g} %" for low, high in _spans())]
+    bins = ["none", *(f"{low:.3g} to {high:.3g} %" for low, high in _spans())]
     rows = []
     for layer in report.layers:
         if layer.sae is None or not layer.sae.base.density:

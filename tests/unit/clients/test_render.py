@@ -325,7 +325,7 @@ def test_changed_latents_are_shown_with_their_tokens_and_what_chance_gives() -> 
 def test_a_random_model_and_the_firing_rates_are_drawn_where_they_were_counted() -> None:
     found = report()
     assert {"sae", "density"} & set(specs_of(html.render(found))) == {"sae"}
-    density = [0, 0, 0, 0, 10, 30, 40, 15, 5, 0, 0]
+    density = [0, 0, 0, 10, 30, 40, 15, 5, 0, 0]
     for layer in found.layers:
         assert layer.sae is not None
         for side in (layer.sae.base, layer.sae.tuned):
@@ -337,8 +337,8 @@ def test_a_random_model_and_the_firing_rates_are_drawn_where_they_were_counted()
     ] * 4
     rows = [row for row in specs["density"]["data"]["values"] if row["layer"] == 1 and row["model"] == "tuned"]
     assert [row["share"] for row in rows] == [count / 100 for count in density]
-    assert [row["fires on"] for row in rows][:2] == ["none, or below 0.001 %", "0.001 to 0.00316 %"]
-    assert rows[-1]["fires on"] == "32 to 100 %"
+    assert [row["fires on"] for row in rows][:2] == ["none", "0.00316 to 0.01 %"]
+    assert rows[-1]["fires on"] == "31.6 to 100 %"
 
 
 def test_what_the_answers_say_of_the_autoencoders_is_shown() -> None:

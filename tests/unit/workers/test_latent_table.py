@@ -9,7 +9,8 @@ import torch
 from tests.conftest import tiny_tokenizer
 from tests.unit.workers.test_latents import LABELS, TEXTS, side, stored
 from workers.scratch import ActivationStore
-from workers.stages.latent_table import ENCODED_ROWS, EXAMPLES, strongest, write_latents
+from workers.stages.latent_table import strongest, write_latents
+from workers.stages.latents import ENCODED_ROWS, EXAMPLES
 from workers.stages.splicing import Dictionaries
 
 
@@ -43,22 +44,24 @@ def test_the_table_has_every_latent_with_the_tokens_it_is_strongest_on(tmp_path:
             assert example["label"] == LABELS[example["text"]]
 
 
-def test_the_strongest_are_found_over_all_parts_and_silent_rows_do_not_count(tmp_path: Path) -> None:
-    """Against sorting everything at once; rows of outlying norm are silent."""
+def test_the_strongest_are_found_over_all_parts_and_outlying_rows_do_not_count(tmp_path: Path) -> None:
+    """Against sorting everything at once; the activations are in the units of the rows."""
     generator = torch.Generator().manual_seed(0)
     count = 2 * ENCODED_ROWS + 100
-    data = torch.rand(2, count, 6, generator=generator)
+    data = 2 * torch.rand(2, count, 6, generator=generator)
     data[1, 7] *= 1000
+    usual = torch.arange(count) != 7
     rows = ActivationStore(tmp_path / "rows", max_rows=count)
     for part in data.split(1000, dim=1):
         rows.add(part)
     stack = side(6, 1).stack
+    stack.scale[:] = 2.0
     found = strongest(stack, 1, rows)
     read = torch.cat(list(rows.shards()), 1)[1].float()
     read[7] = 0
-    latents = torch.where(read > 0.5, read, 0.0)
+    latents = torch.where(read / 2 > 0.5, read, 0.0)
     expected = latents.sort(dim=0, descending=True).values[:EXAMPLES]
     torch.testing.assert_close(found.values, expected)
     torch.testing.assert_close(latents.gather(0, found.places), expected)
-    torch.testing.assert_close(found.rates, (latents > 0).double().mean(0))
-    torch.testing.assert_close(found.sums, latents.double().sum(0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.rates, (latents[usual] > 0).double().mean(0))
+    torch.testing.assert_close(found.means, latents.double().sum(0) / (latents > 0).sum(0), rtol=1e-5, atol=0)

@@ -240,23 +240,26 @@ def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("spare", [0, 600])
-def test_a_model_that_was_never_trained_is_the_control(base: Path, tmp_path: Path, spare: int) -> None:
-    """Its rows are others than the base model's, as many, and the same for the same seed."""
+def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: int) -> None:
+    """Its rows are others than the base model's, at the same tokens, and the same for the same seed."""
     sae = {"tokens": 20_000, "width": 4, "k": 8, "lenses": ["transfer"]}
-    given = resolved(base, texts=400, spare=spare)
+    own = save_model(tiny_bert(5), tmp_path / "own")
+    given = resolved(own, texts=400, spare=spare)
     asked = request(analysis={"sae": {**sae, "random_weights": True}})
     layers = []
     for folder in ("one", "other"):
-        extracted = extracted_pair(given, base, tmp_path / folder, asked)
+        extracted = extracted_pair(given, own, tmp_path / folder, asked)
         rows = extracted.sae_rows
         assert rows is not None
         assert rows.control is not None
-        assert rows.control.train.rows == pytest.approx(rows.train.rows, rel=0.05)
-        assert rows.control.heldout.rows == pytest.approx(rows.heldout.rows, rel=0.3)
+        assert rows.control.train.rows == rows.train.rows
+        assert rows.control.heldout.rows == rows.heldout.rows
+        random, pair = (torch.cat(list(store.shards()), 1) for store in (rows.control.heldout, rows.heldout))
+        assert not torch.allclose(random, pair[: BLOCKS + 1], atol=0.1)
         layers.append(train_saes(asked, rows, None, tick).layers)
     assert layers[0] == layers[1]
     without = request(analysis={"sae": sae})
-    plain_rows = extracted_pair(given, base, tmp_path / "plain", without).sae_rows
+    plain_rows = extracted_pair(given, own, tmp_path / "plain", without).sae_rows
     assert plain_rows is not None
     for layer, plain in zip(layers[0], train_saes(without, plain_rows, None, tick).layers, strict=True):
         assert layer.random_weights is not None
@@ -277,6 +280,7 @@ def test_a_job_stays_within_its_scratch(
     assert extracted.sae_rows is not None
     extracted.sae_rows.train.flush()
     extracted.sae_rows.heldout.flush()
+    assert (extracted.sae_rows.control is not None) is control
     if extracted.sae_rows.control is not None:
         extracted.sae_rows.control.train.flush()
         extracted.sae_rows.control.heldout.flush()
