@@ -31,8 +31,7 @@ MEMORY_GIVEN_BACK = {
 }
 """Makes glibc give large freed tensors back, so that one stage's peak does not stand below the next one's.
 
-With lower thresholds the tensors inside a block, which come and go with every batch, would be new memory each time:
-4 and 32 MB made gathering a tenth slower.
+With lower thresholds the tensors inside a block, which come and go with every batch, would be new memory each time.
 """
 
 USUAL_PORTS = {

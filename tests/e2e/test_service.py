@@ -61,6 +61,18 @@ def reviews(roots: Path) -> Path:
     return path
 
 
+def expect_autoencoders_are_kept(report: Report, blobs: BlobStore) -> None:
+    prefix, table = (f"artifacts/{report.analysis_id}/{name}" for name in ("saes/", "latents.parquet"))
+    assert (report.autoencoders, report.latent_table) == (f"s3://layerdrift/{prefix}", f"s3://layerdrift/{table}")
+    assert parquet.read_table(io.BytesIO(blobs.get(table))).num_rows == 3 * (BLOCKS + 1) * 2 * HIDDEN
+    assert {blob.key.removeprefix(prefix) for blob in blobs.list(prefix)} == {
+        f"{kind}/layer-{layer:02d}/{name}"
+        for kind in ("base", "tuned", "warm-start")
+        for layer in range(BLOCKS + 1)
+        for name in ("cfg.json", "sae_weights.safetensors")
+    }
+
+
 def test_a_fine_tune_goes_from_the_post_to_the_report(
     stack: Stack, client: Client, base_folder: Path, reviews: Path
 ) -> None:
@@ -125,18 +137,7 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
     assert all(layer.sae is not None and layer.sae.tuned.loss_recovered is not None for layer in report.layers)
     assert report.causal.splice is not None
     assert (report.causal.splice.loss, report.causal.splice.examples) == ("cross_entropy", 100)
-    prefix = f"artifacts/{analysis.id}/saes/"
-    assert report.autoencoders == f"s3://layerdrift/{prefix}"
-    table = BlobStore.connect(stack.settings).get(f"artifacts/{analysis.id}/latents.parquet")
-    assert report.latent_table == f"s3://layerdrift/artifacts/{analysis.id}/latents.parquet"
-    assert parquet.read_table(io.BytesIO(table)).num_rows == 3 * (BLOCKS + 1) * 2 * HIDDEN
-    kept = {blob.key.removeprefix(prefix) for blob in BlobStore.connect(stack.settings).list(prefix)}
-    assert kept == {
-        f"{kind}/layer-{layer:02d}/{name}"
-        for kind in ("base", "tuned", "warm-start")
-        for layer in range(BLOCKS + 1)
-        for name in ("cfg.json", "sae_weights.safetensors")
-    }
+    expect_autoencoders_are_kept(report, BlobStore.connect(stack.settings))
     assert report.models["tuned"].uri == f"s3://layerdrift/checkpoints/{analysis.id}/"
 
     again_as_pair = {

@@ -30,7 +30,7 @@ class PairDistances:
 
     Sorted once; leaving texts out then costs no sorting. Neighbourhoods are found once too: a text that is left out
     leaves the sets that it was in, and no other moves up. So a jackknife is of a smooth function of the sample; with
-    sets filled up again its variance is 2 to 5 times too large, since who comes next changes by leaps.
+    sets filled up again its variance would be far too large, since who comes next changes by leaps.
 
     Args:
         base, tuned: [N, D].

@@ -20,6 +20,7 @@ RETAINED_COSINE, KEPT_COSINE = 0.9, 0.5
 """From the first on a latent's direction counts as the same; below the second, as another one."""
 
 CHANCE_DEVIATIONS = 2.0
+"""By how many standard deviations a count must exceed its floor to be more than chance."""
 
 KNOWN_COSINE = 0.7
 """A direction that has at least this cosine with one of the other dictionary's is known there."""

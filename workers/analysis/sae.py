@@ -194,12 +194,13 @@ class SaeStack:
 class SaeFit:
     """Of one autoencoder on rows it was not trained on: FVU >= 0, mean active latents L0, and how often each fires.
 
-    firing_rates: [F], shares of the rows.
+    firing_rates: [F], shares of the rows. mean: [D] float64, of the rows.
     """
 
     fvu: float
     l0: float
     firing_rates: Tensor
+    mean: Tensor
 
 
 def fit_on(stack: SaeStack, site: int, batches: Iterable[Tensor]) -> SaeFit:
@@ -222,4 +223,4 @@ def fit_on(stack: SaeStack, site: int, batches: Iterable[Tensor]) -> SaeFit:
     variance = square - float(total.square().sum()) / count if count else 0.0
     if variance <= 1e-10 * square or not count:
         raise ValueError(f"the {count} rows at site {site} do not vary; FVU has no meaning there")
-    return SaeFit(residual / variance, float(active.sum()) / count, active / count)
+    return SaeFit(residual / variance, float(active.sum()) / count, active / count, total / count)

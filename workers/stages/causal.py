@@ -117,11 +117,7 @@ def judge(
     warnings: list[ReportWarning] = []
     asking, splicing = ticks.next("outputs of the models"), ticks.next("autoencoders in the models")
     if tuned is not None:
-        base = None
-        if head_kind(resolved.base.folder, "/base/uri") == tuned.kind:
-            base = load_headed(resolved.base.folder, "/base/uri", device)
-            if base is not None:
-                base.model.config.pad_token_id = model.config.pad_token_id
+        base = _base_with_head(resolved, tuned)
         outputs, warnings = _outputs(questions, base, tuned, asking)
         if trained is not None and outputs is not None:
             found = _spliced(trained.dictionaries, questions, base, tuned, request.seed, splicing)
@@ -141,6 +137,16 @@ def judge(
         sweep, recommendation = freeze_sweep(request, resolved, recommendation, ticks.next("freeze sweep"))
         causal = causal.model_copy(update={"sweep": sweep})
     return Judged(outputs, grafts, found, latents, causal, recommendation, warnings)
+
+
+def _base_with_head(resolved: Resolved, tuned: Headed) -> Headed | None:
+    """The base model where it has a head of the tuned one's kind; where it names no padding, it pads as that one."""
+    if head_kind(resolved.base.folder, "/base/uri") != tuned.kind:
+        return None
+    base = load_headed(resolved.base.folder, "/base/uri", tuned.model.device)
+    if base is not None and base.model.config.pad_token_id is None:
+        base.model.config.pad_token_id = tuned.model.config.pad_token_id
+    return base
 
 
 def _questions(

@@ -31,7 +31,7 @@ from workers.analysis.sae_training import StackTrainer
 from workers.models.device import fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.extract import ControlRows, SaeRows
-from workers.stages.latents import Side, chosen_latents, evidence
+from workers.stages.latents import ENCODED_ROWS, Side, chosen_latents, evidence
 from workers.stages.probes import LabelDirections
 from workers.stages.splicing import Dictionaries
 from workers.stages.tick import SharedTicks, Tick
@@ -40,7 +40,6 @@ BATCH_ROWS = 2048
 MIN_BATCH_ROWS = 128
 NORMALISATION_ROWS = 8192
 FEW_DISTINCT_TOKENS = 20_000
-MEASURED_ROWS = 2048
 
 WARM_SHARE = 0.25
 """Of the steps: how long an autoencoder is trained on after a warm start."""
@@ -87,16 +86,17 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, directions: LabelDirecti
         ticks.next("no warm start")
     controls = _controls(rows.control, settings, request.seed, ticks)
     measuring = ticks.next("measuring the autoencoders")
-    measured, latents, changed = [], [], []
+    measured, latents, changed, means = [], [], [], []
     for layer in range(layers):
         lens = _Lens(stack, warmed, rows, layer, layers)
         of_layer = lens.measured(outcome.dead_fraction, matched)
         measured.append(of_layer.model_copy(update={"random_weights": controls[layer] if controls else None}))
         latents += lens.latents(directions)
         changed.append(lens.changed())
+        means.append(lens.means())
         measuring((layer + 1) / layers)
-    means = _means(rows.heldout)
-    dictionaries = Dictionaries(stack, means, warmed, [one for one, _ in changed], [other for _, other in changed])
+    of_sites = torch.cat([torch.stack(side) for side in zip(*means, strict=True)])
+    dictionaries = Dictionaries(stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed])
     return Trained(measured, latents, dictionaries, _warnings(rows, outcome))
 
 
@@ -176,11 +176,6 @@ def _controls(
     ]
 
 
-def _means(store: ActivationStore) -> Tensor:
-    """Of the rows of every site; [S, D] float64."""
-    return sum((shard.double().sum(1) for shard in store.shards()), torch.zeros(())) / store.rows
-
-
 def _first_rows(store: ActivationStore, count: int) -> Tensor:
     parts: list[Tensor] = []
     for shard in store.shards():
@@ -225,6 +220,10 @@ class _Lens:
         chosen = chosen_latents(fates, self._warm.floor, before.rates, after.rates)
         rows = self._rows
         return evidence(self._layer, chosen, fates.cosines, before, after, rows.heldout, rows.contexts, directions)
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Of the held-out rows of usual norm in the base model and in the tuned one, [D] each."""
+        return self._on_base.mean, self._on_tuned.mean
 
     def changed(self) -> tuple[list[int], list[int]]:
         """Of the latents alive after a warm start: the new and shifted ones beyond the floor, and the others."""
@@ -304,7 +303,7 @@ def _counted(fates: Fates) -> Turnover:
 def _usual_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterator[Tensor]:
     """The rows of a site of the pair, without those of a norm that is outlying there."""
     for shard in store.shards():
-        for rows in shard[source].split(MEASURED_ROWS):
+        for rows in shard[source].split(ENCODED_ROWS):
             yield rows[stack.usual(source, rows)]
 
 

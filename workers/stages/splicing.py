@@ -29,9 +29,10 @@ LEAST_LOSS = 1e-3
 class Dictionaries:
     """The trained autoencoders, for what is asked of them afterwards.
 
-    stack: base sites 0 to L, then tuned ones. means: [2 (L + 1), D] of the held-out rows. warmed: the ones that went on
-    from the base model's, at the same sites; None without a warm start. changed, others: by layer, the tuned model's
-    latents that are new or shifted, of fates that are beyond floor and chance, and all others alive.
+    stack: base sites 0 to L, then tuned ones. means: [2 (L + 1), D] of the held-out rows of usual norm.
+    warmed: the ones that went on from the base model's, at the same sites; None without a warm start.
+    changed, others: by layer, the tuned model's latents that are new or shifted, of fates that are beyond floor and
+    chance, and all others alive.
     """
 
     stack: SaeStack

@@ -353,7 +353,7 @@ def test_what_the_answers_say_of_the_autoencoders_is_shown() -> None:
     cost = {"value": 0.25, "low": 0.2, "high": 0.3, "null": 0.125}
     found.layers[2].sae.ablation = LatentAblation.model_validate({"latents": 17, "cost": cost})
     source = html.render(found)
-    assert source.count("<td>87.5 %</td><td>0.80 to 0.95</td>") == 3
+    assert source.count("<td>0.88 (0.80 to 0.95)</td>") == 3
     cells = ("2 block 2", "17", "0.250", "0.200 to 0.300", "0.125")
     assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in source
     assert source.count("123 texts") == 2

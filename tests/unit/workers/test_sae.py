@@ -237,6 +237,7 @@ def test_the_mean_alone_leaves_all_variance_and_a_perfect_code_none() -> None:
         threshold=torch.zeros(1, 4),
     )
     perfect = fit_on(stack, 0, data.split(100))
+    torch.testing.assert_close(perfect.mean, data.double().mean(0))
     assert perfect.fvu == pytest.approx(0.0, abs=1e-10)
     assert perfect.l0 == pytest.approx(2.0)
     stack.threshold += 1e9
