@@ -21,6 +21,7 @@ from layerdrift.contract.analysis import StageName, Status
 from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
+from workers.checkpoints import BucketCheckpoints
 from workers.models.device import give_memory_back
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.stages.causal import judge
@@ -32,6 +33,7 @@ from workers.stages.report import Findings, Kept, build_report
 from workers.stages.resolve import Resolved, resolve
 from workers.stages.sae import Trained, train_saes
 from workers.stages.sae_files import named, save_sae
+from workers.stages.sae_runs import Keeping
 from workers.stages.tick import Tick
 
 _AWAY = (UnavailableError, redis.RedisError)
@@ -108,8 +110,17 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
             return found
         return found.ended(status, error).model_copy(update={"progress": writer.progress()})
 
-    deployment.jobs.update(record.id, end)
+    ended = deployment.jobs.update(record.id, end)
+    if ended.status.final:
+        _forget_unfinished(deployment, record.id)
     logger.info("%s: %s", record.id, status)
+
+
+def _forget_unfinished(deployment: Deployment, analysis_id: str) -> None:
+    try:
+        BucketCheckpoints(deployment.blobs, analysis_id).clear()
+    except UnavailableError as error:  # no more than room in the bucket
+        logger.warning("%s: states of its trainings were left behind: %s", analysis_id, error)
 
 
 @contextmanager
@@ -150,7 +161,8 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
     if extracted.sae_rows is not None:
         with _stage(writer, StageName.SAE):
             directions = compared.probed.directions if compared.probed else None
-            trained = train_saes(request, extracted.sae_rows, directions, writer.tick)
+            keeping = Keeping(BucketCheckpoints(deployment.blobs, record.id), settings.checkpoint_seconds)
+            trained = train_saes(request, extracted.sae_rows, directions, writer.tick, keeping)
             if request.analysis.sae is not None and request.analysis.sae.save:
                 kept = _keep(deployment, record.id, trained, extracted.sae_rows, folder / "sae", writer.tick)
     with _stage(writer, StageName.CAUSAL):

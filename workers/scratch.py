@@ -41,6 +41,8 @@ class ActivationStore:
 
     def add(self, states: Tensor) -> None:
         """Appends rows [S, N, D]; what is beyond the bound is dropped."""
+        if self.full:
+            return
         states = states[:, : self.max_rows - self.rows].to(torch.bfloat16)
         self.rows += states.shape[1]
         self._pending.append(states)
@@ -64,8 +66,10 @@ class ActivationStore:
         for path in self._shards:
             yield load_file(path)["rows"]
 
-    def training_batches(self, steps: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """`steps` batches [S, batch, D] of shuffled rows, in as many passes as that takes.
+    def training_batches(
+        self, steps: int, batch: int, generator: torch.Generator, skipped: int = 0
+    ) -> Iterator[Tensor]:
+        """`steps` batches [S, batch, D] of shuffled rows, in as many passes as that takes, without the first `skipped`.
 
         Raises:
             ValueError: there are fewer rows than one batch.
@@ -83,7 +87,8 @@ class ActivationStore:
                 shuffled = torch.randperm(pool.shape[1], generator=generator)
                 whole = pool.shape[1] // batch
                 for number in range(min(whole, steps - made)):
-                    yield pool[:, shuffled[number * batch : (number + 1) * batch]]
+                    if made >= skipped:
+                        yield pool[:, shuffled[number * batch : (number + 1) * batch]]
                     made += 1
                 if made >= steps:
                     return

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +105,110 @@ def test_cancelling_stops_a_running_job(deployment: Deployment, job: JobRecord) 
     found = deployment.jobs.get(job.id)
     assert (found.status, found.error) == (Status.CANCELLED, None)
     assert found.progress.stages[-1].status == "pending"
+
+
+@pytest.fixture
+def sae_job(deployment: Deployment, base_folder: Path, noised_folder: Path) -> JobRecord:
+    request = AnalysisRequest.model_validate(
+        {
+            "base": {"uri": base_folder.as_uri()},
+            "tuned": {"uri": noised_folder.as_uri()},
+            "dataset": {"inline": {"texts": make_texts(800)}, "max_examples": 200},
+            "analysis": {"sae": {"tokens": 150_000, "width": 8, "k": 8}},
+        }
+    )
+    made = JobRecord(
+        id=f"an_{uuid.uuid4().hex[:26]}",
+        created_at=datetime.now(UTC),
+        request=request,
+        pins=deployment.sources.pin(request),
+    )
+    deployment.jobs.submit(made)
+    return made
+
+
+QUICK = {"checkpoint_seconds": 1, "lease_seconds": 3}
+
+
+@contextmanager
+def once(happens: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
+    """Acts as soon as something has happened beside the block, and waits for that."""
+
+    def watch() -> None:
+        while not happens():
+            time.sleep(0.02)
+        act()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    yield
+    watcher.join(timeout=10)
+    assert not watcher.is_alive()
+
+
+def test_autoencoders_go_on_where_a_lost_worker_left_them(
+    deployment: Deployment, sae_job: JobRecord, valkey: redis.Redis
+) -> None:
+    """The report is that of a job that was never lost, and what was kept in between is gone."""
+    quick = replace(deployment, settings=deployment.settings.model_copy(update=QUICK))
+    prefix = keys.unfinished_prefix(sae_job.id)
+
+    def kept() -> bool:
+        return any(blob.key.endswith("latest.json") for blob in deployment.blobs.list(prefix))
+
+    def lose() -> None:
+        valkey.set(keys.lease(sae_job.id), "another", px=60_000)
+
+    with once(kept, lose):
+        run_job(quick, sae_job.id)
+    assert deployment.jobs.get(sae_job.id).status is Status.RUNNING
+    latest = next(blob.key for blob in deployment.blobs.list(prefix) if blob.key.endswith("latest.json"))
+    kept_step = json.loads(deployment.blobs.get(latest))["number"]
+    valkey.delete(keys.lease(sae_job.id))
+    records = []
+
+    def ended() -> bool:
+        records.append(deployment.jobs.get(sae_job.id))
+        return records[-1].status.final
+
+    with once(ended, lambda: None):
+        run_job(deployment, sae_job.id)
+    assert deployment.jobs.get(sae_job.id).status is Status.SUCCEEDED
+    assert deployment.blobs.list(prefix) == []
+    steps = [
+        int(step)
+        for record in records
+        for stage in record.progress.stages
+        for step in re.findall(r"training the autoencoders: step (\d+) of", stage.detail or "")
+    ]
+    assert min(steps) > kept_step > 0
+    whole = sae_job.model_copy(update={"id": f"an_{uuid.uuid4().hex[:26]}"})
+    deployment.jobs.submit(whole)
+    run_job(deployment, whole.id)
+    resumed, uninterrupted = (json.loads(deployment.reports.get(id_, "json").body) for id_ in (sae_job.id, whole.id))
+    assert resumed["layers"] == uninterrupted["layers"]
+    assert resumed["sae_runs"] == uninterrupted["sae_runs"]
+
+
+def test_cancelling_stops_the_training_of_autoencoders_within_two_seconds(
+    deployment: Deployment, sae_job: JobRecord
+) -> None:
+    asked = []
+
+    def training() -> bool:
+        stages = deployment.jobs.get(sae_job.id).progress.stages
+        return any("step 3" in (stage.detail or "") for stage in stages if stage.name == "sae")
+
+    def cancel() -> None:
+        asked.append(time.monotonic())
+        deployment.jobs.cancel(sae_job.id)
+
+    with once(training, cancel):
+        run_job(deployment, sae_job.id)
+    assert time.monotonic() - asked[0] < 2
+    assert deployment.jobs.get(sae_job.id).status is Status.CANCELLED
+    assert deployment.blobs.list(keys.unfinished_prefix(sae_job.id)) == []
+    assert list(deployment.settings.scratch.iterdir()) == []
 
 
 def test_a_job_that_another_worker_holds_is_left_alone(deployment: Deployment, job: JobRecord) -> None:

@@ -64,10 +64,15 @@ class SaeConfig:
         floor = 2e-4 / math.sqrt(self.latents / 2**14)
         return max(floor, 3e-3 * math.sqrt(250 / max(self.steps, 250)))
 
-    def rate_at(self, step: int) -> float:
-        """The learning rate of a step, 0-based: linear warm-up, flat, linear decay over the last fifth."""
+    def rate_at(self, step: int, end: int | None = None) -> float:
+        """The learning rate of a step, 0-based: linear warm-up, flat, linear decay over the last fifth.
+
+        Args:
+            end: how many steps there will be, where it is fewer than planned.
+        """
         warmup = max(1, min(MAX_WARMUP_STEPS, round(WARMUP_SHARE * self.steps)))
-        remaining = (self.steps - step) / max(1.0, DECAY_SHARE * self.steps)
+        end = end or self.steps
+        remaining = (end - step) / max(1.0, DECAY_SHARE * end)
         return self.learning_rate * min(1.0, (step + 1) / warmup, remaining)
 
     @property
@@ -152,7 +157,7 @@ class SaeStack:
 
     def of_sites(self, sites: list[int]) -> SaeStack:
         """Some of the autoencoders, or one of them several times, in memory of their own."""
-        return SaeStack(**{name: tensor[sites] for name, tensor in self._tensors().items()}, row_k=self.row_k)
+        return SaeStack(**{name: tensor[sites] for name, tensor in self.tensors().items()}, row_k=self.row_k)
 
     def copy(self) -> SaeStack:
         """All of them, in memory of their own."""
@@ -161,11 +166,12 @@ class SaeStack:
     @staticmethod
     def joined(stacks: list[SaeStack]) -> SaeStack:
         """One stack of them all."""
-        names = stacks[0]._tensors()
-        tensors = {name: torch.cat([stack._tensors()[name] for stack in stacks]) for name in names}
+        names = stacks[0].tensors()
+        tensors = {name: torch.cat([stack.tensors()[name] for stack in stacks]) for name in names}
         return SaeStack(**tensors, row_k=stacks[0].row_k)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """All of its tensors by name, in its own memory."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def usual(self, site: int, rows: Tensor) -> Tensor:

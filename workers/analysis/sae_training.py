@@ -9,13 +9,14 @@ Shapes: S autoencoders (sites), B rows (tokens), D input width, F latents, K = t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from workers.analysis.sae import MIN_BATCH, SaeConfig, SaeStack
+from workers.analysis.plateau import LossCurve
+from workers.analysis.sae import DECAY_SHARE, MIN_BATCH, SaeConfig, SaeStack
 
 AUX_WEIGHT = 1 / 32
 CLIP_NORM = 0.01
@@ -54,9 +55,13 @@ class StackTrainer:
     def __init__(self, stack: SaeStack, config: SaeConfig, dtype: torch.dtype) -> None:
         self.stack = stack
         self.config = config
+        self.done = 0
+        self.end = config.steps
+        self.losses = LossCurve(config.steps, stack.sites)
         self._offered, self._outliers = torch.zeros(2, stack.sites)
         self._dtype = dtype
-        self._step = 0
+        self._errors = torch.zeros(stack.sites)
+        self._variance = torch.ones(stack.sites)
         self._silent_for = torch.zeros(stack.sites, config.latents)
         self._parameters = [stack.W_enc, stack.W_dec, stack.b_enc, stack.b_dec]
         if config.architecture == "jumprelu":
@@ -65,11 +70,68 @@ class StackTrainer:
         self._first_moments = tuple(map(torch.zeros_like, self._parameters))
         self._second_moments = tuple(map(torch.zeros_like, self._parameters))
 
-    def step(self, batch: Sequence[Tensor] | Tensor) -> None:
-        """One optimiser step at every site; batch: raw rows [B, D] for each of S sites."""
+    def step(self, batch: Iterable[Tensor], after_site: Callable[[int], None] | None = None) -> None:
+        """One optimiser step at every site.
+
+        Args:
+            batch: raw rows [B, D] of each of S sites; what makes them may be lazy.
+            after_site: called after each site with its number; where it raises, the stack is of no further use.
+        """
+        for site, rows in enumerate(batch):
+            self._site_step(site, rows)
+            if after_site is not None:
+                after_site(site)
+        self.done += 1
+        self.losses.add(self._errors)
+
+    def end_on_plateau(self) -> None:
+        """Where no site gets better any more, lets the learning rate fall from here: a fifth of the run is left then.
+
+        As long as one site does, all go on: what is compared across sites has seen as many steps.
+        """
+        early = math.ceil(self.done / (1 - DECAY_SHARE))
+        if early < self.end and self.losses.flat:
+            self.end = early
+
+    def state(self) -> Iterator[dict[str, Tensor]]:
+        """All that a trainer of the same configuration needs to go on as if it had not stopped: of each site, the rest.
+
+        In memory of their own, one after another.
+        """
         for site in range(self.stack.sites):
-            self._site_step(site, batch[site])
-        self._step += 1
+            yield {name: tensor[site].clone() for name, tensor in self._of_sites().items()}
+        yield {"done": torch.tensor(self.done), "end": torch.tensor(self.end), **self.losses.state()}
+
+    def restore(self, state: Iterable[dict[str, Tensor]]) -> None:
+        """Goes on from what `state` gave."""
+        parts = iter(state)
+        for site in range(self.stack.sites):
+            saved = next(parts)
+            for name, tensor in self._of_sites().items():
+                tensor[site] = saved[name]
+        rest = next(parts)
+        self.done, self.end = int(rest["done"]), int(rest["end"])
+        self.losses.restore(rest)
+
+    def _of_sites(self) -> dict[str, Tensor]:
+        """Everything that training changes, [S, ...] each."""
+        moments = {
+            f"{order}_moment_{number}": moment
+            for order, all_of_them in (("first", self._first_moments), ("second", self._second_moments))
+            for number, moment in enumerate(all_of_them)
+        }
+        counts = {"silent_for": self._silent_for, "penalty": self._penalty}
+        seen = {"offered": self._offered, "outliers": self._outliers, "variance": self._variance}
+        return self.stack.tensors() | moments | counts | seen
+
+    @property
+    def unexplained(self) -> Tensor:
+        """Of each span of steps so far, what was not rebuilt as a share of the first batch's variance; [spans, S].
+
+        Of batches before they are trained on; what dead latents rebuild does not count.
+        """
+        means = self.losses.means
+        return torch.stack(means) / self._variance if means else torch.zeros(0, self.stack.sites)
 
     @property
     def dead_fraction(self) -> Tensor:
@@ -85,13 +147,15 @@ class StackTrainer:
     def _site_step(self, site: int, rows: Tensor) -> None:
         x = self._usual_rows(site, rows) / self.stack.scale[site]
         x_centred = x - self.stack.b_dec[site]
+        if not self.done:
+            self._variance[site] = (x - x.mean(0)).square().sum(1).mean().clamp_min(1e-12)
         if self.config.architecture in ("batch_topk", "topk"):
             kept = self._keep(site, x_centred)
             gradients = self._gradients(site, x, x_centred, kept)
             fired = kept.latents
         else:
             pre = self._pre_activations(site, x_centred).float()
-            if not self._step:
+            if not self.done:
                 self._start_sparse(site, pre)
             gradients, fired = self._penalised_gradients(site, x, x_centred, pre)
         self._descend(site, gradients)
@@ -122,6 +186,7 @@ class StackTrainer:
         W_enc, W_dec = self.stack.W_enc[site], self.stack.W_dec[site]
         rows, latents = len(x), self.config.latents
         error = _csr(kept.starts, kept.latents, kept.values, (rows, latents)) @ W_dec + self.stack.b_dec[site] - x
+        self._errors[site] = error.square().sum() / rows
         g_error = error * (2 / rows)
         zeros = _csr(kept.starts, kept.latents, torch.zeros_like(kept.values), (rows, latents))
         g_values = torch.sparse.sampled_addmm(zeros, g_error, W_dec.T, beta=0.0).values()
@@ -168,8 +233,8 @@ class StackTrainer:
             [moment[site] for moment in self._first_moments],
             [moment[site] for moment in self._second_moments],
             [],
-            [torch.tensor(float(self._step + 1)) for _ in gradients],
-            lr=self.config.rate_at(self._step),
+            [torch.tensor(float(self.done + 1)) for _ in gradients],
+            lr=self.config.rate_at(self.done, self.end),
             beta1=ADAM_BETAS[0],
             beta2=ADAM_BETAS[1],
             weight_decay=0.0,
@@ -183,7 +248,7 @@ class StackTrainer:
 
     def _follow_threshold(self, site: int, kept: Kept) -> None:
         smallest = float(kept.values.min()) if len(kept.values) else 0.0
-        memory = self.config.threshold_memory if self._step else 0.0
+        memory = self.config.threshold_memory if self.done else 0.0
         self.stack.threshold[site].mul_(memory).add_((1 - memory) * smallest)
 
     def _start_sparse(self, site: int, pre: Tensor) -> None:
@@ -206,6 +271,7 @@ class StackTrainer:
         active = pre > threshold
         latents = pre * active
         error = self._product(latents, W_dec) + self.stack.b_dec[site] - x
+        self._errors[site] = error.square().sum() / rows
         g_error = error * (2 / rows)
         g_latents = self._product(g_error, W_dec.T)
         of_sum = penalty / rows if self.config.architecture == "relu_l1" else 0.0

@@ -71,6 +71,7 @@ def build_report(
         recommendation=judged.recommendation,
         tokens=extracted.tokens,
         latents=judged.latents,
+        sae_runs=trained.runs if trained else [],
         autoencoders=found.kept.autoencoders if found.kept else None,
         latent_table=found.kept.latents if found.kept else None,
         warnings=[

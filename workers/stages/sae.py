@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,22 +16,26 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import (
     DENSITY_EDGES,
     ChangedLatent,
+    Crosscoder,
     LayerSae,
     Match,
     ReportWarning,
     SaeQuality,
+    SaeRun,
+    SaeRunName,
+    SaeRunPoint,
     Turnover,
     WarmStart,
 )
 from layerdrift.contract.request import AnalysisRequest, SaeSettings
 from workers.analysis.matching import Fates, beyond_floor, fates_of, matching
 from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
-from workers.analysis.sae_training import StackTrainer
-from workers.models.device import fast_dtype
 from workers.scratch import ActivationStore
+from workers.stages.crosscoding import Crosscoding
 from workers.stages.extract import ControlRows, SaeRows
 from workers.stages.latents import ENCODED_ROWS, Side, chosen_latents, evidence
 from workers.stages.probes import LabelDirections
+from workers.stages.sae_runs import NOTHING_KEPT, Keeping, Outcome, Runs
 from workers.stages.splicing import Dictionaries
 from workers.stages.tick import SharedTicks, Tick
 
@@ -52,14 +55,22 @@ class Trained:
     layers: list[LayerSae]
     latents: list[ChangedLatent]
     dictionaries: Dictionaries
+    runs: list[SaeRun]
     warnings: list[ReportWarning]
 
 
-def train_saes(request: AnalysisRequest, rows: SaeRows, directions: LabelDirections | None, tick: Tick) -> Trained:
+def train_saes(
+    request: AnalysisRequest,
+    rows: SaeRows,
+    directions: LabelDirections | None,
+    tick: Tick,
+    keeping: Keeping = NOTHING_KEPT,
+) -> Trained:
     """Trains and measures them.
 
     Args:
         directions: of probes of the labels, where there are any.
+        keeping: where the states of unfinished trainings are.
 
     Raises:
         InputError: there are too few tokens, or k does not fit the width.
@@ -67,37 +78,90 @@ def train_saes(request: AnalysisRequest, rows: SaeRows, directions: LabelDirecti
     settings = request.analysis.sae
     if settings is None:
         raise ValueError("this request has no autoencoders")
-    normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
+    sample = _first_rows(rows.train, NORMALISATION_ROWS)
+    normalisation = Normalisation.of(sample)
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
     layers = len(normalisation.scale) // 2
-    warm, matched = "warm_start" in settings.lenses, "match" in settings.lenses
-    costs = [1.5 if matched else 1.0, WARM_SHARE if warm else 0.0, 0.5 if rows.control else 0.0, 0.2]
-    ticks = SharedTicks(tick, costs)
-    training = _Training(rows.train, torch.Generator().manual_seed(request.seed), ticks)
+    lenses = settings.lenses
+    matched = "match" in lenses
+    ticks = SharedTicks(tick, _costs(settings, control=rows.control is not None))
+    runs = Runs(rows.train, request.seed, settings.early_stop, ticks, keeping)
     stack = _initial(normalisation, config, request.seed, matched)
-    outcome = training.run(stack, config, "training the autoencoders")
+    outcome = runs.run(stack, config, "training the autoencoders")
+    told = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
     warmed = None
-    if warm:
-        warmed = stack.of_sites([*range(layers), *range(layers)])
-        warmed.norm_limit[layers:] = stack.norm_limit[layers : 2 * layers]
-        short = replace(config, steps=max(1, round(WARM_SHARE * config.steps)))
-        training.run(warmed, short, "training them on after a warm start")
-    else:
-        ticks.next("no warm start")
-    controls = _controls(rows.control, settings, request.seed, ticks)
+    if "warm_start" in lenses:
+        warmed, warm_outcome = _warm_started(stack, layers, config, outcome, runs)
+        told.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
+    crosscoders: list[Crosscoder] | None = None
+    if "crosscoder" in lenses:
+        crosscoding = Crosscoding(normalisation.scale, sample, config, request.seed)
+        crossed = crosscoding.train(runs)
+        told.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
+        crosscoders = crosscoding.measured(rows.heldout, crossed, ticks.next("measuring the crosscoders"))
+        del crosscoding
+    controls = None
+    if rows.control is not None:
+        controls, control_outcome = _controls(rows.control, settings, request.seed, ticks, keeping)
+        told.append(_told("random_weights", control_outcome, _names(layers, "random")))
     measuring = ticks.next("measuring the autoencoders")
     measured, latents, changed, means = [], [], [], []
     for layer in range(layers):
         lens = _Lens(stack, warmed, rows, layer, layers)
-        of_layer = lens.measured(outcome.dead_fraction, matched)
-        measured.append(of_layer.model_copy(update={"random_weights": controls[layer] if controls else None}))
+        others = {
+            "random_weights": controls[layer] if controls else None,
+            "crosscoder": crosscoders[layer] if crosscoders else None,
+        }
+        measured.append(lens.measured(outcome.dead_fraction, matched).model_copy(update=others))
         latents += lens.latents(directions)
         changed.append(lens.changed())
         means.append(lens.means())
         measuring((layer + 1) / layers)
     of_sites = torch.cat([torch.stack(side) for side in zip(*means, strict=True)])
     dictionaries = Dictionaries(stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed])
-    return Trained(measured, latents, dictionaries, _warnings(rows, outcome))
+    return Trained(measured, latents, dictionaries, told, _warnings(rows, outcome))
+
+
+def _warm_started(
+    stack: SaeStack, layers: int, config: SaeConfig, outcome: Outcome, runs: Runs
+) -> tuple[SaeStack, Outcome]:
+    """The base model's autoencoders trained on: first on its own rows, then on the tuned model's."""
+    warmed = stack.of_sites([*range(layers), *range(layers)])
+    warmed.norm_limit[layers:] = stack.norm_limit[layers : 2 * layers]
+    short = replace(config, steps=max(1, round(WARM_SHARE * outcome.steps)))
+    return warmed, runs.run(warmed, short, "training them on after a warm start")
+
+
+def _costs(settings: SaeSettings, control: bool) -> list[float]:
+    """Of the runs and of what is measured afterwards, in steps at every site of the pair."""
+    costs = [1.5 if "match" in settings.lenses else 1.0]
+    if "warm_start" in settings.lenses:
+        costs.append(WARM_SHARE)
+    if "crosscoder" in settings.lenses:
+        costs += [2.0, 0.2]
+    if control:
+        costs.append(0.5)
+    return [*costs, 0.2]
+
+
+def _names(layers: int, *groups: str) -> list[str]:
+    return [f"{group}/layer-{layer:02d}" for group in groups for layer in range(layers)]
+
+
+def _told(name: SaeRunName, outcome: Outcome, autoencoders: list[str]) -> SaeRun:
+    points = [
+        SaeRunPoint(step=(place + 1) * outcome.span, unexplained=[round(value, 5) for value in span])
+        for place, span in enumerate(outcome.unexplained.tolist())
+    ]
+    return SaeRun(
+        name=name,
+        steps=outcome.steps,
+        planned_steps=outcome.config.steps,
+        batch=outcome.config.batch,
+        learning_rate=outcome.config.learning_rate,
+        autoencoders=autoencoders,
+        curve=points,
+    )
 
 
 def _config(settings: SaeSettings, width: int, rows: int) -> SaeConfig:
@@ -133,47 +197,20 @@ def _initial(normalisation: Normalisation, config: SaeConfig, seed: int, matched
     return SaeStack.joined([start(0).of_sites(base), start(1).of_sites([*tuned, *base])])
 
 
-class _Outcome(NamedTuple):
-    """Of a training, by site: shares of dead latents and of rows that were left out. The optimiser's memory is free."""
-
-    dead_fraction: Tensor
-    outlier_share: Tensor
-
-
-class _Training:
-    """Trains one stack after another on the stored rows, in an order that goes on where the last one ended."""
-
-    def __init__(self, store: ActivationStore, generator: torch.Generator, ticks: SharedTicks) -> None:
-        self._store = store
-        self._generator = generator
-        self._ticks = ticks
-
-    def run(self, stack: SaeStack, config: SaeConfig, what: str) -> _Outcome:
-        tick = self._ticks.next(f"{what}: {stack.sites} of {config.latents} latents, {config.steps} steps")
-        trainer = StackTrainer(stack, config, fast_dtype(torch.device("cpu")))
-        batches = self._store.training_batches(config.steps, config.batch, self._generator)
-        for step, states in enumerate(batches, start=1):
-            trainer.step([states[site % len(states)] for site in range(stack.sites)])
-            tick(step / config.steps, f"{what}: step {step} of {config.steps}")
-        return _Outcome(trainer.dead_fraction, trainer.outlier_share)
-
-
 def _controls(
-    rows: ControlRows | None, settings: SaeSettings, seed: int, ticks: SharedTicks
-) -> list[SaeQuality] | None:
+    rows: ControlRows, settings: SaeSettings, seed: int, ticks: SharedTicks, keeping: Keeping
+) -> tuple[list[SaeQuality], Outcome]:
     """By layer, of a model that was never trained; the same recipe, and another order of its own."""
-    if rows is None:
-        ticks.next("no random model")
-        return None
     normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
     stack = _initial(normalisation, config, seed, matched=False)
-    training = _Training(rows.train, torch.Generator().manual_seed(seed), ticks)
-    outcome = training.run(stack, config, "training autoencoders of a random model")
-    return [
+    runs = Runs(rows.train, seed, settings.early_stop, ticks, keeping)
+    outcome = runs.run(stack, config, "training autoencoders of a random model")
+    found = [
         _quality(fit_on(stack, site, _usual_rows(rows.heldout, stack, site)), float(outcome.dead_fraction[site]))
         for site in range(stack.sites)
     ]
+    return found, outcome
 
 
 def _first_rows(store: ActivationStore, count: int) -> Tensor:
@@ -307,7 +344,7 @@ def _usual_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterato
             yield rows[stack.usual(source, rows)]
 
 
-def _warnings(rows: SaeRows, outcome: _Outcome) -> list[ReportWarning]:
+def _warnings(rows: SaeRows, outcome: Outcome) -> list[ReportWarning]:
     found = []
     if rows.train.rows < FEW_DISTINCT_TOKENS:
         message = (

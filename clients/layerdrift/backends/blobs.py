@@ -116,6 +116,11 @@ class BlobStore:
             answer = self._client.head_object(Bucket=self.bucket, Key=key)
             return BlobInfo(key, int(answer["ContentLength"]), str(answer["ETag"]).strip('"'))
 
+    def delete(self, key: str) -> None:
+        """Removes an object, if it is there."""
+        with self._translated(key):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+
     def list(self, prefix: str) -> list[BlobInfo]:
         """The objects under a prefix, by key."""
         with self._translated(prefix):

@@ -52,6 +52,11 @@ def latents_object(analysis_id: str) -> str:
     return f"artifacts/{analysis_id}/latents.parquet"
 
 
+def unfinished_prefix(analysis_id: str) -> str:
+    """Prefix: states of trainings that a later worker goes on from; gone when the job has ended."""
+    return f"unfinished/{analysis_id}/"
+
+
 CHECKPOINTS = "checkpoints/"
 
 

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     max_model_bytes: int = Field(default=100 * GIB, ge=2**20, description="largest checkpoint, all files together")
     max_parameters: int = Field(default=20_000_000_000, ge=1, description="largest model, in parameters")
     report_cache_seconds: int = Field(default=86_400, ge=1, description="how long Redis keeps a report")
+    checkpoint_seconds: int = Field(
+        default=120, ge=1, description="so often a long training of autoencoders is kept for whoever takes it over"
+    )
     lease_seconds: int = Field(default=30, ge=3, description="a job whose worker is silent for so long is given away")
     max_attempts: int = Field(default=3, ge=1, description="a job that lost so many workers fails")
 

@@ -128,6 +128,33 @@ class Match(ReportModel):
     unmatched_excess: float = Field(ge=0, le=1, description="floor_share - matched_share, not below 0")
 
 
+class SpecificCounts(ReportModel):
+    """Living latents of a crosscoder by which model's decoder has them: relative norm, 0 base only to 1 tuned only."""
+
+    tuned_only: int = Field(ge=0, description="relative norm of 0.9 or more")
+    tuned_only_confirmed: int = Field(
+        ge=0, description="of these, the ones that latent scaling finds little of in the base model"
+    )
+    base_only: int = Field(ge=0, description="relative norm of 0.1 or less")
+    base_only_confirmed: int = Field(
+        ge=0, description="of these, the ones that latent scaling finds little of in the tuned model"
+    )
+    shared: int = Field(ge=0, description="relative norm of 0.4 to 0.6")
+
+
+class Crosscoder(ReportModel):
+    """One latent space for both models at a layer, with a decoder for each (Minder et al. 2025)."""
+
+    base_fvu: float = Field(ge=0, description="fraction of the base model's variance unexplained")
+    tuned_fvu: float = Field(ge=0, description="fraction of the tuned model's variance unexplained")
+    l0: float = Field(ge=0, description="active latents for a token, mean")
+    dead_fraction: float = Field(ge=0, le=1, description="latents that did not fire in the last 5 % of the training")
+    pair: SpecificCounts
+    floor: SpecificCounts = Field(description="the same of the base model and itself: what chance gives")
+    tuned_only_excess: int = Field(ge=0, description="confirmed ones less those of the floor, not below 0")
+    base_only_excess: int = Field(ge=0, description="the same of the base model's")
+
+
 class LatentAblation(ReportModel):
     """The tuned model without the latents that are new or shifted at a layer."""
 
@@ -150,10 +177,36 @@ class LayerSae(ReportModel):
     transfer_excess: float = Field(description="transfer_fvu - base.fvu: what the base model's features miss")
     warm_start: WarmStart | None = Field(default=None, description="null: not asked for")
     match: Match | None = Field(default=None, description="null: not asked for, or no latent is alive")
+    crosscoder: Crosscoder | None = Field(default=None, description="null: not asked for")
     ablation: LatentAblation | None = Field(
         default=None,
         description="null: no head to ask, no more such latents than floor and chance explain, or a layer not heard",
     )
+
+
+class SaeRunPoint(ReportModel):
+    """A run at the end of a span of steps."""
+
+    step: int = Field(ge=1)
+    unexplained: list[float] = Field(
+        description="by autoencoder, mean over the span: what was not rebuilt of a batch before it was trained on, "
+        "as a share of the first batch's variance; about FVU"
+    )
+
+
+SaeRunName = Literal["training", "warm_start", "crosscoder", "random_weights"]
+
+
+class SaeRun(ReportModel):
+    """One training of many autoencoders side by side."""
+
+    name: SaeRunName
+    steps: int = Field(ge=1)
+    planned_steps: int = Field(ge=1, description="more than `steps` where none got better any more")
+    batch: int = Field(ge=1, description="tokens in a step")
+    learning_rate: float = Field(gt=0, description="peak")
+    autoencoders: list[str] = Field(description="their names, in the order of the curve's numbers")
+    curve: list[SaeRunPoint]
 
 
 Fate = Literal["new", "shifted", "lost"]
@@ -521,6 +574,7 @@ class Report(ReportModel):
         description="S3 URI under which base/, tuned/ and warm-start/ have a folder layer-NN for each autoencoder, as "
         "sae_lens.SAE.load_from_disk opens it; `latents` count in those of warm-start/; null: none were kept",
     )
+    sae_runs: list[SaeRun] = Field(default=[], description="how the autoencoders were trained")
     latent_table: str | None = Field(
         default=None,
         description="S3 URI of a Parquet file with a row for each latent of these autoencoders: how often and how "

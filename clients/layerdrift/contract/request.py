@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -152,7 +152,8 @@ class FineTune(RequestModel):
         return self
 
 
-LensName = Literal["transfer", "warm_start", "match"]
+LensName = Literal["transfer", "warm_start", "match", "crosscoder"]
+USUAL_LENSES: Final[tuple[LensName, ...]] = ("transfer", "warm_start", "match")
 
 
 class SaeSettings(RequestModel):
@@ -177,14 +178,19 @@ class SaeSettings(RequestModel):
         description="tokens each autoencoder is trained on, repetitions counted",
     )
     lenses: list[LensName] = Field(
-        default_factory=lambda: list(get_args(LensName)),
+        default_factory=lambda: list(USUAL_LENSES),
         description="what is asked of the pair's autoencoders: transfer is always there, a warm start costs a quarter "
-        "of their training, an independent match half of it",
+        "of their training, an independent match half of it, a crosscoder twice as much as all of it",
     )
     random_weights: bool = Field(
         default=False,
         description="train autoencoders on a randomly initialised copy of the base model too, as a control: many of "
         "their numbers are no worse there; costs half as much again",
+    )
+    early_stop: bool = Field(
+        default=True,
+        description="end the training once no autoencoder gets better any more: from one tenth of the steps to the "
+        "next (at least 100) by less than 1 %; the learning rate then falls over a quarter of the steps so far",
     )
     save: bool = Field(
         default=True,

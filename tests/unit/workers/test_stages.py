@@ -227,6 +227,31 @@ def test_changed_latents_come_with_tokens_of_the_analysed_texts(base: Path, tmp_
             assert example.label in {label for text, label in labels.items() if words in text}
 
 
+def test_a_crosscoder_tells_what_each_model_alone_has(base: Path, tmp_path: Path) -> None:
+    """Beside the floor nothing of a model and itself; of a model with a noised block, from that block on at most."""
+    asked = request(analysis={"sae": {"tokens": 40_000, "width": 4, "k": 8, "lenses": ["crosscoder"]}})
+    model = tiny_bert()
+    add_noise(model, block=2)
+    for tuned, unmoved in ((base, BLOCKS + 1), (save_model(model, tmp_path / "noised"), 2)):
+        extracted = extracted_pair(resolved(base, texts=400, spare=600), tuned, tmp_path / tuned.name, asked)
+        assert extracted.sae_rows is not None
+        trained = train_saes(asked, extracted.sae_rows, None, tick)
+        assert [run.name for run in trained.runs] == ["training", "crosscoder"]
+        assert trained.runs[1].autoencoders[BLOCKS : BLOCKS + 2] == [f"pair/layer-{BLOCKS:02d}", "base-twice/layer-00"]
+        for index, layer in enumerate(trained.layers):
+            found = layer.crosscoder
+            assert found is not None
+            assert 0 < found.base_fvu < 0.9
+            assert found.l0 == pytest.approx(8, rel=0.3)
+            assert found.pair.shared > 0
+            if index < unmoved:
+                assert found.base_fvu == pytest.approx(found.tuned_fvu, rel=0.05)
+                assert found.pair == found.floor
+                assert (found.tuned_only_excess, found.base_only_excess) == (0, 0)
+            else:
+                assert found.pair != found.floor
+
+
 def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Path) -> None:
     asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "lenses": ["transfer", "transfer"]}})
     assert asked.analysis.sae is not None
@@ -236,6 +261,7 @@ def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Pat
     for layer in train_saes(asked, extracted.sae_rows, None, tick).layers:
         assert layer.warm_start is None
         assert layer.match is None
+        assert layer.crosscoder is None
         assert layer.base == layer.tuned
 
 
@@ -269,7 +295,7 @@ def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: in
 
 
 @pytest.mark.parametrize("control", [False, True])
-@pytest.mark.parametrize(("spare", "scratch_bytes"), [(0, 2**20), (600, 2**20), (5500, 2**25)])
+@pytest.mark.parametrize(("spare", "scratch_bytes"), [(0, 2**20), (600, 2**20), (5500, 2**20), (5500, 2**25)])
 def test_a_job_stays_within_its_scratch(
     base: Path, tmp_path: Path, spare: int, scratch_bytes: int, control: bool
 ) -> None:

@@ -1,0 +1,124 @@
+"""Runs of training that end early, are broken off and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
+from workers.scratch import ActivationStore
+from workers.stages.sae_runs import NOTHING_KEPT, Keeping, Outcome, Runs
+from workers.stages.tick import SharedTicks
+
+WIDTH, LATENTS, BATCH = 16, 64, 128
+
+
+class Stopped(Exception):
+    """Somebody stopped the job."""
+
+
+class InMemory:
+    """Checkpoints that outlive a run."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, tuple[int, list[dict[str, Tensor]]]] = {}
+
+    def load(self, run: str) -> Iterator[dict[str, Tensor]] | None:
+        return iter(self.saved[run][1]) if run in self.saved else None
+
+    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
+        self.saved[run] = number, list(parts)
+
+
+def planted(rows: int) -> Tensor:
+    dictionary = nn.functional.normalize(torch.randn(32, WIDTH, generator=torch.Generator().manual_seed(9)), dim=1)
+    chosen = torch.rand(rows, 32, generator=torch.Generator().manual_seed(1)).topk(3, dim=1).indices
+    strengths = 0.5 + torch.rand(rows, 3, generator=torch.Generator().manual_seed(2))
+    return torch.einsum("nk,nkd->nd", strengths, dictionary[chosen])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ActivationStore:
+    found = ActivationStore(tmp_path / "rows", max_rows=10_000)
+    rows = planted(10_000)
+    found.add(torch.stack([rows, rows.flip(1)]))
+    return found
+
+
+def fresh(store: ActivationStore) -> SaeStack:
+    return SaeStack.initial(Normalisation.of(next(store.shards())), LATENTS, torch.Generator().manual_seed(0))
+
+
+def run(
+    store: ActivationStore,
+    stack: SaeStack,
+    config: SaeConfig,
+    keeping: Keeping = NOTHING_KEPT,
+    stop_after: int | None = None,
+    early_stop: bool = False,
+) -> Outcome:
+    heard: list[str] = []
+
+    def tick(fraction: float, detail: str = "") -> None:
+        assert 0 <= fraction <= 1
+        heard.append(detail)
+        if stop_after is not None and f"step {stop_after + 1} of" in detail:
+            raise Stopped
+
+    found = Runs(store, 0, early_stop, SharedTicks(tick, [1.0]), keeping).run(stack, config, "training")
+    heard = [detail for detail in heard if "keeping" not in detail]
+    assert heard[-1].startswith(f"training: step {found.steps} of {found.steps}, autoencoder 2 of 2, FVU 0.")
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["batch_topk", "topk", "jumprelu", "relu_l1"])
+def test_a_run_that_was_broken_off_ends_where_one_that_was_not_does(store: ActivationStore, architecture: str) -> None:
+    config = SaeConfig(LATENTS, 4, 40, BATCH, architecture)  # type: ignore[arg-type]
+    whole, broken, resumed = (fresh(store) for _ in range(3))
+    expected = run(store, whole, config)
+    keeping = Keeping(InMemory(), 0.0)
+    with pytest.raises(Stopped):
+        run(store, broken, config, keeping, stop_after=25)
+    found = run(store, resumed, config, keeping)
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, resumed.tensors()[name]), name
+    assert torch.equal(expected.unexplained, found.unexplained)
+    assert torch.equal(expected.dead_fraction, found.dead_fraction)
+    assert not torch.equal(whole.W_dec, broken.W_dec)
+
+
+def test_only_the_steps_that_were_left_are_made(store: ActivationStore) -> None:
+    checkpoints = InMemory()
+    config = SaeConfig(LATENTS, 4, 40, BATCH)
+    with pytest.raises(Stopped):
+        run(store, fresh(store), config, Keeping(checkpoints, 0.0), stop_after=25)
+    assert [number for number, _ in checkpoints.saved.values()] == [25]
+    run(store, fresh(store), config, Keeping(checkpoints, float("inf")))
+    with pytest.raises(Stopped):  # a step that had been made already would not be heard of
+        run(store, fresh(store), config, Keeping(checkpoints, float("inf")), stop_after=25)
+
+
+def test_a_state_of_another_run_is_not_taken_up(store: ActivationStore) -> None:
+    checkpoints = InMemory()
+    run(store, fresh(store), SaeConfig(LATENTS, 4, 40, BATCH), Keeping(checkpoints, 0.0))
+    alike, other = fresh(store), fresh(store)
+    run(store, alike, SaeConfig(LATENTS, 5, 40, BATCH), Keeping(checkpoints, float("inf")))
+    run(store, other, SaeConfig(LATENTS, 5, 40, BATCH))
+    assert torch.equal(alike.W_dec, other.W_dec)
+
+
+def test_a_run_that_no_longer_improves_ends_early_and_no_worse(store: ActivationStore) -> None:
+    config = SaeConfig(LATENTS, 3, 3000, BATCH)
+    early = run(store, fresh(store), config, early_stop=True)
+    whole = run(store, fresh(store), config)
+    assert whole.steps == 3000
+    assert early.steps < 2400
+    assert float(early.unexplained[-1].max()) < 1.1 * float(whole.unexplained[-1].max())
+
+
+def test_a_run_that_improves_is_not_ended(store: ActivationStore) -> None:
+    assert run(store, fresh(store), SaeConfig(LATENTS, 3, 300, BATCH), early_stop=True).steps == 300

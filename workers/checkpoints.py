@@ -1,0 +1,74 @@
+"""States of unfinished trainings, kept in the bucket until their job has ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from layerdrift.backends import keys
+from layerdrift.backends.blobs import BlobStore
+from layerdrift.contract.errors import NotFoundError, UnavailableError
+
+_BINARY, _JSON = "application/octet-stream", "application/json"
+
+logger = logging.getLogger(__name__)
+
+
+class BucketCheckpoints:
+    """Of one job: for each run an object for every part of its last state, and one that says which state is whole."""
+
+    def __init__(self, blobs: BlobStore, analysis_id: str) -> None:
+        self._blobs = blobs
+        self._prefix = keys.unfinished_prefix(analysis_id)
+
+    def load(self, run: str) -> Iterator[dict[str, Tensor]] | None:
+        """The last state that was saved whole, part after part; None where there is none.
+
+        Raises:
+            UnavailableError: S3 is away, also later, between parts.
+        """
+        try:
+            latest = json.loads(self._blobs.get(self._latest(run)))
+        except NotFoundError:
+            return None
+        logger.info("%s goes on from step %d", run, latest["number"])
+        return self._parts(run, latest["number"], latest["parts"])
+
+    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
+        """Keeps a state in place of an earlier one; where S3 is away the earlier one stays."""
+        try:
+            count = 0
+            for count, part in enumerate(parts, start=1):
+                tensors = {name: tensor.contiguous() for name, tensor in part.items()}
+                self._blobs.put(self._part(run, number, count - 1), save(tensors), _BINARY)
+            self._blobs.put(self._latest(run), json.dumps({"number": number, "parts": count}).encode(), _JSON)
+            kept = f"{self._prefix}{run}/{number:09d}/"
+            for blob in self._blobs.list(f"{self._prefix}{run}/"):
+                if not blob.key.startswith(kept) and blob.key != self._latest(run):
+                    self._blobs.delete(blob.key)
+        except UnavailableError as error:
+            logger.warning("the state of %s after step %d was not kept: %s", run, number, error)
+
+    def clear(self) -> None:
+        """Forgets the states of all runs."""
+        for blob in self._blobs.list(self._prefix):
+            self._blobs.delete(blob.key)
+
+    def _parts(self, run: str, number: int, count: int) -> Iterator[dict[str, Tensor]]:
+        for part in range(count):
+            key = self._part(run, number, part)
+            try:
+                yield load(self._blobs.get(key))
+            except (NotFoundError, SafetensorError) as error:
+                raise UnavailableError(f"{key} is gone or broken: {error}") from error
+
+    def _latest(self, run: str) -> str:
+        return f"{self._prefix}{run}/latest.json"
+
+    def _part(self, run: str, number: int, part: int) -> str:
+        return f"{self._prefix}{run}/{number:09d}/{part:05d}.safetensors"

@@ -1,0 +1,145 @@
+"""Runs of autoencoder training in stage `sae`: their batches, progress, early ends, and what they go on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from layerdrift import __version__
+from workers.analysis.sae import SaeConfig, SaeStack
+from workers.analysis.sae_training import StackTrainer
+from workers.models.device import fast_dtype
+from workers.scratch import ActivationStore
+from workers.stages.tick import SharedTicks, Tick
+
+RowsOf = Callable[[Tensor], Iterable[Tensor]]
+"""A batch of the stored rows [R, B, D] as the rows of every site of a stack."""
+
+
+class Checkpoints(Protocol):
+    """Where the state of an unfinished run is kept for whoever takes the job next."""
+
+    def load(self, run: str) -> Iterator[dict[str, Tensor]] | None:
+        """The last state that was saved whole, part after part; None where there is none."""
+
+    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
+        """Keeps a state in place of an earlier one of that run; what goes wrong is no fault of the run's."""
+
+
+class NoCheckpoints:
+    """Keeps nothing."""
+
+    def load(self, run: str) -> None:
+        """None."""
+
+    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
+        """Does nothing."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where runs keep their states, and how many seconds of training lie between two of these, at least."""
+
+    checkpoints: Checkpoints
+    seconds: float
+
+
+NOTHING_KEPT = Keeping(NoCheckpoints(), float("inf"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a run, by site: shares of dead latents and of rows that were left out, and the curve of `unexplained`.
+
+    dead_fraction, outlier_share: [S]. unexplained: [spans, S], `span` steps each. The optimiser's memory is free.
+    """
+
+    config: SaeConfig
+    steps: int
+    span: int
+    dead_fraction: Tensor
+    outlier_share: Tensor
+    unexplained: Tensor
+
+
+class Runs:
+    """Trains one stack after another on the stored rows.
+
+    Args:
+        seed: of the order of the rows; each run has an order of its own.
+    """
+
+    def __init__(self, store: ActivationStore, seed: int, early_stop: bool, ticks: SharedTicks, keeping: Keeping):
+        self._store = store
+        self._seed = seed
+        self._early_stop = early_stop
+        self._ticks = ticks
+        self._keeping = keeping
+        self._number = 0
+
+    def run(self, stack: SaeStack, config: SaeConfig, what: str, rows_of: RowsOf | None = None) -> Outcome:
+        """Trains a stack in place, from where an earlier worker left the same run.
+
+        Args:
+            what: for people.
+            rows_of: by default the stored sites again and again until the stack has its rows.
+        """
+        tick = self._ticks.next(f"{what}: {stack.sites} of {config.latents} latents, {config.steps} steps")
+        trainer = StackTrainer(stack, config, fast_dtype(torch.device("cpu")))
+        name = self._name(stack, config)
+        kept = self._keeping.checkpoints.load(name)
+        if kept is not None:
+            trainer.restore(kept)
+        generator = torch.Generator().manual_seed(self._seed + self._number)
+        self._number += 1
+        batches = self._store.training_batches(config.steps, config.batch, generator, skipped=trainer.done)
+        saved = time.monotonic()
+        while trainer.done < trainer.end:
+            states = next(batches)
+            rows = rows_of(states) if rows_of else (states[site % len(states)] for site in range(stack.sites))
+            trainer.step(rows, _after_site(tick, what, trainer))
+            if self._early_stop:
+                trainer.end_on_plateau()
+            if time.monotonic() - saved >= self._keeping.seconds:
+                self._keeping.checkpoints.save(name, trainer.done, _kept(trainer, tick, what))
+                saved = time.monotonic()
+        return Outcome(
+            config, trainer.done, trainer.losses.span, trainer.dead_fraction, trainer.outlier_share, trainer.unexplained
+        )
+
+    def _name(self, stack: SaeStack, config: SaeConfig) -> str:
+        """Of a run that starts as this one does, on the same rows: its states fit no other."""
+        start = {"engine": __version__, "run": self._number, "seed": self._seed, "rows": self._store.rows}
+        digest = hashlib.sha256(json.dumps(start | asdict(config)).encode())
+        for tensor in (stack.scale, stack.b_dec, stack.W_dec[:, ::97]):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return f"run-{self._number}-{digest.hexdigest()[:16]}"
+
+
+def _after_site(tick: Tick, what: str, trainer: StackTrainer) -> Callable[[int], None]:
+    curve = trainer.losses.means
+    so_far = ""
+    if curve:
+        lowest, highest = (float(value) for value in trainer.unexplained[-1].aminmax())
+        so_far = f", FVU {lowest:.2f} to {highest:.2f}"
+
+    def after(site: int) -> None:
+        of_step = (site + 1) / trainer.stack.sites
+        detail = f"{what}: step {trainer.done + 1} of {trainer.end}, autoencoder {site + 1} of {trainer.stack.sites}"
+        tick((trainer.done + of_step) / trainer.end, detail + so_far)
+
+    return after
+
+
+def _kept(trainer: StackTrainer, tick: Tick, what: str) -> Iterator[dict[str, Tensor]]:
+    """The parts of its state, with a chance to stop before each."""
+    for part in trainer.state():
+        tick(trainer.done / trainer.end, f"{what}: keeping the state after step {trainer.done}")
+        yield part
