@@ -30,6 +30,7 @@ def render(report: Report) -> str:
         "sae": sae_charts.quality(report),
         "density": sae_charts.density(report),
         "turnover": sae_charts.turnover(report),
+        "sae-training": sae_charts.training(report),
     }
     token_specs = {f"tokens-{index}": charts.token_map(text) for index, text in enumerate(report.tokens.texts)}
     shown = {name: spec for name, spec in {**specs, **token_specs}.items() if spec is not None}

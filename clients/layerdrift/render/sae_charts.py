@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import altair as alt
 
 from layerdrift.contract.report import DENSITY_EDGES, Report
+from layerdrift.render import words
 from layerdrift.render.charts import Spec, from_zero, layer_axis, spec_of
 
 MODEL_COLOURS = {
@@ -102,6 +105,38 @@ def density(report: Report) -> Spec | None:
         )
         .properties(width=230, height=200)
         .facet(alt.Column("model:N", title=None))
+    )
+    return spec_of(chart)
+
+
+def training(report: Report) -> Spec | None:
+    """Unexplained variance over the steps of every run, median and range over its autoencoders; None without runs."""
+    rows = [
+        {
+            "run": words.RUNS[run.name],
+            "step": point.step,
+            "median": median(point.unexplained),
+            "least": min(point.unexplained),
+            "most": max(point.unexplained),
+        }
+        for run in report.sae_runs
+        for point in run.curve
+    ]
+    if not rows:
+        return None
+    axis = alt.Y("least:Q", title="unexplained variance", scale=alt.Scale(domainMin=0))
+    base = alt.Chart().encode(x=alt.X("step:Q", title="step"))
+    band = base.mark_area(opacity=0.25, color="#0072B2").encode(y=axis, y2="most:Q")
+    line = base.mark_line(color="#0072B2").encode(
+        y=alt.Y("median:Q"),
+        tooltip=["run:N", "step:Q", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("median", "least", "most"))],
+    )
+    shown = [words.RUNS[run.name] for run in report.sae_runs]
+    chart = (
+        alt.layer(band, line, data=alt.Data(values=rows))
+        .properties(width=max(120, 560 // len(shown)), height=180)
+        .facet(column=alt.Column("run:N", title=None, sort=shown))
+        .resolve_scale(x="independent")
     )
     return spec_of(chart)
 

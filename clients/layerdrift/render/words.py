@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import math
 
-from layerdrift.contract.report import ChangedLatent, Layer, Measured, ModelOutputs, Outputs, Report, Zone
+from layerdrift.contract.report import (
+    ChangedLatent,
+    Layer,
+    Measured,
+    ModelOutputs,
+    Outputs,
+    Report,
+    SaeRunName,
+    Zone,
+)
 
 ZONE_MEANING = {
     "general": "kept the base model's representations",
@@ -91,6 +100,20 @@ def latent(found: ChangedLatent, width: int) -> str:
     if found.probe is not None and found.probe.cosine > BEYOND_CHANCE / math.sqrt(width):
         said += f" Of the labels its direction points most to “{found.probe.label}” (cosine {found.probe.cosine:.2f})."
     return said
+
+
+RUNS: dict[SaeRunName, str] = {
+    "training": "the training",
+    "warm_start": "the warm start",
+    "crosscoder": "the crosscoders' training",
+    "random_weights": "the training of the control",
+}
+
+
+def seen(report: Report) -> str:
+    """Tokens that each autoencoder was trained on, repetitions counted."""
+    runs, asked = report.sae_runs, report.request.analysis.sae
+    return str(runs[0].steps * runs[0].batch if runs else asked.tokens if asked else 0)
 
 
 def by_chance(report: Report, found: ChangedLatent) -> str:

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from layerdrift.contract.report import Causal, ChangedLatent, LatentAblation, Match, Measured, Report, WarmStart
+from layerdrift.contract.report import (
+    Causal,
+    ChangedLatent,
+    Crosscoder,
+    LatentAblation,
+    Match,
+    Measured,
+    Report,
+    SaeRun,
+    WarmStart,
+)
 from layerdrift.render import html, markdown, words
 
 
@@ -357,6 +367,30 @@ def test_what_the_answers_say_of_the_autoencoders_is_shown() -> None:
     cells = ("2 block 2", "17", "0.250", "0.200 to 0.300", "0.125")
     assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in source
     assert source.count("123 texts") == 2
+
+
+def test_crosscoders_and_the_course_of_the_training_are_shown() -> None:
+    found = report()
+    assert {"sae-training"} & set(specs_of(html.render(found))) == set()
+    counts = {"tuned_only": 31, "tuned_only_confirmed": 29, "base_only": 7, "base_only_confirmed": 5, "shared": 400}
+    crosscoder = {"base_fvu": 0.21, "tuned_fvu": 0.22, "l0": 32, "dead_fraction": 0, "pair": counts}
+    crosscoder |= {"floor": counts | {"tuned_only_confirmed": 3}, "tuned_only_excess": 26, "base_only_excess": 0}
+    for layer in found.layers:
+        assert layer.sae is not None
+        layer.sae.crosscoder = Crosscoder.model_validate(crosscoder)
+    curve = [{"step": 10, "unexplained": [0.6, 0.5, 0.9]}, {"step": 20, "unexplained": [0.3, 0.2, 0.4]}]
+    run = {"name": "crosscoder", "steps": 20, "planned_steps": 40, "batch": 2048, "learning_rate": 3e-3}
+    found.sae_runs.append(SaeRun.model_validate(run | {"autoencoders": ["a", "b", "c"], "curve": curve}))
+    source = html.render(found)
+    drawn = specs_of(source)["sae-training"]["data"]["values"]
+    assert [(row["step"], row["least"], row["median"], row["most"]) for row in drawn] == [
+        (10, 0.5, 0.6, 0.9),
+        (20, 0.2, 0.3, 0.4),
+    ]
+    cells = "".join(f"<td>{cell}</td>" for cell in ("0.210, 0.220", 400, 31, 29, 3, 7, 5, 5))
+    assert source.count(cells) == len(found.layers)
+    assert "The crosscoders&#39; training ended after 20 of 40 steps" in source
+    assert f"{20 * 2048} with repetitions" in source
 
 
 def test_a_report_without_autoencoders_has_no_empty_figure() -> None:
