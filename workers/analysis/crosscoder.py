@@ -160,8 +160,10 @@ class SpecificLatents(NamedTuple):
     """Living latents by the model that has them; [F] bool each. Confirmed: the other has them in no other way."""
 
     tuned_only: Tensor
-    base_only: Tensor
+    tuned_more: Tensor
     shared: Tensor
+    base_more: Tensor
+    base_only: Tensor
     tuned_only_confirmed: Tensor
     base_only_confirmed: Tensor
 
@@ -169,6 +171,7 @@ class SpecificLatents(NamedTuple):
 def specific_latents(fit: CrosscoderFit) -> SpecificLatents:
     """Sorts them by relative norm, and confirms those of one model by latent scaling."""
     norms, alive = fit.relative_norms, fit.alive
-    tuned, base = alive & (norms >= 1 - ONLY_SHARE), alive & (norms <= ONLY_SHARE)
-    shared = alive & (norms >= SHARED_SHARES[0]) & (norms <= SHARED_SHARES[1])
-    return SpecificLatents(tuned, base, shared, tuned & fit.confirmed, base & fit.confirmed)
+    tuned, base = norms >= 1 - ONLY_SHARE, norms <= ONLY_SHARE
+    more, less = norms > SHARED_SHARES[1], norms < SHARED_SHARES[0]
+    sorted_ones = tuned, more & ~tuned, ~more & ~less, less & ~base, base, tuned & fit.confirmed, base & fit.confirmed
+    return SpecificLatents(*(alive & some for some in sorted_ones))

@@ -34,7 +34,7 @@ class LossCurve:
 
     def add(self, losses: Tensor) -> None:
         """Adds one step's losses [S]."""
-        self._sum += losses
+        self._sum += losses.cpu()
         self._count += 1
         if self._count == self.span:
             self.means.append(self._sum / self.span)

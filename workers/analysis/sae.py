@@ -159,6 +159,16 @@ class SaeStack:
         """Some of the autoencoders, or one of them several times, in memory of their own."""
         return SaeStack(**{name: tensor[sites] for name, tensor in self.tensors().items()}, row_k=self.row_k)
 
+    def to(self, device: torch.device) -> SaeStack:
+        """The same there; itself where it is there already."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return self if device == self.W_enc.device else SaeStack(**moved, row_k=self.row_k)
+
+    def take(self, other: SaeStack) -> None:
+        """Takes over the numbers of a stack of the same shape, from any device."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(other.tensors()[name])
+
     def copy(self) -> SaeStack:
         """All of them, in memory of their own."""
         return self.of_sites(list(range(self.sites)))

@@ -9,7 +9,7 @@ Shapes: S autoencoders (sites), B rows (tokens), D input width, F latents, K = t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,15 +58,16 @@ class StackTrainer:
         self.done = 0
         self.end = config.steps
         self.losses = LossCurve(config.steps, stack.sites)
-        self._offered, self._outliers = torch.zeros(2, stack.sites)
+        device = stack.W_enc.device
+        self._offered, self._outliers = torch.zeros(2, stack.sites, device=device)
         self._dtype = dtype
-        self._errors = torch.zeros(stack.sites)
-        self._variance = torch.ones(stack.sites)
-        self._silent_for = torch.zeros(stack.sites, config.latents)
+        self._errors = torch.zeros(stack.sites, device=device)
+        self._variance = torch.ones(stack.sites, device=device)
+        self._silent_for = torch.zeros(stack.sites, config.latents, device=device)
         self._parameters = [stack.W_enc, stack.W_dec, stack.b_enc, stack.b_dec]
         if config.architecture == "jumprelu":
             self._parameters.append(stack.threshold)
-        self._penalty = torch.full((stack.sites,), FIRST_PENALTY)
+        self._penalty = torch.full((stack.sites,), FIRST_PENALTY, device=device)
         self._first_moments = tuple(map(torch.zeros_like, self._parameters))
         self._second_moments = tuple(map(torch.zeros_like, self._parameters))
 
@@ -99,7 +100,7 @@ class StackTrainer:
         In memory of their own, one after another.
         """
         for site in range(self.stack.sites):
-            yield {name: tensor[site].clone() for name, tensor in self._of_sites().items()}
+            yield {name: tensor[site].cpu().clone() for name, tensor in self._of_sites().items()}
         yield {"done": torch.tensor(self.done), "end": torch.tensor(self.end), **self.losses.state()}
 
     def restore(self, state: Iterable[dict[str, Tensor]]) -> None:
@@ -131,7 +132,7 @@ class StackTrainer:
         Of batches before they are trained on; what dead latents rebuild does not count.
         """
         means = self.losses.means
-        return torch.stack(means) / self._variance if means else torch.zeros(0, self.stack.sites)
+        return torch.stack(means) / self._variance.cpu() if means else torch.zeros(0, self.stack.sites)
 
     @property
     def dead_fraction(self) -> Tensor:
@@ -227,21 +228,12 @@ class StackTrainer:
         if norm > CLIP_NORM:
             for gradient in weights:
                 gradient.mul_(CLIP_NORM / norm)
-        torch._fused_adam_(
-            [parameter[site] for parameter in self._parameters],
-            gradients,
-            [moment[site] for moment in self._first_moments],
-            [moment[site] for moment in self._second_moments],
-            [],
-            [torch.tensor(float(self.done + 1)) for _ in gradients],
-            lr=self.config.rate_at(self.done, self.end),
-            beta1=ADAM_BETAS[0],
-            beta2=ADAM_BETAS[1],
-            weight_decay=0.0,
-            eps=ADAM_EPS,
-            amsgrad=False,
-            maximize=False,
+        of_site = (
+            [tensor[site] for tensor in tensors]
+            for tensors in (self._parameters, self._first_moments, self._second_moments)
         )
+        parameters, first, second = of_site
+        fused_adam(parameters, gradients, first, second, self.done, self.config.rate_at(self.done, self.end))
         W_dec.div_(W_dec.norm(dim=1, keepdim=True))
         if self.config.architecture == "jumprelu":
             self.stack.threshold[site].clamp_min_(0.0)
@@ -294,6 +286,32 @@ class StackTrainer:
         """Raises the penalty where more than k latents are active, and lowers it where fewer are."""
         error = math.log(max(l0, 1e-3) / self.config.k)
         self._penalty[site] *= math.exp(STEERING / self.config.steps * min(1.0, max(-1.0, error)))
+
+
+def fused_adam(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    first_moments: Sequence[Tensor],
+    second_moments: Sequence[Tensor],
+    done: int,
+    rate: float,
+) -> None:
+    """One step of Adam on tensors of one device, in place, after `done` earlier ones."""
+    torch._fused_adam_(
+        list(parameters),
+        list(gradients),
+        list(first_moments),
+        list(second_moments),
+        [],
+        [torch.tensor(float(done + 1), device=gradient.device) for gradient in gradients],
+        lr=rate,
+        beta1=ADAM_BETAS[0],
+        beta2=ADAM_BETAS[1],
+        weight_decay=0.0,
+        eps=ADAM_EPS,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def batch_topk(pre: Tensor, count: int) -> Kept:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from layerdrift import __version__
 from workers.analysis.sae import SaeConfig, SaeStack
+from workers.analysis.sae_batched import BatchedTrainer
 from workers.analysis.sae_training import StackTrainer
-from workers.models.device import fast_dtype
+from workers.models.device import best_device, fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.tick import SharedTicks, Tick
 
@@ -92,7 +93,10 @@ class Runs:
             rows_of: by default the stored sites again and again until the stack has its rows.
         """
         tick = self._ticks.next(f"{what}: {stack.sites} of {config.latents} latents, {config.steps} steps")
-        trainer = StackTrainer(stack, config, fast_dtype(torch.device("cpu")))
+        device = best_device()
+        there = stack.to(device)
+        kind = StackTrainer if device.type == "cpu" else BatchedTrainer
+        trainer = kind(there, config, fast_dtype(device))
         name = self._name(stack, config)
         kept = self._keeping.checkpoints.load(name)
         if kept is not None:
@@ -110,9 +114,10 @@ class Runs:
             if time.monotonic() - saved >= self._keeping.seconds:
                 self._keeping.checkpoints.save(name, trainer.done, _kept(trainer, tick, what))
                 saved = time.monotonic()
-        return Outcome(
-            config, trainer.done, trainer.losses.span, trainer.dead_fraction, trainer.outlier_share, trainer.unexplained
-        )
+        if there is not stack:
+            stack.take(there)
+        dead, outliers = trainer.dead_fraction.cpu(), trainer.outlier_share.cpu()
+        return Outcome(config, trainer.done, trainer.losses.span, dead, outliers, trainer.unexplained)
 
     def _name(self, stack: SaeStack, config: SaeConfig) -> str:
         """Of a run that starts as this one does, on the same rows: its states fit no other."""

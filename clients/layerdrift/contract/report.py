@@ -139,7 +139,9 @@ class SpecificCounts(ReportModel):
     base_only_confirmed: int = Field(
         ge=0, description="of these, the ones that latent scaling finds little of in the tuned model"
     )
+    tuned_more: int = Field(ge=0, description="relative norm between 0.6 and 0.9")
     shared: int = Field(ge=0, description="relative norm of 0.4 to 0.6")
+    base_more: int = Field(ge=0, description="relative norm between 0.1 and 0.4")
 
 
 class Crosscoder(ReportModel):

@@ -373,8 +373,13 @@ def test_crosscoders_and_the_course_of_the_training_are_shown() -> None:
     found = report()
     assert {"sae-training"} & set(specs_of(html.render(found))) == set()
     counts = {"tuned_only": 31, "tuned_only_confirmed": 29, "base_only": 7, "base_only_confirmed": 5, "shared": 400}
+    counts |= {"tuned_more": 17, "base_more": 18}
     crosscoder = {"base_fvu": 0.21, "tuned_fvu": 0.22, "l0": 32, "dead_fraction": 0, "pair": counts}
-    crosscoder |= {"floor": counts | {"tuned_only_confirmed": 3}, "tuned_only_excess": 26, "base_only_excess": 0}
+    crosscoder |= {
+        "floor": counts | {"tuned_only_confirmed": 3, "shared": 402},
+        "tuned_only_excess": 26,
+        "base_only_excess": 0,
+    }
     for layer in found.layers:
         assert layer.sae is not None
         layer.sae.crosscoder = Crosscoder.model_validate(crosscoder)
@@ -387,7 +392,7 @@ def test_crosscoders_and_the_course_of_the_training_are_shown() -> None:
         (10, 0.5, 0.6, 0.9),
         (20, 0.2, 0.3, 0.4),
     ]
-    cells = "".join(f"<td>{cell}</td>" for cell in ("0.210, 0.220", 400, 31, 29, 3, 7, 5, 5))
+    cells = "".join(f"<td>{cell}</td>" for cell in ("0.210, 0.220", 400, 402, 17, 18, 31, 29, 3, 7, 5, 5))
     assert source.count(cells) == len(found.layers)
     assert "The crosscoders&#39; training ended after 20 of 40 steps" in source
     assert f"{20 * 2048} with repetitions" in source

@@ -45,6 +45,8 @@ def test_planted_atoms_of_one_model_come_out_and_no_others() -> None:
     assert (int(found.tuned_only.sum()), int(found.tuned_only_confirmed.sum())) == (NEW, NEW)
     assert (int(found.base_only.sum()), int(found.base_only_confirmed.sum())) == (LOST, LOST)
     assert int(found.shared.sum()) >= 0.8 * (ATOMS - LOST)
+    kinds = (found.tuned_only, found.tuned_more, found.shared, found.base_more, found.base_only)
+    assert torch.equal(torch.stack(kinds).sum(0), fit.alive)
     assert fit.base_fvu < 0.15
     assert fit.tuned_fvu < 0.15
 

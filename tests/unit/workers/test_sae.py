@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.analysis.sae import OUTLIER_FACTOR, Architecture, Normalisation, SaeConfig, SaeStack, fit_on
+from workers.analysis.sae_batched import BatchedTrainer
 from workers.analysis.sae_training import AUX_WEIGHT, CLIP_NORM, THRESHOLD_WINDOW, StackTrainer, batch_topk, row_topk
 
 WIDTH, LATENTS, K = 16, 64, 4
@@ -136,6 +137,48 @@ def test_gradients_of_penalised_architectures_are_those_of_autograd(architecture
                     slope = 0.1 * float(latents.grad[row, latent]) + 0.05 / len(x)  # type: ignore[index]
                     expected[latent] -= slope / THRESHOLD_WINDOW
         torch.testing.assert_close(found[4], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_all_sites_at_once_learn_what_they_learn_in_turn(architecture: Architecture, dtype: torch.dtype) -> None:
+    """The GPU's trainer, here on the CPU; rows of outlying norm differ in number between the sites."""
+    rows = torch.stack([planted(2048, seed=3)[0], planted(2048, seed=30)[0] + 0.3])
+    rows[0, ::500] *= 10 * OUTLIER_FACTOR
+    held_out = planted(2048, seed=4)[0]
+    config = SaeConfig(latents=LATENTS, k=K, steps=60, batch=128, architecture=architecture)
+    normalisation = Normalisation.of(rows)
+    trainers = []
+    for kind in (StackTrainer, BatchedTrainer):
+        start = SaeStack.initial(normalisation, LATENTS, generator(), row_k=K if architecture == "topk" else 0)
+        trainers.append(kind(start, config, dtype))
+    for step in range(config.steps):
+        batch = rows[:, torch.randint(2048, (128,), generator=generator(step))]
+        for trainer in trainers:
+            trainer.step(batch)
+        if step == 3 and dtype is torch.float32:
+            for name, tensor in trainers[0].stack.tensors().items():
+                torch.testing.assert_close(trainers[1].stack.tensors()[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    one, other = trainers
+    assert torch.equal(one.outlier_share, other.outlier_share)
+    assert float(one.outlier_share[0]) > float(one.outlier_share[1]) == 0.0
+    torch.testing.assert_close(one.dead_fraction, other.dead_fraction, rtol=0, atol=0.05)
+    fits = [fit_on(trainer.stack, 1, [held_out + 0.3]).fvu for trainer in trainers]
+    assert fits[1] == pytest.approx(fits[0], rel=0.01 if architecture in ("batch_topk", "topk") else 0.03)
+
+
+@pytest.mark.parametrize("dead_latents", [0, 3, 40])
+def test_all_sites_at_once_revive_the_same_dead_latents(dead_latents: int) -> None:
+    rows = torch.randn(2, 128, WIDTH, generator=generator(1)) + 0.5
+    stacks = []
+    for kind in (StackTrainer, BatchedTrainer):
+        stack = SaeStack.initial(Normalisation.of(rows), LATENTS, generator())
+        trainer = kind(stack, SaeConfig(latents=LATENTS, k=K, steps=20, batch=128), torch.float32)
+        trainer._silent_for[1, :dead_latents] = 1e9
+        trainer.step(rows)
+        stacks.append(stack)
+    torch.testing.assert_close(stacks[0].W_enc, stacks[1].W_enc, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(stacks[0].W_dec, stacks[1].W_dec, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
