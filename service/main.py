@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import fastapi_offline
 import litserve as ls
-from fastapi import FastAPI
+from fastapi import FastAPI, Header, Response
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from layerdrift import __version__
+from layerdrift.backends.access import is_loopback
 from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.idempotency import Answered
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.analysis import Analysis
-from layerdrift.contract.errors import Problem
-from service import problems, routes, submit
+from layerdrift.contract.errors import LayerdriftError, Problem
+from layerdrift.contract.request import AnalysisRequest
+from service import events, problems, routes, submit, uploads
 from service.deadline import DeadlineMiddleware
+from service.keys import ensure_admin
+from service.limits import BodyLimitMiddleware
+from service.security import Backends, Submitter
 
 MAX_BODY_BYTES = 8 << 20
 SUBMIT_DEADLINE_SECONDS = 60.0
 SUBMIT_WORKERS = 2
 _LITSERVE_HEALTH = "/litserve/health"
 _LITSERVE_INFO = "/litserve/info"
+
+logger = logging.getLogger(__name__)
 
 
 def build_server(settings: Settings) -> ls.LitServer:
@@ -43,7 +53,6 @@ def build_server(settings: Settings) -> ls.LitServer:
         workers_per_device=SUBMIT_WORKERS,
         timeout=SUBMIT_DEADLINE_SECONDS,
         restart_workers=True,
-        max_payload_size=MAX_BODY_BYTES,
         healthcheck_path=_LITSERVE_HEALTH,
         info_path=_LITSERVE_INFO,
     )
@@ -52,9 +61,11 @@ def build_server(settings: Settings) -> ls.LitServer:
     app.description = "Which layers of a fine-tuned transformer changed, how much, and whether it matters."
     _connect_in_lifespan(app, settings)
     _replace_routes(app)
-    app.include_router(routes.router)
+    for router in (routes.router, events.router, uploads.router):
+        app.include_router(router)
     app.mount(routes.STATIC, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     problems.install(app)
+    app.user_middleware.append(Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES))
     app.user_middleware.append(Middleware(DeadlineMiddleware, paths=(submit.PATH,), seconds=SUBMIT_DEADLINE_SECONDS))
     _describe(app)
     return server
@@ -84,7 +95,7 @@ def _replace_routes(app: FastAPI) -> None:
     ]
     app.add_api_route(
         submit.PATH,
-        posted.endpoint,
+        _submitting(posted.endpoint),
         methods=["POST"],
         status_code=202,
         response_model=None,
@@ -96,9 +107,44 @@ def _replace_routes(app: FastAPI) -> None:
         responses={
             202: {"model": Analysis, "description": "Accepted; `Location` is where to poll"},
             200: {"model": Analysis, "description": "The same request was made before and has not failed"},
-            **problems.documented(409, 413, 422, 503, 504),
+            **problems.documented(401, 403, 409, 413, 422, 429, 503, 504),
         },
     )
+
+
+def _submitting(posted: Callable[[submit.Submission], Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
+    """The route in front of LitServe's: who asks, and whether they asked before."""
+
+    async def submit_analysis(
+        body: AnalysisRequest,
+        key: Submitter,
+        backends: Backends,
+        idempotency_key: Annotated[
+            str | None, Header(min_length=1, max_length=255, description="sent again with the same body: done once")
+        ] = None,
+    ) -> Response:
+        submission = submit.Submission(tenant=key.tenant, open_jobs=key.open_jobs, priority=key.priority, request=body)
+        if idempotency_key is None:
+            return await posted(submission)
+        once = backends.idempotency
+        whole = body.model_dump_json()
+        before = await run_in_threadpool(once.begin, key.tenant, idempotency_key, whole)
+        if before is not None:
+            record = await run_in_threadpool(backends.jobs.get, before.analysis_id, key.tenant)
+            return submit.accepted(record, before.status)
+        try:
+            answer = await posted(submission)
+        except BaseException:
+            await run_in_threadpool(once.forget, key.tenant, idempotency_key)
+            raise
+        if answer.status_code in (200, 202):
+            made = Answered(answer.status_code, answer.headers["Location"].rpartition("/")[2])
+            await run_in_threadpool(once.finish, key.tenant, idempotency_key, whole, made)
+        else:
+            await run_in_threadpool(once.forget, key.tenant, idempotency_key)
+        return answer
+
+    return submit_analysis
 
 
 def _describe(app: FastAPI) -> None:
@@ -129,10 +175,33 @@ def _stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
+def _check_access(settings: Settings) -> None:
+    """Makes the first key where the settings name one; without any, the API may only be reached from this machine.
+
+    Raises:
+        ValueError: there is no key, and the address to bind to can be reached from elsewhere.
+    """
+    store = Deployment.connect(settings).keys
+    if settings.admin_key is not None:
+        ensure_admin(store, settings.admin_key.get_secret_value())
+    if store.exist():
+        return
+    if not is_loopback(settings.host):
+        raise ValueError(
+            f"LAYERDRIFT_HOST is {settings.host}, and there is no API key: anybody could use it. Set "
+            "LAYERDRIFT_ADMIN_KEY, or make a key with python -m service.keys create"
+        )
+    logger.warning("there is no API key: everybody on this machine may use the API, and nobody else can reach it")
+
+
 def main() -> None:
     """Runs the API until SIGTERM or Ctrl-C."""
     settings = Settings()
     _stop_on_sigterm()
+    try:
+        _check_access(settings)
+    except (LayerdriftError, ValueError) as error:
+        sys.exit(f"the API does not start: {error}")
     server = build_server(settings)
     server.run(
         host=settings.host,

@@ -19,6 +19,8 @@ from layerdrift.contract.errors import (
     InputError,
     LayerdriftError,
     Problem,
+    RateError,
+    UnauthorizedError,
     UnavailableError,
     sayable,
 )
@@ -40,6 +42,16 @@ class ProblemResponse(JSONResponse):
             headers = {**(headers or {}), "Retry-After": str(RETRY_AFTER_SECONDS)}
         content = problem.model_dump(mode="json", exclude_none=True)
         super().__init__(content, status_code=problem.status, headers=headers)
+
+
+def problem_response(error: LayerdriftError) -> ProblemResponse:
+    """The answer that an error of ours is."""
+    headers = {}
+    if isinstance(error, RateError):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = 'Bearer realm="layerdrift"'
+    return ProblemResponse(error.problem(), headers)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -98,7 +110,7 @@ def _explained(error: dict[str, Any]) -> str:
 
 async def _layerdrift(_: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, LayerdriftError)
-    return ProblemResponse(error.problem())
+    return problem_response(error)
 
 
 async def _validation(_: Request, error: Exception) -> ProblemResponse:

@@ -1,36 +1,34 @@
-"""The routes beside POST /v1/analyses: reading, cancelling, reports, health."""
+"""The routes of finished and running analyses beside POST /v1/analyses; health and the API page."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from layerdrift import __version__
+from layerdrift.backends import keys
+from layerdrift.backends.access import ApiKey
 from layerdrift.backends.cache import MEDIA_TYPES, ReportFormat
 from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.jobs import JobRecord, Wanted
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
+from layerdrift.contract.artifact import Artifact
+from layerdrift.contract.comparison import Comparison, compare
 from layerdrift.contract.errors import ConflictError, LayerdriftError
 from layerdrift.contract.report import Report
+from service.conditional import conditional
 from service.problems import documented
+from service.security import Admin, AnalysisId, Backends, Reader, Submitter
 
 STATIC = "/static/docs"
 POLL_SECONDS = 2
 
 router = APIRouter()
-
-
-def _deployment(request: Request) -> Deployment:
-    deployment: Deployment = request.app.state.deployment
-    return deployment
-
-
-Backends = Annotated[Deployment, Depends(_deployment)]
-AnalysisId = Annotated[str, Path(pattern=r"^an_[a-z2-7]{26}$", description="id of an analysis")]
 
 
 class Health(BaseModel):
@@ -49,36 +47,73 @@ class Readiness(BaseModel):
     workers: int
 
 
-@router.get("/v1/analyses", tags=["analyses"], responses=documented(422, 503))
+IfNoneMatch = Annotated[str | None, Header(description="an ETag that was answered before")]
+Tag = Annotated[
+    str | None,
+    Query(pattern=r"^[^:]{1,100}:.{0,200}$", description="only analyses with this tag, as key:value"),
+]
+
+
+@router.get("/v1/analyses", tags=["analyses"], responses=documented(401, 403, 422, 429, 503))
 def list_analyses(
     backends: Backends,
+    key: Reader,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
     status: Annotated[Status | None, Query(description="only analyses that stand so")] = None,
+    name: Annotated[
+        str | None, Query(max_length=200, description="only analyses whose name has this in it, in any case")
+    ] = None,
+    tag: Tag = None,
 ) -> AnalysisPage:
-    """The analyses, newest first."""
-    records, next_cursor = backends.jobs.page(limit, cursor, status)
+    """The analyses, newest first. A page of rare ones may be short: go on while there is a `next_cursor`."""
+    label, _, value = (tag or "").partition(":")
+    wanted = Wanted(status=status, name=name, tag=(label, value) if tag else None)
+    records, next_cursor = backends.jobs.page(key.tenant, limit, cursor, wanted)
     return AnalysisPage(items=[record.analysis() for record in records], next_cursor=next_cursor)
 
 
-@router.get("/v1/analyses/{analysis_id}", tags=["analyses"], responses=documented(404, 422, 503))
-def get_analysis(backends: Backends, analysis_id: AnalysisId, response: Response) -> Analysis:
+@router.get(
+    "/v1/analyses/{analysis_id}",
+    tags=["analyses"],
+    response_model=Analysis,
+    responses={304: {"description": "It stands as it did"}, **documented(401, 403, 404, 422, 429, 503)},
+)
+def get_analysis(
+    backends: Backends, key: Reader, analysis_id: AnalysisId, if_none_match: IfNoneMatch = None
+) -> Response:
     """One analysis, with the progress of each of its stages; `Retry-After` says when to look again."""
-    record = backends.jobs.get(analysis_id)
+    record = backends.jobs.get(analysis_id, key.tenant)
+    headers = {} if record.status.final else {"Retry-After": str(POLL_SECONDS)}
+    return conditional(record.analysis().model_dump_json().encode(), "application/json", if_none_match, headers)
+
+
+@router.delete(
+    "/v1/analyses/{analysis_id}",
+    tags=["analyses"],
+    status_code=204,
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
+)
+def delete_analysis(backends: Backends, key: Admin, analysis_id: AnalysisId) -> None:
+    """Forgets an analysis: its report, its artifacts, its checkpoint, then its record. 409 while it runs."""
+    record = backends.jobs.get(analysis_id, key.tenant)
     if not record.status.final:
-        response.headers["Retry-After"] = str(POLL_SECONDS)
-    return record.analysis()
+        raise ConflictError(f"the analysis is {record.status}; cancel it first")
+    backends.reports.forget(record.owned)
+    for prefix in (keys.artifact_prefix, keys.checkpoint_prefix, keys.unfinished_prefix):
+        backends.blobs.delete_all(prefix(record.owned))
+    backends.jobs.remove(record)
 
 
 @router.post(
     "/v1/analyses/{analysis_id}/cancel",
     tags=["analyses"],
     status_code=202,
-    responses=documented(404, 409, 422, 503),
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
-def cancel_analysis(backends: Backends, analysis_id: AnalysisId) -> Analysis:
+def cancel_analysis(backends: Backends, key: Submitter, analysis_id: AnalysisId) -> Analysis:
     """Asks an analysis to stop: a queued one is over at once, a running one stops at its next batch."""
-    return backends.jobs.cancel(analysis_id).analysis()
+    return backends.jobs.cancel(analysis_id, key.tenant).analysis()
 
 
 @router.get(
@@ -91,23 +126,61 @@ def cancel_analysis(backends: Backends, analysis_id: AnalysisId) -> Analysis:
             "model": Report,
             "content": {"text/html": {}, "text/markdown": {}},
         },
-        **documented(404, 406, 409, 422, 503),
+        304: {"description": "It is the one that the client has"},
+        **documented(401, 403, 404, 406, 409, 422, 429, 503),
     },
 )
 def get_report(
-    backends: Backends, analysis_id: AnalysisId, accept: Annotated[str, Header()] = "application/json"
+    backends: Backends,
+    key: Reader,
+    analysis_id: AnalysisId,
+    accept: Annotated[str, Header()] = "application/json",
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The report as JSON, HTML or Markdown, by the `Accept` header."""
     format = negotiated(accept)
-    record = backends.jobs.get(analysis_id)
+    record = _succeeded(backends, key, analysis_id)
+    report = backends.reports.get(record.owned, format)
+    cache_status = "layerdrift-redis; hit" if report.hit else "layerdrift-redis; fwd=uri-miss; stored"
+    headers = {"Cache-Status": cache_status, "Vary": "Accept, Authorization", "Cache-Control": "private, no-cache"}
+    return conditional(report.body, MEDIA_TYPES[format], if_none_match, headers)
+
+
+@router.get(
+    "/v1/analyses/{analysis_id}/artifacts",
+    tags=["analyses"],
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
+)
+def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> list[Artifact]:
+    """The files that an analysis left, each with a link to it that is good for a while."""
+    record = _succeeded(backends, key, analysis_id)
+    return backends.artifacts.listed(record.owned, backends.settings.link_seconds)
+
+
+@router.get(
+    "/v1/analyses/{analysis_id}/compare/{other_id}",
+    tags=["analyses"],
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
+)
+def compare_analyses(
+    backends: Backends,
+    key: Reader,
+    analysis_id: AnalysisId,
+    other_id: Annotated[str, Path(pattern=r"^an_[a-z2-7]{26}$", description="id of another analysis")],
+) -> Comparison:
+    """The difference of two reports, layer by layer: the other's number less this one's."""
+    reports = [
+        Report.model_validate_json(backends.reports.get(_succeeded(backends, key, id_).owned, "json").body)
+        for id_ in (analysis_id, other_id)
+    ]
+    return compare(*reports)
+
+
+def _succeeded(backends: Deployment, key: ApiKey, analysis_id: str) -> JobRecord:
+    record = backends.jobs.get(analysis_id, key.tenant)
     if record.status is not Status.SUCCEEDED:
         raise ConflictError(f"there is no report: the analysis is {record.status}")
-    report = backends.reports.get(analysis_id, format)
-    cache_status = "layerdrift-redis; hit" if report.hit else "layerdrift-redis; fwd=uri-miss; stored"
-    return Response(
-        report.body,
-        headers={"Content-Type": MEDIA_TYPES[format], "Cache-Status": cache_status, "Vary": "Accept"},
-    )
+    return record
 
 
 def negotiated(accept: str) -> ReportFormat:
@@ -153,7 +226,7 @@ def ready(backends: Backends, response: Response) -> Readiness:
             states[name] = "ok"
         except LayerdriftError as error:
             states[name] = error.detail
-    workers = backends.jobs.workers() if states["redis"] == "ok" else 0
+    workers = backends.jobs.workers("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
     all_there = states["redis"] == states["s3"] == "ok" and workers > 0
     if not all_there:
         response.status_code = 503

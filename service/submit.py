@@ -4,25 +4,39 @@ LitServe reads the annotations of `decode_request` and `encode_response` at run 
 postponed ones.
 """
 
+import json
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import litserve as ls
 import redis
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.identity import analysis_id
 from layerdrift.backends.jobs import JobRecord
 from layerdrift.backends.settings import Settings
-from layerdrift.contract.errors import LayerdriftError
-from layerdrift.contract.request import AnalysisRequest
-from service.problems import ProblemResponse, redis_away
+from layerdrift.backends.uploads import UploadStore
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import LayerdriftError, RateError
+from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label
+from service.problems import problem_response, redis_away
 
 PATH = "/v1/analyses"
-TENANT = "default"
+RETRY_SECONDS = 30
 
 logger = logging.getLogger(__name__)
+
+
+class Submission(BaseModel):
+    """A request and who makes it."""
+
+    tenant: str
+    open_jobs: int
+    priority: int
+    request: AnalysisRequest
 
 
 class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
@@ -37,18 +51,18 @@ class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
         """Makes this process's connections; `device` does not matter, nothing is computed here."""
         self._deployment = Deployment.connect(self._settings)
 
-    def decode_request(self, request: AnalysisRequest) -> AnalysisRequest:
-        """The validated body, as it is."""
+    def decode_request(self, request: Submission) -> Submission:
+        """What `service.main`'s route made of the request, as it is."""
         return request
 
-    def predict(self, request: AnalysisRequest) -> JSONResponse:
+    def predict(self, request: Submission) -> JSONResponse:
         """202 with a new analysis, 200 with the one that the same request made before, or a problem."""
         if self._deployment is None:
             raise RuntimeError("setup() has not been called")
         try:
             return submit(self._deployment, request)
         except LayerdriftError as error:
-            return ProblemResponse(error.problem())
+            return problem_response(error)
         except redis.RedisError as error:
             logger.warning("Redis is away: %s", error)
             return redis_away()
@@ -58,21 +72,53 @@ class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
         return output
 
 
-def submit(deployment: Deployment, request: AnalysisRequest) -> JSONResponse:
+def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
     """Pins the request and makes its job, unless it is there already.
 
     Raises:
         InputError: the request points at something unusable.
+        RateError: the tenant has too many open jobs.
         UnavailableError: S3 is away.
     """
-    pins = deployment.sources.pin(request)
-    fresh = JobRecord(id=analysis_id(TENANT, request, pins), created_at=datetime.now(UTC), request=request, pins=pins)
+    tenant = submission.tenant
+    sources = deployment.sources.of(tenant)
+    request, pins = submission.request, sources.pin(submission.request)
+    if request.dataset.inline is not None:
+        request = _without_inline(deployment.uploads, tenant, request)
+        pins = sources.pin(request)
+    fresh = JobRecord(
+        id=analysis_id(tenant, request, pins),
+        tenant=tenant,
+        priority=submission.priority,
+        created_at=datetime.now(UTC),
+        request=request,
+        pins=pins,
+    )
+    known = deployment.jobs.find(fresh.id, tenant)
+    if known is None or known.status in (Status.FAILED, Status.CANCELLED):
+        opened = deployment.jobs.open_count(tenant)
+        if opened >= submission.open_jobs:
+            raise RateError(f"{opened} jobs are queued or running, as many as this key may have", RETRY_SECONDS)
     record, to_run = deployment.jobs.submit(fresh)
     if to_run:
-        deployment.queue.announce(record.id)
+        deployment.queue.announce(record)
+    return accepted(record, 202 if to_run else 200)
+
+
+def accepted(record: JobRecord, status: int) -> JSONResponse:
+    """The answer to a POST: the analysis that it made, now or before."""
     analysis = record.analysis()
-    return JSONResponse(
-        analysis.model_dump(mode="json"),
-        status_code=202 if to_run else 200,
-        headers={"Location": analysis.links.self},
-    )
+    return JSONResponse(analysis.model_dump(mode="json"), status_code=status, headers={"Location": analysis.links.self})
+
+
+def _without_inline(uploads: UploadStore, tenant: str, request: AnalysisRequest) -> AnalysisRequest:
+    """The request with its texts kept as an upload: records are read often, and these may be megabytes."""
+    inline = request.dataset.inline
+    if inline is None:
+        return request
+    labels: Sequence[Label | None] = inline.labels or [None] * len(inline.texts)
+    rows = ({"text": text, "label": label} for text, label in zip(inline.texts, labels, strict=True))
+    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    uploaded = uploads.keep_inline(tenant, body, "inline.jsonl")
+    dataset = DatasetRef(uri=uploaded.uri, max_examples=request.dataset.max_examples)
+    return request.model_copy(update={"dataset": dataset})

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 class BucketCheckpoints:
     """Of one job: for each run an object for every part of its last state, and one that says which state is whole."""
 
-    def __init__(self, blobs: BlobStore, analysis_id: str) -> None:
+    def __init__(self, blobs: BlobStore, owned: keys.Owned) -> None:
         self._blobs = blobs
-        self._prefix = keys.unfinished_prefix(analysis_id)
+        self._prefix = keys.unfinished_prefix(owned)
 
     def load(self, run: str) -> Iterator[dict[str, Tensor]] | None:
         """The last state that was saved whole, part after part; None where there is none.
@@ -56,8 +56,7 @@ class BucketCheckpoints:
 
     def clear(self) -> None:
         """Forgets the states of all runs."""
-        for blob in self._blobs.list(self._prefix):
-            self._blobs.delete(blob.key)
+        self._blobs.delete_all(self._prefix)
 
     def _parts(self, run: str, number: int, count: int) -> Iterator[dict[str, Tensor]]:
         for part in range(count):

@@ -7,17 +7,23 @@ import os
 import signal
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.queue import celery_app
+from layerdrift.backends.queue import QUEUES as ALL_QUEUES
+from layerdrift.backends.queue import QueueName, celery_app
 from layerdrift.backends.settings import Settings
 from workers import tasks
 from workers.reconciler import Reconciler
 
+QUEUES: tuple[QueueName, ...] = ALL_QUEUES if any(Path("/dev").glob("nvidia[0-9]*")) else ("cpu",)
+"""What this worker listens to: both queues where there is a GPU."""
+
 app = celery_app(Settings())
+app.select_queues(QUEUES)
 app.conf.imports = (tasks.__name__, __name__)  # what a spawned child of the pool is to know
 
 COLD_SHUTDOWN_SECONDS = 5.0
@@ -32,7 +38,7 @@ def _log_plainly(**_: Any) -> None:
 
 @worker_ready.connect
 def _begin(**_: Any) -> None:
-    reconciler = Reconciler(Deployment.connect(Settings()), f"{socket.gethostname()}:{os.getpid()}")
+    reconciler = Reconciler(Deployment.connect(Settings()), f"{socket.gethostname()}:{os.getpid()}", QUEUES)
     _reconcilers.append(reconciler)
     reconciler.start()
 

@@ -15,9 +15,11 @@ from pathlib import Path
 import redis
 
 from layerdrift.backends import keys
+from layerdrift.backends.artifacts import Artifacts
+from layerdrift.backends.cache import ReportFormat
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.jobs import JobRecord, JobStore
-from layerdrift.contract.analysis import StageName, Status
+from layerdrift.contract.analysis import Progress, StageName, Status
 from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
@@ -83,6 +85,7 @@ def _taken(record: JobRecord) -> JobRecord:
             "status": Status.RUNNING,
             "attempts": record.attempts + 1,
             "started_at": record.started_at or datetime.now(UTC),
+            "progress": Progress(),
         }
     )
 
@@ -112,15 +115,15 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
 
     ended = deployment.jobs.update(record.id, end)
     if ended.status.final:
-        _forget_unfinished(deployment, record.id)
+        _forget_unfinished(deployment, record.owned)
     logger.info("%s: %s", record.id, status)
 
 
-def _forget_unfinished(deployment: Deployment, analysis_id: str) -> None:
+def _forget_unfinished(deployment: Deployment, owned: keys.Owned) -> None:
     try:
-        BucketCheckpoints(deployment.blobs, analysis_id).clear()
+        BucketCheckpoints(deployment.blobs, owned).clear()
     except UnavailableError as error:  # no more than room in the bucket
-        logger.warning("%s: states of its trainings were left behind: %s", analysis_id, error)
+        logger.warning("%s: states of its trainings were left behind: %s", owned.id, error)
 
 
 @contextmanager
@@ -146,8 +149,15 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
     settings, request = deployment.settings, record.request
     with _stage(writer, StageName.RESOLVE):
         folder.mkdir(parents=True)
-        resolved = resolve(request, record.pins, deployment.sources, folder, settings.max_parameters, writer.tick)
-    tuned = _tune(deployment, record, resolved, folder, writer) if request.finetune is not None else None
+        resolved = resolve(
+            request, record.pins, deployment.sources.of(record.tenant), folder, settings.max_parameters, writer.tick
+        )
+    artifacts = Artifacts(deployment.blobs, record.owned)
+    tuned = (
+        _tune(record, resolved, folder, writer, deployment.blobs.bucket, artifacts)
+        if request.finetune is not None
+        else None
+    )
     checkpoint = tuned.checkpoint if tuned else resolved.tuned
     if checkpoint is None:
         raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
@@ -161,53 +171,65 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
     if extracted.sae_rows is not None:
         with _stage(writer, StageName.SAE):
             directions = compared.probed.directions if compared.probed else None
-            keeping = Keeping(BucketCheckpoints(deployment.blobs, record.id), settings.checkpoint_seconds)
+            keeping = Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds)
             trained = train_saes(request, extracted.sae_rows, directions, writer.tick, keeping)
             if request.analysis.sae is not None and request.analysis.sae.save:
-                kept = _keep(deployment, record.id, trained, extracted.sae_rows, folder / "sae", writer.tick)
+                scratch, bucket = folder / "sae", deployment.blobs.bucket
+                kept = _keep(record.owned, trained, extracted.sae_rows, scratch, writer.tick, bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
         judged = judge(request, resolved, checkpoint, compared, trained, extracted.analysed, folder, writer.tick)
     with _stage(writer, StageName.REPORT):
         found = Findings(resolved, tuned, extracted, compared, trained, kept, judged)
         report = build_report(record.id, request, found, writer.seconds)
-        _publish(deployment, report)
+        _publish(deployment, record.owned, report, artifacts)
 
 
-def _tune(deployment: Deployment, record: JobRecord, resolved: Resolved, folder: Path, writer: ProgressWriter) -> Tuned:
-    prefix = keys.checkpoint_prefix(record.id)
+def _tune(
+    record: JobRecord, resolved: Resolved, folder: Path, writer: ProgressWriter, bucket: str, artifacts: Artifacts
+) -> Tuned:
+    prefix = keys.checkpoint_prefix(record.owned)
     with _stage(writer, StageName.FINETUNE):
-        uri = f"s3://{deployment.blobs.bucket}/{prefix}"
-        tuned = finetune(record.request, resolved, folder / "finetuned", uri, writer.tick)
+        tuned = finetune(record.request, resolved, folder / "finetuned", f"s3://{bucket}/{prefix}", writer.tick)
         for path in sorted(tuned.checkpoint.folder.iterdir()):
-            deployment.blobs.put_file(prefix + path.name, path)
+            artifacts.put(f"checkpoint/{path.name}", prefix + path.name, path)
         for snapshot in tuned.snapshots[:-1]:
             for path in sorted(snapshot.folder.iterdir()):
-                deployment.blobs.put_file(f"{prefix}step-{snapshot.step:06d}/{path.name}", path)
+                name = f"step-{snapshot.step:06d}/{path.name}"
+                artifacts.put(f"checkpoint/{name}", prefix + name, path)
     return tuned
 
 
-def _keep(deployment: Deployment, analysis_id: str, trained: Trained, rows: SaeRows, folder: Path, tick: Tick) -> Kept:
+def _keep(
+    owned: keys.Owned, trained: Trained, rows: SaeRows, folder: Path, tick: Tick, bucket: str, artifacts: Artifacts
+) -> Kept:
     """Stores the autoencoders, one after another on disk, and the table of their latents."""
-    prefix, table = keys.sae_prefix(analysis_id), keys.latents_object(analysis_id)
+    prefix, table = keys.sae_prefix(owned), keys.latents_object(owned)
     for sae in named(trained.dictionaries):
         tick(1.0, f"keeping the autoencoder {sae.name}")
-        metadata = {"hook_name": f"hidden_states.{sae.layer}", "layerdrift": {"analysis": analysis_id, "sae": sae.name}}
+        metadata = {"hook_name": f"hidden_states.{sae.layer}", "layerdrift": {"analysis": owned.id, "sae": sae.name}}
         save_sae(sae.stack, sae.site, folder, metadata)
         for path in sorted(folder.iterdir()):
-            deployment.blobs.put_file(f"{prefix}{sae.name}/{path.name}", path)
+            name = f"{sae.name}/{path.name}"
+            artifacts.put(f"saes/{name}", prefix + name, path)
         shutil.rmtree(folder)
     latents = folder.with_suffix(".parquet")
     write_latents(latents, trained.dictionaries, rows.heldout, rows.contexts, tick)
-    deployment.blobs.put_file(table, latents)
-    bucket = f"s3://{deployment.blobs.bucket}/"
-    return Kept(bucket + prefix, bucket + table)
+    artifacts.put("latents.parquet", table, latents)
+    return Kept(f"s3://{bucket}/{prefix}", f"s3://{bucket}/{table}")
 
 
-def _publish(deployment: Deployment, report: Report) -> None:
+def _publish(deployment: Deployment, owned: keys.Owned, report: Report, artifacts: Artifacts) -> None:
     """Writes the report in every format; the JSON last, since the others are drawn from it."""
-    deployment.reports.put(report.analysis_id, "html", html.render(report).encode())
-    deployment.reports.put(report.analysis_id, "md", markdown.render(report).encode())
-    deployment.reports.put(report.analysis_id, "json", report.model_dump_json(indent=1).encode())
+    bodies: dict[ReportFormat, bytes] = {
+        "html": html.render(report).encode(),
+        "md": markdown.render(report).encode(),
+        "json": report.model_dump_json(indent=1).encode(),
+    }
+    for format, body in bodies.items():
+        artifacts.put_report(format, body)
+    artifacts.finish()
+    for format, body in bodies.items():
+        deployment.reports.put(owned, format, body)
 
 
 def _problem(failure: StageFailed) -> Problem:

@@ -6,10 +6,12 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 
 import redis
 
 from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.queue import QueueName
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import LayerdriftError
 
@@ -25,9 +27,10 @@ logger = logging.getLogger(__name__)
 class Reconciler:
     """A thread of a worker's main process. Every worker has one; announcing a job twice does no harm."""
 
-    def __init__(self, deployment: Deployment, worker: str) -> None:
+    def __init__(self, deployment: Deployment, worker: str, queues: Sequence[QueueName] = ("cpu",)) -> None:
         self._deployment = deployment
         self._worker = worker
+        self._queues = queues
         self._idle: dict[str, int] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -40,12 +43,12 @@ class Reconciler:
         """Says that this worker is gone."""
         self._stopped.set()
         self._thread.join(timeout=EVERY_SECONDS)
-        self._deployment.jobs.withdraw_worker(self._worker)
+        self._deployment.jobs.withdraw_worker(self._worker, self._queues)
 
     def look(self) -> list[str]:
         """One look at the open jobs; the ids that were announced again."""
         jobs = self._deployment.jobs
-        jobs.announce_worker(self._worker, ALIVE_SECONDS)
+        jobs.announce_worker(self._worker, self._queues, ALIVE_SECONDS)
         restored = jobs.restore()
         if restored:
             logger.warning("Redis knew no jobs; %d records were brought back from S3", restored)
@@ -55,7 +58,7 @@ class Reconciler:
         due = [analysis_id for analysis_id in patient if jobs.claim_announcement(analysis_id, ANNOUNCE_EVERY_SECONDS)]
         for analysis_id in due:
             logger.warning("%s: nobody holds it; announced again", analysis_id)
-            self._deployment.queue.announce(analysis_id)
+            self._deployment.queue.announce(jobs.get(analysis_id))
         self._sweep()
         return due
 

@@ -62,7 +62,8 @@ def reviews(roots: Path) -> Path:
 
 
 def expect_autoencoders_are_kept(report: Report, blobs: BlobStore) -> None:
-    prefix, table = (f"artifacts/{report.analysis_id}/{name}" for name in ("saes/", "latents.parquet"))
+    root = f"tenants/default/artifacts/{report.analysis_id}/"
+    prefix, table = root + "saes/", root + "latents.parquet"
     assert (report.autoencoders, report.latent_table) == (f"s3://layerdrift/{prefix}", f"s3://layerdrift/{table}")
     assert parquet.read_table(io.BytesIO(blobs.get(table))).num_rows == 3 * (BLOCKS + 1) * 2 * HIDDEN
     assert {blob.key.removeprefix(prefix) for blob in blobs.list(prefix)} == {
@@ -138,7 +139,7 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
     assert report.causal.splice is not None
     assert (report.causal.splice.loss, report.causal.splice.examples) == ("cross_entropy", 100)
     expect_autoencoders_are_kept(report, BlobStore.connect(stack.settings))
-    assert report.models["tuned"].uri == f"s3://layerdrift/checkpoints/{analysis.id}/"
+    assert report.models["tuned"].uri == f"s3://layerdrift/tenants/default/checkpoints/{analysis.id}/"
 
     again_as_pair = {
         "base": request["base"],
@@ -193,7 +194,7 @@ def test_every_control_at_once_ends_in_one_report(
     steps = report.trajectory.steps
     assert steps == sorted(set(steps))
     for step in steps[:-1]:
-        key = f"checkpoints/{analysis.id}/step-{step:06d}/model.safetensors"
+        key = f"tenants/default/checkpoints/{analysis.id}/step-{step:06d}/model.safetensors"
         assert stored.get(key)
     page = client.rendered_report(analysis.id, "html")
     for figure in (
@@ -354,7 +355,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no such key": ({"dataset": {"uri": "s3://sources/none.csv"}}, "/dataset/uri", "does not exist"),
     "no such prefix": ({"tuned": {"uri": "s3://sources/none/"}}, "/tuned/uri", "holds no objects"),
     "no such bucket": ({"tuned": {"uri": "s3://no-such-bucket/x/"}}, "/tuned/uri", "does not exist"),
-    "scheme": ({"base": {"uri": "ftp://x/y"}}, "/base/uri", "the scheme must be file: or s3:"),
+    "scheme": ({"base": {"uri": "ftp://x/y"}}, "/base/uri", "the scheme must be file:, s3:, upload: or hf:"),
 }
 
 
@@ -510,7 +511,7 @@ def test_health_readiness_and_docs_answer_without_the_internet(stack: Stack) -> 
         assert http.get("/static/docs/swagger-ui-bundle.js").status_code == 200
         schema = http.get("/openapi.json").json()
         posted = schema["paths"]["/v1/analyses"]["post"]["responses"]
-        assert set(posted) == {"200", "202", "409", "413", "422", "503", "504"}
+        assert set(posted) == {"200", "202", "401", "403", "409", "413", "422", "429", "503", "504"}
         assert "Problem" in schema["components"]["schemas"]
 
 
@@ -576,7 +577,7 @@ def test_servers_that_the_environment_names_are_used_and_not_started(
         assert set(second.pids()) == {"api", "worker"}
         analysis = finished(client, body(base_folder, noised_folder))
         assert analysis.status is Status.SUCCEEDED
-    kept = BlobStore.connect(theirs).of_bucket("another").list(f"reports/{analysis.id}/")
+    kept = BlobStore.connect(theirs).of_bucket("another").list(f"tenants/default/reports/{analysis.id}/")
     assert [blob.key.rpartition("/")[2] for blob in kept] == ["report.html", "report.json", "report.md"]
 
 

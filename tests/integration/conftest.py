@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from deploy.embedded.stack import Stack
+from layerdrift.backends import keys
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.settings import Settings
 
@@ -26,9 +27,10 @@ def settings(stack: Stack, tmp_path: Path, roots: Path) -> Settings:
 
 @pytest.fixture
 def valkey(settings: Settings) -> redis.Redis:
-    """The database of these tests, empty."""
+    """The database of these tests, empty, as one that has nothing to bring back from the bucket of earlier tests."""
     client = redis.Redis.from_url(settings.redis_url)
     client.flushdb()
+    client.set(keys.RESTORED, b"")
     return client
 
 

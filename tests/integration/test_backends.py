@@ -11,7 +11,8 @@ import redis
 from deploy.embedded.ports import LOOPBACK, choose
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobRecord
+from layerdrift.backends.jobs import JobRecord, Wanted
+from layerdrift.backends.keys import Owned
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins
 from layerdrift.contract.analysis import Status
@@ -69,7 +70,7 @@ def test_what_redis_has_lost_is_read_from_s3(deployment: Deployment, valkey: red
     ended = deployment.jobs.update(job.id, lambda found: found.ended(Status.SUCCEEDED))
     valkey.flushdb()
     assert deployment.jobs.get(job.id) == ended
-    assert [found.id for found in deployment.jobs.page(10, None, None)[0]] == [job.id]
+    assert [found.id for found in deployment.jobs.page("default", 10, None)[0]] == [job.id]
 
 
 def test_no_change_is_lost_when_many_write_at_once(settings: Settings, deployment: Deployment) -> None:
@@ -106,7 +107,7 @@ def test_pages_hold_every_job_once_newest_first(deployment: Deployment) -> None:
         deployment.jobs.submit(job)
     seen, cursor = [], None
     while True:
-        page, cursor = deployment.jobs.page(5, cursor, None)
+        page, cursor = deployment.jobs.page("default", 5, cursor)
         assert len(page) == 5 or cursor is None
         seen += page
         if cursor is None:
@@ -114,7 +115,7 @@ def test_pages_hold_every_job_once_newest_first(deployment: Deployment) -> None:
     assert sorted(job.id for job in seen) == sorted(job.id for job in [*made, *twins])
     assert [job.created_at for job in seen] == sorted((job.created_at for job in seen), reverse=True)
     with pytest.raises(InputError, match="not one that a list has returned"):
-        deployment.jobs.page(5, "bm9uc2Vuc2U", None)
+        deployment.jobs.page("default", 5, "bm9uc2Vuc2U")
 
 
 def test_pages_can_be_of_one_status(deployment: Deployment) -> None:
@@ -123,8 +124,8 @@ def test_pages_can_be_of_one_status(deployment: Deployment) -> None:
         deployment.jobs.submit(job)
     for job in made[::4]:
         deployment.jobs.update(job.id, lambda found: found.ended(Status.FAILED, PROBLEM))
-    first, cursor = deployment.jobs.page(2, None, Status.FAILED)
-    rest, end = deployment.jobs.page(2, cursor, Status.FAILED)
+    first, cursor = deployment.jobs.page("default", 2, None, Wanted(status=Status.FAILED))
+    rest, end = deployment.jobs.page("default", 2, cursor, Wanted(status=Status.FAILED))
     assert [job.id for job in [*first, *rest]] == [job.id for job in made[::4]]
     assert end is None
 
@@ -144,13 +145,15 @@ def test_a_lease_belongs_to_one_worker_until_it_is_given_back_or_runs_out(
 
 
 def test_a_report_comes_from_redis_and_without_it_from_s3(deployment: Deployment, valkey: redis.Redis) -> None:
-    deployment.reports.put("an_r", "md", b"# report")
-    assert deployment.reports.get("an_r", "md") == (b"# report", True)
+    deployment.reports.put(Owned("default", "an_r"), "md", b"# report")
+    assert deployment.reports.get(Owned("default", "an_r"), "md") == (b"# report", True)
     valkey.flushdb()
-    assert deployment.reports.get("an_r", "md") == (b"# report", False)
-    assert deployment.reports.get("an_r", "md") == (b"# report", True)
-    with pytest.raises(NotFoundError, match=r"s3://integration/reports/an_r/report\.html does not exist"):
-        deployment.reports.get("an_r", "html")
+    assert deployment.reports.get(Owned("default", "an_r"), "md") == (b"# report", False)
+    assert deployment.reports.get(Owned("default", "an_r"), "md") == (b"# report", True)
+    with pytest.raises(
+        NotFoundError, match=r"s3://integration/tenants/default/reports/an_r/report\.html does not exist"
+    ):
+        deployment.reports.get(Owned("default", "an_r"), "html")
 
 
 def test_objects_are_written_listed_and_read_in_part(deployment: Deployment, tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ HELD_OUT, MIN_HELD_OUT = 500, 50
 """Rows that a fine-tune's best weights are chosen by: spare ones, or a tenth of the training rows where too few are."""
 
 
+MAX_LINE_CHARACTERS = 8 << 20
+"""A line of a data set that is longer is refused rather than held in memory."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Rows by use; no row is in two of them.
@@ -113,16 +117,22 @@ def _rows(request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path) 
     if pins.dataset.sha256 is not None:
         return list(inline_rows(request.dataset)), pins.dataset.sha256
     path = folder / "dataset"
+    if pins.dataset.file is None:
+        raise ValueError("the data set is neither inline nor a file")
     sha256 = sources.fetch_dataset(pins.dataset, path)
-    where = pins.dataset.source
+    where, format = pins.dataset.source, table_format(pins.dataset.file.name)
     columns = Columns.of(request.dataset, labelled)
-    return list(parse(_lines(path, where), table_format(where), columns, where)), sha256
+    return list(parse(_lines(path, where), format, columns, where)), sha256
 
 
 def _lines(path: Path, where: str) -> Iterator[str]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         try:
-            yield from stream
+            while line := stream.readline(MAX_LINE_CHARACTERS):
+                if len(line) == MAX_LINE_CHARACTERS:
+                    detail = f"{where} has a line of {MAX_LINE_CHARACTERS} characters or more; cut its texts shorter"
+                    raise InputError.at("/dataset/uri", detail)
+                yield line
         except UnicodeDecodeError as error:
             raise not_utf8(where) from error
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -28,6 +28,13 @@ class BlobInfo:
 
     key: str
     size: int
+    etag: str
+
+
+class Part(NamedTuple):
+    """A part of an object that is being made of parts."""
+
+    number: int
     etag: str
 
 
@@ -97,6 +104,38 @@ class BlobStore:
         with self._translated(key):
             self._client.upload_file(str(path), self.bucket, key)
 
+    def begin_parts(self, key: str) -> str:
+        """Begins an object that comes in parts; its token."""
+        with self._translated(key):
+            answer = self._client.create_multipart_upload(Bucket=self.bucket, Key=key)
+            return str(answer["UploadId"])
+
+    def put_part(self, key: str, token: str, number: int, body: bytes) -> Part:
+        """Sends a part, counted from 1."""
+        with self._translated(key):
+            answer = self._client.upload_part(Bucket=self.bucket, Key=key, UploadId=token, PartNumber=number, Body=body)
+            return Part(number, str(answer["ETag"]))
+
+    def complete_parts(self, key: str, token: str, parts: Sequence[Part]) -> None:
+        """Makes the object of its parts."""
+        listed = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
+        with self._translated(key):
+            self._client.complete_multipart_upload(
+                Bucket=self.bucket, Key=key, UploadId=token, MultipartUpload={"Parts": listed}
+            )
+
+    def abort_parts(self, key: str, token: str) -> None:
+        """Forgets the parts that have come."""
+        with self._translated(key):
+            self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=token)
+
+    def link(self, key: str, seconds: int) -> str:
+        """A URL that reads an object without a key for so long; asks nobody."""
+        url: str = self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
+        )
+        return url
+
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """The bytes of an object, or of a range of it."""
         end = "" if length is None else str(start + length - 1)
@@ -130,6 +169,19 @@ class BlobStore:
                 for page in pages
                 for item in page.get("Contents", [])
             ]
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """What lies directly under a prefix and has more under it, with the prefix and a slash at the end."""
+        with self._translated(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+            )
+            return [str(item["Prefix"]) for page in pages for item in page.get("CommonPrefixes", [])]
+
+    def delete_all(self, prefix: str) -> None:
+        """Removes every object under a prefix."""
+        for blob in self.list(prefix):
+            self.delete(blob.key)
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ import redis
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.keys import Owned
 
 ReportFormat = Literal["json", "html", "md"]
 MEDIA_TYPES: dict[ReportFormat, str] = {
@@ -32,17 +33,22 @@ class ReportCache:
         self._blobs = blobs
         self._seconds = seconds
 
-    def put(self, analysis_id: str, format: ReportFormat, body: bytes) -> None:
+    def put(self, owned: Owned, format: ReportFormat, body: bytes) -> None:
         """Writes a report to S3, then to Redis."""
-        self._blobs.put(keys.report_object(analysis_id, format), body, MEDIA_TYPES[format])
-        self._redis.set(keys.cached_report(analysis_id, format), body, ex=self._seconds)
+        self._blobs.put(keys.report_object(owned, format), body, MEDIA_TYPES[format])
+        self._redis.set(keys.cached_report(owned.id, format), body, ex=self._seconds)
 
-    def get(self, analysis_id: str, format: ReportFormat) -> CachedReport:
+    def forget(self, owned: Owned) -> None:
+        """Removes a report in every format."""
+        self._blobs.delete_all(keys.report_prefix(owned))
+        self._redis.delete(*(keys.cached_report(owned.id, format) for format in MEDIA_TYPES))
+
+    def get(self, owned: Owned, format: ReportFormat) -> CachedReport:
         """The report from Redis, else from S3 and back into Redis; NotFoundError where there is none."""
-        key = keys.cached_report(analysis_id, format)
+        key = keys.cached_report(owned.id, format)
         cached = self._redis.get(key)
         if isinstance(cached, bytes):
             return CachedReport(cached, hit=True)
-        body = self._blobs.get(keys.report_object(analysis_id, format))
+        body = self._blobs.get(keys.report_object(owned, format))
         self._redis.set(key, body, ex=self._seconds)
         return CachedReport(body, hit=False)

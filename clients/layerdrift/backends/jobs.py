@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.exceptions import WatchError
 from redis.retry import Retry
 
-from layerdrift.backends import keys
+from layerdrift.backends import events, keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import Pins
@@ -31,6 +32,7 @@ from layerdrift.contract.errors import ConflictError, InputError, NotFoundError,
 from layerdrift.contract.request import AnalysisRequest
 
 _JSON = "application/json"
+DEFAULT_PRIORITY = 5
 _IF_MINE = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end "
 _RENEW = _IF_MINE + "return redis.call('pexpire', KEYS[1], ARGV[2])"
 _RELEASE = _IF_MINE + "return redis.call('del', KEYS[1])"
@@ -54,6 +56,8 @@ class JobRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
+    tenant: str = keys.DEFAULT_TENANT
+    priority: int = Field(default=DEFAULT_PRIORITY, ge=0, le=9, description="9 before 0")
     status: Status = Status.QUEUED
     created_at: datetime
     started_at: datetime | None = None
@@ -64,6 +68,11 @@ class JobRecord(BaseModel):
     error: Problem | None = None
     attempts: int = Field(default=0, description="how many workers have taken it")
     cancel_requested: bool = False
+
+    @property
+    def owned(self) -> keys.Owned:
+        """Its id, and whose it is."""
+        return keys.Owned(self.tenant, self.id)
 
     def analysis(self) -> Analysis:
         """What the API shows of it."""
@@ -79,12 +88,40 @@ class JobRecord(BaseModel):
             request=self.request,
             progress=self.progress,
             error=self.error,
-            links=Links(self=path, report=f"{path}/report", cancel=f"{path}/cancel"),
+            links=Links(
+                self=path,
+                events=f"{path}/events",
+                report=f"{path}/report",
+                artifacts=f"{path}/artifacts",
+                cancel=f"{path}/cancel",
+            ),
         )
 
     def ended(self, status: Status, error: Problem | None = None) -> JobRecord:
         """The record in a final state."""
         return self.model_copy(update={"status": status, "error": error, "finished_at": datetime.now(UTC)})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which records a list shows; None: any. `name` is found anywhere in a name, upper or lower case."""
+
+    status: Status | None = None
+    name: str | None = None
+    tag: tuple[str, str] | None = None
+
+    def admits(self, record: JobRecord) -> bool:
+        """Whether a record is one of them."""
+        request = record.request
+        return (
+            self.status in (None, record.status)
+            and (self.name is None or self.name.casefold() in request.name.casefold())
+            and (self.tag is None or request.tags.get(self.tag[0]) == self.tag[1])
+        )
+
+
+EVERY = Wanted()
+SCANNED = 1000
 
 
 class JobStore:
@@ -103,12 +140,12 @@ class JobStore:
         Raises:
             ConflictError: it runs, and somebody has asked it to stop.
         """
-        existing = self.find(record.id)
+        existing = self.find(record.id, record.tenant)
         if existing is None:
-            if self._blobs.put_new(keys.job_object(record.id), record.model_dump_json().encode(), _JSON):
+            if self._blobs.put_new(keys.job_object(record.owned), record.model_dump_json().encode(), _JSON):
                 self._insert(record)
                 return record, True
-            existing = self.get(record.id)
+            existing = self.get(record.id, record.tenant)
         if existing.cancel_requested and not existing.status.final:
             raise ConflictError(f"{existing.id} is being cancelled; post the request again once it has ended")
         if existing.status not in (Status.FAILED, Status.CANCELLED):
@@ -122,7 +159,7 @@ class JobStore:
             if pipe.exists(keys.job(record.id)):
                 return
             pipe.multi()
-            _queue_write(pipe, record)
+            _queue_write(pipe, None, record)
             with suppress(WatchError):
                 pipe.execute()
 
@@ -136,24 +173,52 @@ class JobStore:
 
         return self.update(record.id, reset), reopened
 
-    def find(self, analysis_id: str) -> JobRecord | None:
-        """The record, or None. What Redis has lost is read from S3 and put back."""
+    def find(self, analysis_id: str, tenant: str | None = None) -> JobRecord | None:
+        """The record, or None; given a tenant, only where it is theirs. What Redis has lost is read from S3."""
         raw = self._redis.get(keys.job(analysis_id))
         if raw is not None:
-            return JobRecord.model_validate_json(_bytes(raw))
-        try:
-            record = JobRecord.model_validate_json(self._blobs.get(keys.job_object(analysis_id)))
-        except NotFoundError:
-            return None
-        self._insert(record)
-        return record
+            record = JobRecord.model_validate_json(_bytes(raw))
+            return record if tenant in (None, record.tenant) else None
+        for owner in self.tenants() if tenant is None else [tenant]:
+            stored = self._stored(keys.Owned(owner, analysis_id))
+            if stored is not None:
+                self._insert(stored)
+                return stored
+        return None
 
-    def get(self, analysis_id: str) -> JobRecord:
-        """The record; NotFoundError where there is none."""
-        record = self.find(analysis_id)
+    def get(self, analysis_id: str, tenant: str | None = None) -> JobRecord:
+        """The record; NotFoundError where there is none, or it is another tenant's."""
+        record = self.find(analysis_id, tenant)
         if record is None:
             raise NotFoundError(f"there is no analysis {analysis_id}")
         return record
+
+    def _stored(self, owned: keys.Owned) -> JobRecord | None:
+        try:
+            return JobRecord.model_validate_json(self._blobs.get(keys.job_object(owned)))
+        except NotFoundError:
+            return None
+
+    def tenants(self) -> Sequence[str]:
+        """Whose records S3 has."""
+        return [prefix.removeprefix(keys.TENANTS).rstrip("/") for prefix in self._blobs.folders(keys.TENANTS)]
+
+    def remove(self, record: JobRecord) -> None:
+        """Forgets a job that has ended, in S3 first: what fails half-way can be done again.
+
+        Raises:
+            ConflictError: it has not ended.
+        """
+        if not record.status.final:
+            raise ConflictError(f"the analysis is {record.status}; cancel it first")
+        self._blobs.delete(keys.job_object(record.owned))
+        with self._redis.pipeline() as pipe:
+            pipe.delete(keys.job(record.id), keys.events(record.id), keys.announced(record.id))
+            for index in _indexes(record.tenant):
+                pipe.zrem(index, record.id)
+            pipe.srem(keys.OPEN_JOBS, record.id)
+            pipe.srem(keys.open_jobs_of(record.tenant), record.id)
+            pipe.execute()
 
     def update(self, analysis_id: str, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
         """Applies `change` to the record as it stands; `change` may run more than once.
@@ -173,7 +238,7 @@ class JobStore:
                     if changed == current:
                         return current
                     pipe.multi()
-                    _queue_write(pipe, changed)
+                    _queue_write(pipe, current, changed)
                     pipe.execute()
                 except WatchError:
                     continue
@@ -181,7 +246,7 @@ class JobStore:
                 self._write_object(changed)
             return changed
 
-    def cancel(self, analysis_id: str) -> JobRecord:
+    def cancel(self, analysis_id: str, tenant: str | None = None) -> JobRecord:
         """Asks for an end: a queued job is over at once, a running one stops at its next batch."""
 
         def request_cancel(record: JobRecord) -> JobRecord:
@@ -191,45 +256,71 @@ class JobStore:
                 return record.ended(Status.CANCELLED)
             return record.model_copy(update={"cancel_requested": True})
 
+        self.get(analysis_id, tenant)
         return self.update(analysis_id, request_cancel)
 
-    def page(self, limit: int, cursor: str | None, status: Status | None) -> tuple[list[JobRecord], str | None]:
-        """Up to `limit` records, newest first, from `cursor` on; and the cursor of the next page."""
-        found: list[tuple[int, JobRecord]] = []
-        position = _decode_cursor(cursor) if cursor else None
-        while len(found) <= limit:
-            batch = self._ids_after(position, limit + 1)
-            if not batch:
-                break
-            position = batch[-1]
-            for score, analysis_id in batch:
-                record = self.find(analysis_id)
-                if record is not None and status in (None, record.status):
-                    found.append((score, record))
-        shown = found[:limit]
-        more = _encode_cursor(shown[-1][0], shown[-1][1].id) if len(found) > limit else None
-        return [record for _, record in shown], more
+    def page(
+        self, tenant: str, limit: int, cursor: str | None, wanted: Wanted = EVERY
+    ) -> tuple[list[JobRecord], str | None]:
+        """Up to `limit` of a tenant's records, newest first, from `cursor` on; and the cursor of the next page.
 
-    def _ids_after(self, position: tuple[int, str] | None, count: int) -> list[tuple[int, str]]:
-        """The next ids in falling order of (time, id), strictly after `position`."""
+        At most SCANNED records are looked at: a page of rare ones may be short and still have a next one.
+        """
+        index = _index(tenant, wanted.status)
+        position = _decode_cursor(cursor) if cursor else None
+        found: list[JobRecord] = []
+        for _ in range(0, SCANNED, limit):
+            batch = self._ids_after(index, position, limit + 1)
+            for place, record in zip(batch[:limit], self._records([id_ for _, id_ in batch[:limit]]), strict=True):
+                position = place
+                if record is not None and wanted.admits(record):
+                    found.append(record)
+                if len(found) == limit:
+                    more = batch[-1] != position
+                    return found, _encode_cursor(*position) if more else None
+            if len(batch) <= limit:
+                return found, None
+        return found, _encode_cursor(*position) if position else None
+
+    def _records(self, ids: list[str]) -> list[JobRecord | None]:
+        """The records of these ids in one trip; those that Redis has lost, from S3."""
+        if not ids:
+            return []
+        raw: Any = self._redis.mget([keys.job(analysis_id) for analysis_id in ids])
+        return [
+            JobRecord.model_validate_json(_bytes(one)) if one is not None else self.find(analysis_id)
+            for analysis_id, one in zip(ids, raw, strict=True)
+        ]
+
+    def _ids_after(self, index: str, position: tuple[int, str] | None, count: int) -> list[tuple[int, str]]:
+        """The next ids of an index in falling order of (time, id), strictly after `position`."""
         highest: str | int = "+inf" if position is None else position[0]
-        ties = 0 if position is None else int(self._redis.zcount(keys.JOBS_BY_TIME, position[0], position[0]))
-        rows: Any = self._redis.zrevrangebyscore(
-            keys.JOBS_BY_TIME, highest, "-inf", start=0, num=count + ties, withscores=True
-        )
+        ties = 0 if position is None else int(self._redis.zcount(index, position[0], position[0]))
+        rows: Any = self._redis.zrevrangebyscore(index, highest, "-inf", start=0, num=count + ties, withscores=True)
         ids = [(int(score), _bytes(member).decode()) for member, score in rows]
         return [entry for entry in ids if position is None or entry < position][:count]
+
+    def open_count(self, tenant: str) -> int:
+        """How many of a tenant's jobs are queued or running."""
+        return int(self._redis.scard(keys.open_jobs_of(tenant)))
 
     def open_ids(self) -> list[str]:
         """Ids of the jobs that are queued or running."""
         return sorted(_bytes(member).decode() for member in self._redis.smembers(keys.OPEN_JOBS))
 
     def restore(self) -> int:
-        """Where Redis knows no job at all, brings the records back from S3; how many."""
-        if self._redis.exists(keys.JOBS_BY_TIME):
+        """Where Redis has been emptied since this was last done, brings the records back from S3; how many."""
+        if self._redis.exists(keys.RESTORED):
             return 0
-        found = [blob.key.removeprefix("jobs/").removesuffix(".json") for blob in self._blobs.list("jobs/")]
-        return sum(self.find(analysis_id) is not None for analysis_id in found)
+        found = 0
+        for tenant in self.tenants():
+            prefix = keys.job_prefix(tenant)
+            ids = [blob.key.removeprefix(prefix).removesuffix(".json") for blob in self._blobs.list(prefix)]
+            known: Any = self._redis.mget([keys.job(id_) for id_ in ids]) if ids else []
+            missing = [id_ for id_, raw in zip(ids, known, strict=True) if raw is None]
+            found += sum(self.find(id_, tenant) is not None for id_ in missing)
+        self._redis.set(keys.RESTORED, b"")
+        return found
 
     def claim_announcement(self, analysis_id: str, seconds: float) -> bool:
         """Whether the caller, alone of all workers, may announce the job again in the next so many seconds."""
@@ -251,17 +342,19 @@ class JobStore:
         """Whether some worker holds the job."""
         return bool(self._redis.exists(keys.lease(analysis_id)))
 
-    def announce_worker(self, name: str, seconds: float) -> None:
-        """Says that a worker listens, for so long."""
-        self._redis.zadd(keys.WORKERS, {name: time.time() + seconds})
+    def announce_worker(self, name: str, queues: Iterable[str], seconds: float) -> None:
+        """Says that a worker listens to some queues, for so long."""
+        for queue in queues:
+            self._redis.zadd(keys.workers(queue), {name: time.time() + seconds})
 
-    def withdraw_worker(self, name: str) -> None:
+    def withdraw_worker(self, name: str, queues: Iterable[str]) -> None:
         """Says that a worker has stopped."""
-        self._redis.zrem(keys.WORKERS, name)
+        for queue in queues:
+            self._redis.zrem(keys.workers(queue), name)
 
-    def workers(self) -> int:
-        """How many workers listen."""
-        return int(self._redis.zcount(keys.WORKERS, time.time(), "+inf"))
+    def workers(self, queue: str) -> int:
+        """How many workers listen to a queue."""
+        return int(self._redis.zcount(keys.workers(queue), time.time(), "+inf"))
 
     def check(self) -> None:
         """Raises UnavailableError unless Redis answers."""
@@ -271,17 +364,33 @@ class JobStore:
             raise UnavailableError(f"Redis could not be reached: {error}") from error
 
     def _write_object(self, record: JobRecord) -> None:
-        self._blobs.put(keys.job_object(record.id), record.model_dump_json().encode(), _JSON)
+        self._blobs.put(keys.job_object(record.owned), record.model_dump_json().encode(), _JSON)
 
 
-def _queue_write(pipe: Pipeline, record: JobRecord) -> None:
-    """The record and its places in the indexes, for one transaction."""
+def _index(tenant: str, status: Status | None) -> str:
+    return keys.jobs_by_time(tenant) if status is None else keys.jobs_by_status(tenant, status)
+
+
+def _indexes(tenant: str) -> list[str]:
+    return [_index(tenant, status) for status in (None, *Status)]
+
+
+def _queue_write(pipe: Pipeline, before: JobRecord | None, record: JobRecord) -> None:
+    """The record, its places in the indexes and what is told of it, for one transaction."""
     pipe.set(keys.job(record.id), record.model_dump_json())
-    pipe.zadd(keys.JOBS_BY_TIME, {record.id: int(record.created_at.timestamp() * 1_000_000)})
-    if record.status.final:
-        pipe.srem(keys.OPEN_JOBS, record.id)
-    else:
-        pipe.sadd(keys.OPEN_JOBS, record.id)
+    score = int(record.created_at.timestamp() * 1_000_000)
+    own = {_index(record.tenant, None), _index(record.tenant, record.status)}
+    for index in _indexes(record.tenant):
+        if index in own:
+            pipe.zadd(index, {record.id: score})
+        else:
+            pipe.zrem(index, record.id)
+    for index in (keys.OPEN_JOBS, keys.open_jobs_of(record.tenant)):
+        if record.status.final:
+            pipe.srem(index, record.id)
+        else:
+            pipe.sadd(index, record.id)
+    events.tell(pipe, before, record)
 
 
 def _bytes(value: object) -> bytes:

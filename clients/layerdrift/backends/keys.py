@@ -1,15 +1,50 @@
-"""Every key in Redis and in the bucket, in one place."""
+"""Every key in Redis and in the bucket, in one place. What belongs to a tenant has its name in it."""
 
 from __future__ import annotations
 
-JOBS_BY_TIME = "ld:jobs"
-"""Sorted set of analysis ids by creation time, microseconds."""
+from typing import Final, NamedTuple
+
+DEFAULT_TENANT: Final = "default"
+"""Whose everything is where no key is asked for."""
 
 OPEN_JOBS = "ld:jobs:open"
-"""Set of the ids that are queued or running."""
+"""Set of the ids of all tenants that are queued or running."""
 
-WORKERS = "ld:workers"
-"""Sorted set of the workers that listen, by the time until which they said so, seconds since 1970."""
+RESTORED = "ld:restored"
+"""String: the records of S3 have been looked through since Redis was last empty."""
+
+API_KEYS = "ld:keys"
+"""Hash: API keys as JSON by the sha256 of the key."""
+
+TENANTS = "tenants/"
+API_KEY_OBJECTS = "keys/"
+
+
+def workers(queue: str) -> str:
+    """Sorted set of the workers that listen to a queue, by the time until which they said so, seconds since 1970."""
+    return f"ld:workers:{queue}"
+
+
+class Owned(NamedTuple):
+    """An analysis, and whose it is."""
+
+    tenant: str
+    id: str
+
+
+def jobs_by_time(tenant: str) -> str:
+    """Sorted set of a tenant's analysis ids by creation time, microseconds."""
+    return f"ld:jobs:{tenant}"
+
+
+def jobs_by_status(tenant: str, status: str) -> str:
+    """The same, of those that stand so."""
+    return f"ld:jobs:{tenant}:{status}"
+
+
+def open_jobs_of(tenant: str) -> str:
+    """Set of a tenant's ids that are queued or running."""
+    return f"ld:jobs:open:{tenant}"
 
 
 def job(analysis_id: str) -> str:
@@ -27,39 +62,96 @@ def announced(analysis_id: str) -> str:
     return f"ld:announced:{analysis_id}"
 
 
+def events(analysis_id: str) -> str:
+    """Stream: what was told of a job while it ran, capped, with a time to live."""
+    return f"ld:events:{analysis_id}"
+
+
+def idempotency(tenant: str, digest: str) -> str:
+    """String with a time to live: what a tenant's Idempotency-Key stood for, as JSON."""
+    return f"ld:idempotency:{tenant}:{digest}"
+
+
+def rate(key_id: str, minute: int) -> str:
+    """Counter with a time to live: requests of an API key in one minute."""
+    return f"ld:rate:{key_id}:{minute}"
+
+
 def cached_report(analysis_id: str, suffix: str) -> str:
     """String with a time to live: a rendered report."""
     return f"ld:report:{analysis_id}:{suffix}"
 
 
-def job_object(analysis_id: str) -> str:
+def tenant_prefix(tenant: str) -> str:
+    """Prefix: all that a tenant has in the bucket."""
+    return f"{TENANTS}{tenant}/"
+
+
+def job_prefix(tenant: str) -> str:
+    """Prefix: a tenant's job records."""
+    return f"{tenant_prefix(tenant)}jobs/"
+
+
+def job_object(owned: Owned) -> str:
     """Object: the job record, written when it is accepted and when it ends."""
-    return f"jobs/{analysis_id}.json"
+    return f"{job_prefix(owned.tenant)}{owned.id}.json"
 
 
-def report_object(analysis_id: str, suffix: str) -> str:
+def report_prefix(owned: Owned) -> str:
+    """Prefix: a report in every format."""
+    return f"{tenant_prefix(owned.tenant)}reports/{owned.id}/"
+
+
+def report_object(owned: Owned, suffix: str) -> str:
     """Object: a report; suffix json, html or md."""
-    return f"reports/{analysis_id}/report.{suffix}"
+    return f"{report_prefix(owned)}report.{suffix}"
 
 
-def sae_prefix(analysis_id: str) -> str:
+def artifact_prefix(owned: Owned) -> str:
+    """Prefix: what an analysis leaves beside its report and its checkpoint."""
+    return f"{tenant_prefix(owned.tenant)}artifacts/{owned.id}/"
+
+
+def artifact_list(owned: Owned) -> str:
+    """Object: names, sizes and sha256 of these files, of the report and of the checkpoint, as JSON."""
+    return f"{artifact_prefix(owned)}list.json"
+
+
+def sae_prefix(owned: Owned) -> str:
     """Prefix: the autoencoders, a folder for each."""
-    return f"artifacts/{analysis_id}/saes/"
+    return f"{artifact_prefix(owned)}saes/"
 
 
-def latents_object(analysis_id: str) -> str:
+def latents_object(owned: Owned) -> str:
     """Object: all latents of the autoencoders and where they fire most, as Parquet."""
-    return f"artifacts/{analysis_id}/latents.parquet"
+    return f"{artifact_prefix(owned)}latents.parquet"
 
 
-def unfinished_prefix(analysis_id: str) -> str:
+def unfinished_prefix(owned: Owned) -> str:
     """Prefix: states of trainings that a later worker goes on from; gone when the job has ended."""
-    return f"unfinished/{analysis_id}/"
+    return f"{tenant_prefix(owned.tenant)}unfinished/{owned.id}/"
 
 
-CHECKPOINTS = "checkpoints/"
+def checkpoints_prefix(tenant: str) -> str:
+    """Prefix: the checkpoints that a tenant's fine-tunes made; its later requests may name them."""
+    return f"{tenant_prefix(tenant)}checkpoints/"
 
 
-def checkpoint_prefix(analysis_id: str) -> str:
+def checkpoint_prefix(owned: Owned) -> str:
     """Prefix: the checkpoint that a fine-tune made, in transformers' layout."""
-    return f"{CHECKPOINTS}{analysis_id}/"
+    return f"{checkpoints_prefix(owned.tenant)}{owned.id}/"
+
+
+def upload_object(tenant: str, upload_id: str) -> str:
+    """Object: what was uploaded."""
+    return f"{tenant_prefix(tenant)}uploads/{upload_id}/data"
+
+
+def upload_record(tenant: str, upload_id: str) -> str:
+    """Object: what is known of an upload, as JSON."""
+    return f"{tenant_prefix(tenant)}uploads/{upload_id}/upload.json"
+
+
+def api_key_object(digest: str) -> str:
+    """Object: an API key as JSON, named by its sha256."""
+    return f"{API_KEY_OBJECTS}{digest}.json"

@@ -1,26 +1,33 @@
 """The Celery application as both sides see it: its settings, and how a job is announced.
 
-A message holds an id alone. It is a hint; the record is the truth.
+A message holds an id alone. It is a hint; the record is the truth. There are two queues: workers with a GPU listen to
+both, others to `cpu` alone; a job is announced on `gpu` while any worker listens there.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from layerdrift.backends.jobs import JobRecord, JobStore
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import UnavailableError
 
 ANALYSE_TASK = "layerdrift.analyse"
-QUEUE = "layerdrift"
+QueueName = Literal["gpu", "cpu"]
+QUEUES: tuple[QueueName, ...] = ("gpu", "cpu")
+_PRIORITIES = 10
+_SEPARATOR = "\x06\x16"
 
 
 def celery_app(settings: Settings) -> Celery:
     """A Celery application on the settings' Redis; connects to nothing yet."""
     app = Celery("layerdrift", broker=settings.redis_url, set_as_current=False)
     app.conf.update(
-        task_default_queue=QUEUE,
+        task_default_queue="cpu",
         task_ignore_result=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -30,7 +37,11 @@ def celery_app(settings: Settings) -> Celery:
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={"visibility_timeout": 3600},
+        broker_transport_options={
+            "visibility_timeout": 3600,
+            "priority_steps": list(range(_PRIORITIES)),
+            "queue_order_strategy": "priority",
+        },
     )
     return app
 
@@ -38,17 +49,31 @@ def celery_app(settings: Settings) -> Celery:
 class JobQueue:
     """Announces jobs to the workers."""
 
-    def __init__(self, app: Celery, client: redis.Redis) -> None:
+    def __init__(self, app: Celery, client: redis.Redis, jobs: JobStore) -> None:
         self._app = app
         self._redis = client
+        self._jobs = jobs
 
-    def announce(self, analysis_id: str) -> None:
+    def announce(self, record: JobRecord) -> None:
         """Tells the workers that a job is to be looked at; twice does no harm. UnavailableError without a queue."""
+        name: QueueName = "gpu" if self._jobs.workers("gpu") else "cpu"
         try:
-            self._app.send_task(ANALYSE_TASK, args=[analysis_id], queue=QUEUE)
+            with self._app.connection_for_write() as connection:
+                # declared each time: an emptied Redis has forgotten the queue, and what is sent to no queue is lost
+                self._app.send_task(
+                    ANALYSE_TASK,
+                    args=[record.id],
+                    queue=name,
+                    priority=_PRIORITIES - 1 - record.priority,  # on Redis 0 comes first
+                    connection=connection,
+                )
         except OperationalError as error:
             raise UnavailableError(f"the queue could not be reached: {error}") from error
 
     def waiting(self) -> int:
-        """How many announcements no worker has picked up; kombu keeps them in a list named after the queue."""
-        return int(self._redis.llen(QUEUE))
+        """How many announcements no worker has picked up; kombu keeps a list for each queue and priority."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in QUEUES:
+                for step in range(_PRIORITIES):
+                    pipe.llen(f"{name}{_SEPARATOR}{step}" if step else name)
+            return sum(int(count) for count in pipe.execute())

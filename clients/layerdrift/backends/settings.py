@@ -25,6 +25,9 @@ class Settings(BaseSettings):
         description="folders that file: URIs may name, separated by colons; default: `models` and `data` in home",
     )
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="Redis or Valkey 7 or later")
+    admin_key: SecretStr | None = Field(
+        default=None, description="an API key with every scope, made when the API starts; 20 characters or more"
+    )
     s3_endpoint: str | None = Field(default=None, description="S3 endpoint URL; unset: AWS's own")
     s3_region: str = Field(default="us-east-1")
     s3_bucket: str = Field(default="layerdrift", min_length=3, description="bucket for records and reports")
@@ -33,6 +36,13 @@ class Settings(BaseSettings):
     scratch_bytes: int = Field(default=20 * GIB, ge=2**26, description="disk a job may use for activations and sums")
     max_dataset_bytes: int = Field(default=GIB, ge=2**10, description="largest data set file")
     max_model_bytes: int = Field(default=100 * GIB, ge=2**20, description="largest checkpoint, all files together")
+    hf_endpoint: str = Field(
+        default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
+        description="hub that hf: URIs name; default: HF_ENDPOINT, or Hugging Face's",
+    )
+    hf_token: SecretStr | None = Field(default=None, description="opens the hub's private and gated repositories")
+    max_upload_bytes: int = Field(default=20 * GIB, ge=2**10, description="largest upload")
+    link_seconds: int = Field(default=3600, ge=1, le=604_800, description="how long links to artifacts are good for")
     max_parameters: int = Field(default=20_000_000_000, ge=1, description="largest model, in parameters")
     report_cache_seconds: int = Field(default=86_400, ge=1, description="how long Redis keeps a report")
     checkpoint_seconds: int = Field(

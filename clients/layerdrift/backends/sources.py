@@ -1,4 +1,4 @@
-"""Where checkpoints and data sets come from: `file:` under allowed roots, and `s3:`.
+"""Where checkpoints and data sets come from: `file:` under allowed roots, `s3:`, `upload:`, and `hf:` for models.
 
 Pinning writes down exactly which bytes a request means and refuses at once what can be seen to be unusable; fetching
 copies those files, and no others, to a folder of the worker's. Nothing is executed and nothing is unpickled here.
@@ -6,19 +6,32 @@ copies those files, and no others, to a folder of the worker's. Nothing is execu
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.locations import (
+    Archive,
+    Folder,
+    HubRepository,
+    Location,
+    PinnedFile,
+    Prefix,
+    UploadedFile,
+    within,
+)
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_format
+from layerdrift.backends.uploads import SCHEME, UploadStore
 from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
 
@@ -43,23 +56,15 @@ _TOKENIZER = {
     "merges.txt",
 }
 _MAX_CONFIG_BYTES = 4 << 20
-CHUNK_BYTES = 8 << 20
 MAX_BLOCKS, MAX_WIDTH = 1_000, 65_536
 """Depth and width beyond which a configuration is taken for a mistake, before anything is built from it."""
+
+_UPLOAD_ID = re.compile(r"up_[a-z2-7]{26}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _T = TypeVar("_T")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
-
-
-class PinnedFile(BaseModel):
-    """One file as it was when the request came: `version` is an ETag, or the time of its last change."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    size: int
-    version: str
 
 
 class PinnedModel(BaseModel):
@@ -68,6 +73,7 @@ class PinnedModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     uri: str
+    revision: str | None = Field(default=None, description="commit of a hub's repository")
     files: list[PinnedFile]
 
 
@@ -91,77 +97,20 @@ class Pins(BaseModel):
     dataset: PinnedDataset
 
 
-class Location(Protocol):
-    """A folder or a prefix: the few verbs that sources need of it."""
-
-    def files(self) -> list[PinnedFile]:
-        """The files directly in it."""
-
-    def read(self, name: str, length: int) -> bytes:
-        """The first bytes of a file."""
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """A file's bytes, some megabytes at a time."""
-
-
-class Folder:
-    """A folder of this machine whose files really lie under the allowed roots."""
-
-    def __init__(self, path: Path, roots: list[Path], only: str | None = None) -> None:
-        self._path = path
-        self._roots = roots
-        self._only = only
-
-    def files(self) -> list[PinnedFile]:
-        found = []
-        for entry in sorted(self._path.iterdir()) if self._only is None else [self._path / self._only]:
-            if entry.is_file() and entry.name.isprintable() and _within(entry.resolve(), self._roots):
-                stat = entry.stat()
-                found.append(PinnedFile(name=entry.name, size=stat.st_size, version=f"mtime:{stat.st_mtime_ns}"))
-        return found
-
-    def read(self, name: str, length: int) -> bytes:
-        with (self._path / name).open("rb") as stream:
-            return stream.read(length)
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        with (self._path / name).open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
-
-
-class Prefix:
-    """The objects directly under a prefix of a bucket."""
-
-    def __init__(self, store: BlobStore, prefix: str, only: str | None = None) -> None:
-        self._store = store
-        self._prefix = prefix
-        self._only = only
-
-    def files(self) -> list[PinnedFile]:
-        if self._only is not None:
-            found = [self._store.head(self._prefix + self._only)]
-        else:
-            found = [blob for blob in self._store.list(self._prefix) if "/" not in blob.key[len(self._prefix) :]]
-        return [
-            PinnedFile(name=blob.key[len(self._prefix) :], size=blob.size, version=f"etag:{blob.etag}")
-            for blob in found
-            if blob.key != self._prefix
-        ]
-
-    def read(self, name: str, length: int) -> bytes:
-        return self._store.get(self._prefix + name, length=length)
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        return self._store.chunks(self._prefix + name, CHUNK_BYTES)
-
-
 class Sources:
     """Opens URIs under the settings' rules."""
 
-    def __init__(self, settings: Settings, blobs: BlobStore) -> None:
+    def __init__(self, settings: Settings, blobs: BlobStore, tenant: str = keys.DEFAULT_TENANT) -> None:
         self._settings = settings
         self._blobs = blobs
+        self._tenant = tenant
+        self._uploads = UploadStore(blobs, settings.max_upload_bytes)
+
+    def of(self, tenant: str) -> Self:
+        """The same, as a tenant sees them."""
+        theirs = copy.copy(self)
+        theirs._tenant = tenant
+        return theirs
 
     def pin(self, request: AnalysisRequest) -> Pins:
         """Pins everything a request points at.
@@ -186,6 +135,7 @@ class Sources:
     def _pin_model(self, reference: ModelRef, pointer: str) -> PinnedModel:
         location = self._open(reference.uri, pointer, folder=True)
         files = location.files()
+        revision = location.commit if isinstance(location, HubRepository) else None
         names = {file.name for file in files}
         if CONFIG not in names:
             raise InputError.at(
@@ -206,7 +156,7 @@ class Sources:
         size, limit = sum(file.size for file in pinned), self._settings.max_model_bytes
         if size > limit:
             raise InputError.at(pointer, f"{reference.uri} has {size} bytes; this service reads up to {limit}")
-        return PinnedModel(uri=reference.uri, files=pinned)
+        return PinnedModel(uri=reference.uri, revision=revision, files=pinned)
 
     @staticmethod
     def _check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
@@ -241,7 +191,7 @@ class Sources:
         """Refuses at once a pair whose configurations already tell of another depth or width."""
         shapes = []
         for pinned, pointer in ((base, "/base/uri"), (tuned, "/tuned/uri")):
-            config = self._config(self._open(pinned.uri, pointer, folder=True), pointer, pinned.uri)
+            config = self._config(self._reopen(pinned, pointer), pointer, pinned.uri)
             shapes.append((_first(config, _DEPTH_KEYS), _first(config, _WIDTH_KEYS)))
         for what, one, other in zip(("blocks", "hidden width"), shapes[0], shapes[1], strict=True):
             if one is not None and other is not None and one != other:
@@ -256,18 +206,23 @@ class Sources:
                 "/dataset/uri",
                 f"{dataset.uri} has {file.size} bytes; this service reads up to {self._settings.max_dataset_bytes}",
             )
-        format = table_format(dataset.uri)
+        format = table_format(file.name)
         head = location.read(file.name, HEAD_BYTES) if file.size else b""
         columns = Columns.of(dataset, labelled)
         check_head(head, len(head) == file.size, format, columns, dataset.uri)
         return PinnedDataset(source=dataset.uri, file=file)
 
     def _dataset_file(self, uri: str) -> tuple[Location, PinnedFile]:
-        table_format(uri)
+        if not uri.startswith(SCHEME):
+            table_format(uri)
         location = self._open(uri, "/dataset/uri", folder=False)
-        files = location.files()
+        try:
+            files = location.files()
+        except NotFoundError as error:
+            raise InputError.at("/dataset/uri", error.detail) from error
         if not files:
             raise InputError.at("/dataset/uri", f"{uri} does not exist or is not a file")
+        table_format(files[0].name)
         return location, files[0]
 
     def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path, tick: Callable[[float], None]) -> str:
@@ -279,7 +234,7 @@ class Sources:
         Raises:
             InputError: the files are no longer those that were pinned.
         """
-        location = self._open(pinned.uri, pointer, folder=True)
+        location = self._reopen(pinned, pointer)
         self._check_unchanged(location, pinned.files, pointer, pinned.uri)
         target.mkdir(parents=True)
         total, done = max(1, sum(file.size for file in pinned.files)), 0
@@ -312,6 +267,13 @@ class Sources:
                 pointer, f"{uri} changed after the request was accepted ({', '.join(changed[:5])}); post it again"
             )
 
+    def _reopen(self, pinned: PinnedModel, pointer: str) -> Location:
+        """What was pinned, at the revision that it had then."""
+        uri = pinned.uri
+        if pinned.revision is not None:
+            uri = f"{uri.partition('@')[0]}@{pinned.revision}"
+        return self._open(uri, pointer, folder=True)
+
     def _open(self, uri: str, pointer: str, folder: bool) -> Location:
         try:
             return self._located(uri, pointer, folder)
@@ -329,14 +291,35 @@ class Sources:
             return self._open_file(uri, path, parts.netloc, pointer, folder)
         if parts.scheme == "s3":
             return self._open_s3(uri, parts.netloc, path.lstrip("/"), pointer, folder)
-        raise InputError.at(pointer, f"{uri}: the scheme must be file: or s3:")
+        if parts.scheme == "upload":
+            return self._open_upload(uri, parts.netloc, folder)
+        if parts.scheme == "hf" and folder:
+            return self._open_hub(uri, parts.netloc, path, pointer)
+        schemes = "file:, s3:, upload: or hf:" if folder else "file:, s3: or upload:"
+        raise InputError.at(pointer, f"{uri}: the scheme must be {schemes}")
+
+    def _open_upload(self, uri: str, upload_id: str, folder: bool) -> Location:
+        if not _UPLOAD_ID.fullmatch(upload_id):
+            raise NotFoundError(f"{uri}: write upload://up_...; POST /v1/uploads gives the id")
+        file = UploadedFile(self._uploads, self._blobs, self._tenant, upload_id)
+        if not folder:
+            return file
+        return Archive(file, self._blobs, keys.upload_object(self._tenant, upload_id))
+
+    def _open_hub(self, uri: str, owner: str, path: str, pointer: str) -> Location:
+        repository, _, revision = f"{owner}{path}".partition("@")
+        if not _REPOSITORY.fullmatch(repository):
+            raise InputError.at(pointer, f"{uri}: write hf://owner/name or hf://owner/name@revision")
+        token = self._settings.hf_token
+        secret = token.get_secret_value() if token else None
+        return HubRepository(self._settings.hf_endpoint, repository, revision or "main", secret)
 
     def _open_file(self, uri: str, path: str, host: str, pointer: str, folder: bool) -> Location:
         if host not in ("", "localhost") or not path.startswith("/"):
             raise InputError.at(pointer, f"{uri}: write file:///absolute/path")
         roots = self._settings.roots
         real = Path(path).resolve()
-        if not _within(real, roots):
+        if not within(real, roots):
             allowed = ", ".join(map(str, roots))
             raise InputError.at(
                 pointer, f"{uri} is outside the folders that this service reads ({allowed}); see LAYERDRIFT_MODEL_ROOTS"
@@ -350,9 +333,10 @@ class Sources:
     def _open_s3(self, uri: str, bucket: str, key: str, pointer: str, folder: bool) -> Location:
         if not bucket or not key:
             raise InputError.at(pointer, f"{uri}: write s3://bucket/key")
-        if bucket == self._settings.s3_bucket and not key.startswith(keys.CHECKPOINTS):
+        own = keys.checkpoints_prefix(self._tenant)
+        if bucket == self._settings.s3_bucket and not key.startswith(own):
             raise InputError.at(
-                pointer, f"{uri}: of the service's own bucket only {keys.CHECKPOINTS} can be named; use another bucket"
+                pointer, f"{uri}: of the service's own bucket only {own} can be named; use another bucket"
             )
         store = self._blobs.of_bucket(bucket)
         if folder:
@@ -394,10 +378,6 @@ def _collected(problems: list[FieldProblem], action: Callable[[], _T]) -> _T | N
     except InputError as error:
         problems.extend(error.errors)
         return None
-
-
-def _within(path: Path, roots: list[Path]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)
 
 
 def _first(config: dict[str, Any], names: tuple[str, ...]) -> object:

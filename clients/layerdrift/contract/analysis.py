@@ -62,7 +62,9 @@ class Links(BaseModel):
     """Paths of what belongs to an analysis."""
 
     self: str
+    events: str
     report: str
+    artifacts: str
     cancel: str
 
 

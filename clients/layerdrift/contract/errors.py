@@ -2,8 +2,12 @@
 
 LayerdriftError
 +-- InputError          422  the request, or what it points at, is unusable; says what to change
++-- UnauthorizedError   401  no API key, or one that is not known
++-- ForbiddenError      403  the key may not do this
 +-- NotFoundError       404  no such analysis
 +-- ConflictError       409  the analysis is in a state where this cannot be done
++-- TooLargeError       413  what was sent is larger than the service takes
++-- RateError           429  too many requests, or too many open jobs; says when to come back
 +-- UnavailableError    503  Redis or S3 is away; try again later
 +-- DeadlineError       504  the server did not answer in time
 +-- StageError          a stage of a job crashed; becomes the `error` of a failed analysis
@@ -87,6 +91,18 @@ class InputError(LayerdriftError):
         return super().problem().model_copy(update={"errors": self.errors})
 
 
+class UnauthorizedError(LayerdriftError):
+    kind = "unauthorized"
+    title = "An API key is needed"
+    status = 401
+
+
+class ForbiddenError(LayerdriftError):
+    kind = "forbidden"
+    title = "The key may not do this"
+    status = 403
+
+
 class NotFoundError(LayerdriftError):
     kind = "not-found"
     title = "Not found"
@@ -97,6 +113,24 @@ class ConflictError(LayerdriftError):
     kind = "conflict"
     title = "Not possible in this state"
     status = 409
+
+
+class TooLargeError(LayerdriftError):
+    kind = "too-large"
+    title = "Too large"
+    status = 413
+
+
+class RateError(LayerdriftError):
+    """`retry_after`: seconds after which the same may be tried again."""
+
+    kind = "rate"
+    title = "Too many at once"
+    status = 429
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class UnavailableError(LayerdriftError):

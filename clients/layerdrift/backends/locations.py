@@ -1,0 +1,297 @@
+"""Folders that files are read from: on this disk, in a bucket, in a zip that was uploaded, in a hub's repository.
+
+Nothing is executed and nothing is unpickled here; a location gives the files directly in it, and their bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+from layerdrift.backends import keys
+from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.uploads import UploadStore
+from layerdrift.contract.errors import DeniedError, NotFoundError, UnavailableError
+
+CHUNK_BYTES = 8 << 20
+MAX_ARCHIVE_FILES = 1000
+_HUB_SECONDS = 60.0
+
+
+class PinnedFile(BaseModel):
+    """One file as it was when the request came: `version` is an ETag, or the time of its last change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size: int
+    version: str
+
+
+class Location(Protocol):
+    """A folder or a prefix: the few verbs that sources need of it."""
+
+    def files(self) -> list[PinnedFile]:
+        """The files directly in it."""
+
+    def read(self, name: str, length: int) -> bytes:
+        """The first bytes of a file."""
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """A file's bytes, some megabytes at a time."""
+
+
+class Folder:
+    """A folder of this machine whose files really lie under the allowed roots."""
+
+    def __init__(self, path: Path, roots: list[Path], only: str | None = None) -> None:
+        self._path = path
+        self._roots = roots
+        self._only = only
+
+    def files(self) -> list[PinnedFile]:
+        found = []
+        for entry in sorted(self._path.iterdir()) if self._only is None else [self._path / self._only]:
+            if entry.is_file() and entry.name.isprintable() and within(entry.resolve(), self._roots):
+                stat = entry.stat()
+                found.append(PinnedFile(name=entry.name, size=stat.st_size, version=f"mtime:{stat.st_mtime_ns}"))
+        return found
+
+    def read(self, name: str, length: int) -> bytes:
+        with (self._path / name).open("rb") as stream:
+            return stream.read(length)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with (self._path / name).open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
+
+
+class Prefix:
+    """The objects directly under a prefix of a bucket."""
+
+    def __init__(self, store: BlobStore, prefix: str, only: str | None = None) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._only = only
+
+    def files(self) -> list[PinnedFile]:
+        if self._only is not None:
+            found = [self._store.head(self._prefix + self._only)]
+        else:
+            found = [blob for blob in self._store.list(self._prefix) if "/" not in blob.key[len(self._prefix) :]]
+        return [
+            PinnedFile(name=blob.key[len(self._prefix) :], size=blob.size, version=f"etag:{blob.etag}")
+            for blob in found
+            if blob.key != self._prefix
+        ]
+
+    def read(self, name: str, length: int) -> bytes:
+        return self._store.get(self._prefix + name, length=length)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        return self._store.chunks(self._prefix + name, CHUNK_BYTES)
+
+
+class UploadedFile:
+    """One file that was uploaded, under the name that it was announced by."""
+
+    def __init__(self, uploads: UploadStore, blobs: BlobStore, tenant: str, upload_id: str) -> None:
+        self._upload = uploads.get(tenant, upload_id)
+        self._blobs = blobs
+        self._key = keys.upload_object(tenant, upload_id)
+
+    def files(self) -> list[PinnedFile]:
+        upload = self._upload
+        if upload.status != "complete" or upload.bytes is None:
+            raise NotFoundError(f"{upload.uri} has no bytes yet; PUT them to /v1/uploads/{upload.id}")
+        return [PinnedFile(name=upload.filename, size=upload.bytes, version=f"sha256:{upload.sha256}")]
+
+    def read(self, name: str, length: int) -> bytes:
+        return self._blobs.get(self._key, length=length)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        return self._blobs.chunks(self._key, CHUNK_BYTES)
+
+
+class _Ranges(io.RawIOBase):
+    """An object of a bucket as a file that can be sought in; each read asks for its range alone."""
+
+    def __init__(self, blobs: BlobStore, key: str, size: int) -> None:
+        self._blobs = blobs
+        self._key = key
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        found = self._blobs.get(self._key, start=self._position, length=wanted)
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+
+class Archive:
+    """The files of a zip that was uploaded: those at its top, or in its one folder; nothing is written to disk.
+
+    Raises:
+        ValueError: it is no zip, has links or too many files, or a file of it is larger than it says.
+    """
+
+    def __init__(self, file: UploadedFile, blobs: BlobStore, key: str) -> None:
+        (pinned,) = file.files()
+        self._version = pinned.version
+        source = io.BufferedReader(_Ranges(blobs, key, pinned.size), CHUNK_BYTES)
+        try:
+            self._zip = zipfile.ZipFile(source)
+        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            raise ValueError(f"it is no zip that can be read ({error})") from error
+        members = [member for member in self._zip.infolist() if not member.is_dir()]
+        if len(members) > MAX_ARCHIVE_FILES:
+            raise ValueError(f"the zip holds {len(members)} files; {MAX_ARCHIVE_FILES} are read")
+        linked = [member.filename for member in members if (member.external_attr >> 16) & 0o170000 == 0o120000]
+        if linked:
+            raise ValueError(f"the zip holds links ({linked[0]!r}); only files are read")
+        tops = {PurePosixPath(member.filename).parts[:-1] for member in members}
+        folder = next(iter(tops)) if len(tops) == 1 else ()
+        self._members = {
+            PurePosixPath(member.filename).name: member
+            for member in members
+            if PurePosixPath(member.filename).parts[:-1] == folder and ".." not in folder
+        }
+
+    def files(self) -> list[PinnedFile]:
+        return [
+            PinnedFile(name=name, size=member.file_size, version=self._version)
+            for name, member in sorted(self._members.items())
+        ]
+
+    def read(self, name: str, length: int) -> bytes:
+        found = bytearray()
+        for chunk in self.chunks(name):
+            found += chunk
+            if len(found) >= length:
+                break
+        return bytes(found[:length])
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        member = self._members[name]
+        done = 0
+        try:
+            with self._zip.open(member) as stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    done += len(chunk)
+                    if done > member.file_size:
+                        raise ValueError(f"{name} is larger than the zip says")
+                    yield chunk
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+            raise ValueError(f"{name} in the zip is broken ({error})") from error
+
+
+class HubRepository:
+    """A model repository of a Hugging Face hub at one commit.
+
+    Args:
+        revision: branch, tag or commit; `commit` is what it stands for now.
+
+    Raises:
+        NotFoundError: there is no such repository or revision.
+        DeniedError: it is private or gated, and the service's token does not open it.
+        UnavailableError: the hub is away.
+    """
+
+    def __init__(self, endpoint: str, name: str, revision: str, token: str | None) -> None:
+        self._endpoint = endpoint.rstrip("/")
+        self._name = name
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._where = f"hf://{name}@{revision}"
+        path = f"/api/models/{name}/revision/{quote(revision, safe='')}"
+        with self._asked(self._endpoint + path, {"blobs": "true"}) as answer:
+            self._info = json.loads(answer.read())
+
+    @cached_property
+    def commit(self) -> str:
+        """The commit that is read."""
+        return str(self._info["sha"])
+
+    def files(self) -> list[PinnedFile]:
+        return [
+            PinnedFile(
+                name=entry["rfilename"],
+                size=int(entry.get("size") or 0),
+                version=f"blob:{(entry.get('lfs') or {}).get('sha256') or entry.get('blobId')}",
+            )
+            for entry in self._info.get("siblings", [])
+            if "/" not in entry["rfilename"]
+        ]
+
+    def read(self, name: str, length: int) -> bytes:
+        with self._asked(self._url(name), headers={"Range": f"bytes=0-{length - 1}"}) as answer:
+            found = bytearray()
+            for chunk in answer.iter_bytes(CHUNK_BYTES):
+                found += chunk
+                if len(found) >= length:
+                    break
+            return bytes(found[:length])
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with self._asked(self._url(name)) as answer:
+            yield from answer.iter_bytes(CHUNK_BYTES)
+
+    def _url(self, name: str) -> str:
+        return f"{self._endpoint}/{self._name}/resolve/{self.commit}/{quote(name)}"
+
+    @contextmanager
+    def _asked(
+        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    ) -> Iterator[httpx.Response]:
+        try:
+            with httpx.stream(
+                "GET",
+                url,
+                params=params,
+                headers={**self._headers, **(headers or {})},
+                follow_redirects=True,
+                timeout=_HUB_SECONDS,
+            ) as answer:
+                if answer.status_code == 404:
+                    raise NotFoundError(f"{self._where} does not exist on {self._endpoint}")
+                if answer.status_code in (401, 403):
+                    raise DeniedError(f"{self._where} is private or gated; LAYERDRIFT_HF_TOKEN must open it")
+                if answer.is_error:
+                    raise UnavailableError(f"the hub answered {answer.status_code} for {self._where}")
+                yield answer
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"the hub could not be reached for {self._where}: {error}") from error
+
+
+def within(path: Path, roots: list[Path]) -> bool:
+    """Whether a real path lies under one of these folders."""
+    return any(path.is_relative_to(root) for root in roots)

@@ -1,0 +1,167 @@
+"""Uploads in the bucket: announced first, then their bytes, checked as they come."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+
+from layerdrift.backends import keys
+from layerdrift.backends.blobs import BlobStore, Part
+from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, TooLargeError
+from layerdrift.contract.upload import Upload, UploadRequest
+
+SCHEME = "upload://"
+PART_BYTES = 8 << 20
+"""What is sent to S3 at once; S3 takes no fewer than 5 MiB but for the last part."""
+
+
+class _Stored(BaseModel):
+    """What S3 keeps of an upload."""
+
+    upload: Upload
+    expected: UploadRequest
+
+
+class UploadStore:
+    """The uploads of one deployment. A tenant sees its own alone."""
+
+    def __init__(self, blobs: BlobStore, max_bytes: int) -> None:
+        self._blobs = blobs
+        self._max_bytes = max_bytes
+
+    def announce(self, tenant: str, asked: UploadRequest) -> Upload:
+        """Makes an upload that waits for its bytes; TooLargeError where it says that it will be too large."""
+        if asked.bytes is not None:
+            self._check_size(asked.bytes)
+        upload_id = "up_" + base64.b32encode(secrets.token_bytes(16)).decode().lower().rstrip("=")
+        upload = Upload(
+            id=upload_id,
+            uri=f"{SCHEME}{upload_id}",
+            filename=asked.filename,
+            status="waiting",
+            created_at=datetime.now(UTC),
+        )
+        self._write(tenant, _Stored(upload=upload, expected=asked))
+        return upload
+
+    def get(self, tenant: str, upload_id: str) -> Upload:
+        """An upload; NotFoundError where this tenant has none of this id."""
+        return self._read(tenant, upload_id).upload
+
+    def remove(self, tenant: str, upload_id: str) -> None:
+        """Forgets an upload and its bytes."""
+        self._read(tenant, upload_id)
+        self._blobs.delete(keys.upload_object(tenant, upload_id))
+        self._blobs.delete(keys.upload_record(tenant, upload_id))
+
+    def keep_inline(self, tenant: str, body: bytes, filename: str) -> Upload:
+        """Keeps bytes that came inside a request; the same bytes have the same id."""
+        digest = hashlib.sha256(body).hexdigest()
+        upload_id = "up_" + base64.b32encode(bytes.fromhex(digest)[:16]).decode().lower().rstrip("=")
+        try:
+            return self.get(tenant, upload_id)
+        except NotFoundError:
+            self._blobs.put(keys.upload_object(tenant, upload_id), body, "application/octet-stream")
+        upload = Upload(
+            id=upload_id,
+            uri=f"{SCHEME}{upload_id}",
+            filename=filename,
+            status="complete",
+            bytes=len(body),
+            sha256=digest,
+            created_at=datetime.now(UTC),
+        )
+        self._write(tenant, _Stored(upload=upload, expected=UploadRequest(filename=filename)))
+        return upload
+
+    def receive(self, tenant: str, upload_id: str) -> Receiver:
+        """Takes the bytes of an upload that was announced."""
+        return Receiver(self, self._blobs, tenant, self._read(tenant, upload_id))
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise TooLargeError(f"{size} bytes; this service takes uploads of up to {self._max_bytes}")
+
+    def _read(self, tenant: str, upload_id: str) -> _Stored:
+        try:
+            return _Stored.model_validate_json(self._blobs.get(keys.upload_record(tenant, upload_id)))
+        except NotFoundError as error:
+            raise NotFoundError(f"there is no upload {upload_id}") from error
+
+    def _write(self, tenant: str, stored: _Stored) -> None:
+        body = stored.model_dump_json().encode()
+        self._blobs.put(keys.upload_record(tenant, stored.upload.id), body, "application/json")
+
+
+class Receiver:
+    """Takes an upload's bytes as they come, and gives them to S3 a part at a time: no more than that is in memory."""
+
+    def __init__(self, store: UploadStore, blobs: BlobStore, tenant: str, stored: _Stored) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._tenant = tenant
+        self._stored = stored
+        self._key = keys.upload_object(tenant, stored.upload.id)
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._pending = bytearray()
+        self._upload: str | None = None
+        self._parts: list[Part] = []
+
+    def take(self, chunk: bytes) -> None:
+        """Takes some bytes; TooLargeError where they are more than was announced or allowed."""
+        self._size += len(chunk)
+        self._store._check_size(self._size)
+        expected = self._stored.expected.bytes
+        if expected is not None and self._size > expected:
+            raise TooLargeError(f"more than the {expected} bytes that were announced")
+        self._digest.update(chunk)
+        self._pending += chunk
+        while len(self._pending) >= PART_BYTES and self._stored.upload.status == "waiting":
+            self._send(bytes(self._pending[:PART_BYTES]))
+            del self._pending[:PART_BYTES]
+        if self._stored.upload.status == "complete":
+            self._pending.clear()
+
+    def finish(self) -> Upload:
+        """All bytes have come: checks them, and makes the upload usable.
+
+        Raises:
+            InputError: size or sha256 are not those that were announced.
+            ConflictError: other bytes have come before.
+        """
+        digest, expected = self._digest.hexdigest(), self._stored.expected
+        upload = self._stored.upload
+        if upload.status == "complete":
+            if upload.sha256 != digest:
+                raise ConflictError(f"{upload.id} has its bytes already, and these are others; announce another upload")
+            return upload
+        if expected.bytes not in (None, self._size):
+            raise InputError(f"{self._size} bytes came, {expected.bytes} were announced; send it again")
+        if expected.sha256 not in (None, digest):
+            raise InputError(f"the bytes that came have the sha256 {digest}, not the one announced; send it again")
+        if self._upload is None:
+            self._blobs.put(self._key, bytes(self._pending), "application/octet-stream")
+        else:
+            if self._pending:
+                self._send(bytes(self._pending))
+            self._blobs.complete_parts(self._key, self._upload, self._parts)
+            self._upload = None
+        done = upload.model_copy(update={"status": "complete", "bytes": self._size, "sha256": digest})
+        self._store._write(self._tenant, self._stored.model_copy(update={"upload": done}))
+        return done
+
+    def abort(self) -> None:
+        """Forgets what has come; the bytes may be sent again."""
+        if self._upload is not None:
+            self._blobs.abort_parts(self._key, self._upload)
+            self._upload = None
+
+    def _send(self, part: bytes) -> None:
+        if self._upload is None:
+            self._upload = self._blobs.begin_parts(self._key)
+        self._parts.append(self._blobs.put_part(self._key, self._upload, len(self._parts) + 1, part))

@@ -1,0 +1,92 @@
+"""GET /v1/analyses/{id}/events: what is told of a job, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import redis
+import redis.asyncio
+from fastapi import APIRouter, Header
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from layerdrift.backends import keys
+from layerdrift.backends.jobs import JobRecord, JobStore
+from service.problems import documented
+from service.security import AnalysisId, Backends, Reader
+
+KEEP_ALIVE_SECONDS = 10.0
+"""A comment is sent after so long without an event: proxies close what is silent."""
+
+_EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+router = APIRouter(tags=["analyses"])
+
+
+@router.get(
+    "/v1/analyses/{analysis_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "`stage`, `progress` and `log` events, then `done`; a `Last-Event-ID` header resumes",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **documented(401, 403, 404, 422, 429, 503),
+    },
+)
+async def follow_analysis(
+    backends: Backends,
+    key: Reader,
+    analysis_id: AnalysisId,
+    last_event_id: Annotated[str | None, Header(description="the id of the last event that was seen")] = None,
+) -> StreamingResponse:
+    """What happens to an analysis, until it has ended."""
+    record = await run_in_threadpool(backends.jobs.get, analysis_id, key.tenant)
+    start = last_event_id if last_event_id and _EVENT_ID.fullmatch(last_event_id) else "0"
+    stream = _events(backends.settings.redis_url, backends.jobs, record, start)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+async def _events(url: str, jobs: JobStore, record: JobRecord, position: str) -> AsyncIterator[str]:
+    """Events after a position; where Redis has lost them, the end of a job that has ended."""
+    yield "retry: 2000\n\n"
+    async with redis.asyncio.Redis.from_url(url, socket_timeout=KEEP_ALIVE_SECONDS + 5) as client:
+        while True:
+            try:
+                answer: Any = await client.xread(
+                    {keys.events(record.id): position}, count=200, block=int(KEEP_ALIVE_SECONDS * 1000)
+                )
+            except (redis.ConnectionError, redis.TimeoutError):
+                yield ": Redis is away\n\n"
+                await asyncio.sleep(1.0)
+                continue
+            entries = answer[0][1] if isinstance(answer, list) and answer else _of_mapping(answer)
+            for event_id, fields in entries:
+                position, name = event_id.decode(), fields[b"event"].decode()
+                yield f"id: {position}\nevent: {name}\ndata: {fields[b'data'].decode()}\n\n"
+                if name == "done":
+                    return
+            if not entries:
+                current = await run_in_threadpool(_current, jobs, record.id)
+                if current is None or current.status.final:
+                    status = current.status if current else "deleted"
+                    yield f"event: done\ndata: {json.dumps({'status': status, 'error': None})}\n\n"
+                    return
+                yield ": still there\n\n"
+
+
+def _of_mapping(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Entries as RESP3 gives them: by stream, in one more list."""
+    if not answer:
+        return []
+    (entries,) = answer.values()
+    return list(entries[0]) if entries and isinstance(entries[0], list) else list(entries)
+
+
+def _current(jobs: JobStore, analysis_id: str) -> JobRecord | None:
+    return jobs.find(analysis_id)
