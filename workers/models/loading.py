@@ -46,7 +46,7 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
     Raises:
         InputError: transformers cannot build the model, or it is larger than `max_parameters`.
     """
-    config: PretrainedConfig = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    config: PretrainedConfig = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
     if config.is_encoder_decoder and not is_encoder_part(config):
         raise InputError.at(
             pointer,
@@ -57,7 +57,7 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
         with torch.device("meta"):
             return int(_body_class(config).from_config(config, trust_remote_code=False).num_parameters())
 
-    parameters = _loaded(folder, pointer, CONFIG, count)
+    parameters = loaded(folder, pointer, CONFIG, count)
     if parameters > max_parameters:
         raise InputError.at(
             pointer, f"the model has {parameters} parameters; this service loads up to {max_parameters}"
@@ -81,7 +81,7 @@ def load_body(folder: Path, pointer: str, device: torch.device) -> PreTrainedMod
     Raises:
         InputError: weights are missing, misshapen, NaN or infinite, or the files are broken.
     """
-    config = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    config = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
     return _checked(folder, pointer, device, lambda: _body_class(config).from_pretrained(folder, **_WEIGHTS))
 
 
@@ -91,7 +91,7 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
     Raises:
         InputError: as `load_body`, or it is an encoder that has no such head.
     """
-    config = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    config = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
     if is_encoder_part(config):
         raise InputError.at(
             pointer, f"the encoder of {config.model_type} is not fine-tuned here; give the tuned checkpoint instead"
@@ -139,7 +139,7 @@ class Headed(NamedTuple):
 
 def head_kind(folder: Path, pointer: str) -> HeadKind | None:
     """What head a checkpoint says that it has, where its answers can be judged."""
-    config = _loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    config = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
     name = (config.architectures or [""])[0]
     found = next((kind for suffix, (kind, _) in _HEAD_SUFFIXES.items() if name.endswith(suffix)), None)
     one_of_many = config.num_labels > 1 and config.problem_type in (None, "single_label_classification")
@@ -182,7 +182,7 @@ def load_tokenizer(base: Path, tuned: Path | None) -> PreTrainedTokenizerBase:
 
 
 def _tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = _loaded(
+    tokenizer: PreTrainedTokenizerBase = loaded(
         folder, pointer, "the tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_OFFLINE)
     )
     tokenizer.padding_side = "right"
@@ -196,7 +196,7 @@ def _tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
 def _checked(
     folder: Path, pointer: str, device: torch.device, load: Callable[[], tuple[PreTrainedModel, dict[str, Any]]]
 ) -> PreTrainedModel:
-    model, info = _loaded(folder, pointer, "the weights", load)
+    model, info = loaded(folder, pointer, "the weights", load)
     missing = sorted(name for name in info["missing_keys"] if not any(head in name for head in _HEADS))
     if missing:
         raise InputError.at(
@@ -213,8 +213,8 @@ def _checked(
     return model
 
 
-def _loaded(folder: Path, pointer: str, what: str, load: Callable[[], _T]) -> _T:
-    """What `load` returns; InputError where it cannot read the files."""
+def loaded(folder: Path, pointer: str, what: str, load: Callable[[], _T]) -> _T:
+    """What `load` returns; InputError where it cannot read the files, which `what` says for people."""
     try:
         return load()
     except InputError:

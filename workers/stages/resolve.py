@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from layerdrift.backends.sources import PinnedModel, Pins, Sources, shape_error
+from layerdrift.backends.sources import PinnedModel, Pins, Sources, fingerprint, shape_error
 from layerdrift.backends.tables import Columns, Row, inline_rows, not_utf8, parse, table_format
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
+from workers.models.adapters import merge_adapter
 from workers.models.loading import load_config
 from workers.stages.tick import Tick
 
@@ -76,9 +77,11 @@ def resolve(
     tuned = None
     if pins.tuned is not None:
         tick(0.4, f"fetching {pins.tuned.uri}")
-        tuned = _checkpoint(
-            sources, pins.tuned, "/tuned/uri", folder / "tuned", max_parameters, _within(tick, 0.4, 0.8)
-        )
+        fetching = _within(tick, 0.4, 0.8)
+        if pins.tuned.adapter:
+            tuned = _adapted(sources, pins.tuned, base, folder, fetching)
+        else:
+            tuned = _checkpoint(sources, pins.tuned, "/tuned/uri", folder / "tuned", max_parameters, fetching)
         _check_same_shape(base, tuned, max_parameters)
     tick(0.8, f"reading {pins.dataset.source}")
     rows, sha256 = _rows(request, pins, sources, folder)
@@ -102,6 +105,16 @@ def _checkpoint(
     fingerprint = sources.fetch_model(pinned, pointer, folder, tick)
     load_config(folder, pointer, max_parameters)
     return Checkpoint(folder, pinned.uri, fingerprint)
+
+
+def _adapted(
+    sources: Sources, pinned: PinnedModel, base: Checkpoint, folder: Path, tick: Callable[[float], None]
+) -> Checkpoint:
+    """The base model with a PEFT adapter merged into it."""
+    adapter, target = folder / "adapter", folder / "tuned"
+    sources.fetch_model(pinned, "/tuned/uri", adapter, tick)
+    merge_adapter(base.folder, adapter, target, "/tuned/uri")
+    return Checkpoint(target, pinned.uri, fingerprint(target))
 
 
 def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int) -> None:

@@ -38,6 +38,7 @@ from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _WEIGHTS = ".safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _VOCABULARIES = {
@@ -74,6 +75,7 @@ class PinnedModel(BaseModel):
 
     uri: str
     revision: str | None = Field(default=None, description="commit of a hub's repository")
+    adapter: bool = Field(default=False, description="a PEFT adapter of the base model, not a whole checkpoint")
     files: list[PinnedFile]
 
 
@@ -126,7 +128,7 @@ class Sources:
             tuned = _collected(problems, lambda: self._pin_model(reference, "/tuned/uri"))
         labelled = request.finetune is not None
         dataset = _collected(problems, lambda: self._pin_dataset(request.dataset, labelled))
-        if not problems and base is not None and tuned is not None:
+        if not problems and base is not None and tuned is not None and not tuned.adapter:
             _collected(problems, lambda: self._check_shapes(base, tuned))
         if problems or base is None or dataset is None:
             raise InputError("; ".join(problem.detail for problem in problems), problems)
@@ -137,6 +139,8 @@ class Sources:
         files = location.files()
         revision = location.commit if isinstance(location, HubRepository) else None
         names = {file.name for file in files}
+        if pointer == "/tuned/uri" and ADAPTER_CONFIG in names and CONFIG not in names:
+            return self._pin_adapter(reference.uri, revision, location, files)
         if CONFIG not in names:
             raise InputError.at(
                 pointer, f"{reference.uri} holds no {CONFIG}; it must name a folder in transformers' layout"
@@ -158,6 +162,18 @@ class Sources:
             raise InputError.at(pointer, f"{reference.uri} has {size} bytes; this service reads up to {limit}")
         return PinnedModel(uri=reference.uri, revision=revision, files=pinned)
 
+    def _pin_adapter(self, uri: str, revision: str | None, location: Location, files: list[PinnedFile]) -> PinnedModel:
+        pointer = "/tuned/uri"
+        if ADAPTER_WEIGHTS not in {file.name for file in files}:
+            raise InputError.at(pointer, f"{uri} holds no {ADAPTER_WEIGHTS}; pickled adapters are refused")
+        config = self._config(location, pointer, uri, ADAPTER_CONFIG)
+        if not isinstance(config.get("peft_type"), str):
+            raise InputError.at(pointer, f"{ADAPTER_CONFIG} of {uri} names no peft_type")
+        if config.get("auto_mapping"):
+            raise InputError.at(pointer, f"{ADAPTER_CONFIG} of {uri} names code to import (auto_mapping): refused")
+        pinned = [file for file in files if file.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+        return PinnedModel(uri=uri, revision=revision, adapter=True, files=pinned)
+
     @staticmethod
     def _check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
         if not isinstance(config.get("model_type"), str):
@@ -167,14 +183,15 @@ class Sources:
             if value is not None and not (type(value) is int and 1 <= value <= limit):
                 raise InputError.at(pointer, f"{CONFIG} of {uri} gives {value!r} as {what}; 1 to {limit} are possible")
 
-    def _config(self, location: Location, pointer: str, uri: str) -> dict[str, Any]:
-        raw = location.read(CONFIG, _MAX_CONFIG_BYTES)
+    def _config(self, location: Location, pointer: str, uri: str, name: str = CONFIG) -> dict[str, Any]:
         try:
-            config = json.loads(raw.decode())
+            config = json.loads(location.read(name, _MAX_CONFIG_BYTES).decode())
         except (ValueError, RecursionError) as error:
-            raise InputError.at(pointer, f"{CONFIG} of {uri} is not JSON: {error}") from error
+            raise InputError.at(pointer, f"{name} of {uri} is not JSON: {error}") from error
         if not isinstance(config, dict):
-            raise InputError.at(pointer, f"{CONFIG} of {uri} is not a JSON object")
+            raise InputError.at(pointer, f"{name} of {uri} is not a JSON object")
+        if "auto_map" in config:
+            raise InputError.at(pointer, f"{name} of {uri} names code to run (auto_map), which is refused: remove it")
         return config
 
     def _check_index(self, location: Location, names: set[str], pointer: str, uri: str) -> None:
