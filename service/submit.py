@@ -16,12 +16,12 @@ from pydantic import BaseModel
 
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.identity import analysis_id
-from layerdrift.backends.jobs import JobRecord
+from layerdrift.backends.jobs import Delivery, JobRecord
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import LayerdriftError, RateError
-from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label
+from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label, Webhook
 from service.problems import problem_response, redis_away
 
 PATH = "/v1/analyses"
@@ -81,6 +81,9 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         UnavailableError: S3 is away.
     """
     tenant = submission.tenant
+    webhook = submission.request.webhook
+    if webhook is not None:
+        deployment.webhooks.check(webhook)
     sources = deployment.sources.of(tenant)
     request, pins = submission.request, sources.pin(submission.request)
     if request.dataset.inline is not None:
@@ -93,6 +96,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         created_at=datetime.now(UTC),
         request=request,
         pins=pins,
+        deliveries=[Delivery(webhook=webhook)] if webhook else [],
     )
     known = deployment.jobs.find(fresh.id, tenant)
     if known is None or known.status in (Status.FAILED, Status.CANCELLED):
@@ -100,9 +104,18 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         if opened >= submission.open_jobs:
             raise RateError(f"{opened} jobs are queued or running, as many as this key may have", RETRY_SECONDS)
     record, to_run = deployment.jobs.submit(fresh)
+    if not to_run and webhook is not None:
+        record = deployment.jobs.update(record.id, lambda found: _telling(found, webhook))
     if to_run:
         deployment.queue.announce(record)
     return accepted(record, 202 if to_run else 200)
+
+
+def _telling(record: JobRecord, webhook: Webhook) -> JobRecord:
+    """The record of a request that was made before, which tells one more."""
+    if any(delivery.webhook == webhook for delivery in record.deliveries):
+        return record
+    return record.model_copy(update={"deliveries": [*record.deliveries, Delivery(webhook=webhook)]})
 
 
 def accepted(record: JobRecord, status: int) -> JSONResponse:

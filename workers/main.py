@@ -17,6 +17,7 @@ from layerdrift.backends.queue import QUEUES as ALL_QUEUES
 from layerdrift.backends.queue import QueueName, celery_app
 from layerdrift.backends.settings import Settings
 from workers import tasks
+from workers.herald import Herald
 from workers.reconciler import Reconciler
 
 QUEUES: tuple[QueueName, ...] = ALL_QUEUES if any(Path("/dev").glob("nvidia[0-9]*")) else ("cpu",)
@@ -28,7 +29,7 @@ app.conf.imports = (tasks.__name__, __name__)  # what a spawned child of the poo
 
 COLD_SHUTDOWN_SECONDS = 5.0
 
-_reconcilers: list[Reconciler] = []
+_helpers: list[Reconciler | Herald] = []
 
 
 @setup_logging.connect
@@ -38,9 +39,11 @@ def _log_plainly(**_: Any) -> None:
 
 @worker_ready.connect
 def _begin(**_: Any) -> None:
-    reconciler = Reconciler(Deployment.connect(Settings()), f"{socket.gethostname()}:{os.getpid()}", QUEUES)
-    _reconcilers.append(reconciler)
-    reconciler.start()
+    deployment = Deployment.connect(Settings())
+    _helpers.append(Reconciler(deployment, f"{socket.gethostname()}:{os.getpid()}", QUEUES))
+    _helpers.append(Herald(deployment))
+    for helper in _helpers:
+        helper.start()
 
 
 @worker_shutting_down.connect
@@ -61,5 +64,5 @@ def _end_at_once() -> None:
 
 @worker_shutdown.connect
 def _end(**_: Any) -> None:
-    while _reconcilers:
-        _reconcilers.pop().stop()
+    while _helpers:
+        _helpers.pop().stop()

@@ -14,6 +14,7 @@ from layerdrift.backends.queue import JobQueue, celery_app
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import Sources
 from layerdrift.backends.uploads import UploadStore
+from layerdrift.backends.webhooks import WebhookQueue, WebhookTargets
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Deployment:
     keys: KeyStore
     artifacts: ArtifactStore
     idempotency: IdempotencyKeys
+    webhooks: WebhookTargets
+    webhook_queue: WebhookQueue
 
     @classmethod
     def connect(cls, settings: Settings) -> Deployment:
@@ -48,4 +51,6 @@ class Deployment:
             keys=KeyStore(client, blobs),
             artifacts=ArtifactStore(blobs),
             idempotency=IdempotencyKeys(client),
+            webhooks=WebhookTargets(settings),
+            webhook_queue=WebhookQueue(client),
         )

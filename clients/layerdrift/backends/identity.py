@@ -16,7 +16,7 @@ def analysis_id(tenant: str, request: AnalysisRequest, pins: Pins) -> str:
     question = {
         "tenant": tenant,
         "engine": __version__,
-        "request": request.model_dump(mode="json"),
+        "request": request.model_dump(mode="json", exclude={"webhook"}),
         "pins": pins.model_dump(mode="json"),
     }
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).digest()

@@ -29,7 +29,7 @@ from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import Pins
 from layerdrift.contract.analysis import Analysis, Links, Progress, Status
 from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, Problem, UnavailableError
-from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.request import AnalysisRequest, Webhook
 
 _JSON = "application/json"
 DEFAULT_PRIORITY = 5
@@ -50,6 +50,23 @@ def connect_redis(settings: Settings) -> redis.Redis:
     )
 
 
+class Delivery(BaseModel):
+    """A webhook of a job, and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    webhook: Webhook
+    tries: int = 0
+    error: str | None = Field(default=None, description="of the last try")
+    told_at: datetime | None = None
+    given_up: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is still to be told."""
+        return self.told_at is None and not self.given_up
+
+
 class JobRecord(BaseModel):
     """The truth about one analysis."""
 
@@ -68,6 +85,7 @@ class JobRecord(BaseModel):
     error: Problem | None = None
     attempts: int = Field(default=0, description="how many workers have taken it")
     cancel_requested: bool = False
+    deliveries: list[Delivery] = []
 
     @property
     def owned(self) -> keys.Owned:
@@ -390,6 +408,8 @@ def _queue_write(pipe: Pipeline, before: JobRecord | None, record: JobRecord) ->
             pipe.srem(index, record.id)
         else:
             pipe.sadd(index, record.id)
+    if record.status.final and any(delivery.waiting for delivery in record.deliveries):
+        pipe.zadd(keys.WEBHOOKS, {record.id: time.time()}, nx=True)
     events.tell(pipe, before, record)
 
 

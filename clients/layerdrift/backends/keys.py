@@ -16,6 +16,9 @@ RESTORED = "ld:restored"
 API_KEYS = "ld:keys"
 """Hash: API keys as JSON by the sha256 of the key."""
 
+WEBHOOKS = "ld:webhooks"
+"""Sorted set of ids whose webhooks are to be sent, by when to try next, seconds since 1970."""
+
 TENANTS = "tenants/"
 API_KEY_OBJECTS = "keys/"
 

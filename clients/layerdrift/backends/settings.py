@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,12 @@ class Settings(BaseSettings):
         description="hub that hf: URIs name; default: HF_ENDPOINT, or Hugging Face's",
     )
     hf_token: SecretStr | None = Field(default=None, description="opens the hub's private and gated repositories")
+    webhook_secrets: dict[str, SecretStr] = Field(
+        default={}, description='what webhooks are signed with, by name, as JSON: {"ci": "whsec_..."} (base64)'
+    )
+    webhook_hosts: Annotated[list[str], NoDecode] = Field(
+        default=[], description="hosts of webhooks that need not be public nor https, separated by commas"
+    )
     max_upload_bytes: int = Field(default=20 * GIB, ge=2**10, description="largest upload")
     link_seconds: int = Field(default=3600, ge=1, le=604_800, description="how long links to artifacts are good for")
     max_parameters: int = Field(default=20_000_000_000, ge=1, description="largest model, in parameters")
@@ -55,6 +62,21 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("webhook_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _base64(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, secret in value.items():
+            try:
+                base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+            except ValueError as error:
+                raise ValueError(f"the secret {name!r} is not base64") from error
+        return value
 
     @property
     def roots(self) -> list[Path]:

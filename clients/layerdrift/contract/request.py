@@ -258,6 +258,17 @@ class AnalysisSettings(RequestModel):
     )
 
 
+class Webhook(RequestModel):
+    """Who is told when the analysis has ended, in the form of Standard Webhooks."""
+
+    url: str = Field(min_length=1, max_length=2_000, description="https: URL of a public address")
+    secret_ref: str = Field(
+        min_length=1,
+        max_length=100,
+        description="which of the operator's secrets signs it (LAYERDRIFT_WEBHOOK_SECRETS)",
+    )
+
+
 class AnalysisRequest(RequestModel):
     """A pair of checkpoints to compare, or one and how to fine-tune it. Exactly one of `tuned` and `finetune`."""
 
@@ -269,6 +280,9 @@ class AnalysisRequest(RequestModel):
     dataset: DatasetRef = Field(description="texts to compare the models on, and to fine-tune with")
     analysis: AnalysisSettings = Field(default=AnalysisSettings(), description="what is computed")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="of every random choice")
+    webhook: Webhook | None = Field(
+        default=None, description="told once when the analysis has ended; makes no other analysis of the request"
+    )
 
     @model_validator(mode="before")
     @classmethod
