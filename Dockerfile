@@ -4,6 +4,9 @@
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
+# each process counts for Prometheus in files of its own
+RUN install -d -m 1777 /tmp/metrics
+ENV PROMETHEUS_MULTIPROC_DIR=/tmp/metrics
 RUN useradd --create-home --uid 10001 layerdrift && install -d -o layerdrift /var/lib/layerdrift
 ENV LAYERDRIFT_HOME=/var/lib/layerdrift
 COPY constraints.txt requirements.lock pyproject.toml ./
@@ -25,5 +28,5 @@ RUN pip install -c constraints.txt -c requirements.lock './clients[backends,rend
 USER layerdrift
 ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # large freed tensors go back to the system, as in deploy/embedded/stack.py
-ENV MALLOC_MMAP_THRESHOLD_=4194304 MALLOC_TRIM_THRESHOLD_=33554432 MALLOC_ARENA_MAX=2
+ENV MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=134217728 MALLOC_ARENA_MAX=2
 CMD ["python", "-m", "celery", "-A", "workers.main", "worker", "--concurrency=1", "--loglevel=INFO", "--without-gossip", "--without-mingle"]

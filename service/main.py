@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from layerdrift import __version__
+from layerdrift.backends import logs
 from layerdrift.backends.access import is_loopback
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.idempotency import Answered
@@ -33,6 +34,7 @@ from service import events, problems, routes, submit, uploads
 from service.deadline import DeadlineMiddleware
 from service.keys import ensure_admin
 from service.limits import BodyLimitMiddleware
+from service.observed import ObservedMiddleware
 from service.security import Backends, Submitter
 
 MAX_BODY_BYTES = 8 << 20
@@ -65,6 +67,7 @@ def build_server(settings: Settings) -> ls.LitServer:
         app.include_router(router)
     app.mount(routes.STATIC, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     problems.install(app)
+    app.user_middleware.insert(0, Middleware(ObservedMiddleware))
     app.user_middleware.append(Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES))
     app.user_middleware.append(Middleware(DeadlineMiddleware, paths=(submit.PATH,), seconds=SUBMIT_DEADLINE_SECONDS))
     _describe(app)
@@ -197,6 +200,7 @@ def _check_access(settings: Settings) -> None:
 def main() -> None:
     """Runs the API until SIGTERM or Ctrl-C."""
     settings = Settings()
+    logs.configure(settings.log_format)
     _stop_on_sigterm()
     try:
         _check_access(settings)

@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
+from prometheus_client import generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from layerdrift import __version__
-from layerdrift.backends import keys
+from layerdrift.backends import keys, metrics
 from layerdrift.backends.access import ApiKey
 from layerdrift.backends.cache import MEDIA_TYPES, ReportFormat
 from layerdrift.backends.deployment import Deployment
@@ -231,6 +232,15 @@ def ready(backends: Backends, response: Response) -> Readiness:
     if not all_there:
         response.status_code = 503
     return Readiness(ready=all_there, redis=states["redis"], s3=states["s3"], workers=workers)
+
+
+@router.get("/metrics", include_in_schema=False)
+def metrics_page(backends: Backends) -> Response:
+    """What Prometheus is told: counts of the API's processes, and how the whole deployment stands."""
+    standing = metrics.standing(backends.jobs, backends.queue)
+    return Response(
+        generate_latest(metrics.counted()) + generate_latest(standing), media_type="text/plain; version=0.0.4"
+    )
 
 
 @router.get("/docs", include_in_schema=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+from prometheus_client import start_http_server
 
+from layerdrift.backends import logs, metrics
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.queue import QUEUES as ALL_QUEUES
 from layerdrift.backends.queue import QueueName, celery_app
@@ -33,8 +34,8 @@ _helpers: list[Reconciler | Herald] = []
 
 
 @setup_logging.connect
-def _log_plainly(**_: Any) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+def _configure_logs(**_: Any) -> None:
+    logs.configure(Settings().log_format)
 
 
 @worker_ready.connect
@@ -44,6 +45,9 @@ def _begin(**_: Any) -> None:
     _helpers.append(Herald(deployment))
     for helper in _helpers:
         helper.start()
+    port = Settings().metrics_port
+    if port is not None:
+        start_http_server(port, registry=metrics.counted())
 
 
 @worker_shutting_down.connect

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import redis
 
-from layerdrift.backends import keys
+from layerdrift.backends import keys, logs, metrics
 from layerdrift.backends.artifacts import Artifacts
 from layerdrift.backends.cache import ReportFormat
 from layerdrift.backends.deployment import Deployment
@@ -57,6 +57,11 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
 
     A worker that dies, or that Redis or S3 fail, leaves the record open: the lease ends and the job is announced again.
     """
+    with logs.bound(job_id=analysis_id):
+        _run_leased(deployment, analysis_id)
+
+
+def _run_leased(deployment: Deployment, analysis_id: str) -> None:
     jobs, settings = deployment.jobs, deployment.settings
     with _leased(jobs, analysis_id, settings.lease_seconds) as lease:
         if lease is None:
@@ -68,6 +73,7 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
         if record.attempts > settings.max_attempts:
             jobs.update(analysis_id, lambda found: found.ended(Status.FAILED, _worker_lost(found.attempts - 1)))
             return
+        metrics.ATTEMPTS.inc()
         folder = settings.scratch / f"{analysis_id}.{lease.owner}"
         try:
             _run(deployment, record, folder, lease)
@@ -115,6 +121,7 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
 
     ended = deployment.jobs.update(record.id, end)
     if ended.status.final:
+        metrics.JOBS.labels(ended.status.value).inc()
         _forget_unfinished(deployment, record.owned)
     logger.info("%s: %s", record.id, status)
 
@@ -132,6 +139,7 @@ def _stage(writer: ProgressWriter, name: StageName) -> Iterator[None]:
     try:
         with writer.stage(name):
             yield
+        metrics.STAGE_SECONDS.labels(name.value).observe(writer.seconds[name])
     finally:
         give_memory_back()
 

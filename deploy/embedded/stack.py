@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -196,7 +197,11 @@ class Stack:
 
     def _api(self, env: dict[str, str]) -> Program:
         return Program(
-            "api", [sys.executable, "-m", "service.main"], env, self._log("api"), lambda: self._answers("/health")
+            "api",
+            [sys.executable, "-m", "service.main"],
+            env | self._counting("api"),
+            self._log("api"),
+            lambda: self._answers("/health"),
         )
 
     def _worker(self, env: dict[str, str]) -> Program:
@@ -205,11 +210,18 @@ class Stack:
         return Program(
             "worker",
             argv,
-            MEMORY_GIVEN_BACK | env,
+            MEMORY_GIVEN_BACK | env | self._counting("worker"),
             self._log("worker"),
             lambda: self._answers("/ready"),
             stop_signal=signal.SIGQUIT,  # hand the running job back instead of waiting for its end
         )
+
+    def _counting(self, name: str) -> dict[str, str]:
+        """Where a program's processes count for Prometheus, from nothing."""
+        folder = self.home / "metrics" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
 
     def _log(self, name: str) -> Path:
         return self.home / "logs" / f"{name}.log"

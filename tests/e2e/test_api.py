@@ -314,6 +314,32 @@ def test_a_deleted_analysis_leaves_nothing_and_can_be_made_again(
     assert http.post("/v1/analyses", json=request).status_code == 202
 
 
+def test_every_request_has_an_id_and_is_logged_and_counted(stack: Stack, http: httpx.Client, done: Analysis) -> None:
+    given = http.get(done.links.self, headers={"X-Request-ID": "review-7"})
+    assert given.headers["X-Request-ID"] == "review-7"
+    missing = http.get("/v1/analyses/an_" + "a" * 26, headers={"X-Request-ID": "no id!"})
+    assert len(missing.headers["X-Request-ID"]) == 16
+    api, worker = (
+        [json.loads(line) for line in (stack.home / "logs" / f"{name}.log").read_text().splitlines() if line[:1] == "{"]
+        for name in ("api", "worker")
+    )
+    (line,) = [line for line in api if line.get("request_id") == "review-7"]
+    assert line["event"].startswith(f"GET {done.links.self} -> 200 in ")
+    assert (line["level"], line["logger"]) == ("info", "service.observed")
+    assert [line["event"] for line in worker if line.get("job_id") == done.id][-1] == f"{done.id}: succeeded"
+    told = http.get("/metrics")
+    assert told.headers["content-type"].startswith("text/plain")
+    samples = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in told.text.splitlines() if line[0] != "#"
+    }
+    route = 'route="/v1/analyses/{analysis_id}"'
+    assert samples[f'layerdrift_http_requests_total{{method="GET",{route},status="404"}}'] >= 1
+    assert samples[f"layerdrift_http_request_seconds_count{{{route}}}"] >= 2
+    assert samples['layerdrift_jobs{status="succeeded"}'] >= 1
+    assert samples['layerdrift_workers{queue="cpu"}'] == 1
+    assert not [name for name in samples if done.id in name]
+
+
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(http: httpx.Client) -> None:
     answer = http.post("/v1/analyses", content=b"x" * (9 << 20), headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")

@@ -41,34 +41,40 @@ class Part(NamedTuple):
 class BlobStore:
     """One bucket. Every verb raises UnavailableError when S3 is away, NotFoundError when the object is not there."""
 
-    def __init__(self, client: Any, bucket: str) -> None:
+    def __init__(self, client: Any, bucket: str, signer: Any = None) -> None:
         self._client = client
+        self._signer = signer or client
         self.bucket = bucket
 
     @classmethod
     def connect(cls, settings: Settings) -> BlobStore:
         """A store on the bucket of the settings; sends nothing yet."""
+        client = cls._made(settings, settings.s3_endpoint)
+        public = settings.s3_public_endpoint
+        return cls(client, settings.s3_bucket, cls._made(settings, public) if public else None)
+
+    @staticmethod
+    def _made(settings: Settings, endpoint: str | None) -> Any:
         secret = settings.s3_secret_key
         access = settings.s3_access_key
-        client = boto3.client(
+        return boto3.client(
             "s3",
-            endpoint_url=settings.s3_endpoint,
+            endpoint_url=endpoint,
             region_name=settings.s3_region,
             aws_access_key_id=access.get_secret_value() if access else None,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
             config=Config(
                 signature_version="s3v4",
-                s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
+                s3={"addressing_style": "path" if endpoint else "auto"},
                 retries={"mode": "standard", "max_attempts": 4},
                 connect_timeout=5,
                 read_timeout=60,
             ),
         )
-        return cls(client, settings.s3_bucket)
 
     def of_bucket(self, bucket: str) -> BlobStore:
         """The same server and credentials, another bucket."""
-        return BlobStore(self._client, bucket)
+        return BlobStore(self._client, bucket, self._signer)
 
     def ensure_bucket(self) -> None:
         """Makes the bucket where it is missing."""
@@ -131,7 +137,7 @@ class BlobStore:
 
     def link(self, key: str, seconds: int) -> str:
         """A URL that reads an object without a key for so long; asks nobody."""
-        url: str = self._client.generate_presigned_url(
+        url: str = self._signer.generate_presigned_url(
             "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
         )
         return url

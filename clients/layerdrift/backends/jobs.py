@@ -318,6 +318,14 @@ class JobStore:
         ids = [(int(score), _bytes(member).decode()) for member, score in rows]
         return [entry for entry in ids if position is None or entry < position][:count]
 
+    def count(self, status: Status) -> int:
+        """How many jobs of all tenants stand so, as far as Redis knows."""
+        tenants: Any = self._redis.smembers(keys.KNOWN_TENANTS)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for tenant in tenants:
+                pipe.zcard(keys.jobs_by_status(_bytes(tenant).decode(), status))
+            return sum(int(found) for found in pipe.execute())
+
     def open_count(self, tenant: str) -> int:
         """How many of a tenant's jobs are queued or running."""
         return int(self._redis.scard(keys.open_jobs_of(tenant)))
@@ -396,6 +404,7 @@ def _indexes(tenant: str) -> list[str]:
 def _queue_write(pipe: Pipeline, before: JobRecord | None, record: JobRecord) -> None:
     """The record, its places in the indexes and what is told of it, for one transaction."""
     pipe.set(keys.job(record.id), record.model_dump_json())
+    pipe.sadd(keys.KNOWN_TENANTS, record.tenant)
     score = int(record.created_at.timestamp() * 1_000_000)
     own = {_index(record.tenant, None), _index(record.tenant, record.status)}
     for index in _indexes(record.tenant):

@@ -10,6 +10,9 @@ DEFAULT_TENANT: Final = "default"
 OPEN_JOBS = "ld:jobs:open"
 """Set of the ids of all tenants that are queued or running."""
 
+KNOWN_TENANTS = "ld:tenants"
+"""Set of the tenants that have had a job since Redis was last empty."""
+
 RESTORED = "ld:restored"
 """String: the records of S3 have been looked through since Redis was last empty."""
 

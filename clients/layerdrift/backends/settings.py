@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,10 +30,17 @@ class Settings(BaseSettings):
         default=None, description="an API key with every scope, made when the API starts; 20 characters or more"
     )
     s3_endpoint: str | None = Field(default=None, description="S3 endpoint URL; unset: AWS's own")
+    s3_public_endpoint: str | None = Field(
+        default=None, description="where clients reach the same S3, for links to artifacts; unset: s3_endpoint"
+    )
     s3_region: str = Field(default="us-east-1")
     s3_bucket: str = Field(default="layerdrift", min_length=3, description="bucket for records and reports")
     s3_access_key: SecretStr | None = Field(default=None, description="unset: boto3 looks in its usual places")
     s3_secret_key: SecretStr | None = Field(default=None)
+    log_format: Literal["json", "plain"] = Field(default="json", description="of log lines")
+    metrics_port: int | None = Field(
+        default=None, ge=1024, le=65535, description="where a worker answers Prometheus; unset: nowhere"
+    )
     scratch_bytes: int = Field(default=20 * GIB, ge=2**26, description="disk a job may use for activations and sums")
     max_dataset_bytes: int = Field(default=GIB, ge=2**10, description="largest data set file")
     max_model_bytes: int = Field(default=100 * GIB, ge=2**20, description="largest checkpoint, all files together")

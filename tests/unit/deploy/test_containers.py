@@ -83,9 +83,15 @@ def test_compose_builds_targets_that_there_are_and_sets_settings_that_there_are(
         assert set(service["depends_on"]) <= set(COMPOSE["services"])
 
 
-def test_compose_publishes_the_api_on_loopback_alone() -> None:
-    published = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
-    assert published == ["127.0.0.1:8000:8000"]
+def test_compose_publishes_the_api_and_the_object_store_on_loopback_alone() -> None:
+    published = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert published == {"service": ["127.0.0.1:8000:8000"], "seaweedfs": ["127.0.0.1:8333:8333"]}
+
+
+def test_compose_lets_nobody_in_without_a_key() -> None:
+    given = COMPOSE["services"]["service"]["environment"]
+    assert given["LAYERDRIFT_HOST"] == "0.0.0.0"
+    assert given["LAYERDRIFT_ADMIN_KEY"].startswith("${LAYERDRIFT_ADMIN_KEY:?")
 
 
 def test_compose_mounts_volumes_that_are_declared() -> None:
