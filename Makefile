@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo up test bench bench-sae lint types contracts lock clean
+.PHONY: help setup demo up test test-faults bench bench-sae bench-api lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,13 +45,19 @@ contracts: $(STAMP)
 	PYTHONPATH=clients $(BIN)/lint-imports
 
 test: lint types contracts $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not faults"
 
 bench: $(STAMP)  ## what the measures cost, and how often they cry wolf; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.measures
 
 bench-sae: $(STAMP) $(PEERS_STAMP)  ## our autoencoders beside dictionary-learning and sae-lens; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.sae $(PEERS)/bin/python
+
+bench-api: $(STAMP)  ## a cached report beside a bare route, POSTs, long lists; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.api
+
+test-faults: $(STAMP)  ## kills, stops, empties and fills what jobs rest on, with the real servers (a quarter of an hour)
+	$(BIN)/pytest tests/faults -m faults
 
 lock: $(STAMP)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|wheel)==' > requirements.lock

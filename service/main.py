@@ -32,6 +32,7 @@ from layerdrift.contract.errors import LayerdriftError, Problem
 from layerdrift.contract.request import AnalysisRequest
 from service import events, problems, routes, submit, uploads
 from service.deadline import DeadlineMiddleware
+from service.hot import HotMiddleware, HotReports
 from service.keys import ensure_admin
 from service.limits import BodyLimitMiddleware
 from service.observed import ObservedMiddleware
@@ -67,6 +68,7 @@ def build_server(settings: Settings) -> ls.LitServer:
         app.include_router(router)
     app.mount(routes.STATIC, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     problems.install(app)
+    app.user_middleware.insert(0, Middleware(HotMiddleware, reports=HotReports()))
     app.user_middleware.insert(0, Middleware(ObservedMiddleware))
     app.user_middleware.append(Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES))
     app.user_middleware.append(Middleware(DeadlineMiddleware, paths=(submit.PATH,), seconds=SUBMIT_DEADLINE_SECONDS))

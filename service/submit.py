@@ -17,11 +17,13 @@ from pydantic import BaseModel
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.identity import analysis_id
 from layerdrift.backends.jobs import Delivery, JobRecord
+from layerdrift.backends.locations import pinned_upload
 from layerdrift.backends.settings import Settings
+from layerdrift.backends.sources import PinnedDataset
 from layerdrift.backends.uploads import UploadStore
-from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import LayerdriftError, RateError
-from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label, Webhook
+from layerdrift.contract.request import AnalysisRequest, DatasetRef, InlineData, Label, Webhook
+from layerdrift.contract.upload import Upload
 from service.problems import problem_response, redis_away
 
 PATH = "/v1/analyses"
@@ -87,8 +89,10 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
     sources = deployment.sources.of(tenant)
     request, pins = submission.request, sources.pin(submission.request)
     if request.dataset.inline is not None:
-        request = _without_inline(deployment.uploads, tenant, request)
-        pins = sources.pin(request)
+        upload = _kept_inline(deployment.uploads, tenant, request.dataset.inline)
+        dataset = DatasetRef(uri=upload.uri, max_examples=request.dataset.max_examples)
+        request = request.model_copy(update={"dataset": dataset})
+        pins = pins.model_copy(update={"dataset": PinnedDataset(source=upload.uri, file=pinned_upload(upload))})
     fresh = JobRecord(
         id=analysis_id(tenant, request, pins),
         tenant=tenant,
@@ -98,12 +102,13 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
     )
-    known = deployment.jobs.find(fresh.id, tenant)
-    if known is None or known.status in (Status.FAILED, Status.CANCELLED):
+
+    def admit() -> None:
         opened = deployment.jobs.open_count(tenant)
         if opened >= submission.open_jobs:
             raise RateError(f"{opened} jobs are queued or running, as many as this key may have", RETRY_SECONDS)
-    record, to_run = deployment.jobs.submit(fresh)
+
+    record, to_run = deployment.jobs.submit(fresh, admit)
     if not to_run and webhook is not None:
         record = deployment.jobs.update(record.id, lambda found: _telling(found, webhook))
     if to_run:
@@ -124,14 +129,9 @@ def accepted(record: JobRecord, status: int) -> JSONResponse:
     return JSONResponse(analysis.model_dump(mode="json"), status_code=status, headers={"Location": analysis.links.self})
 
 
-def _without_inline(uploads: UploadStore, tenant: str, request: AnalysisRequest) -> AnalysisRequest:
-    """The request with its texts kept as an upload: records are read often, and these may be megabytes."""
-    inline = request.dataset.inline
-    if inline is None:
-        return request
+def _kept_inline(uploads: UploadStore, tenant: str, inline: InlineData) -> Upload:
+    """The texts of a request as an upload: records are read often, and these may be megabytes."""
     labels: Sequence[Label | None] = inline.labels or [None] * len(inline.texts)
     rows = ({"text": text, "label": label} for text, label in zip(inline.texts, labels, strict=True))
     body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    uploaded = uploads.keep_inline(tenant, body, "inline.jsonl")
-    dataset = DatasetRef(uri=uploaded.uri, max_examples=request.dataset.max_examples)
-    return request.model_copy(update={"dataset": dataset})
+    return uploads.keep_inline(tenant, body, "inline.jsonl")

@@ -149,8 +149,11 @@ class JobStore:
         self._redis = client
         self._blobs = blobs
 
-    def submit(self, record: JobRecord) -> tuple[JobRecord, bool]:
+    def submit(self, record: JobRecord, admit: Callable[[], None] = lambda: None) -> tuple[JobRecord, bool]:
         """Stores a new record, unless there is one of its id that has not failed or been cancelled.
+
+        Args:
+            admit: called before a job is made or made again; what it raises keeps it from that.
 
         Returns:
             The record that counts, and whether it is now to be run.
@@ -158,8 +161,10 @@ class JobStore:
         Raises:
             ConflictError: it runs, and somebody has asked it to stop.
         """
-        existing = self.find(record.id, record.tenant)
+        existing = self._known(record.id)
         if existing is None:
+            admit()
+            # whether S3 has one that Redis has lost is told by the write itself
             if self._blobs.put_new(keys.job_object(record.owned), record.model_dump_json().encode(), _JSON):
                 self._insert(record)
                 return record, True
@@ -168,6 +173,7 @@ class JobStore:
             raise ConflictError(f"{existing.id} is being cancelled; post the request again once it has ended")
         if existing.status not in (Status.FAILED, Status.CANCELLED):
             return existing, False
+        admit()
         return self._reopen(record)
 
     def _insert(self, record: JobRecord) -> None:
@@ -193,10 +199,9 @@ class JobStore:
 
     def find(self, analysis_id: str, tenant: str | None = None) -> JobRecord | None:
         """The record, or None; given a tenant, only where it is theirs. What Redis has lost is read from S3."""
-        raw = self._redis.get(keys.job(analysis_id))
-        if raw is not None:
-            record = JobRecord.model_validate_json(_bytes(raw))
-            return record if tenant in (None, record.tenant) else None
+        known = self._known(analysis_id)
+        if known is not None:
+            return known if tenant in (None, known.tenant) else None
         for owner in self.tenants() if tenant is None else [tenant]:
             stored = self._stored(keys.Owned(owner, analysis_id))
             if stored is not None:
@@ -210,6 +215,11 @@ class JobStore:
         if record is None:
             raise NotFoundError(f"there is no analysis {analysis_id}")
         return record
+
+    def _known(self, analysis_id: str) -> JobRecord | None:
+        """The record as Redis has it."""
+        raw = self._redis.get(keys.job(analysis_id))
+        return None if raw is None else JobRecord.model_validate_json(_bytes(raw))
 
     def _stored(self, owned: keys.Owned) -> JobRecord | None:
         try:

@@ -23,6 +23,7 @@ from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.contract.errors import DeniedError, NotFoundError, UnavailableError
+from layerdrift.contract.upload import Upload
 
 CHUNK_BYTES = 8 << 20
 MAX_ARCHIVE_FILES = 1000
@@ -104,6 +105,13 @@ class Prefix:
         return self._store.chunks(self._prefix + name, CHUNK_BYTES)
 
 
+def pinned_upload(upload: Upload) -> PinnedFile:
+    """An upload as it is pinned; NotFoundError where its bytes have not come."""
+    if upload.status != "complete" or upload.bytes is None:
+        raise NotFoundError(f"{upload.uri} has no bytes yet; PUT them to /v1/uploads/{upload.id}")
+    return PinnedFile(name=upload.filename, size=upload.bytes, version=f"sha256:{upload.sha256}")
+
+
 class UploadedFile:
     """One file that was uploaded, under the name that it was announced by."""
 
@@ -113,10 +121,7 @@ class UploadedFile:
         self._key = keys.upload_object(tenant, upload_id)
 
     def files(self) -> list[PinnedFile]:
-        upload = self._upload
-        if upload.status != "complete" or upload.bytes is None:
-            raise NotFoundError(f"{upload.uri} has no bytes yet; PUT them to /v1/uploads/{upload.id}")
-        return [PinnedFile(name=upload.filename, size=upload.bytes, version=f"sha256:{upload.sha256}")]
+        return [pinned_upload(self._upload)]
 
     def read(self, name: str, length: int) -> bytes:
         return self._blobs.get(self._key, length=length)

@@ -6,7 +6,7 @@ both, others to `cpu` alone; a job is announced on `gpu` while any worker listen
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import redis
 from celery import Celery
@@ -58,8 +58,10 @@ class JobQueue:
         """Tells the workers that a job is to be looked at; twice does no harm. UnavailableError without a queue."""
         name: QueueName = "gpu" if self._jobs.workers("gpu") else "cpu"
         try:
-            with self._app.connection_for_write() as connection:
+            connections: Any = self._app.pool
+            with connections.acquire(block=True) as connection:
                 # declared each time: an emptied Redis has forgotten the queue, and what is sent to no queue is lost
+                connection.declared_entities.clear()
                 self._app.send_task(
                     ANALYSE_TASK,
                     args=[record.id],
