@@ -29,14 +29,15 @@ from layerdrift.backends.idempotency import Answered
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import LayerdriftError, Problem
+from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.request import AnalysisRequest
-from service import events, problems, routes, submit, uploads
+from service import events, inspect, problems, routes, submit, uploads
 from service.deadline import DeadlineMiddleware
 from service.hot import HotMiddleware, HotReports
 from service.keys import ensure_admin
 from service.limits import BodyLimitMiddleware
 from service.observed import ObservedMiddleware
-from service.security import Backends, Submitter
+from service.security import Backends, Reader, Submitter
 
 MAX_BODY_BYTES = 8 << 20
 SUBMIT_DEADLINE_SECONDS = 60.0
@@ -50,10 +51,10 @@ logger = logging.getLogger(__name__)
 def build_server(settings: Settings) -> ls.LitServer:
     """The server, not running yet; connections are made by each of its processes for itself."""
     server = ls.LitServer(
-        submit.SubmitAPI(settings),
+        [submit.SubmitAPI(settings), inspect.InspectAPI(settings)],
         accelerator="cpu",
         devices=1,
-        workers_per_device=SUBMIT_WORKERS,
+        workers_per_device={submit.PATH: SUBMIT_WORKERS, inspect.PATH: 1},
         timeout=SUBMIT_DEADLINE_SECONDS,
         restart_workers=True,
         healthcheck_path=_LITSERVE_HEALTH,
@@ -71,7 +72,9 @@ def build_server(settings: Settings) -> ls.LitServer:
     app.user_middleware.insert(0, Middleware(HotMiddleware, reports=HotReports()))
     app.user_middleware.insert(0, Middleware(ObservedMiddleware))
     app.user_middleware.append(Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES))
-    app.user_middleware.append(Middleware(DeadlineMiddleware, paths=(submit.PATH,), seconds=SUBMIT_DEADLINE_SECONDS))
+    app.user_middleware.append(
+        Middleware(DeadlineMiddleware, paths=(submit.PATH, inspect.PATH), seconds=SUBMIT_DEADLINE_SECONDS)
+    )
     _describe(app)
     return server
 
@@ -92,12 +95,30 @@ def _connect_in_lifespan(app: FastAPI, settings: Settings) -> None:
 def _replace_routes(app: FastAPI) -> None:
     """Takes out LitServe's pages that ours stand for, and gives its POST route the statuses it really answers."""
     ours = {"/", "/docs", "/redoc", "/docs/oauth2-redirect", _LITSERVE_HEALTH, _LITSERVE_INFO}
-    posted = next(route for route in app.routes if isinstance(route, APIRoute) and route.path == submit.PATH)
+    posted, inspected = (
+        next(route for route in app.routes if isinstance(route, APIRoute) and route.path == path)
+        for path in (submit.PATH, inspect.PATH)
+    )
     app.router.routes[:] = [
         route
         for route in app.router.routes
-        if not (isinstance(route, Route | APIRoute) and (route.path in ours or route is posted))
+        if not (isinstance(route, Route | APIRoute) and (route.path in ours or route in (posted, inspected)))
     ]
+    app.add_api_route(
+        inspect.PATH,
+        _inspecting(inspected.endpoint),
+        methods=["POST"],
+        response_model=None,
+        tags=["analyses"],
+        name="inspect_texts",
+        summary="Inspect texts",
+        description="Each token of some texts, at each layer, through both models of a finished analysis: drift, "
+        "norms, and the strongest latents of both autoencoders. The first request for a pair loads it.",
+        responses={
+            200: {"model": Inspection, "description": "The texts, in the order given"},
+            **problems.documented(401, 403, 404, 409, 422, 429, 501, 503, 504),
+        },
+    )
     app.add_api_route(
         submit.PATH,
         _submitting(posted.endpoint),
@@ -115,6 +136,15 @@ def _replace_routes(app: FastAPI) -> None:
             **problems.documented(401, 403, 409, 413, 422, 429, 503, 504),
         },
     )
+
+
+def _inspecting(asked: Callable[[inspect.Question], Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
+    """The route in front of LitServe's: who asks."""
+
+    async def inspect_texts(body: InspectionRequest, key: Reader) -> Response:
+        return await asked(inspect.Question(tenant=key.tenant, request=body))
+
+    return inspect_texts
 
 
 def _submitting(posted: Callable[[submit.Submission], Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:

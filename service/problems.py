@@ -132,7 +132,12 @@ async def _redis(_: Request, error: Exception) -> ProblemResponse:
     return redis_away()
 
 
-async def _unforeseen(request: Request, error: Exception) -> ProblemResponse:
-    logger.error("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
+def unforeseen() -> ProblemResponse:
+    """What is said of an error that nobody foresaw: nothing of what is inside."""
     detail = "an unforeseen error; the service's log has the details"
     return ProblemResponse(Problem(type="about:blank", title="Internal Server Error", status=500, detail=detail))
+
+
+async def _unforeseen(request: Request, error: Exception) -> ProblemResponse:
+    logger.error("unforeseen error at %s %s", request.method, request.url.path, exc_info=error)
+    return unforeseen()

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import redis
+from safetensors.torch import save_file
 
 from layerdrift.backends import keys, logs, metrics
 from layerdrift.backends.artifacts import Artifacts
@@ -28,7 +29,7 @@ from workers.models.device import give_memory_back
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.stages.causal import judge
 from workers.stages.compare import compare
-from workers.stages.extract import SaeRows, extract
+from workers.stages.extract import Extracted, SaeRows, extract
 from workers.stages.finetune import Tuned, finetune
 from workers.stages.latent_table import write_latents
 from workers.stages.report import Findings, Kept, build_report
@@ -171,6 +172,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
     with _stage(writer, StageName.EXTRACT):
         extracted = extract(request, resolved, checkpoint, tuned, folder, settings.scratch_bytes, writer.tick)
+        _keep_centres(extracted, folder / "centres.safetensors", record.owned, artifacts)
     with _stage(writer, StageName.COMPARE):
         compared = compare(request, resolved, extracted, writer.tick)
         for store in extracted.groups.values():
@@ -205,6 +207,13 @@ def _tune(
                 name = f"step-{snapshot.step:06d}/{path.name}"
                 artifacts.put(f"checkpoint/{name}", prefix + name, path)
     return tuned
+
+
+def _keep_centres(extracted: Extracted, path: Path, owned: keys.Owned, artifacts: Artifacts) -> None:
+    """Stores what drift is centred at, so that other texts can be inspected later."""
+    frame = extracted.moments["token"].frame
+    save_file({"base": frame.base.contiguous(), "tuned": frame.tuned.contiguous()}, path)
+    artifacts.put(path.name, keys.artifact_prefix(owned) + path.name, path)
 
 
 def _keep(

@@ -9,6 +9,7 @@ import threading
 import uuid
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +218,16 @@ def test_events_tell_a_job_from_its_start_to_its_end(
 
 def test_artifacts_can_be_fetched_by_their_links_without_a_key(http: httpx.Client, done: Analysis) -> None:
     listed = http.get(done.links.artifacts).json()
-    assert [artifact["name"] for artifact in listed] == ["report.html", "report.json", "report.md"]
+    assert [artifact["name"] for artifact in listed] == [
+        "centres.safetensors",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     for artifact in listed:
         content = httpx.get(artifact["url"]).content
         assert (len(content), hashlib.sha256(content).hexdigest()) == (artifact["bytes"], artifact["sha256"])
-    tampered = listed[0]["url"].replace("report.html", "report.json")
+    tampered = listed[1]["url"].replace("report.html", "report.json")
     assert httpx.get(tampered).status_code == 403
 
 
@@ -312,6 +318,54 @@ def test_a_deleted_analysis_leaves_nothing_and_can_be_made_again(
         assert http.request("POST" if "cancel" in path else "GET", path).status_code == 404
     assert [blob.key for blob in BlobStore.connect(stack.settings).list("tenants/") if made["id"] in blob.key] == []
     assert http.post("/v1/analyses", json=request).status_code == 202
+
+
+def test_texts_are_inspected_through_both_models(
+    http: httpx.Client, client: Client, done: Analysis, base_folder: Path, noised_folder: Path
+) -> None:
+    """Drift of a text that the report shows is the report's; latents are those of the kept autoencoders."""
+    request = body(base_folder, noised_folder, analysis={"sae": {"tokens": 20_000, "width": 2, "k": 4}})
+    request["dataset"] = {"inline": {"texts": make_texts(400)}, "max_examples": 100}
+    analysis = client.submit(AnalysisRequest.model_validate(request))
+    report = client.wait(analysis.id, timeout=WAIT_SECONDS)
+    shown = report.tokens.texts[0]
+    answer = http.post("/v1/inspect", json={"analysis_id": analysis.id, "texts": ["good", shown.text]})
+    assert answer.status_code == 200, answer.text
+    short, found = answer.json()["texts"]
+    assert short["tokens"] == ["[CLS]", "good", "[SEP]"]
+    assert found["tokens"] == shown.tokens
+    for index, layer in enumerate(found["layers"]):
+        real = [place for place, special in enumerate(shown.special) if not special]
+        assert [layer["drift"][place] for place in real] == pytest.approx(
+            [shown.drift[index][place] for place in real], abs=2e-4
+        )
+        assert all(layer["drift"][place] is None for place in range(len(shown.tokens)) if place not in real)
+        assert all(norm > 0 for norm in layer["base_norm"])
+        for latents in (layer["base_latents"], layer["tuned_latents"]):
+            assert len(latents) == len(found["tokens"])
+            values = [[one["activation"] for one in of_token] for of_token in latents]
+            assert all(of_token == sorted(of_token, reverse=True) for of_token in values)
+            assert any(values)
+    assert found["layers"][0]["base_latents"] != found["layers"][-1]["base_latents"]
+    without = http.post("/v1/inspect", json={"analysis_id": done.id, "texts": ["good"]})
+    assert without.json()["texts"][0]["layers"][0]["base_latents"] is None
+
+
+def test_one_wrong_inspection_spoils_no_other(http: httpx.Client, done: Analysis) -> None:
+    """Asked at once, so that they share a batch."""
+    missing = "an_" + "a" * 26
+    questions = [{"analysis_id": id_, "texts": ["good", "bad film"]} for id_ in (done.id, missing, done.id, missing)]
+
+    def ask(question: dict[str, Any]) -> tuple[int, str]:
+        answer = httpx.post(f"{http.base_url}/v1/inspect", json=question, timeout=60)
+        return answer.status_code, answer.text
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, questions))
+    assert [status for status, _ in answers] == [200, 404, 200, 404]
+    assert answers[0][1] == answers[2][1]
+    assert http.post("/v1/inspect", json={"analysis_id": done.id, "texts": []}).status_code == 422
+    assert http.post("/v1/inspect", json={"analysis_id": done.id, "texts": ["x"] * 17}).status_code == 422
 
 
 def test_every_request_has_an_id_and_is_logged_and_counted(stack: Stack, http: httpx.Client, done: Analysis) -> None:

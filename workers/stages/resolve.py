@@ -72,6 +72,21 @@ def resolve(
     Raises:
         InputError: something is unusable, or is no longer what was pinned.
     """
+    base, tuned = fetch_checkpoints(pins, sources, folder, max_parameters, tick)
+    tick(0.8, f"reading {pins.dataset.source}")
+    rows, sha256 = _rows(request, pins, sources, folder)
+    usable, warnings = distinct(rows)
+    return Resolved(base, tuned, deal(usable, request), len(usable), sha256, warnings)
+
+
+def fetch_checkpoints(
+    pins: Pins, sources: Sources, folder: Path, max_parameters: int, tick: Tick
+) -> tuple[Checkpoint, Checkpoint | None]:
+    """The pinned checkpoints in `folder`, adapters merged; None without a tuned one.
+
+    Raises:
+        InputError: one is unusable, or is no longer what was pinned.
+    """
     tick(0.0, f"fetching {pins.base.uri}")
     base = _checkpoint(sources, pins.base, "/base/uri", folder / "base", max_parameters, _within(tick, 0.0, 0.4))
     tuned = None
@@ -83,10 +98,7 @@ def resolve(
         else:
             tuned = _checkpoint(sources, pins.tuned, "/tuned/uri", folder / "tuned", max_parameters, fetching)
         _check_same_shape(base, tuned, max_parameters)
-    tick(0.8, f"reading {pins.dataset.source}")
-    rows, sha256 = _rows(request, pins, sources, folder)
-    usable, warnings = distinct(rows)
-    return Resolved(base, tuned, deal(usable, request), len(usable), sha256, warnings)
+    return base, tuned
 
 
 def _within(tick: Tick, start: float, end: float) -> Callable[[float], None]:

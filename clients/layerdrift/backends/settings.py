@@ -56,6 +56,9 @@ class Settings(BaseSettings):
         default=[], description="hosts of webhooks that need not be public nor https, separated by commas"
     )
     max_upload_bytes: int = Field(default=20 * GIB, ge=2**10, description="largest upload")
+    inspect_memory_bytes: int = Field(
+        default=4 * GIB, ge=2**20, description="memory for the pairs that texts are inspected with"
+    )
     link_seconds: int = Field(default=3600, ge=1, le=604_800, description="how long links to artifacts are good for")
     max_parameters: int = Field(default=20_000_000_000, ge=1, description="largest model, in parameters")
     report_cache_seconds: int = Field(default=86_400, ge=1, description="how long Redis keeps a report")

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -257,10 +257,25 @@ class Sources:
         total, done = max(1, sum(file.size for file in pinned.files)), 0
         for file in pinned.files:
             with (target / file.name).open("wb") as stream:
-                for chunk in location.chunks(file.name):
+                for chunk in self._chunks(location, file, pointer, pinned.uri):
                     done += stream.write(chunk)
                     tick(min(1.0, done / total))
         return fingerprint(target)
+
+    @staticmethod
+    def _chunks(location: Location, file: PinnedFile, pointer: str, uri: str) -> Iterator[bytes]:
+        """A file's bytes; InputError where they are not as many as were pinned, before more are written down."""
+        size = 0
+        try:
+            for chunk in location.chunks(file.name):
+                size += len(chunk)
+                if size > file.size:
+                    break
+                yield chunk
+        except ValueError as error:
+            raise InputError.at(pointer, f"{file.name} of {uri} cannot be read: {error}") from error
+        if size != file.size:
+            raise InputError.at(pointer, f"{file.name} of {uri} has not the {file.size} bytes that it should have")
 
     def fetch_dataset(self, pinned: PinnedDataset, target: Path) -> str:
         """Copies a pinned data set file; returns its sha256. InputError where it has changed since."""

@@ -8,6 +8,7 @@ LayerdriftError
 +-- ConflictError       409  the analysis is in a state where this cannot be done
 +-- TooLargeError       413  what was sent is larger than the service takes
 +-- RateError           429  too many requests, or too many open jobs; says when to come back
++-- UnsupportedError    501  this installation cannot do it; says what to install
 +-- UnavailableError    503  Redis or S3 is away; try again later
 +-- DeadlineError       504  the server did not answer in time
 +-- StageError          a stage of a job crashed; becomes the `error` of a failed analysis
@@ -131,6 +132,12 @@ class RateError(LayerdriftError):
     def __init__(self, detail: str, retry_after: int) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class UnsupportedError(LayerdriftError):
+    kind = "unsupported"
+    title = "This installation cannot do it"
+    status = 501
 
 
 class UnavailableError(LayerdriftError):

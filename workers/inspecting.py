@@ -1,0 +1,242 @@
+"""Texts through the pair of a finished analysis, which stays in memory while it is used: what /v1/inspect answers.
+
+Knows nothing of HTTP; `service.inspect` loads it where torch is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load, load_file
+from torch import Tensor
+
+from layerdrift.backends import keys
+from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.jobs import JobRecord
+from layerdrift.contract.errors import ConflictError, InputError, LayerdriftError, NotFoundError
+from layerdrift.contract.inspection import STRONGEST, InspectedLayer, InspectedText, Inspection, LatentActivation
+from workers.analysis.moments import row_cosines
+from workers.analysis.sae import SaeStack
+from workers.models.texts import Batch, batches
+from workers.stages.gather import BATCH_TEXTS, BATCH_TOKENS
+from workers.stages.pair import Pair, load_pair
+from workers.stages.resolve import Checkpoint, fetch_checkpoints
+
+CENTRES = "centres.safetensors"
+"""Artifact: the token view's means at every layer of both models, which drift is centred at."""
+
+logger = logging.getLogger(__name__)
+
+
+class Asked(NamedTuple):
+    """One request: whose it is, which analysis, which texts."""
+
+    tenant: str
+    analysis_id: str
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """A pair in memory. centres: base and tuned, [L + 1, D] each. base_saes, tuned_saes: by layer, or none."""
+
+    pair: Pair
+    centres: tuple[Tensor, Tensor]
+    base_saes: list[SaeStack]
+    tuned_saes: list[SaeStack]
+
+    @property
+    def bytes(self) -> int:
+        """What its weights take."""
+        models = sum(p.nbytes for model in (self.pair.base, self.pair.tuned) for p in model.parameters())
+        saes = (tensor.nbytes for sae in (*self.base_saes, *self.tuned_saes) for tensor in sae.tensors().values())
+        return models + sum(saes)
+
+
+class Inspector:
+    """Answers requests, many at once; keeps the pairs that were used last within a limit of memory."""
+
+    def __init__(self, deployment: Deployment, folder: Path, max_bytes: int) -> None:
+        self._deployment = deployment
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._pairs: OrderedDict[str, LoadedPair] = OrderedDict()
+
+    @property
+    def kept(self) -> list[str]:
+        """Ids whose pairs are in memory, the least recently used first."""
+        return list(self._pairs)
+
+    def answer(self, asked: Sequence[Asked]) -> list[Inspection | LayerdriftError]:
+        """An answer or an error for each; those of one analysis are read together, and none spoils another."""
+        found: dict[int, Inspection | LayerdriftError] = {}
+        for analysis_id in dict.fromkeys(one.analysis_id for one in asked):
+            members = [number for number, one in enumerate(asked) if one.analysis_id == analysis_id]
+            found |= self._answer_pair(analysis_id, {number: asked[number] for number in members})
+        return [found[number] for number in range(len(asked))]
+
+    def _answer_pair(self, analysis_id: str, asked: dict[int, Asked]) -> dict[int, Inspection | LayerdriftError]:
+        found: dict[int, Inspection | LayerdriftError] = {}
+        allowed: dict[int, Asked] = {}
+        for number, one in asked.items():
+            try:
+                record = self._record(one)
+            except LayerdriftError as error:
+                found[number] = error
+            else:
+                allowed[number] = one
+        if not allowed:
+            return found
+        try:
+            loaded = self._loaded(record)
+            texts = inspected(loaded, [text for one in allowed.values() for text in one.texts])
+        except LayerdriftError as error:
+            return found | dict.fromkeys(allowed, error)
+        remaining = iter(texts)
+        for number, one in allowed.items():
+            found[number] = Inspection(analysis_id=analysis_id, texts=[next(remaining) for _ in one.texts])
+        return found
+
+    def _record(self, asked: Asked) -> JobRecord:
+        record = self._deployment.jobs.get(asked.analysis_id, asked.tenant)
+        if record.status != "succeeded":
+            raise ConflictError(f"there is nothing to inspect: the analysis is {record.status}")
+        return record
+
+    def _loaded(self, record: JobRecord) -> LoadedPair:
+        if record.id in self._pairs:
+            self._pairs.move_to_end(record.id)
+            return self._pairs[record.id]
+        folder = self._folder / record.id
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            loaded = self._load(record, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if loaded.bytes > self._max_bytes:
+            raise InputError(
+                f"the pair takes {loaded.bytes} bytes; LAYERDRIFT_INSPECT_MEMORY_BYTES allows {self._max_bytes}"
+            )
+        while self._pairs and loaded.bytes + sum(pair.bytes for pair in self._pairs.values()) > self._max_bytes:
+            forgotten, _ = self._pairs.popitem(last=False)
+            logger.info("%s: its pair leaves the memory", forgotten)
+        self._pairs[record.id] = loaded
+        return loaded
+
+    def _load(self, record: JobRecord, folder: Path) -> LoadedPair:
+        deployment = self._deployment
+        sources, limit = deployment.sources.of(record.tenant), deployment.settings.max_parameters
+        base, tuned = fetch_checkpoints(record.pins, sources, folder, limit, lambda *_: None)
+        if tuned is None:
+            prefix = keys.checkpoint_prefix(record.owned)
+            tuned = Checkpoint(self._fetched(prefix, folder / "finetuned"), prefix, "")
+        try:
+            centres = load(deployment.blobs.get(keys.artifact_prefix(record.owned) + CENTRES))
+        except NotFoundError as error:
+            raise ConflictError(f"{record.id} was analysed before texts could be inspected; post it again") from error
+        pair = load_pair(record.request, base, tuned)
+        layers = pair.shape[0]
+        base_saes, tuned_saes = (
+            self._autoencoders(record, side, layers, folder / "saes") for side in ("base", "tuned")
+        )
+        return LoadedPair(pair, (centres["base"], centres["tuned"]), base_saes, tuned_saes)
+
+    def _autoencoders(self, record: JobRecord, side: str, layers: int, folder: Path) -> list[SaeStack]:
+        found = []
+        for layer in range(layers):
+            target = folder / side / f"{layer:02d}"
+            prefix = f"{keys.sae_prefix(record.owned)}{side}/layer-{layer:02d}/"
+            if self._fetched(prefix, target) and (target / "cfg.json").exists():
+                found.append(kept_sae(target))
+        return found if len(found) == layers else []
+
+    def _fetched(self, prefix: str, target: Path) -> Path:
+        """The objects directly under a prefix, in a folder."""
+        target.mkdir(parents=True, exist_ok=True)
+        for blob in self._deployment.blobs.list(prefix):
+            name = blob.key.removeprefix(prefix)
+            if "/" in name:
+                continue
+            with (target / name).open("wb") as stream:
+                stream.writelines(self._deployment.blobs.chunks(blob.key, 8 << 20))
+        return target
+
+
+def kept_sae(folder: Path) -> SaeStack:
+    """An autoencoder as `stages.sae_files` writes it, as a stack of one whose inputs are raw rows."""
+    config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+    weights = load_file(folder / "sae_weights.safetensors")
+    latents = weights["b_enc"].shape[0]
+    return SaeStack(
+        W_enc=weights["W_enc"].T[None].contiguous(),
+        W_dec=weights["W_dec"][None],
+        b_enc=weights["b_enc"][None],
+        b_dec=weights["b_dec"][None],
+        scale=torch.ones(1),
+        norm_limit=torch.full((1,), torch.inf),
+        threshold=weights.get("threshold", torch.zeros(latents))[None],
+        row_k=int(config.get("k", 0)) if config["architecture"] == "topk" else 0,
+    )
+
+
+def inspected(loaded: LoadedPair, texts: Sequence[str]) -> list[InspectedText]:
+    """Every text through both models, in the order given."""
+    reading = loaded.pair.reading
+    found: dict[int, InspectedText] = {}
+    for batch in batches(reading.tokenizer, list(texts), BATCH_TEXTS, reading.length, BATCH_TOKENS):
+        base, tuned = (torch.stack(states) for states in loaded.pair.states(batch))
+        for row, index in enumerate(batch.indices):
+            length = int(batch.attention_mask[row].sum())
+            sides = base[:, row, :length], tuned[:, row, :length]
+            found[index] = _text(loaded, texts[index], batch, row, sides)
+    return [found[index] for index in range(len(texts))]
+
+
+def _text(loaded: LoadedPair, text: str, batch: Batch, row: int, sides: tuple[Tensor, Tensor]) -> InspectedText:
+    base, tuned = sides
+    reading, length = loaded.pair.reading, base.shape[1]
+    special = (~batch.real[row, :length]).tolist()
+    centred = (side.double() - centre[:, None] for side, centre in zip(sides, loaded.centres, strict=True))
+    drift = (1 - row_cosines(*centred)).tolist()
+    layers = []
+    for layer in range(len(base)):
+        layers.append(
+            InspectedLayer(
+                drift=[None if skip else round(value, 4) for value, skip in zip(drift[layer], special, strict=True)],
+                base_norm=[round(value, 4) for value in base[layer].norm(dim=1).tolist()],
+                tuned_norm=[round(value, 4) for value in tuned[layer].norm(dim=1).tolist()],
+                base_latents=_strongest(loaded.base_saes, layer, base[layer]),
+                tuned_latents=_strongest(loaded.tuned_saes, layer, tuned[layer]),
+            )
+        )
+    whole = len(reading.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    return InspectedText(
+        text=text,
+        tokens=reading.tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
+        special=special,
+        truncated=whole > length,
+        layers=layers,
+    )
+
+
+def _strongest(saes: list[SaeStack], layer: int, rows: Tensor) -> list[list[LatentActivation]] | None:
+    if not saes:
+        return None
+    top = saes[layer].encode(0, rows).topk(STRONGEST, dim=1)
+    return [
+        [
+            LatentActivation(latent=latent, activation=value)
+            for latent, value in zip(latents, values, strict=True)
+            if value > 0
+        ]
+        for latents, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
