@@ -32,7 +32,7 @@ def ensure_admin(store: KeyStore, secret: str) -> None:
     if len(secret) < MIN_SECRET_CHARACTERS:
         raise ValueError(f"LAYERDRIFT_ADMIN_KEY must have {MIN_SECRET_CHARACTERS} characters or more")
     if not store.knows(secret):
-        store.create(new_key(name="LAYERDRIFT_ADMIN_KEY", scopes=list(Scope)), secret)
+        store.create(new_key(name="LAYERDRIFT_ADMIN_KEY", scopes=list(Scope), requests_per_minute=6_000), secret)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -45,6 +45,8 @@ SUBMIT_WORKERS = 2
 _LITSERVE_HEALTH = "/litserve/health"
 _LITSERVE_INFO = "/litserve/info"
 
+ROUTERS = (routes.router, events.router, uploads.router)
+
 logger = logging.getLogger(__name__)
 
 
@@ -65,8 +67,9 @@ def build_server(settings: Settings) -> ls.LitServer:
     app.description = "Which layers of a fine-tuned transformer changed, how much, and whether it matters."
     _connect_in_lifespan(app, settings)
     _replace_routes(app)
-    for router in (routes.router, events.router, uploads.router):
+    for router in ROUTERS:
         app.include_router(router)
+    app.state.served = [*app.router.routes, *(route for router in ROUTERS for route in router.routes)]
     app.mount(routes.STATIC, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     problems.install(app)
     app.user_middleware.insert(0, Middleware(HotMiddleware, reports=HotReports()))

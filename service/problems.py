@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from layerdrift.contract.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -26,6 +27,9 @@ from layerdrift.contract.errors import (
 )
 
 RETRY_AFTER_SECONDS = 5
+_UNREADABLE = "There was an error parsing the body"
+"""What FastAPI says of a body whose bytes are no text."""
+
 MAX_ERRORS = 20
 """Places that one answer names; a body of a million errors gets no answer of a million lines."""
 
@@ -120,11 +124,25 @@ async def _validation(_: Request, error: Exception) -> ProblemResponse:
     return ProblemResponse(InputError(detail, found).problem())
 
 
-async def _http(_: Request, error: Exception) -> ProblemResponse:
+async def _http(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request))
+    if error.status_code == 400 and error.detail == _UNREADABLE:
+        return ProblemResponse(InputError("the body is not JSON in UTF-8").problem())
     title = HTTPStatus(error.status_code).phrase
     problem = Problem(type="about:blank", title=title, status=error.status_code, detail=str(error.detail))
-    return ProblemResponse(problem, error.headers)
+    return ProblemResponse(problem, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What a path answers, by all routes that have it: Starlette names the methods of the first one alone."""
+    found: set[str] = set()
+    for route in getattr(request.app.state, "served", request.app.router.routes):
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
 
 
 async def _redis(_: Request, error: Exception) -> ProblemResponse:

@@ -31,7 +31,7 @@ def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, res
     responses=documented(401, 403, 404, 409, 413, 422, 429, 503),
     openapi_extra={
         "requestBody": {
-            "required": True,
+            "required": False,  # a file may be empty
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     },

@@ -23,7 +23,7 @@ class UploadRequest(BaseModel):
         examples=["reviews.csv"],
     )
     sha256: str | None = Field(default=None, pattern=_SHA256, description="checked when the bytes have come")
-    bytes: int | None = Field(default=None, ge=0, description="checked when the bytes have come")
+    bytes: int | None = Field(default=None, ge=0, strict=True, description="checked when the bytes have come")
 
 
 class Upload(BaseModel):
