@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from layerdrift.backends import keys, logs, metrics
 from layerdrift.backends.artifacts import Artifacts
+from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.cache import ReportFormat
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.jobs import JobRecord, JobStore
@@ -25,6 +26,7 @@ from layerdrift.contract.errors import LayerdriftError, Problem, StageError, Una
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
 from workers.checkpoints import BucketCheckpoints
+from workers.kept import KeptFinetunes, finetune_name
 from workers.models.device import give_memory_back
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.stages.causal import judge
@@ -163,9 +165,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         )
     artifacts = Artifacts(deployment.blobs, record.owned)
     tuned = (
-        _tune(record, resolved, folder, writer, deployment.blobs.bucket, artifacts)
-        if request.finetune is not None
-        else None
+        _tune(record, resolved, folder, writer, deployment.blobs, artifacts) if request.finetune is not None else None
     )
     checkpoint = tuned.checkpoint if tuned else resolved.tuned
     if checkpoint is None:
@@ -195,17 +195,18 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
 
 
 def _tune(
-    record: JobRecord, resolved: Resolved, folder: Path, writer: ProgressWriter, bucket: str, artifacts: Artifacts
+    record: JobRecord, resolved: Resolved, folder: Path, writer: ProgressWriter, blobs: BlobStore, artifacts: Artifacts
 ) -> Tuned:
-    prefix = keys.checkpoint_prefix(record.owned)
+    target, prefix = folder / "finetuned", keys.checkpoint_prefix(record.owned)
+    finetunes = KeptFinetunes(blobs, record.owned)
     with _stage(writer, StageName.FINETUNE):
-        tuned = finetune(record.request, resolved, folder / "finetuned", f"s3://{bucket}/{prefix}", writer.tick)
-        for path in sorted(tuned.checkpoint.folder.iterdir()):
-            artifacts.put(f"checkpoint/{path.name}", prefix + path.name, path)
-        for snapshot in tuned.snapshots[:-1]:
-            for path in sorted(snapshot.folder.iterdir()):
-                name = f"step-{snapshot.step:06d}/{path.name}"
-                artifacts.put(f"checkpoint/{name}", prefix + name, path)
+        name = finetune_name(record.request, resolved)
+        tuned = finetunes.find(name, target)
+        if tuned is None:
+            tuned = finetune(record.request, resolved, target, f"s3://{blobs.bucket}/{prefix}", writer.tick)
+        else:
+            writer.tick(1.0, "taken over: the same fine-tune was made before")
+        finetunes.keep(name, tuned, artifacts)
     return tuned
 
 

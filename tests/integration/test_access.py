@@ -157,7 +157,7 @@ def test_keys_are_made_listed_and_revoked_from_the_command_line(
 def guarded(stack: Stack, roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Deployment]]:
     """An API with an admin key, beside the session's; its worker is the one that it starts."""
     settings = stack.settings.model_copy(
-        update={"redis_url": stack.settings.redis_url.removesuffix("/0") + "/2", "s3_bucket": "guarded"}
+        update={"redis_url": stack.settings.redis_url.removesuffix("/0") + "/5", "s3_bucket": "guarded"}
     )
     given = environment(
         settings,

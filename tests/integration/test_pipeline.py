@@ -25,6 +25,7 @@ from layerdrift.backends.queue import JobQueue, celery_app
 from layerdrift.backends.sources import PinnedModel, Sources
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import UnavailableError
+from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from tests.conftest import make_texts
 from workers.pipeline import run_job
@@ -105,6 +106,76 @@ def test_cancelling_stops_a_running_job(deployment: Deployment, job: JobRecord) 
     found = deployment.jobs.get(job.id)
     assert (found.status, found.error) == (Status.CANCELLED, None)
     assert found.progress.stages[-1].status == "pending"
+
+
+@pytest.fixture
+def tuning(deployment: Deployment, base_folder: Path) -> Callable[..., JobRecord]:
+    """Submits a fine-tune with everything that it can leave; changes are of the analysis around it."""
+    texts = make_texts(300, seed=21)
+    labels = ["yes" if "good" in text else "no" for text in texts]
+
+    def make(seed: int = 0, **analysis: object) -> JobRecord:
+        request = AnalysisRequest.model_validate(
+            {
+                "base": {"uri": base_folder.as_uri()},
+                "finetune": {"epochs": 2, "batch_size": 16, "checkpoints": 2, "keep": "last"},
+                "dataset": {"inline": {"texts": texts, "labels": labels}},
+                "analysis": {"sae": None, "nulls": ["numerical", "reseed"], **analysis},
+                "seed": seed,
+            }
+        )
+        made = JobRecord(
+            id=f"an_{uuid.uuid4().hex[:26]}",
+            created_at=datetime.now(UTC),
+            request=request,
+            pins=deployment.sources.pin(request),
+        )
+        deployment.jobs.submit(made)
+        return made
+
+    return make
+
+
+def report_of(deployment: Deployment, record: JobRecord) -> Report:
+    run_job(deployment, record.id)
+    assert deployment.jobs.get(record.id).error is None
+    return Report.model_validate_json(deployment.reports.get(record.owned, "json").body)
+
+
+def taken_over(deployment: Deployment, record: JobRecord) -> bool:
+    return any(stage.detail.startswith("taken over") for stage in deployment.jobs.get(record.id).progress.stages)
+
+
+def test_the_same_fine_tune_is_made_once_for_two_analyses(
+    deployment: Deployment, tuning: Callable[..., JobRecord]
+) -> None:
+    """With its snapshots and nulls; another seed is another fine-tune."""
+    first, second, other = tuning(), tuning(probes=False), tuning(seed=1)
+    one, two, three = (report_of(deployment, job) for job in (first, second, other))
+    assert [taken_over(deployment, job) for job in (first, second, other)] == [False, True, False]
+    assert one.models["tuned"].fingerprint == two.models["tuned"].fingerprint != three.models["tuned"].fingerprint
+    assert (one.finetune, one.trajectory, one.nulls) == (two.finetune, two.trajectory, two.nulls)
+    assert [layer.similarity for layer in one.layers] == [layer.similarity for layer in two.layers]
+    for job in (first, second):
+        names = {artifact.name for artifact in deployment.artifacts.listed(job.owned, 60)}
+        assert "checkpoint/model.safetensors" in names
+        assert "checkpoint/nulls/reseed/model.safetensors" in names
+    deployment.blobs.delete_all(keys.checkpoint_prefix(second.owned))
+    third = tuning(grafts=False)
+    assert report_of(deployment, third).models["tuned"].fingerprint == one.models["tuned"].fingerprint
+    assert not taken_over(deployment, third)
+
+
+def test_a_kept_fine_tune_that_was_changed_is_made_again(
+    deployment: Deployment, tuning: Callable[..., JobRecord]
+) -> None:
+    first = tuning(seed=2)
+    one = report_of(deployment, first)
+    key = keys.checkpoint_prefix(first.owned) + "model.safetensors"
+    deployment.blobs.put(key, deployment.blobs.get(key)[:-4] + b"evil", "application/octet-stream")
+    second = tuning(seed=2, probes=False)
+    assert report_of(deployment, second).models["tuned"].fingerprint == one.models["tuned"].fingerprint
+    assert not taken_over(deployment, second)
 
 
 @pytest.fixture

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from layerdrift.backends.sources import PinnedModel, Pins, Sources, fingerprint, shape_error
-from layerdrift.backends.tables import Columns, Row, inline_rows, not_utf8, parse, table_format
+from layerdrift.backends.tables import Columns, Row, inline_rows, parse, read_lines, table_encoding
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
@@ -25,8 +28,7 @@ HELD_OUT, MIN_HELD_OUT = 500, 50
 """Rows that a fine-tune's best weights are chosen by: spare ones, or a tenth of the training rows where too few are."""
 
 
-MAX_LINE_CHARACTERS = 8 << 20
-"""A line of a data set that is longer is refused rather than held in memory."""
+PARQUET_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -145,21 +147,24 @@ def _rows(request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path) 
     if pins.dataset.file is None:
         raise ValueError("the data set is neither inline nor a file")
     sha256 = sources.fetch_dataset(pins.dataset, path)
-    where, format = pins.dataset.source, table_format(pins.dataset.file.name)
+    where, encoding = pins.dataset.source, table_encoding(pins.dataset.file.name)
     columns = Columns.of(request.dataset, labelled)
-    return list(parse(_lines(path, where), format, columns, where)), sha256
+    if encoding.format == "parquet":
+        return list(_parquet_rows(path, columns, where)), sha256
+    lines = read_lines(path, encoding, sources.max_dataset_bytes, where)
+    return list(parse(lines, encoding.format, columns, where)), sha256
 
 
-def _lines(path: Path, where: str) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            while line := stream.readline(MAX_LINE_CHARACTERS):
-                if len(line) == MAX_LINE_CHARACTERS:
-                    detail = f"{where} has a line of {MAX_LINE_CHARACTERS} characters or more; cut its texts shorter"
-                    raise InputError.at("/dataset/uri", detail)
-                yield line
-        except UnicodeDecodeError as error:
-            raise not_utf8(where) from error
+def _parquet_rows(path: Path, columns: Columns, where: str) -> Iterator[Row]:
+    """The rows of a Parquet file; its text column must hold strings, its labels strings, integers or truth values."""
+    try:
+        with pq.ParquetFile(path) as file:
+            columns.require(file.schema_arrow.names, where)
+            wanted = [name for name in (columns.text, columns.label) if name in file.schema_arrow.names]
+            for batch in file.iter_batches(PARQUET_ROWS, columns=wanted):
+                yield from parse((json.dumps(row) + "\n" for row in batch.to_pylist()), "jsonl", columns, where)
+    except (pa.ArrowException, OSError, TypeError) as error:
+        raise InputError.at("/dataset/uri", f"{where} cannot be read as Parquet: {error}") from error
 
 
 def distinct(rows: list[Row]) -> tuple[list[Row], list[ReportWarning]]:

@@ -33,12 +33,13 @@ class Artifacts:
         self._owned = owned
         self._found: dict[str, Artifact] = {}
 
-    def put(self, name: str, key: str, path: Path) -> None:
-        """Keeps a file under a key."""
+    def put(self, name: str, key: str, path: Path) -> str:
+        """Keeps a file under a key; its sha256."""
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self._blobs.put_file(key, path)
         self._note(name, key, path.stat().st_size, digest, _MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
+        return digest
 
     def put_report(self, format: str, body: bytes) -> None:
         """Writes down a report that is in the bucket."""

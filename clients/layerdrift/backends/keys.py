@@ -148,6 +148,11 @@ def checkpoint_prefix(owned: Owned) -> str:
     return f"{checkpoints_prefix(owned.tenant)}{owned.id}/"
 
 
+def finetune_object(tenant: str, name: str) -> str:
+    """Object: what a fine-tune left and where its files are, as JSON; named by all that its weights depend on."""
+    return f"{tenant_prefix(tenant)}finetunes/{name}.json"
+
+
 def upload_object(tenant: str, upload_id: str) -> str:
     """Object: what was uploaded."""
     return f"{tenant_prefix(tenant)}uploads/{upload_id}/data"

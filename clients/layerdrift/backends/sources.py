@@ -30,7 +30,7 @@ from layerdrift.backends.locations import (
     within,
 )
 from layerdrift.backends.settings import Settings
-from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_format
+from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_encoding
 from layerdrift.backends.uploads import SCHEME, UploadStore
 from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
@@ -107,6 +107,11 @@ class Sources:
         self._blobs = blobs
         self._tenant = tenant
         self._uploads = UploadStore(blobs, settings.max_upload_bytes)
+
+    @property
+    def max_dataset_bytes(self) -> int:
+        """Largest data set, as it is and expanded."""
+        return self._settings.max_dataset_bytes
 
     def of(self, tenant: str) -> Self:
         """The same, as a tenant sees them."""
@@ -223,15 +228,15 @@ class Sources:
                 "/dataset/uri",
                 f"{dataset.uri} has {file.size} bytes; this service reads up to {self._settings.max_dataset_bytes}",
             )
-        format = table_format(file.name)
+        encoding = table_encoding(file.name)
         head = location.read(file.name, HEAD_BYTES) if file.size else b""
         columns = Columns.of(dataset, labelled)
-        check_head(head, len(head) == file.size, format, columns, dataset.uri)
+        check_head(head, len(head) == file.size, encoding, columns, dataset.uri)
         return PinnedDataset(source=dataset.uri, file=file)
 
     def _dataset_file(self, uri: str) -> tuple[Location, PinnedFile]:
         if not uri.startswith(SCHEME):
-            table_format(uri)
+            table_encoding(uri)
         location = self._open(uri, "/dataset/uri", folder=False)
         try:
             files = location.files()
@@ -239,7 +244,7 @@ class Sources:
             raise InputError.at("/dataset/uri", error.detail) from error
         if not files:
             raise InputError.at("/dataset/uri", f"{uri} does not exist or is not a file")
-        table_format(files[0].name)
+        table_encoding(files[0].name)
         return location, files[0]
 
     def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path, tick: Callable[[float], None]) -> str:

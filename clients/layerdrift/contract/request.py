@@ -74,7 +74,8 @@ class DatasetRef(RequestModel):
         default=None,
         min_length=1,
         max_length=2_000,
-        description="`file:` or `s3:` URI of a .csv, .tsv, .jsonl or .ndjson file in UTF-8; CSV and TSV with a header",
+        description="`file:`, `s3:` or `upload:` URI of a .csv, .tsv, .jsonl, .ndjson, .txt or .parquet file; CSV and "
+        "TSV with a header, text in UTF-8, plain text with one text a line; .gz, .bz2 and .xz after it are expanded",
         examples=["s3://data/reviews.csv"],
     )
     inline: InlineData | None = Field(default=None, description="the data themselves")

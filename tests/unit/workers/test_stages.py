@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from layerdrift.backends.tables import Row
+from layerdrift.backends.tables import Columns, Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Zone
 from layerdrift.contract.request import AnalysisRequest
@@ -19,7 +21,7 @@ from workers.analysis.zones import fit_zones
 from workers.stages.compare import Compared, compare, recommended
 from workers.stages.extract import Extracted, extract
 from workers.stages.finetune import finetune
-from workers.stages.resolve import Checkpoint, Resolved, Split, deal, distinct
+from workers.stages.resolve import Checkpoint, Resolved, Split, _parquet_rows, deal, distinct
 from workers.stages.sae import train_saes
 
 SCRATCH_BYTES = 2**28
@@ -71,6 +73,31 @@ def extracted_pair(
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return save_model(tiny_bert(0), tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a", "b"], "label": [1, 2]}, None),
+        ({"text": ["a", "b"], "label": ["x", None]}, "'label' must be a string"),
+        ({"body": ["a", "b"], "label": [1, 2]}, "has no column 'text'"),
+        ({"text": [1, 2], "label": [1, 2]}, "'text' is not a string"),
+    ],
+)
+def test_parquet_tables_are_read_by_their_columns(
+    tmp_path: Path, columns: dict[str, list[Any]], message: str | None
+) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(columns | {"other": [[1], [2]]}), path)
+    both = Columns("text", "label", labelled=True)
+    if message is None:
+        assert list(_parquet_rows(path, both, "x.parquet")) == [Row("a", "1"), Row("b", "2")]
+    else:
+        with pytest.raises(InputError, match=message):
+            list(_parquet_rows(path, both, "x.parquet"))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        list(_parquet_rows(path, both, "x.parquet"))
 
 
 def test_a_model_and_itself_show_nothing(base: Path, tmp_path: Path) -> None:
