@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -15,12 +16,17 @@ from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.errors import (
     ConflictError,
     DeadlineError,
+    ForbiddenError,
     InputError,
     LayerdriftError,
     NotFoundError,
     Problem,
+    RateError,
+    TooLargeError,
     TransportError,
+    UnauthorizedError,
     UnavailableError,
+    UnsupportedError,
 )
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
@@ -30,9 +36,13 @@ OUTAGE_SECONDS = 60.0
 """The service may be away for so long before a watcher gives up."""
 
 _BY_STATUS: dict[int, type[LayerdriftError]] = {
+    401: UnauthorizedError,
+    403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
+    413: TooLargeError,
     422: InputError,
+    501: UnsupportedError,
     503: UnavailableError,
     504: DeadlineError,
 }
@@ -55,12 +65,14 @@ class AnalysisFailed(LayerdriftError):
 class Client:
     """A connection to one service; use it as a context manager, or close it.
 
-    Every call raises TransportError where the service cannot be reached, and the error of `contract.errors` that fits
-    the service's answer.
+    Its key is `api_key`, or LAYERDRIFT_API_KEY of the environment. Every call raises TransportError where the service
+    cannot be reached, and the error of `contract.errors` that fits the service's answer.
     """
 
-    def __init__(self, url: str, timeout: float = 70.0) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout)
+    def __init__(self, url: str, timeout: float = 70.0, api_key: str | None = None) -> None:
+        secret = api_key or os.environ.get("LAYERDRIFT_API_KEY")
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -157,4 +169,6 @@ def _error(answer: httpx.Response) -> LayerdriftError:
     kind = _BY_STATUS.get(answer.status_code, LayerdriftError)
     if kind is InputError:
         return InputError(problem.detail, problem.errors)
+    if answer.status_code == 429:
+        return RateError(problem.detail, int(answer.headers.get("Retry-After", "1")))
     return kind(problem.detail)

@@ -20,6 +20,7 @@ from layerdrift.backends.access import ANYBODY, ApiKey, Scope, bearer, is_loopba
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import ForbiddenError, NotFoundError, RateError, UnauthorizedError
+from layerdrift.sdk import Client
 from service.keys import main as keys_command
 from tests.conftest import make_texts
 
@@ -225,6 +226,25 @@ def test_tenants_are_apart_and_scopes_hold_over_http(
         stolen = body | {"tuned": {"uri": checkpoint}}
         refused = ask("POST", "/v1/analyses", made["two", Scope.SUBMIT], json=stolen)
         assert (refused.status_code, "only tenants/two/checkpoints/" in refused.text) == (422, True)
+
+
+def test_the_client_sends_its_key_and_raises_what_it_is_answered(
+    guarded: tuple[str, Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, deployment = guarded
+    reader = deployment.keys.create(key(id="key_sdk", tenant="sdk", scopes=["read"], requests_per_minute=3))
+    with Client(url) as nobody, pytest.raises(UnauthorizedError, match="an API key is needed"):
+        nobody.list()
+    with Client(url, api_key=reader) as client:
+        assert client.list().items == []
+        with pytest.raises(ForbiddenError, match="may not submit"):
+            client.cancel("an_" + "a" * 26)
+        with pytest.raises(RateError) as raised:
+            [client.list() for _ in range(8)]
+    assert 1 <= raised.value.retry_after <= 60
+    monkeypatch.setenv("LAYERDRIFT_API_KEY", ADMIN)
+    with Client(url) as client:
+        assert client.list().items == []
 
 
 def test_open_jobs_and_requests_of_a_key_have_limits(

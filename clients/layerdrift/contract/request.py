@@ -42,12 +42,16 @@ class RequestModel(BaseModel):
 
 
 class ModelRef(RequestModel):
-    """A checkpoint: a folder in transformers' layout with config.json and safetensors weights."""
+    """A checkpoint: a folder in transformers' layout with config.json and safetensors weights.
+
+    A tuned one may be a PEFT adapter of the base: adapter_config.json and adapter_model.safetensors.
+    """
 
     uri: str = Field(
         min_length=1,
         max_length=2_000,
-        description="`file:///folder` under one of the service's model roots, or `s3://bucket/prefix/`",
+        description="`file:///folder` under one of the service's model roots, `s3://bucket/prefix/`, "
+        "`hf://owner/name@revision`, or `upload://id` of a zip",
         examples=["s3://models/reviews-v7/"],
     )
 
