@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,13 @@ def reviews(roots: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def everything(base_folder: Path, reviews: Path) -> Callable[[], dict[str, Any]]:
-    """Requests with every stage, each another one, which take some seconds."""
+    """Requests with every stage, each another one with a fine-tune of its own, which take some seconds."""
+    seeds = count()
 
     def make() -> dict[str, Any]:
         return {
             "name": uuid.uuid4().hex,
+            "seed": next(seeds),
             "base": {"uri": base_folder.as_uri()},
             "finetune": {"train_examples": 400, "epochs": 2, "batch_size": 8, "keep": "last"},
             "dataset": {"uri": reviews.as_uri(), "max_examples": 200},
@@ -162,7 +165,8 @@ def test_a_child_that_is_killed_in_a_stage_costs_an_attempt_and_no_more(
 ) -> None:
     with Client(faulty.url) as client:
         for _ in range(5):  # a short stage may have ended before the signal came
-            analysis = submitted(client, everything())
+            request = everything()
+            analysis = submitted(client, request)
             if in_stage(client, analysis.id, stage):
                 pool_child(faulty).kill()
             report = expect_whole(client, faulty, analysis.id)
@@ -170,7 +174,8 @@ def test_a_child_that_is_killed_in_a_stage_costs_an_attempt_and_no_more(
                 break
         else:
             raise AssertionError(f"no job was hit in stage {stage}")
-        again = submitted(client, {**everything(), "name": "undisturbed"})
+        Deployment.connect(faulty.settings).blobs.delete_all("tenants/default/finetunes/")  # it is to tune for itself
+        again = submitted(client, {**request, "name": "undisturbed"})
         undisturbed = expect_whole(client, faulty, again.id)
         assert report.layers == undisturbed.layers
         assert report.models["tuned"].fingerprint == undisturbed.models["tuned"].fingerprint
