@@ -15,7 +15,9 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from layerdrift.backends import keys
-from layerdrift.backends.jobs import JobRecord, JobStore
+from layerdrift.backends.jobs import JobStore
+from layerdrift.backends.records import JobRecord
+from layerdrift.contract.errors import UnavailableError
 from service.problems import documented
 from service.security import AnalysisId, Backends, Reader
 
@@ -53,40 +55,34 @@ async def follow_analysis(
 
 
 async def _events(url: str, jobs: JobStore, record: JobRecord, position: str) -> AsyncIterator[str]:
-    """Events after a position; where Redis has lost them, the end of a job that has ended."""
+    """Events after a position; where Redis has lost them, the end of a job that has ended. Outages are waited out."""
     yield "retry: 2000\n\n"
-    async with redis.asyncio.Redis.from_url(url, socket_timeout=KEEP_ALIVE_SECONDS + 5) as client:
+    wait_ms = int(KEEP_ALIVE_SECONDS * 1000)
+    # protocol 2 answers a stream's entries as a list; 3 would answer a mapping
+    async with redis.asyncio.Redis.from_url(url, protocol=2, socket_timeout=KEEP_ALIVE_SECONDS + 5) as client:
         while True:
             try:
-                answer: Any = await client.xread(
-                    {keys.events(record.id): position}, count=200, block=int(KEEP_ALIVE_SECONDS * 1000)
-                )
-            except (redis.ConnectionError, redis.TimeoutError):
-                yield ": Redis is away\n\n"
+                answer: Any = await client.xread({keys.events(record.id): position}, count=200, block=wait_ms)
+                ended = None if answer else await run_in_threadpool(_end, jobs, record.id)
+            except (redis.RedisError, UnavailableError):
+                yield ": a server behind the service is away\n\n"
                 await asyncio.sleep(1.0)
                 continue
-            entries = answer[0][1] if isinstance(answer, list) and answer else _of_mapping(answer)
-            for event_id, fields in entries:
+            if ended is not None:
+                yield f"event: done\ndata: {ended}\n\n"
+                return
+            for event_id, fields in answer[0][1] if answer else ():
                 position, name = event_id.decode(), fields[b"event"].decode()
                 yield f"id: {position}\nevent: {name}\ndata: {fields[b'data'].decode()}\n\n"
                 if name == "done":
                     return
-            if not entries:
-                current = await run_in_threadpool(_current, jobs, record.id)
-                if current is None or current.status.final:
-                    status = current.status if current else "deleted"
-                    yield f"event: done\ndata: {json.dumps({'status': status, 'error': None})}\n\n"
-                    return
+            if not answer:
                 yield ": still there\n\n"
 
 
-def _of_mapping(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Entries as RESP3 gives them: by stream, in one more list."""
-    if not answer:
-        return []
-    (entries,) = answer.values()
-    return list(entries[0]) if entries and isinstance(entries[0], list) else list(entries)
-
-
-def _current(jobs: JobStore, analysis_id: str) -> JobRecord | None:
-    return jobs.find(analysis_id)
+def _end(jobs: JobStore, analysis_id: str) -> str | None:
+    """What is told of a job whose last event is gone; None while it is open."""
+    record = jobs.find(analysis_id)
+    if record is not None and not record.status.final:
+        return None
+    return json.dumps({"status": record.status if record else "deleted", "error": None})

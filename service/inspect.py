@@ -14,6 +14,7 @@ import redis
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from layerdrift.backends import logs
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError, UnsupportedError
@@ -42,7 +43,8 @@ class InspectAPI(ls.LitAPI):  # type: ignore[misc]
         self._inspector: Any = None
 
     def setup(self, device: str) -> None:
-        """Nothing yet: the port is closed until this returns, and torch takes seconds to load."""
+        """Loads nothing yet: the port is closed until this returns, and torch takes seconds."""
+        logs.configure(self._settings.log_format)
 
     def decode_request(self, request: Question) -> Question:
         """What `service.main`'s route made of the request, as it is."""
@@ -62,9 +64,11 @@ class InspectAPI(ls.LitAPI):  # type: ignore[misc]
         except redis.RedisError as error:
             logger.warning("Redis is away: %s", error)
             return [redis_away() for _ in questions]
-        except Exception:  # one answer each, whatever it was: LitServe would fail them with a text of its own
+        except Exception:
+            if len(questions) > 1:  # one of them may be to blame
+                return [answer for question in questions for answer in self.predict([question])]
             logger.exception("texts could not be inspected")
-            return [unforeseen() for _ in questions]
+            return [unforeseen()]
 
     def unbatch(self, output: list[JSONResponse]) -> list[JSONResponse]:
         """As they are."""

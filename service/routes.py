@@ -16,7 +16,7 @@ from layerdrift.backends import keys, metrics
 from layerdrift.backends.access import ApiKey
 from layerdrift.backends.cache import MEDIA_TYPES, ReportFormat
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobRecord, Wanted
+from layerdrift.backends.records import JobRecord, Wanted
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import Artifact
 from layerdrift.contract.comparison import Comparison, compare

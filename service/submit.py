@@ -14,10 +14,11 @@ import redis
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from layerdrift.backends import logs
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.identity import analysis_id
-from layerdrift.backends.jobs import Delivery, JobRecord
 from layerdrift.backends.locations import pinned_upload
+from layerdrift.backends.records import Delivery, JobRecord
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import PinnedDataset
 from layerdrift.backends.uploads import UploadStore
@@ -51,6 +52,7 @@ class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Makes this process's connections; `device` does not matter, nothing is computed here."""
+        logs.configure(self._settings.log_format)
         self._deployment = Deployment.connect(self._settings)
 
     def decode_request(self, request: Submission) -> Submission:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from layerdrift.backends import keys
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobRecord
+from layerdrift.backends.records import JobRecord
 from layerdrift.contract.errors import ConflictError, InputError, LayerdriftError, NotFoundError
 from layerdrift.contract.inspection import STRONGEST, InspectedLayer, InspectedText, Inspection, LatentActivation
 from workers.analysis.moments import row_cosines
@@ -86,6 +86,7 @@ class Inspector:
     def _answer_pair(self, analysis_id: str, asked: dict[int, Asked]) -> dict[int, Inspection | LayerdriftError]:
         found: dict[int, Inspection | LayerdriftError] = {}
         allowed: dict[int, Asked] = {}
+        record: JobRecord | None = None
         for number, one in asked.items():
             try:
                 record = self._record(one)
@@ -93,7 +94,7 @@ class Inspector:
                 found[number] = error
             else:
                 allowed[number] = one
-        if not allowed:
+        if record is None:
             return found
         try:
             loaded = self._loaded(record)
@@ -115,6 +116,7 @@ class Inspector:
         if record.id in self._pairs:
             self._pairs.move_to_end(record.id)
             return self._pairs[record.id]
+        self._make_room(self._stored_bytes(record))
         folder = self._folder / record.id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -122,15 +124,25 @@ class Inspector:
             loaded = self._load(record, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if loaded.bytes > self._max_bytes:
-            raise InputError(
-                f"the pair takes {loaded.bytes} bytes; LAYERDRIFT_INSPECT_MEMORY_BYTES allows {self._max_bytes}"
-            )
-        while self._pairs and loaded.bytes + sum(pair.bytes for pair in self._pairs.values()) > self._max_bytes:
-            forgotten, _ = self._pairs.popitem(last=False)
-            logger.info("%s: its pair leaves the memory", forgotten)
+        self._make_room(loaded.bytes)  # in float32 it may take more than its files do
         self._pairs[record.id] = loaded
         return loaded
+
+    def _make_room(self, wanted: int) -> None:
+        """Forgets pairs until so many bytes fit; InputError where they never do."""
+        if wanted > self._max_bytes:
+            raise InputError(f"the pair takes {wanted} bytes; LAYERDRIFT_INSPECT_MEMORY_BYTES allows {self._max_bytes}")
+        while wanted + sum(pair.bytes for pair in self._pairs.values()) > self._max_bytes:
+            forgotten, _ = self._pairs.popitem(last=False)
+            logger.info("%s: its pair leaves the memory", forgotten)
+
+    def _stored_bytes(self, record: JobRecord) -> int:
+        """What a pair's files take: a fine-tuned model counts as its base, an adapter as what it is merged into."""
+        base = sum(file.size for file in record.pins.base.files)
+        tuned = record.pins.tuned
+        other = base if tuned is None or tuned.adapter else sum(file.size for file in tuned.files)
+        prefixes = (keys.sae_prefix(record.owned) + side for side in ("base/", "tuned/"))
+        return base + other + sum(blob.size for prefix in prefixes for blob in self._deployment.blobs.list(prefix))
 
     def _load(self, record: JobRecord, folder: Path) -> LoadedPair:
         deployment = self._deployment
@@ -164,10 +176,8 @@ class Inspector:
         target.mkdir(parents=True, exist_ok=True)
         for blob in self._deployment.blobs.list(prefix):
             name = blob.key.removeprefix(prefix)
-            if "/" in name:
-                continue
-            with (target / name).open("wb") as stream:
-                stream.writelines(self._deployment.blobs.chunks(blob.key, 8 << 20))
+            if "/" not in name:
+                self._deployment.blobs.get_file(blob.key, target / name)
         return target
 
 

@@ -12,7 +12,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from layerdrift import __version__
 from layerdrift.backends import keys
@@ -63,7 +63,7 @@ class KeptFinetunes:
             kept = KeptFinetune.model_validate_json(self._blobs.get(keys.finetune_object(self._owned.tenant, name)))
             for inside, files in kept.folders.items():
                 self._fetch(files, _placed(folder, inside))
-        except (NotFoundError, ValidationError, ValueError) as error:
+        except (NotFoundError, ValueError) as error:
             logger.info("no fine-tune to take over: %s", error)
             for left in (folder, folder.with_name(f"{folder.name}.kept")):
                 shutil.rmtree(left, ignore_errors=True)
@@ -101,8 +101,7 @@ class KeptFinetunes:
     def _fetch(self, files: list[KeptFile], target: Path) -> None:
         target.mkdir(parents=True)
         for file in files:
-            with (target / file.name).open("wb") as stream:
-                stream.writelines(self._blobs.chunks(file.key, 8 << 20))
+            self._blobs.get_file(file.key, target / file.name)
             if file_sha256(target / file.name) != file.sha256:
                 raise ValueError(f"{file.key} is not what was kept")
 

@@ -20,7 +20,8 @@ from layerdrift.backends.artifacts import Artifacts
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.cache import ReportFormat
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobRecord, JobStore
+from layerdrift.backends.jobs import JobStore
+from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Progress, StageName, Status
 from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.report import Report
@@ -70,25 +71,29 @@ def _run_leased(deployment: Deployment, analysis_id: str) -> None:
         if lease is None:
             logger.info("%s: another worker holds it", analysis_id)
             return
-        record = jobs.update(analysis_id, _taken)
+        if jobs.get(analysis_id).status.final:
+            return
+        record = jobs.update(analysis_id, lambda found: _taken(found, settings.max_attempts))
+        if not record.status.final:
+            metrics.ATTEMPTS.inc()
+            folder = settings.scratch / f"{analysis_id}.{lease.owner}"
+            try:
+                record = _run(deployment, record, folder, lease)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
         if record.status.final:
-            return
-        if record.attempts > settings.max_attempts:
-            jobs.update(analysis_id, lambda found: found.ended(Status.FAILED, _worker_lost(found.attempts - 1)))
-            return
-        metrics.ATTEMPTS.inc()
-        folder = settings.scratch / f"{analysis_id}.{lease.owner}"
-        try:
-            _run(deployment, record, folder, lease)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            metrics.JOBS.labels(record.status.value).inc()
+            _forget_unfinished(deployment, record.owned)
 
 
-def _taken(record: JobRecord) -> JobRecord:
+def _taken(record: JobRecord, max_attempts: int) -> JobRecord:
+    """The record in the hands of one more worker, or at its end where somebody asked for that or too many were lost."""
     if record.status.final:
         return record
     if record.cancel_requested:
         return record.ended(Status.CANCELLED)
+    if record.attempts >= max_attempts:
+        return record.ended(Status.FAILED, _worker_lost(record.attempts))
     return record.model_copy(
         update={
             "status": Status.RUNNING,
@@ -99,19 +104,20 @@ def _taken(record: JobRecord) -> JobRecord:
     )
 
 
-def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) -> None:
+def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) -> JobRecord:
+    """The record at its end, or as it was where another worker is to go on."""
     writer = ProgressWriter(deployment.jobs, record.id, _stages(record), lease.lost)
     try:
         _run_stages(deployment, record, folder, writer)
     except LeaseLost:
         logger.warning("%s: the lease was lost; another worker goes on", record.id)
-        return
+        return record
     except Cancelled:
         status, error = Status.CANCELLED, None
     except StageFailed as failure:
         if isinstance(failure.__cause__, _AWAY):
             logger.warning("%s: handed back in stage %s: %s", record.id, failure.stage, failure.__cause__)
-            return
+            return record
         status, error = Status.FAILED, _problem(failure)
         logger.error("%s: stage %s failed", record.id, failure.stage, exc_info=failure.__cause__)
     else:
@@ -123,10 +129,8 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
         return found.ended(status, error).model_copy(update={"progress": writer.progress()})
 
     ended = deployment.jobs.update(record.id, end)
-    if ended.status.final:
-        metrics.JOBS.labels(ended.status.value).inc()
-        _forget_unfinished(deployment, record.owned)
-    logger.info("%s: %s", record.id, status)
+    logger.info("%s: %s", record.id, ended.status)
+    return ended
 
 
 def _forget_unfinished(deployment: Deployment, owned: keys.Owned) -> None:

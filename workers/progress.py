@@ -11,7 +11,8 @@ from threading import Event
 
 import redis
 
-from layerdrift.backends.jobs import JobRecord, JobStore
+from layerdrift.backends.jobs import JobStore
+from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Progress, Stage, StageName
 from layerdrift.contract.errors import UnavailableError
 

@@ -52,7 +52,8 @@ class Reconciler:
         restored = jobs.restore()
         if restored:
             logger.warning("Redis knew no jobs; %d records were brought back from S3", restored)
-        unheld = [analysis_id for analysis_id in jobs.open_ids() if self._forgotten(analysis_id)]
+        waiting = self._deployment.queue.waiting()
+        unheld = [analysis_id for analysis_id in jobs.open_ids() if self._forgotten(analysis_id, waiting)]
         self._idle = {analysis_id: self._idle.get(analysis_id, 0) + 1 for analysis_id in unheld}
         patient = [analysis_id for analysis_id, looks in self._idle.items() if looks >= PATIENCE]
         due = [analysis_id for analysis_id in patient if jobs.claim_announcement(analysis_id, ANNOUNCE_EVERY_SECONDS)]
@@ -62,12 +63,12 @@ class Reconciler:
         self._sweep()
         return due
 
-    def _forgotten(self, analysis_id: str) -> bool:
+    def _forgotten(self, analysis_id: str, waiting: int) -> bool:
         """Whether nobody holds an open job, and it is not just waiting for its turn in the queue."""
         jobs = self._deployment.jobs
         if jobs.leased(analysis_id):
             return False
-        return jobs.get(analysis_id).status is Status.RUNNING or self._deployment.queue.waiting() == 0
+        return waiting == 0 or jobs.get(analysis_id).status is Status.RUNNING
 
     def _sweep(self) -> None:
         """Takes away the scratch that a killed worker left: of a job nobody holds, and not touched for a while."""

@@ -25,7 +25,7 @@ from deploy.embedded.ports import LOOPBACK, choose
 from deploy.embedded.stack import Stack
 from layerdrift.backends import keys
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobRecord
+from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client

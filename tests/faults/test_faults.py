@@ -27,7 +27,7 @@ import redis
 
 from deploy.embedded.stack import Stack
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobRecord
+from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
@@ -182,15 +182,16 @@ def test_a_child_that_is_killed_in_a_stage_costs_an_attempt_and_no_more(
     expect_nothing_left(faulty)
 
 
-def test_a_whole_worker_that_is_killed_comes_back_and_goes_on(
-    faulty: Stack, everything: Callable[[], dict[str, Any]]
+@pytest.mark.parametrize(("program", "stage"), [("worker", "sae"), ("api", "extract")])
+def test_a_program_that_is_killed_comes_back_and_the_job_goes_on(
+    faulty: Stack, everything: Callable[[], dict[str, Any]], program: str, stage: str
 ) -> None:
     with Client(faulty.url) as client:
         analysis = submitted(client, everything())
-        assert in_stage(client, analysis.id, "sae")
-        worker = psutil.Process(faulty.pids()["worker"])
-        children = worker.children(recursive=True)
-        worker.kill()
+        assert in_stage(client, analysis.id, stage)
+        killed = psutil.Process(faulty.pids()[program])
+        children = killed.children(recursive=True)
+        killed.kill()
         expect_whole(client, faulty, analysis.id)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
@@ -259,19 +260,6 @@ def test_jobs_outlive_an_outage_of_s3(faulty: Stack, everything: Callable[[], di
         in_stage(client, analysis.id, stage)
         hold_down(faulty, "seaweedfs", 3)
         expect_whole(client, faulty, analysis.id)
-    expect_nothing_left(faulty)
-
-
-def test_jobs_outlive_the_api(faulty: Stack, everything: Callable[[], dict[str, Any]]) -> None:
-    with Client(faulty.url) as client:
-        analysis = submitted(client, everything())
-        assert in_stage(client, analysis.id, "extract")
-        api = psutil.Process(faulty.pids()["api"])
-        children = api.children(recursive=True)
-        api.kill()
-        expect_whole(client, faulty, analysis.id)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert alive == []
     expect_nothing_left(faulty)
 
 

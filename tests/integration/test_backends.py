@@ -4,20 +4,23 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import Empty
 
 import pytest
 import redis
 
 from deploy.embedded.ports import LOOPBACK, choose
+from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobRecord, Wanted
 from layerdrift.backends.keys import Owned
+from layerdrift.backends.queue import QUEUES, celery_app
+from layerdrift.backends.records import Delivery, JobRecord, Wanted
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, DeniedError, InputError, NotFoundError, Problem, UnavailableError
-from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.request import AnalysisRequest, Webhook
 
 PROBLEM = Problem(type="urn:layerdrift:stage", title="t", status=500, detail="it broke")
 
@@ -71,6 +74,61 @@ def test_what_redis_has_lost_is_read_from_s3(deployment: Deployment, valkey: red
     valkey.flushdb()
     assert deployment.jobs.get(job.id) == ended
     assert [found.id for found in deployment.jobs.page("default", 10, None)[0]] == [job.id]
+
+
+def test_what_was_asked_of_a_job_survives_an_emptied_redis(deployment: Deployment, valkey: redis.Redis) -> None:
+    """To stop while it runs, and to tell somebody after it had ended; its progress may be lost."""
+    told = Delivery(webhook=Webhook(url="https://example.org/", secret_ref="ci"))
+    running, done = record(), record()
+    for job in (running, done):
+        deployment.jobs.submit(job)
+    deployment.jobs.update(running.id, lambda found: found.model_copy(update={"status": Status.RUNNING}))
+    deployment.jobs.cancel(running.id)
+    deployment.jobs.update(done.id, lambda found: found.ended(Status.SUCCEEDED))
+    deployment.jobs.update(done.id, lambda found: found.model_copy(update={"deliveries": [told]}))
+    valkey.flushdb()
+    assert deployment.jobs.get(running.id).cancel_requested
+    assert deployment.jobs.get(done.id).deliveries == [told]
+    assert valkey.zscore(keys.WEBHOOKS, done.id) is not None
+
+
+@pytest.mark.parametrize("listens", [("cpu",), ("gpu", "cpu")])
+def test_a_job_is_announced_where_the_strongest_workers_listen(
+    deployment: Deployment, valkey: redis.Redis, listens: tuple[str, ...]
+) -> None:
+    deployment.jobs.announce_worker("one", listens, 60)
+    deployment.queue.announce(record())
+    assert [name for name in QUEUES if taken(deployment, name)] == [listens[0]]
+
+
+def test_urgent_jobs_are_taken_first_and_equal_ones_in_turn(deployment: Deployment) -> None:
+    jobs = [record().model_copy(update={"priority": priority}) for priority in (5, 0, 9, 5, 9)]
+    for job in jobs:
+        deployment.queue.announce(job)
+    assert deployment.queue.waiting() == 5
+    assert taken(deployment, "cpu") == [jobs[number].id for number in (2, 4, 0, 3, 1)]
+    assert deployment.queue.waiting() == 0
+
+
+def test_an_emptied_redis_takes_the_next_announcement_all_the_same(deployment: Deployment, valkey: redis.Redis) -> None:
+    deployment.queue.announce(record())
+    valkey.flushdb()
+    after = record()
+    deployment.queue.announce(after)
+    assert taken(deployment, "cpu") == [after.id]
+
+
+def taken(deployment: Deployment, queue: str) -> list[str]:
+    """The ids that a worker on a queue would take, in that order."""
+    found: list[str] = []
+    with celery_app(deployment.settings).connection_for_read() as connection, connection.SimpleQueue(queue) as waiting:
+        while True:
+            try:
+                message = waiting.get(timeout=0.2)
+            except Empty:
+                return found
+            message.ack()
+            found.append(message.payload[0][0])
 
 
 def test_no_change_is_lost_when_many_write_at_once(settings: Settings, deployment: Deployment) -> None:

@@ -20,8 +20,8 @@ import redis
 from deploy.embedded.ports import LOOPBACK, choose
 from layerdrift.backends import keys
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobRecord
 from layerdrift.backends.queue import JobQueue, celery_app
+from layerdrift.backends.records import JobRecord
 from layerdrift.backends.sources import PinnedModel, Sources
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import UnavailableError
@@ -44,6 +44,18 @@ class WatchedSources(Sources):
         return super().fetch_model(pinned, pointer, target, tick)
 
 
+def submitted(deployment: Deployment, request: AnalysisRequest) -> JobRecord:
+    """A job of a request, under an id of its own."""
+    made = JobRecord(
+        id=f"an_{uuid.uuid4().hex[:26]}",
+        created_at=datetime.now(UTC),
+        request=request,
+        pins=deployment.sources.pin(request),
+    )
+    deployment.jobs.submit(made)
+    return made
+
+
 @pytest.fixture
 def job(deployment: Deployment, base_folder: Path, noised_folder: Path) -> JobRecord:
     request = AnalysisRequest.model_validate(
@@ -54,14 +66,7 @@ def job(deployment: Deployment, base_folder: Path, noised_folder: Path) -> JobRe
             "analysis": {"sae": None},
         }
     )
-    made = JobRecord(
-        id=f"an_{uuid.uuid4().hex[:26]}",
-        created_at=datetime.now(UTC),
-        request=request,
-        pins=deployment.sources.pin(request),
-    )
-    deployment.jobs.submit(made)
-    return made
+    return submitted(deployment, request)
 
 
 def test_a_job_runs_to_its_report_and_leaves_no_scratch(deployment: Deployment, job: JobRecord) -> None:
@@ -124,14 +129,7 @@ def tuning(deployment: Deployment, base_folder: Path) -> Callable[..., JobRecord
                 "seed": seed,
             }
         )
-        made = JobRecord(
-            id=f"an_{uuid.uuid4().hex[:26]}",
-            created_at=datetime.now(UTC),
-            request=request,
-            pins=deployment.sources.pin(request),
-        )
-        deployment.jobs.submit(made)
-        return made
+        return submitted(deployment, request)
 
     return make
 
@@ -188,14 +186,7 @@ def sae_job(deployment: Deployment, base_folder: Path, noised_folder: Path) -> J
             "analysis": {"sae": {"tokens": 150_000, "width": 8, "k": 8}},
         }
     )
-    made = JobRecord(
-        id=f"an_{uuid.uuid4().hex[:26]}",
-        created_at=datetime.now(UTC),
-        request=request,
-        pins=deployment.sources.pin(request),
-    )
-    deployment.jobs.submit(made)
-    return made
+    return submitted(deployment, request)
 
 
 QUICK = {"checkpoint_seconds": 1, "lease_seconds": 3}
@@ -307,14 +298,29 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(
 
 
 def test_a_job_that_killed_every_worker_fails_as_worker_lost(deployment: Deployment, job: JobRecord) -> None:
+    """And what the last one had kept of its trainings is gone."""
     lost = deployment.settings.max_attempts
     deployment.jobs.update(job.id, lambda found: found.model_copy(update={"attempts": lost, "status": Status.RUNNING}))
+    deployment.blobs.put(keys.unfinished_prefix(job.owned) + "run-0/latest.json", b"{}", "application/json")
     run_job(deployment, job.id)
+    assert deployment.blobs.list(keys.unfinished_prefix(job.owned)) == []
     found = deployment.jobs.get(job.id)
     assert found.status is Status.FAILED
     assert found.error is not None
     assert found.error.type == "urn:layerdrift:worker-lost"
     assert f"{lost} workers took this job" in found.error.detail
+
+
+def test_a_cancelled_job_whose_worker_died_ends_with_the_next_one(deployment: Deployment, job: JobRecord) -> None:
+    left = keys.unfinished_prefix(job.owned) + "run-0/latest.json"
+    deployment.blobs.put(left, b"{}", "application/json")
+    running = {"attempts": 1, "status": Status.RUNNING}
+    deployment.jobs.update(job.id, lambda found: found.model_copy(update=running))
+    deployment.jobs.cancel(job.id)
+    run_job(deployment, job.id)
+    found = deployment.jobs.get(job.id)
+    assert (found.status, found.attempts) == (Status.CANCELLED, 1)
+    assert deployment.blobs.list(keys.unfinished_prefix(job.owned)) == []
 
 
 def test_a_job_that_has_ended_is_not_run_again(deployment: Deployment, job: JobRecord) -> None:

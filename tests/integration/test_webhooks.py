@@ -17,7 +17,7 @@ from standardwebhooks.webhooks import Webhook as Judge
 
 from layerdrift.backends import keys, webhooks
 from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import Delivery, JobRecord
+from layerdrift.backends.records import Delivery, JobRecord
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.webhooks import WebhookSender, WebhookTargets, is_public
 from layerdrift.contract.analysis import Status

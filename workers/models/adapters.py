@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from layerdrift.backends.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from layerdrift.contract.errors import InputError
-from workers.models.loading import load_body, load_classifier, loaded
+from workers.models.loading import load_body, load_causal_lm, load_classifier, loaded
 
 _LABELLED_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 
@@ -26,8 +25,11 @@ def merge_adapter(base: Path, adapter: Path, target: Path, pointer: str) -> None
     Raises:
         InputError: the adapter is broken, NaN, or fits another base.
     """
-    _check_finite(adapter, pointer)
-    model = _base_for(base, adapter, pointer)
+    weights = loaded(adapter, pointer, "the adapter", lambda: load_file(adapter / ADAPTER_WEIGHTS))
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError.at(pointer, f"the adapter's weight {name} holds NaN or infinite values")
+    model = _base_for(base, adapter, weights, pointer)
     merged = loaded(adapter, pointer, "the adapter", lambda: _merged(model, adapter))
     merged.save_pretrained(target, safe_serialization=True)
 
@@ -40,35 +42,11 @@ def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return merged
 
 
-def _base_for(base: Path, adapter: Path, pointer: str) -> PreTrainedModel:
+def _base_for(base: Path, adapter: Path, weights: dict[str, Tensor], pointer: str) -> PreTrainedModel:
     """The base model under the kind of head that the adapter was trained for."""
-    config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    task = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("task_type")
     cpu = torch.device("cpu")
-    task = config.get("task_type")
     if task == "SEQ_CLS":
-        return load_classifier(base, pointer, cpu, [f"LABEL_{index}" for index in range(_label_count(adapter))])
-    if task == "CAUSAL_LM":
-        load: Callable[[], Any] = lambda: AutoModelForCausalLM.from_pretrained(  # noqa: E731
-            base, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
-        found: PreTrainedModel = loaded(base, pointer, "the base model", load)
-        return found
-    return load_body(base, pointer, cpu)
-
-
-def _label_count(adapter: Path) -> int:
-    with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as stored:
-        for name in stored.keys():  # noqa: SIM118
-            if name.endswith(_LABELLED_HEADS):
-                return int(stored.get_slice(name).get_shape()[0])
-    return 2
-
-
-def _check_finite(adapter: Path, pointer: str) -> None:
-    def check() -> None:
-        with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118
-                if not bool(torch.isfinite(stored.get_tensor(name)).all()):
-                    raise InputError.at(pointer, f"the adapter's weight {name} holds NaN or infinite values")
-
-    loaded(adapter, pointer, "the adapter", check)
+        labels = next((len(tensor) for name, tensor in weights.items() if name.endswith(_LABELLED_HEADS)), 2)
+        return load_classifier(base, pointer, cpu, [f"LABEL_{index}" for index in range(labels)])
+    return load_causal_lm(base, pointer, cpu) if task == "CAUSAL_LM" else load_body(base, pointer, cpu)

@@ -111,6 +111,12 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
     )
 
 
+def load_causal_lm(folder: Path, pointer: str, device: torch.device) -> PreTrainedModel:
+    """The model under its language-model head; InputError as `load_body`."""
+    loader: Any = AutoModelForCausalLM
+    return _checked(folder, pointer, device, lambda: loader.from_pretrained(folder, **_WEIGHTS))
+
+
 HeadKind = Literal["classifier", "causal_lm", "masked_lm"]
 _HEAD_SUFFIXES: dict[str, tuple[HeadKind, Any]] = {
     "ForSequenceClassification": ("classifier", AutoModelForSequenceClassification),

@@ -104,22 +104,43 @@ def train_saes(
     if rows.control is not None:
         controls, control_outcome = _controls(rows.control, settings, request.seed, ticks, keeping)
         told.append(_told("random_weights", control_outcome, _names(layers, "random")))
-    measuring = ticks.next("measuring the autoencoders")
+    measured, latents, dictionaries = _measured(
+        stack, warmed, rows, outcome, matched, directions, ticks.next("measuring the autoencoders")
+    )
+    found = [
+        layer.model_copy(
+            update={
+                "random_weights": controls[index] if controls else None,
+                "crosscoder": crosscoders[index] if crosscoders else None,
+            }
+        )
+        for index, layer in enumerate(measured)
+    ]
+    return Trained(found, latents, dictionaries, told, _warnings(rows, outcome))
+
+
+def _measured(
+    stack: SaeStack,
+    warmed: SaeStack | None,
+    rows: SaeRows,
+    outcome: Outcome,
+    matched: bool,
+    directions: LabelDirections | None,
+    tick: Tick,
+) -> tuple[list[LayerSae], list[ChangedLatent], Dictionaries]:
+    """By layer what the lenses see, the latents that changed most, and the autoencoders for what is asked later."""
+    layers = stack.sites // (3 if matched else 2)
     measured, latents, changed, means = [], [], [], []
     for layer in range(layers):
         lens = _Lens(stack, warmed, rows, layer, layers)
-        others = {
-            "random_weights": controls[layer] if controls else None,
-            "crosscoder": crosscoders[layer] if crosscoders else None,
-        }
-        measured.append(lens.measured(outcome.dead_fraction, matched).model_copy(update=others))
+        measured.append(lens.measured(outcome.dead_fraction, matched))
         latents += lens.latents(directions)
         changed.append(lens.changed())
         means.append(lens.means())
-        measuring((layer + 1) / layers)
+        tick((layer + 1) / layers)
     of_sites = torch.cat([torch.stack(side) for side in zip(*means, strict=True)])
     dictionaries = Dictionaries(stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed])
-    return Trained(measured, latents, dictionaries, told, _warnings(rows, outcome))
+    return measured, latents, dictionaries
 
 
 def _warm_started(

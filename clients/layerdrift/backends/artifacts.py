@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.cache import MEDIA_TYPES
+from layerdrift.backends.cache import MEDIA_TYPES, ReportFormat
 from layerdrift.contract.artifact import Artifact
 from layerdrift.contract.errors import NotFoundError
 
@@ -41,11 +41,10 @@ class Artifacts:
         self._note(name, key, path.stat().st_size, digest, _MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
         return digest
 
-    def put_report(self, format: str, body: bytes) -> None:
+    def put_report(self, format: ReportFormat, body: bytes) -> None:
         """Writes down a report that is in the bucket."""
         key = keys.report_object(self._owned, format)
-        media_type = dict(MEDIA_TYPES)[format]  # type: ignore[index]
-        self._note(f"report.{format}", key, len(body), hashlib.sha256(body).hexdigest(), media_type)
+        self._note(f"report.{format}", key, len(body), hashlib.sha256(body).hexdigest(), MEDIA_TYPES[format])
 
     def finish(self) -> None:
         """Writes the list."""

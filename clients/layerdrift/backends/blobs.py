@@ -110,6 +110,11 @@ class BlobStore:
         with self._translated(key):
             self._client.upload_file(str(path), self.bucket, key)
 
+    def get_file(self, key: str, path: Path) -> None:
+        """Downloads an object into a file, in parts where it is large."""
+        with self._translated(key):
+            self._client.download_file(self.bucket, key, str(path))
+
     def begin_parts(self, key: str) -> str:
         """Begins an object that comes in parts; its token."""
         with self._translated(key):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis.client import Pipeline
 
 from layerdrift.backends import keys
-
-if TYPE_CHECKING:
-    from layerdrift.backends.jobs import JobRecord
+from layerdrift.backends.records import JobRecord
 
 KEPT_EVENTS = 2000
 KEPT_SECONDS = 7 * 24 * 3600

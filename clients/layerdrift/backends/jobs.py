@@ -10,12 +10,9 @@ import base64
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from pydantic import BaseModel, ConfigDict, Field
 from redis.backoff import ExponentialBackoff
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -25,14 +22,12 @@ from redis.retry import Retry
 
 from layerdrift.backends import events, keys
 from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.records import EVERY, JobRecord, Wanted
 from layerdrift.backends.settings import Settings
-from layerdrift.backends.sources import Pins
-from layerdrift.contract.analysis import Analysis, Links, Progress, Status
-from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, Problem, UnavailableError
-from layerdrift.contract.request import AnalysisRequest, Webhook
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, UnavailableError
 
 _JSON = "application/json"
-DEFAULT_PRIORITY = 5
 _IF_MINE = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end "
 _RENEW = _IF_MINE + "return redis.call('pexpire', KEYS[1], ARGV[2])"
 _RELEASE = _IF_MINE + "return redis.call('del', KEYS[1])"
@@ -50,96 +45,8 @@ def connect_redis(settings: Settings) -> redis.Redis:
     )
 
 
-class Delivery(BaseModel):
-    """A webhook of a job, and what became of it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    webhook: Webhook
-    tries: int = 0
-    error: str | None = Field(default=None, description="of the last try")
-    told_at: datetime | None = None
-    given_up: bool = False
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it is still to be told."""
-        return self.told_at is None and not self.given_up
-
-
-class JobRecord(BaseModel):
-    """The truth about one analysis."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    tenant: str = keys.DEFAULT_TENANT
-    priority: int = Field(default=DEFAULT_PRIORITY, ge=0, le=9, description="9 before 0")
-    status: Status = Status.QUEUED
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    request: AnalysisRequest
-    pins: Pins
-    progress: Progress = Field(default_factory=Progress)
-    error: Problem | None = None
-    attempts: int = Field(default=0, description="how many workers have taken it")
-    cancel_requested: bool = False
-    deliveries: list[Delivery] = []
-
-    @property
-    def owned(self) -> keys.Owned:
-        """Its id, and whose it is."""
-        return keys.Owned(self.tenant, self.id)
-
-    def analysis(self) -> Analysis:
-        """What the API shows of it."""
-        path = f"/v1/analyses/{self.id}"
-        return Analysis(
-            id=self.id,
-            name=self.request.name,
-            tags=self.request.tags,
-            status=self.status,
-            created_at=self.created_at,
-            started_at=self.started_at,
-            finished_at=self.finished_at,
-            request=self.request,
-            progress=self.progress,
-            error=self.error,
-            links=Links(
-                self=path,
-                events=f"{path}/events",
-                report=f"{path}/report",
-                artifacts=f"{path}/artifacts",
-                cancel=f"{path}/cancel",
-            ),
-        )
-
-    def ended(self, status: Status, error: Problem | None = None) -> JobRecord:
-        """The record in a final state."""
-        return self.model_copy(update={"status": status, "error": error, "finished_at": datetime.now(UTC)})
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which records a list shows; None: any. `name` is found anywhere in a name, upper or lower case."""
-
-    status: Status | None = None
-    name: str | None = None
-    tag: tuple[str, str] | None = None
-
-    def admits(self, record: JobRecord) -> bool:
-        """Whether a record is one of them."""
-        request = record.request
-        return (
-            self.status in (None, record.status)
-            and (self.name is None or self.name.casefold() in request.name.casefold())
-            and (self.tag is None or request.tags.get(self.tag[0]) == self.tag[1])
-        )
-
-
-EVERY = Wanted()
 SCANNED = 1000
+"""Records that one page looks at, at most."""
 
 
 class JobStore:
@@ -251,7 +158,8 @@ class JobStore:
     def update(self, analysis_id: str, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
         """Applies `change` to the record as it stands; `change` may run more than once.
 
-        A record that ends, or is opened again, goes to S3 too, after Redis has taken it: a lost race leaves no trace.
+        What an emptied Redis must not take with it goes to S3 too, after Redis has taken it: a lost race leaves no
+        trace.
         """
         while True:
             current = self.get(analysis_id)
@@ -270,7 +178,7 @@ class JobStore:
                     pipe.execute()
                 except WatchError:
                     continue
-            if changed.status.final != current.status.final:
+            if _kept_for_good(current, changed):
                 self._write_object(changed)
             return changed
 
@@ -409,6 +317,13 @@ def _index(tenant: str, status: Status | None) -> str:
 
 def _indexes(tenant: str) -> list[str]:
     return [_index(tenant, status) for status in (None, *Status)]
+
+
+def _kept_for_good(before: JobRecord, after: JobRecord) -> bool:
+    """Whether S3 is to have a change: of a job's end, of what was asked of it, of who is told; not of its progress."""
+    if before.status.final or after.status.final:
+        return True
+    return (before.cancel_requested, before.deliveries) != (after.cancel_requested, after.deliveries)
 
 
 def _queue_write(pipe: Pipeline, before: JobRecord | None, record: JobRecord) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 import httpx
@@ -24,6 +24,9 @@ from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.contract.errors import DeniedError, NotFoundError, UnavailableError
 from layerdrift.contract.upload import Upload
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CHUNK_BYTES = 8 << 20
 MAX_ARCHIVE_FILES = 1000
@@ -153,12 +156,13 @@ class _Ranges(io.RawIOBase):
         self._position = max(0, start + offset)
         return self._position
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = min(len(buffer), self._size - self._position)
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        target = memoryview(buffer).cast("B")
+        wanted = min(len(target), self._size - self._position)
         if wanted <= 0:
             return 0
         found = self._blobs.get(self._key, start=self._position, length=wanted)
-        buffer[: len(found)] = found
+        target[: len(found)] = found
         self._position += len(found)
         return len(found)
 

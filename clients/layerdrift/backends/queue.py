@@ -6,13 +6,14 @@ both, others to `cpu` alone; a job is announced on `gpu` while any worker listen
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from layerdrift.backends.jobs import JobRecord, JobStore
+from layerdrift.backends.jobs import JobStore
+from layerdrift.backends.records import JobRecord
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import UnavailableError
 
@@ -58,17 +59,13 @@ class JobQueue:
         """Tells the workers that a job is to be looked at; twice does no harm. UnavailableError without a queue."""
         name: QueueName = "gpu" if self._jobs.workers("gpu") else "cpu"
         try:
-            connections: Any = self._app.pool
-            with connections.acquire(block=True) as connection:
-                # declared each time: an emptied Redis has forgotten the queue, and what is sent to no queue is lost
-                connection.declared_entities.clear()
-                self._app.send_task(
-                    ANALYSE_TASK,
-                    args=[record.id],
-                    queue=name,
-                    priority=_PRIORITIES - 1 - record.priority,  # on Redis 0 comes first
-                    connection=connection,
-                )
+            # a name alone goes through the default exchange: no binding is needed, which an emptied Redis would lack
+            self._app.send_task(
+                ANALYSE_TASK,
+                args=[record.id],
+                queue=name,
+                priority=_PRIORITIES - 1 - record.priority,  # on Redis 0 comes first
+            )
         except OperationalError as error:
             raise UnavailableError(f"the queue could not be reached: {error}") from error
 

@@ -9,29 +9,23 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.locations import (
-    Archive,
-    Folder,
     HubRepository,
     Location,
     PinnedFile,
-    Prefix,
-    UploadedFile,
-    within,
 )
+from layerdrift.backends.opening import Opener
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_encoding
-from layerdrift.backends.uploads import SCHEME, UploadStore
+from layerdrift.backends.uploads import SCHEME
 from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
 
@@ -59,9 +53,6 @@ _TOKENIZER = {
 _MAX_CONFIG_BYTES = 4 << 20
 MAX_BLOCKS, MAX_WIDTH = 1_000, 65_536
 """Depth and width beyond which a configuration is taken for a mistake, before anything is built from it."""
-
-_UPLOAD_ID = re.compile(r"up_[a-z2-7]{26}")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _T = TypeVar("_T")
@@ -99,14 +90,27 @@ class Pins(BaseModel):
     dataset: PinnedDataset
 
 
+class _Shape(NamedTuple):
+    """Depth and width that a configuration tells; None where it does not."""
+
+    blocks: object
+    width: object
+
+
+class _Looked(NamedTuple):
+    """A checkpoint that was looked at."""
+
+    model: PinnedModel
+    shape: _Shape
+
+
 class Sources:
     """Opens URIs under the settings' rules."""
 
     def __init__(self, settings: Settings, blobs: BlobStore, tenant: str = keys.DEFAULT_TENANT) -> None:
         self._settings = settings
         self._blobs = blobs
-        self._tenant = tenant
-        self._uploads = UploadStore(blobs, settings.max_upload_bytes)
+        self._opener = Opener(settings, blobs, tenant)
 
     @property
     def max_dataset_bytes(self) -> int:
@@ -116,7 +120,7 @@ class Sources:
     def of(self, tenant: str) -> Self:
         """The same, as a tenant sees them."""
         theirs = copy.copy(self)
-        theirs._tenant = tenant
+        theirs._opener = Opener(self._settings, self._blobs, tenant)
         return theirs
 
     def pin(self, request: AnalysisRequest) -> Pins:
@@ -133,14 +137,14 @@ class Sources:
             tuned = _collected(problems, lambda: self._pin_model(reference, "/tuned/uri"))
         labelled = request.finetune is not None
         dataset = _collected(problems, lambda: self._pin_dataset(request.dataset, labelled))
-        if not problems and base is not None and tuned is not None and not tuned.adapter:
-            _collected(problems, lambda: self._check_shapes(base, tuned))
+        if not problems and base is not None and tuned is not None:
+            _collected(problems, lambda: _check_shapes(base.shape, tuned.shape))
         if problems or base is None or dataset is None:
             raise InputError("; ".join(problem.detail for problem in problems), problems)
-        return Pins(base=base, tuned=tuned, dataset=dataset)
+        return Pins(base=base.model, tuned=tuned.model if tuned else None, dataset=dataset)
 
-    def _pin_model(self, reference: ModelRef, pointer: str) -> PinnedModel:
-        location = self._open(reference.uri, pointer, folder=True)
+    def _pin_model(self, reference: ModelRef, pointer: str) -> _Looked:
+        location = self._opener.open(reference.uri, pointer, folder=True)
         files = location.files()
         revision = location.commit if isinstance(location, HubRepository) else None
         names = {file.name for file in files}
@@ -157,17 +161,23 @@ class Sources:
             raise InputError.at(
                 pointer, f"{reference.uri} holds no tokenizer (one of {', '.join(sorted(_VOCABULARIES))})"
             )
-        self._check_config(self._config(location, pointer, reference.uri), pointer, reference.uri)
+        config = self._config(location, pointer, reference.uri)
+        self._check_config(config, pointer, reference.uri)
         if INDEX in names:
             self._check_index(location, names, pointer, reference.uri)
         wanted = {CONFIG, INDEX, *weights, *_TOKENIZER}
-        pinned = [file for file in files if file.name in wanted]
-        size, limit = sum(file.size for file in pinned), self._settings.max_model_bytes
-        if size > limit:
-            raise InputError.at(pointer, f"{reference.uri} has {size} bytes; this service reads up to {limit}")
-        return PinnedModel(uri=reference.uri, revision=revision, files=pinned)
+        pinned = self._limited([file for file in files if file.name in wanted], pointer, reference.uri)
+        shape = _Shape(_first(config, _DEPTH_KEYS), _first(config, _WIDTH_KEYS))
+        return _Looked(PinnedModel(uri=reference.uri, revision=revision, files=pinned), shape)
 
-    def _pin_adapter(self, uri: str, revision: str | None, location: Location, files: list[PinnedFile]) -> PinnedModel:
+    def _limited(self, files: list[PinnedFile], pointer: str, uri: str) -> list[PinnedFile]:
+        """The files; InputError where they are too large together."""
+        size, limit = sum(file.size for file in files), self._settings.max_model_bytes
+        if size > limit:
+            raise InputError.at(pointer, f"{uri} has {size} bytes; this service reads up to {limit}")
+        return files
+
+    def _pin_adapter(self, uri: str, revision: str | None, location: Location, files: list[PinnedFile]) -> _Looked:
         pointer = "/tuned/uri"
         if ADAPTER_WEIGHTS not in {file.name for file in files}:
             raise InputError.at(pointer, f"{uri} holds no {ADAPTER_WEIGHTS}; pickled adapters are refused")
@@ -176,8 +186,9 @@ class Sources:
             raise InputError.at(pointer, f"{ADAPTER_CONFIG} of {uri} names no peft_type")
         if config.get("auto_mapping"):
             raise InputError.at(pointer, f"{ADAPTER_CONFIG} of {uri} names code to import (auto_mapping): refused")
-        pinned = [file for file in files if file.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-        return PinnedModel(uri=uri, revision=revision, adapter=True, files=pinned)
+        wanted = [file for file in files if file.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+        pinned = self._limited(wanted, pointer, uri)
+        return _Looked(PinnedModel(uri=uri, revision=revision, adapter=True, files=pinned), _Shape(None, None))
 
     @staticmethod
     def _check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
@@ -209,16 +220,6 @@ class Sources:
         if wrong:
             raise InputError.at(pointer, f"{INDEX} of {uri} names files that are not in the folder: {wrong[:5]}")
 
-    def _check_shapes(self, base: PinnedModel, tuned: PinnedModel) -> None:
-        """Refuses at once a pair whose configurations already tell of another depth or width."""
-        shapes = []
-        for pinned, pointer in ((base, "/base/uri"), (tuned, "/tuned/uri")):
-            config = self._config(self._reopen(pinned, pointer), pointer, pinned.uri)
-            shapes.append((_first(config, _DEPTH_KEYS), _first(config, _WIDTH_KEYS)))
-        for what, one, other in zip(("blocks", "hidden width"), shapes[0], shapes[1], strict=True):
-            if one is not None and other is not None and one != other:
-                raise shape_error(what, one, other)
-
     def _pin_dataset(self, dataset: DatasetRef, labelled: bool) -> PinnedDataset:
         if dataset.uri is None:
             return PinnedDataset(source="inline", sha256=inline_sha256(dataset))
@@ -237,7 +238,7 @@ class Sources:
     def _dataset_file(self, uri: str) -> tuple[Location, PinnedFile]:
         if not uri.startswith(SCHEME):
             table_encoding(uri)
-        location = self._open(uri, "/dataset/uri", folder=False)
+        location = self._opener.open(uri, "/dataset/uri", folder=False)
         try:
             files = location.files()
         except NotFoundError as error:
@@ -309,82 +310,14 @@ class Sources:
         uri = pinned.uri
         if pinned.revision is not None:
             uri = f"{uri.partition('@')[0]}@{pinned.revision}"
-        return self._open(uri, pointer, folder=True)
+        return self._opener.open(uri, pointer, folder=True)
 
-    def _open(self, uri: str, pointer: str, folder: bool) -> Location:
-        try:
-            return self._located(uri, pointer, folder)
-        except (NotFoundError, DeniedError) as error:
-            raise InputError.at(pointer, error.detail) from error
-        except (ValueError, OSError, RuntimeError) as error:  # a NUL byte, a name too long, a loop of links
-            raise InputError.at(pointer, f"{uri!r} cannot be read: {error}") from error
 
-    def _located(self, uri: str, pointer: str, folder: bool) -> Location:
-        parts = urlsplit(uri)
-        path = unquote(parts.path, errors="strict")
-        if parts.query or parts.fragment:
-            raise InputError.at(pointer, f"{uri}: write ? as %3F and # as %23; queries and fragments mean nothing here")
-        if parts.scheme == "file":
-            return self._open_file(uri, path, parts.netloc, pointer, folder)
-        if parts.scheme == "s3":
-            return self._open_s3(uri, parts.netloc, path.lstrip("/"), pointer, folder)
-        if parts.scheme == "upload":
-            return self._open_upload(uri, parts.netloc, folder)
-        if parts.scheme == "hf" and folder:
-            return self._open_hub(uri, parts.netloc, path, pointer)
-        schemes = "file:, s3:, upload: or hf:" if folder else "file:, s3: or upload:"
-        raise InputError.at(pointer, f"{uri}: the scheme must be {schemes}")
-
-    def _open_upload(self, uri: str, upload_id: str, folder: bool) -> Location:
-        if not _UPLOAD_ID.fullmatch(upload_id):
-            raise NotFoundError(f"{uri}: write upload://up_...; POST /v1/uploads gives the id")
-        file = UploadedFile(self._uploads, self._blobs, self._tenant, upload_id)
-        if not folder:
-            return file
-        return Archive(file, self._blobs, keys.upload_object(self._tenant, upload_id))
-
-    def _open_hub(self, uri: str, owner: str, path: str, pointer: str) -> Location:
-        repository, _, revision = f"{owner}{path}".partition("@")
-        if not _REPOSITORY.fullmatch(repository):
-            raise InputError.at(pointer, f"{uri}: write hf://owner/name or hf://owner/name@revision")
-        token = self._settings.hf_token
-        secret = token.get_secret_value() if token else None
-        return HubRepository(self._settings.hf_endpoint, repository, revision or "main", secret)
-
-    def _open_file(self, uri: str, path: str, host: str, pointer: str, folder: bool) -> Location:
-        if host not in ("", "localhost") or not path.startswith("/"):
-            raise InputError.at(pointer, f"{uri}: write file:///absolute/path")
-        roots = self._settings.roots
-        real = Path(path).resolve()
-        if not within(real, roots):
-            allowed = ", ".join(map(str, roots))
-            raise InputError.at(
-                pointer, f"{uri} is outside the folders that this service reads ({allowed}); see LAYERDRIFT_MODEL_ROOTS"
-            )
-        if folder and not real.is_dir():
-            raise InputError.at(pointer, f"{uri} is not a folder")
-        if folder:
-            return Folder(real, roots)
-        return Folder(real.parent, roots, only=real.name)
-
-    def _open_s3(self, uri: str, bucket: str, key: str, pointer: str, folder: bool) -> Location:
-        if not bucket or not key:
-            raise InputError.at(pointer, f"{uri}: write s3://bucket/key")
-        own = keys.checkpoints_prefix(self._tenant)
-        if bucket == self._settings.s3_bucket and not key.startswith(own):
-            raise InputError.at(
-                pointer, f"{uri}: of the service's own bucket only {own} can be named; use another bucket"
-            )
-        store = self._blobs.of_bucket(bucket)
-        if folder:
-            prefix = Prefix(store, key.rstrip("/") + "/")
-            if not prefix.files():
-                raise InputError.at(pointer, f"{uri} holds no objects, or they cannot be listed")
-            return prefix
-        parent, _, name = key.rpartition("/")
-        single = Prefix(store, f"{parent}/" if parent else "", only=name)
-        single.files()
-        return single
+def _check_shapes(base: _Shape, tuned: _Shape) -> None:
+    """Refuses at once a pair whose configurations already tell of another depth or width."""
+    for what, one, other in zip(("blocks", "hidden width"), base, tuned, strict=True):
+        if one is not None and other is not None and one != other:
+            raise shape_error(what, one, other)
 
 
 def shape_error(what: str, base: object, tuned: object) -> InputError:

@@ -23,7 +23,8 @@ import httpx
 import redis
 
 from layerdrift.backends import keys
-from layerdrift.backends.jobs import Delivery, JobRecord, JobStore
+from layerdrift.backends.jobs import JobStore
+from layerdrift.backends.records import Delivery, JobRecord
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import Webhook

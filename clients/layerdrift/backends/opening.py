@@ -1,0 +1,107 @@
+"""From URIs of requests to folders that files are read from, under the settings' rules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from layerdrift.backends import keys
+from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.locations import Archive, Folder, HubRepository, Location, Prefix, UploadedFile, within
+from layerdrift.backends.settings import Settings
+from layerdrift.backends.uploads import UploadStore
+from layerdrift.contract.errors import DeniedError, InputError, NotFoundError
+
+_UPLOAD_ID = re.compile(r"up_[a-z2-7]{26}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+
+
+class Opener:
+    """Opens URIs as one tenant may."""
+
+    def __init__(self, settings: Settings, blobs: BlobStore, tenant: str) -> None:
+        self._settings = settings
+        self._blobs = blobs
+        self._tenant = tenant
+        self._uploads = UploadStore(blobs, settings.max_upload_bytes)
+
+    def open(self, uri: str, pointer: str, folder: bool) -> Location:
+        """The folder that a URI names, or that holds the one file that it names.
+
+        Raises:
+            InputError: it is not there, not allowed, or no URI; `pointer` says where in the request it stands.
+        """
+        try:
+            return self._located(uri, pointer, folder)
+        except (NotFoundError, DeniedError) as error:
+            raise InputError.at(pointer, error.detail) from error
+        except (ValueError, OSError, RuntimeError) as error:  # a NUL byte, a name too long, a loop of links
+            raise InputError.at(pointer, f"{uri!r} cannot be read: {error}") from error
+
+    def _located(self, uri: str, pointer: str, folder: bool) -> Location:
+        parts = urlsplit(uri)
+        path = unquote(parts.path, errors="strict")
+        if parts.query or parts.fragment:
+            raise InputError.at(pointer, f"{uri}: write ? as %3F and # as %23; queries and fragments mean nothing here")
+        if parts.scheme == "file":
+            return self._open_file(uri, path, parts.netloc, pointer, folder)
+        if parts.scheme == "s3":
+            return self._open_s3(uri, parts.netloc, path.lstrip("/"), pointer, folder)
+        if parts.scheme == "upload":
+            return self._open_upload(uri, parts.netloc, folder)
+        if parts.scheme == "hf" and folder:
+            return self._open_hub(uri, parts.netloc, path, pointer)
+        schemes = "file:, s3:, upload: or hf:" if folder else "file:, s3: or upload:"
+        raise InputError.at(pointer, f"{uri}: the scheme must be {schemes}")
+
+    def _open_upload(self, uri: str, upload_id: str, folder: bool) -> Location:
+        if not _UPLOAD_ID.fullmatch(upload_id):
+            raise NotFoundError(f"{uri}: write upload://up_...; POST /v1/uploads gives the id")
+        file = UploadedFile(self._uploads, self._blobs, self._tenant, upload_id)
+        if not folder:
+            return file
+        return Archive(file, self._blobs, keys.upload_object(self._tenant, upload_id))
+
+    def _open_hub(self, uri: str, owner: str, path: str, pointer: str) -> Location:
+        repository, _, revision = f"{owner}{path}".partition("@")
+        if not _REPOSITORY.fullmatch(repository):
+            raise InputError.at(pointer, f"{uri}: write hf://owner/name or hf://owner/name@revision")
+        token = self._settings.hf_token
+        secret = token.get_secret_value() if token else None
+        return HubRepository(self._settings.hf_endpoint, repository, revision or "main", secret)
+
+    def _open_file(self, uri: str, path: str, host: str, pointer: str, folder: bool) -> Location:
+        if host not in ("", "localhost") or not path.startswith("/"):
+            raise InputError.at(pointer, f"{uri}: write file:///absolute/path")
+        roots = self._settings.roots
+        real = Path(path).resolve()
+        if not within(real, roots):
+            allowed = ", ".join(map(str, roots))
+            raise InputError.at(
+                pointer, f"{uri} is outside the folders that this service reads ({allowed}); see LAYERDRIFT_MODEL_ROOTS"
+            )
+        if folder and not real.is_dir():
+            raise InputError.at(pointer, f"{uri} is not a folder")
+        if folder:
+            return Folder(real, roots)
+        return Folder(real.parent, roots, only=real.name)
+
+    def _open_s3(self, uri: str, bucket: str, key: str, pointer: str, folder: bool) -> Location:
+        if not bucket or not key:
+            raise InputError.at(pointer, f"{uri}: write s3://bucket/key")
+        own = keys.checkpoints_prefix(self._tenant)
+        if bucket == self._settings.s3_bucket and not key.startswith(own):
+            raise InputError.at(
+                pointer, f"{uri}: of the service's own bucket only {own} can be named; use another bucket"
+            )
+        store = self._blobs.of_bucket(bucket)
+        if folder:
+            prefix = Prefix(store, key.rstrip("/") + "/")
+            if not prefix.files():
+                raise InputError.at(pointer, f"{uri} holds no objects, or they cannot be listed")
+            return prefix
+        parent, _, name = key.rpartition("/")
+        single = Prefix(store, f"{parent}/" if parent else "", only=name)
+        single.files()
+        return single

@@ -1,0 +1,107 @@
+"""Job records as they are kept, and which of them a list shows. Knows neither Redis nor S3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from layerdrift.backends import keys
+from layerdrift.backends.sources import Pins
+from layerdrift.contract.analysis import Analysis, Links, Progress, Status
+from layerdrift.contract.errors import Problem
+from layerdrift.contract.request import AnalysisRequest, Webhook
+
+DEFAULT_PRIORITY = 5
+
+
+class Delivery(BaseModel):
+    """A webhook of a job, and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    webhook: Webhook
+    tries: int = 0
+    error: str | None = Field(default=None, description="of the last try")
+    told_at: datetime | None = None
+    given_up: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is still to be told."""
+        return self.told_at is None and not self.given_up
+
+
+class JobRecord(BaseModel):
+    """The truth about one analysis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    tenant: str = keys.DEFAULT_TENANT
+    priority: int = Field(default=DEFAULT_PRIORITY, ge=0, le=9, description="9 before 0")
+    status: Status = Status.QUEUED
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    request: AnalysisRequest
+    pins: Pins
+    progress: Progress = Field(default_factory=Progress)
+    error: Problem | None = None
+    attempts: int = Field(default=0, description="how many workers have taken it")
+    cancel_requested: bool = False
+    deliveries: list[Delivery] = []
+
+    @property
+    def owned(self) -> keys.Owned:
+        """Its id, and whose it is."""
+        return keys.Owned(self.tenant, self.id)
+
+    def analysis(self) -> Analysis:
+        """What the API shows of it."""
+        path = f"/v1/analyses/{self.id}"
+        return Analysis(
+            id=self.id,
+            name=self.request.name,
+            tags=self.request.tags,
+            status=self.status,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            request=self.request,
+            progress=self.progress,
+            error=self.error,
+            links=Links(
+                self=path,
+                events=f"{path}/events",
+                report=f"{path}/report",
+                artifacts=f"{path}/artifacts",
+                cancel=f"{path}/cancel",
+            ),
+        )
+
+    def ended(self, status: Status, error: Problem | None = None) -> JobRecord:
+        """The record in a final state."""
+        return self.model_copy(update={"status": status, "error": error, "finished_at": datetime.now(UTC)})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which records a list shows; None: any. `name` is found anywhere in a name, upper or lower case."""
+
+    status: Status | None = None
+    name: str | None = None
+    tag: tuple[str, str] | None = None
+
+    def admits(self, record: JobRecord) -> bool:
+        """Whether a record is one of them."""
+        request = record.request
+        return (
+            self.status in (None, record.status)
+            and (self.name is None or self.name.casefold() in request.name.casefold())
+            and (self.tag is None or request.tags.get(self.tag[0]) == self.tag[1])
+        )
+
+
+EVERY = Wanted()
