@@ -1,5 +1,6 @@
-# Two images from one file: `service` (the API, no torch) and `worker` (the jobs, with torch).
+# Three images from one file: `service` (the API, no torch), `inspect` (the API with /v1/inspect) and `worker` (the jobs).
 #   docker build --target service -t layerdrift-service .
+#   docker build --target inspect -t layerdrift-inspect .
 #   docker build --target worker  -t layerdrift-worker  .
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -17,14 +18,22 @@ COPY workers workers
 COPY deploy deploy
 
 FROM base AS service
-RUN pip install -c constraints.txt -c requirements.lock './clients[backends]' '.[service]'
+RUN pip install -c constraints.txt -c requirements.lock './clients[backends,otel]' '.[service]'
 USER layerdrift
 EXPOSE 8000
 HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health')"]
 CMD ["python", "-m", "service.main"]
 
+FROM base AS inspect
+RUN pip install -c constraints.txt -c requirements.lock './clients[backends,render,otel]' '.[service,worker]'
+USER layerdrift
+ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+EXPOSE 8000
+HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health')"]
+CMD ["python", "-m", "service.main"]
+
 FROM base AS worker
-RUN pip install -c constraints.txt -c requirements.lock './clients[backends,render]' '.[worker]'
+RUN pip install -c constraints.txt -c requirements.lock './clients[backends,render,otel]' '.[worker]'
 USER layerdrift
 ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # large freed tensors go back to the system, as in deploy/embedded/stack.py

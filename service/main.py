@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from layerdrift import __version__
-from layerdrift.backends import logs
+from layerdrift.backends import logs, tracing
 from layerdrift.backends.access import is_loopback
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.idempotency import Answered
@@ -88,6 +88,7 @@ def _connect_in_lifespan(app: FastAPI, settings: Settings) -> None:
 
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
+        tracing.configure("layerdrift-api")
         running.state.deployment = Deployment.connect(settings)
         async with inner(running) as state:
             yield state
@@ -161,7 +162,13 @@ def _submitting(posted: Callable[[submit.Submission], Awaitable[Response]]) -> C
             str | None, Header(min_length=1, max_length=255, description="sent again with the same body: done once")
         ] = None,
     ) -> Response:
-        submission = submit.Submission(tenant=key.tenant, open_jobs=key.open_jobs, priority=key.priority, request=body)
+        submission = submit.Submission(
+            tenant=key.tenant,
+            open_jobs=key.open_jobs,
+            priority=key.priority,
+            trace=tracing.current(),
+            request=body,
+        )
         if idempotency_key is None:
             return await posted(submission)
         once = backends.idempotency

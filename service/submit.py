@@ -39,6 +39,7 @@ class Submission(BaseModel):
     tenant: str
     open_jobs: int
     priority: int
+    trace: str | None
     request: AnalysisRequest
 
 
@@ -103,6 +104,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         request=request,
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
+        trace=submission.trace,
     )
 
     def admit() -> None:

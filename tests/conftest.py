@@ -95,18 +95,18 @@ def add_noise(model: BertModel, block: int, scale: float = 0.5) -> None:
 
 
 @pytest.fixture(scope="session")
-def start_stack(roots: Path) -> Callable[[Path], Stack]:
-    """Makes a stack with its data in a folder, on free ports; to be used as a context manager."""
+def start_stack(roots: Path) -> Callable[..., Stack]:
+    """Makes a stack with its data in a folder, on free ports, with other variables; to be used as a context manager."""
 
-    def make(home: Path) -> Stack:
+    def make(home: Path, **variables: str) -> Stack:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("LAYERDRIFT_")}
-        return Stack({**clean, "LAYERDRIFT_HOME": str(home), "LAYERDRIFT_MODEL_ROOTS": str(roots)})
+        return Stack({**clean, "LAYERDRIFT_HOME": str(home), "LAYERDRIFT_MODEL_ROOTS": str(roots), **variables})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def stack(start_stack: Callable[[Path], Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(start_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Valkey, SeaweedFS, the API and a worker, for the whole session."""
     with start_stack(tmp_path_factory.mktemp("home")) as running:
         yield running

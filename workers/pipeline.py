@@ -15,7 +15,7 @@ from pathlib import Path
 import redis
 from safetensors.torch import save_file
 
-from layerdrift.backends import keys, logs, metrics
+from layerdrift.backends import keys, logs, metrics, tracing
 from layerdrift.backends.artifacts import Artifacts
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.cache import ReportFormat
@@ -34,12 +34,12 @@ from workers.stages.causal import judge
 from workers.stages.compare import compare
 from workers.stages.extract import Extracted, SaeRows, extract
 from workers.stages.finetune import Tuned, finetune
+from workers.stages.keeping import Keeping
 from workers.stages.latent_table import write_latents
 from workers.stages.report import Findings, Kept, build_report
 from workers.stages.resolve import Resolved, resolve
 from workers.stages.sae import Trained, train_saes
 from workers.stages.sae_files import named, save_sae
-from workers.stages.sae_runs import Keeping
 from workers.stages.tick import Tick
 
 _AWAY = (UnavailableError, redis.RedisError)
@@ -108,7 +108,8 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
     """The record at its end, or as it was where another worker is to go on."""
     writer = ProgressWriter(deployment.jobs, record.id, _stages(record), lease.lost)
     try:
-        _run_stages(deployment, record, folder, writer)
+        with tracing.span("analysis", record.trace, job_id=record.id, attempt=str(record.attempts)):
+            _run_stages(deployment, record, folder, writer)
     except LeaseLost:
         logger.warning("%s: the lease was lost; another worker goes on", record.id)
         return record
@@ -144,7 +145,7 @@ def _forget_unfinished(deployment: Deployment, owned: keys.Owned) -> None:
 def _stage(writer: ProgressWriter, name: StageName) -> Iterator[None]:
     """A stage, whose memory is given back whatever becomes of it."""
     try:
-        with writer.stage(name):
+        with tracing.span(f"stage {name}"), writer.stage(name):
             yield
         metrics.STAGE_SECONDS.labels(name.value).observe(writer.seconds[name])
     finally:
@@ -181,17 +182,19 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         compared = compare(request, resolved, extracted, writer.tick)
         for store in extracted.groups.values():
             store.clear()
+    keeping = Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds)
     trained, kept = None, None
     if extracted.sae_rows is not None:
         with _stage(writer, StageName.SAE):
             directions = compared.probed.directions if compared.probed else None
-            keeping = Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds)
             trained = train_saes(request, extracted.sae_rows, directions, writer.tick, keeping)
             if request.analysis.sae is not None and request.analysis.sae.save:
                 scratch, bucket = folder / "sae", deployment.blobs.bucket
                 kept = _keep(record.owned, trained, extracted.sae_rows, scratch, writer.tick, bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
-        judged = judge(request, resolved, checkpoint, compared, trained, extracted.analysed, folder, writer.tick)
+        judged = judge(
+            request, resolved, checkpoint, compared, trained, extracted.analysed, folder, writer.tick, keeping
+        )
     with _stage(writer, StageName.REPORT):
         found = Findings(resolved, tuned, extracted, compared, trained, kept, judged)
         report = build_report(record.id, request, found, writer.seconds)

@@ -6,6 +6,7 @@ from functools import cache
 
 from celery import shared_task
 
+from layerdrift.backends import tracing
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.queue import ANALYSE_TASK
 from layerdrift.backends.settings import Settings
@@ -14,6 +15,7 @@ from layerdrift.backends.settings import Settings
 @cache
 def deployment() -> Deployment:
     """This process's connections, made when the first task needs them."""
+    tracing.configure("layerdrift-worker")
     return Deployment.connect(Settings())
 
 

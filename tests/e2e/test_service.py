@@ -355,7 +355,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no such key": ({"dataset": {"uri": "s3://sources/none.csv"}}, "/dataset/uri", "does not exist"),
     "no such prefix": ({"tuned": {"uri": "s3://sources/none/"}}, "/tuned/uri", "holds no objects"),
     "no such bucket": ({"tuned": {"uri": "s3://no-such-bucket/x/"}}, "/tuned/uri", "does not exist"),
-    "scheme": ({"base": {"uri": "ftp://x/y"}}, "/base/uri", "the scheme must be file:, s3:, upload: or hf:"),
+    "scheme": ({"base": {"uri": "ftp://x/y"}}, "/base/uri", "the scheme must be file:, s3:, upload:, hf: or mlflow:"),
 }
 
 

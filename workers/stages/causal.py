@@ -47,6 +47,7 @@ from workers.stages.answers import (
 from workers.stages.compare import Compared
 from workers.stages.gather import Reading
 from workers.stages.intervals import ratio
+from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.latents import promoted
 from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.sae import Trained
@@ -86,6 +87,7 @@ def judge(
     analysed: int,
     folder: Path,
     tick: Tick,
+    keeping: Keeping = NOTHING_KEPT,
 ) -> Judged:
     """Asks the models; `analysed` texts were compared, and these they are asked about.
 
@@ -134,7 +136,7 @@ def judge(
     if info is not None and grafts is not None and any(layer.drift > 0 for layer in compared.layers):
         recommendation = predicted_by_grafts(info, grafts) or recommendation
     if swept:
-        sweep, recommendation = freeze_sweep(request, resolved, recommendation, ticks.next("freeze sweep"))
+        sweep, recommendation = freeze_sweep(request, resolved, recommendation, ticks.next("freeze sweep"), keeping)
         causal = causal.model_copy(update={"sweep": sweep})
     return Judged(outputs, grafts, found, latents, causal, recommendation, warnings)
 

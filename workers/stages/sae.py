@@ -33,9 +33,10 @@ from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFi
 from workers.scratch import ActivationStore
 from workers.stages.crosscoding import Crosscoding
 from workers.stages.extract import ControlRows, SaeRows
+from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.latents import ENCODED_ROWS, Side, chosen_latents, evidence
 from workers.stages.probes import LabelDirections
-from workers.stages.sae_runs import NOTHING_KEPT, Keeping, Outcome, Runs
+from workers.stages.sae_runs import Outcome, Runs
 from workers.stages.splicing import Dictionaries
 from workers.stages.tick import SharedTicks, Tick
 

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,41 +17,11 @@ from workers.analysis.sae_batched import BatchedTrainer
 from workers.analysis.sae_training import StackTrainer
 from workers.models.device import best_device, fast_dtype
 from workers.scratch import ActivationStore
+from workers.stages.keeping import Keeping
 from workers.stages.tick import SharedTicks, Tick
 
 RowsOf = Callable[[Tensor], Iterable[Tensor]]
 """A batch of the stored rows [R, B, D] as the rows of every site of a stack."""
-
-
-class Checkpoints(Protocol):
-    """Where the state of an unfinished run is kept for whoever takes the job next."""
-
-    def load(self, run: str) -> Iterator[dict[str, Tensor]] | None:
-        """The last state that was saved whole, part after part; None where there is none."""
-
-    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
-        """Keeps a state in place of an earlier one of that run; what goes wrong is no fault of the run's."""
-
-
-class NoCheckpoints:
-    """Keeps nothing."""
-
-    def load(self, run: str) -> None:
-        """None."""
-
-    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
-        """Does nothing."""
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """Where runs keep their states, and how many seconds of training lie between two of these, at least."""
-
-    checkpoints: Checkpoints
-    seconds: float
-
-
-NOTHING_KEPT = Keeping(NoCheckpoints(), float("inf"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean, median
@@ -15,6 +17,7 @@ from layerdrift.contract.report import Recommendation, Strategy, Sweep, SweepPoi
 from layerdrift.contract.request import AnalysisRequest, FineTune, FreezeSweep
 from workers.analysis.noninferiority import loss_bound
 from workers.stages.finetune import fresh_classifier, training_data
+from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.resolve import Resolved
 from workers.stages.training import Recipe, Training, TrainingData, evaluate, gradient_norms, train
 
@@ -44,9 +47,13 @@ class _Runs:
 
 
 def freeze_sweep(
-    request: AnalysisRequest, resolved: Resolved, predicted: Recommendation, tick: SweepTick
+    request: AnalysisRequest,
+    resolved: Resolved,
+    predicted: Recommendation,
+    tick: SweepTick,
+    keeping: Keeping = NOTHING_KEPT,
 ) -> tuple[Sweep, Recommendation]:
-    """Retrains at every depth and seed, and draws the advice from it.
+    """Retrains at every depth and seed, and draws the advice from it. Trainings that a lost worker ended are kept.
 
     Raises:
         InputError: a depth is more than the model has blocks, or a training diverged.
@@ -69,12 +76,13 @@ def freeze_sweep(
         for seed in seeds:
             what = f"{len(frozen)} blocks frozen, seed {seed}"
             trained.append(
-                _one(
+                _kept_or_made(
                     resolved,
                     data,
                     Recipe(settings, seed, frozen),
                     rows,
                     lambda share, detail, done=done, what=what: tick((done + share) / total, f"{what}: {detail}"),  # type: ignore[misc]
+                    keeping,
                 )
             )
             done += 1
@@ -115,6 +123,40 @@ def _strategies(recommended: int, norms: list[float]) -> dict[str, frozenset[int
         "half": frozenset(range(1, len(norms) // 2 + 1)),
         "gradient_norm": frozenset(weakest[:recommended]),
     }
+
+
+def _kept_or_made(
+    resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], tick: SweepTick, keeping: Keeping
+) -> tuple[Tensor, Training]:
+    """The training that an earlier worker on this job came to the end of; else it is made, and kept."""
+    name = _name(recipe)
+    kept = keeping.checkpoints.load(name)
+    if kept is not None:
+        (part,) = kept
+        tick(1.0, "was trained before")
+        return part["hits"], Training(
+            losses=part["losses"].tolist(),
+            step_seconds=part["step_seconds"].tolist(),
+            training_bytes=int(part["training_bytes"]),
+            cached=bool(part["cached"]),
+        )
+    hits, training = _one(resolved, data, recipe, rows, tick)
+    part = {
+        "hits": hits,
+        "losses": torch.tensor(training.losses, dtype=torch.float64),
+        "step_seconds": torch.tensor(training.step_seconds, dtype=torch.float64),
+        "training_bytes": torch.tensor(training.training_bytes),
+        "cached": torch.tensor(training.cached),
+    }
+    keeping.checkpoints.save(name, training.steps, [part])
+    return hits, training
+
+
+def _name(recipe: Recipe) -> str:
+    """Of a training within its job, whose rows and base model are always the same."""
+    frozen = {"settings": recipe.settings.model_dump(mode="json"), "frozen": sorted(recipe.frozen)}
+    digest = hashlib.sha256(json.dumps(frozen, sort_keys=True).encode()).hexdigest()[:16]
+    return f"sweep-seed-{recipe.seed}-{digest}"
 
 
 def _one(

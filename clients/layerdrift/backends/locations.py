@@ -1,4 +1,4 @@
-"""Folders that files are read from: on this disk, in a bucket, in a zip that was uploaded, in a hub's repository.
+"""Folders that files are read from: on this disk, in a bucket, in a zip that was uploaded. `registries` has the rest.
 
 Nothing is executed and nothing is unpickled here; a location gives the files directly in it, and their bytes.
 """
@@ -6,23 +6,18 @@ Nothing is executed and nothing is unpickled here; a location gives the files di
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote
 
-import httpx
 from pydantic import BaseModel, ConfigDict
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.uploads import UploadStore
-from layerdrift.contract.errors import DeniedError, NotFoundError, UnavailableError
+from layerdrift.contract.errors import NotFoundError
 from layerdrift.contract.upload import Upload
 
 if TYPE_CHECKING:
@@ -30,7 +25,6 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20
 MAX_ARCHIVE_FILES = 1000
-_HUB_SECONDS = 60.0
 
 
 class PinnedFile(BaseModel):
@@ -222,83 +216,6 @@ class Archive:
                     yield chunk
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
             raise ValueError(f"{name} in the zip is broken ({error})") from error
-
-
-class HubRepository:
-    """A model repository of a Hugging Face hub at one commit.
-
-    Args:
-        revision: branch, tag or commit; `commit` is what it stands for now.
-
-    Raises:
-        NotFoundError: there is no such repository or revision.
-        DeniedError: it is private or gated, and the service's token does not open it.
-        UnavailableError: the hub is away.
-    """
-
-    def __init__(self, endpoint: str, name: str, revision: str, token: str | None) -> None:
-        self._endpoint = endpoint.rstrip("/")
-        self._name = name
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._where = f"hf://{name}@{revision}"
-        path = f"/api/models/{name}/revision/{quote(revision, safe='')}"
-        with self._asked(self._endpoint + path, {"blobs": "true"}) as answer:
-            self._info = json.loads(answer.read())
-
-    @cached_property
-    def commit(self) -> str:
-        """The commit that is read."""
-        return str(self._info["sha"])
-
-    def files(self) -> list[PinnedFile]:
-        return [
-            PinnedFile(
-                name=entry["rfilename"],
-                size=int(entry.get("size") or 0),
-                version=f"blob:{(entry.get('lfs') or {}).get('sha256') or entry.get('blobId')}",
-            )
-            for entry in self._info.get("siblings", [])
-            if "/" not in entry["rfilename"]
-        ]
-
-    def read(self, name: str, length: int) -> bytes:
-        with self._asked(self._url(name), headers={"Range": f"bytes=0-{length - 1}"}) as answer:
-            found = bytearray()
-            for chunk in answer.iter_bytes(CHUNK_BYTES):
-                found += chunk
-                if len(found) >= length:
-                    break
-            return bytes(found[:length])
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        with self._asked(self._url(name)) as answer:
-            yield from answer.iter_bytes(CHUNK_BYTES)
-
-    def _url(self, name: str) -> str:
-        return f"{self._endpoint}/{self._name}/resolve/{self.commit}/{quote(name)}"
-
-    @contextmanager
-    def _asked(
-        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
-    ) -> Iterator[httpx.Response]:
-        try:
-            with httpx.stream(
-                "GET",
-                url,
-                params=params,
-                headers={**self._headers, **(headers or {})},
-                follow_redirects=True,
-                timeout=_HUB_SECONDS,
-            ) as answer:
-                if answer.status_code == 404:
-                    raise NotFoundError(f"{self._where} does not exist on {self._endpoint}")
-                if answer.status_code in (401, 403):
-                    raise DeniedError(f"{self._where} is private or gated; LAYERDRIFT_HF_TOKEN must open it")
-                if answer.is_error:
-                    raise UnavailableError(f"the hub answered {answer.status_code} for {self._where}")
-                yield answer
-        except httpx.HTTPError as error:
-            raise UnavailableError(f"the hub could not be reached for {self._where}: {error}") from error
 
 
 def within(path: Path, roots: list[Path]) -> bool:

@@ -6,14 +6,18 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import httpx
+
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.locations import Archive, Folder, HubRepository, Location, Prefix, UploadedFile, within
+from layerdrift.backends.locations import Archive, Folder, Location, Prefix, UploadedFile, within
+from layerdrift.backends.registries import Bearer, HubRepository, MlflowVersion
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.contract.errors import DeniedError, InputError, NotFoundError
 
 _UPLOAD_ID = re.compile(r"up_[a-z2-7]{26}")
+_MLFLOW = re.compile(r"(?P<name>[^/:@]+)(/(?P<version>[0-9]+)|/?(?P<alias>@[\w-]+))", re.ASCII)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 
 
@@ -52,7 +56,9 @@ class Opener:
             return self._open_upload(uri, parts.netloc, folder)
         if parts.scheme == "hf" and folder:
             return self._open_hub(uri, parts.netloc, path, pointer)
-        schemes = "file:, s3:, upload: or hf:" if folder else "file:, s3: or upload:"
+        if parts.scheme in ("mlflow", "models") and folder:
+            return self._open_mlflow(uri, unquote(parts.netloc) + path, pointer)
+        schemes = "file:, s3:, upload:, hf: or mlflow:" if folder else "file:, s3: or upload:"
         raise InputError.at(pointer, f"{uri}: the scheme must be {schemes}")
 
     def _open_upload(self, uri: str, upload_id: str, folder: bool) -> Location:
@@ -70,6 +76,29 @@ class Opener:
         token = self._settings.hf_token
         secret = token.get_secret_value() if token else None
         return HubRepository(self._settings.hf_endpoint, repository, revision or "main", secret)
+
+    def _open_mlflow(self, uri: str, path: str, pointer: str) -> Location:
+        url = self._settings.mlflow_url
+        if url is None or not url.startswith(("http://", "https://")):
+            raise InputError.at(pointer, f"{uri}: this service has no MLflow server; set LAYERDRIFT_MLFLOW_URL")
+        found = _MLFLOW.fullmatch(path.strip("/"))
+        if found is None:
+            raise InputError.at(pointer, f"{uri}: write mlflow://name/3 or mlflow://name@alias (or models:/…)")
+        return MlflowVersion(
+            url,
+            found["name"],
+            found["version"] or found["alias"],
+            self._mlflow_auth(),
+            lambda folder: self._located(folder, pointer, folder=True),
+        )
+
+    def _mlflow_auth(self) -> httpx.Auth | None:
+        settings = self._settings
+        if settings.mlflow_token is not None:
+            return Bearer(settings.mlflow_token.get_secret_value())
+        if settings.mlflow_username and settings.mlflow_password:
+            return httpx.BasicAuth(settings.mlflow_username, settings.mlflow_password.get_secret_value())
+        return None
 
     def _open_file(self, uri: str, path: str, host: str, pointer: str, folder: bool) -> Location:
         if host not in ("", "localhost") or not path.startswith("/"):
@@ -105,3 +134,14 @@ class Opener:
         single = Prefix(store, f"{parent}/" if parent else "", only=name)
         single.files()
         return single
+
+
+def at_revision(uri: str, revision: str | None) -> str:
+    """The URI of a registry that names what was pinned, whatever its branches and aliases say by now."""
+    if revision is None:
+        return uri
+    if uri.startswith("hf:"):
+        return f"{uri.partition('@')[0]}@{revision}"
+    found = _MLFLOW.fullmatch((urlsplit(uri).netloc + urlsplit(uri).path).strip("/"))
+    name = found["name"] if found else uri
+    return f"mlflow://{name}/{revision}"

@@ -52,6 +52,7 @@ class JobRecord(BaseModel):
     attempts: int = Field(default=0, description="how many workers have taken it")
     cancel_requested: bool = False
     deliveries: list[Delivery] = []
+    trace: str | None = Field(default=None, description="traceparent of the request that made it")
 
     @property
     def owned(self) -> keys.Owned:

@@ -49,6 +49,13 @@ class Settings(BaseSettings):
         description="hub that hf: URIs name; default: HF_ENDPOINT, or Hugging Face's",
     )
     hf_token: SecretStr | None = Field(default=None, description="opens the hub's private and gated repositories")
+    mlflow_url: str | None = Field(
+        default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI"),
+        description="MLflow server that mlflow: URIs name; default: MLFLOW_TRACKING_URI",
+    )
+    mlflow_token: SecretStr | None = Field(default=None, description="bearer token for the MLflow server")
+    mlflow_username: str | None = Field(default=None, description="with the password, where it has no tokens")
+    mlflow_password: SecretStr | None = Field(default=None)
     webhook_secrets: dict[str, SecretStr] = Field(
         default={}, description='what webhooks are signed with, by name, as JSON: {"ci": "whsec_..."} (base64)'
     )

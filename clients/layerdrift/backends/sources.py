@@ -1,4 +1,4 @@
-"""Where checkpoints and data sets come from: `file:` under allowed roots, `s3:`, `upload:`, and `hf:` for models.
+"""Where checkpoints and data sets come from: files under allowed roots, S3, uploads; checkpoints also from registries.
 
 Pinning writes down exactly which bytes a request means and refuses at once what can be seen to be unusable; fetching
 copies those files, and no others, to a folder of the worker's. Nothing is executed and nothing is unpickled here.
@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.locations import (
-    HubRepository,
     Location,
     PinnedFile,
 )
-from layerdrift.backends.opening import Opener
+from layerdrift.backends.opening import Opener, at_revision
+from layerdrift.backends.registries import HubRepository, MlflowVersion
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_encoding
 from layerdrift.backends.uploads import SCHEME
@@ -65,7 +65,7 @@ class PinnedModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     uri: str
-    revision: str | None = Field(default=None, description="commit of a hub's repository")
+    revision: str | None = Field(default=None, description="commit of a hub's repository, or version in MLflow")
     adapter: bool = Field(default=False, description="a PEFT adapter of the base model, not a whole checkpoint")
     files: list[PinnedFile]
 
@@ -146,7 +146,7 @@ class Sources:
     def _pin_model(self, reference: ModelRef, pointer: str) -> _Looked:
         location = self._opener.open(reference.uri, pointer, folder=True)
         files = location.files()
-        revision = location.commit if isinstance(location, HubRepository) else None
+        revision = location.revision if isinstance(location, HubRepository | MlflowVersion) else None
         names = {file.name for file in files}
         if pointer == "/tuned/uri" and ADAPTER_CONFIG in names and CONFIG not in names:
             return self._pin_adapter(reference.uri, revision, location, files)
@@ -307,10 +307,7 @@ class Sources:
 
     def _reopen(self, pinned: PinnedModel, pointer: str) -> Location:
         """What was pinned, at the revision that it had then."""
-        uri = pinned.uri
-        if pinned.revision is not None:
-            uri = f"{uri.partition('@')[0]}@{pinned.revision}"
-        return self._opener.open(uri, pointer, folder=True)
+        return self._opener.open(at_revision(pinned.uri, pinned.revision), pointer, folder=True)
 
 
 def _check_shapes(base: _Shape, tuned: _Shape) -> None:

@@ -51,7 +51,7 @@ class ModelRef(RequestModel):
         min_length=1,
         max_length=2_000,
         description="`file:///folder` under one of the service's model roots, `s3://bucket/prefix/`, "
-        "`hf://owner/name@revision`, or `upload://id` of a zip",
+        "`hf://owner/name@revision`, `mlflow://name/version` or `mlflow://name@alias`, or `upload://id` of a zip",
         examples=["s3://models/reviews-v7/"],
     )
 

@@ -61,7 +61,7 @@ def test_the_service_image_does_not_ask_for_torch() -> None:
     stage = DOCKERFILE.split(" AS service")[1].split("FROM ")[0]
     assert "worker" not in stage
     lines = [line for line in stage.splitlines() if line.startswith("RUN pip")]
-    assert lines == ["RUN pip install -c constraints.txt -c requirements.lock './clients[backends]' '.[service]'"]
+    assert lines == ["RUN pip install -c constraints.txt -c requirements.lock './clients[backends,otel]' '.[service]'"]
 
 
 def test_images_are_pinned_to_a_version() -> None:

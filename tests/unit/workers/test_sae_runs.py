@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.unit.workers.in_memory import InMemory
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
 from workers.scratch import ActivationStore
-from workers.stages.sae_runs import NOTHING_KEPT, Keeping, Outcome, Runs
+from workers.stages.keeping import NOTHING_KEPT, Keeping
+from workers.stages.sae_runs import Outcome, Runs
 from workers.stages.tick import SharedTicks
 
 WIDTH, LATENTS, BATCH = 16, 64, 128
@@ -19,19 +20,6 @@ WIDTH, LATENTS, BATCH = 16, 64, 128
 
 class Stopped(Exception):
     """Somebody stopped the job."""
-
-
-class InMemory:
-    """Checkpoints that outlive a run."""
-
-    def __init__(self) -> None:
-        self.saved: dict[str, tuple[int, list[dict[str, Tensor]]]] = {}
-
-    def load(self, run: str) -> Iterator[dict[str, Tensor]] | None:
-        return iter(self.saved[run][1]) if run in self.saved else None
-
-    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
-        self.saved[run] = number, list(parts)
 
 
 def planted(rows: int) -> Tensor:

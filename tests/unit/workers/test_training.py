@@ -13,10 +13,12 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Recommendation
 from layerdrift.contract.request import AnalysisRequest, FineTune
 from tests.conftest import BLOCKS, add_noise, save_model, tiny_bert
+from tests.unit.workers.in_memory import InMemory
 from tests.unit.workers.test_stages import labelled, resolved, tick, tuning
 from workers.models.prefix import PrefixCache
 from workers.stages import training as module
 from workers.stages.finetune import finetune, fresh_classifier, training_data
+from workers.stages.keeping import Keeping
 from workers.stages.resolve import Resolved, Split
 from workers.stages.sweep import NOT_RETRAINED, advice_of, freeze_sweep
 from workers.stages.training import Recipe, Training, evaluate, gradient_norms, planned_steps, train
@@ -210,6 +212,34 @@ def test_freezing_saves_memory_and_the_sweep_measures_what_it_costs(base: Path) 
     advice = advice_of(found.model_copy(update={"points": refused}), predicted)
     assert (advice.basis, advice.freeze_first) == ("predicted", 2)
     assert advice.evidence.startswith("The curve says so. The sweep does not confirm")
+
+
+def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(base: Path) -> None:
+    sweep = {"depths": [2], "seeds": 2, "epsilon": 100}
+    body = tuning(epochs=1, precision="float32").model_dump() | {"analysis": {"sae": None, "freeze_sweep": sweep}}
+    asked = AnalysisRequest.model_validate(body)
+    predicted = Recommendation(freeze_first=2, basis="predicted", evidence=NOT_RETRAINED)
+    given = with_held_out(base)
+    keeping = Keeping(InMemory(), float("inf"))
+    made: list[str] = []
+
+    def until_depth_2(_share: float, detail: str) -> None:
+        if detail.startswith("2 blocks"):
+            raise InterruptedError
+
+    def watched(_share: float, detail: str) -> None:
+        training, _, what = detail.partition(": ")
+        if what != "was trained before" and training not in made:
+            made.append(training)
+
+    with pytest.raises(InterruptedError):
+        freeze_sweep(asked, given, predicted, until_depth_2, keeping)
+    found, _ = freeze_sweep(asked, given, predicted, watched, keeping)
+    assert not [what for what in made if what.startswith("0 blocks")]
+    assert "2 blocks frozen, seed 0" in made
+    whole, _ = freeze_sweep(asked, given, predicted, _tick)
+    assert [point.by_seed for point in found.points] == [point.by_seed for point in whole.points]
+    assert [point.loss_bound_points for point in found.points] == [point.loss_bound_points for point in whole.points]
 
 
 def test_the_plan_of_steps_counts_epochs_and_limits() -> None:

@@ -1,0 +1,40 @@
+"""Where long trainings keep their states for the worker that takes the job over; knows no bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Checkpoints(Protocol):
+    """Where the state of an unfinished run is kept for whoever takes the job next."""
+
+    def load(self, run: str) -> Iterator[dict[str, Tensor]] | None:
+        """The last state that was saved whole, part after part; None where there is none."""
+
+    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
+        """Keeps a state in place of an earlier one of that run; what goes wrong is no fault of the run's."""
+
+
+class NoCheckpoints:
+    """Keeps nothing."""
+
+    def load(self, run: str) -> None:
+        """None."""
+
+    def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
+        """Does nothing."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where runs keep their states, and how many seconds of training lie between two of these, at least."""
+
+    checkpoints: Checkpoints
+    seconds: float
+
+
+NOTHING_KEPT = Keeping(NoCheckpoints(), float("inf"))
