@@ -21,7 +21,9 @@ from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import Artifact
 from layerdrift.contract.comparison import Comparison, compare
 from layerdrift.contract.errors import ConflictError, LayerdriftError
+from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
+from layerdrift.gate import judge
 from service.conditional import conditional
 from service.problems import documented
 from service.security import Admin, AnalysisId, Backends, Reader, Submitter
@@ -158,6 +160,18 @@ def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> 
     return backends.artifacts.listed(record.owned, backends.settings.link_seconds)
 
 
+@router.post(
+    "/v1/analyses/{analysis_id}/gate",
+    tags=["analyses"],
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
+)
+def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Verdict:
+    """Whether the report holds a policy. 422 where a rule cannot be judged on it: that is no pass."""
+    report = _report(backends, key, analysis_id)
+    baseline = _report(backends, key, policy.baseline) if policy.baseline else None
+    return judge(policy, report, baseline)
+
+
 @router.get(
     "/v1/analyses/{analysis_id}/compare/{other_id}",
     tags=["analyses"],
@@ -170,11 +184,12 @@ def compare_analyses(
     other_id: Annotated[str, Path(pattern=r"^an_[a-z2-7]{26}$", description="id of another analysis")],
 ) -> Comparison:
     """The difference of two reports, layer by layer: the other's number less this one's."""
-    reports = [
-        Report.model_validate_json(backends.reports.get(_succeeded(backends, key, id_).owned, "json").body)
-        for id_ in (analysis_id, other_id)
-    ]
-    return compare(*reports)
+    return compare(*(_report(backends, key, id_) for id_ in (analysis_id, other_id)))
+
+
+def _report(backends: Deployment, key: ApiKey, analysis_id: str) -> Report:
+    body = backends.reports.get(_succeeded(backends, key, analysis_id).owned, "json").body
+    return Report.model_validate_json(body)
 
 
 def _succeeded(backends: Deployment, key: ApiKey, analysis_id: str) -> JobRecord:

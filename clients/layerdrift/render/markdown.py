@@ -11,11 +11,11 @@ from layerdrift.render import words
 def render(report: Report) -> str:
     """Headline, advice, warnings, the table of layers, provenance."""
     parts = [
-        f"# {_plain(report.name) or 'Layer drift report'}",
+        f"# {plain(report.name) or 'Layer drift report'}",
         words.headline(report),
         words.outcome(report),
         words.advice(report),
-        *(f"> **{warning.code}**: {_plain(warning.message)}" for warning in report.warnings),
+        *(f"> **{warning.code}**: {plain(warning.message)}" for warning in report.warnings),
         _layers(report),
         " ".join(words.limits(report)),
         _provenance(report),
@@ -70,7 +70,7 @@ def _provenance(report: Report) -> str:
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text of the user's that cannot become markup."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
 

@@ -1,0 +1,157 @@
+"""The policy of a review and its verdict: which numbers of a report must lie where, and whether they do."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.paths import Path, PathError
+from layerdrift.contract.report import Report
+
+Severity = Literal["fail", "warn"]
+Decision = Literal["pass", "warn", "fail"]
+Scalar = float | bool | str
+
+
+class PolicyModel(BaseModel):
+    """Base of every part: unknown fields are refused, and no number is NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Rule(PolicyModel):
+    """One condition. Every number that the path matches must hold it; a path that matches nothing is an error."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", description="its name in the verdict and in JUnit")
+    severity: Severity = Field(default="fail", description="what the verdict is where it does not hold")
+    message: str = Field(min_length=1, max_length=2_000, description="for whoever reads that it does not hold")
+    path: str = Field(
+        min_length=1,
+        max_length=500,
+        description="numbers of the report: `layers[0:3].similarity.token.cka.value`; slices as in Python, names in "
+        "brackets filter (`layers[zone=general]`), `[*]` takes all, `.length` counts what a list has",
+    )
+    minus: str | None = Field(
+        default=None, max_length=500, description="path of what is taken off first: one number, or as many as `path`"
+    )
+    of_baseline: Literal["ratio", "difference"] | None = Field(
+        default=None, description="judge the number over, or less, the same number in the baseline's report"
+    )
+    floor: float | None = Field(
+        default=None,
+        gt=0,
+        description="with `of_baseline: ratio`: smaller numbers count as this, so that noise over noise fails nothing",
+    )
+    min: float | None = Field(default=None, description="least that holds")
+    max: float | None = Field(default=None, description="most that holds")
+    equals: bool | str | None = Field(default=None, description="what holds, where it is no number")
+    if_undefined: Literal["error", "pass", "warn", "fail"] = Field(
+        default="error",
+        description="what a null in the report's place means: a number that was not computed, or has no meaning there",
+    )
+
+    @field_validator("path", "minus")
+    @classmethod
+    def _leads_to_something(cls, path: str | None) -> str | None:
+        if path is not None:
+            try:
+                Path.parse(path).check(Report)
+            except PathError as error:
+                raise ValueError(str(error)) from error
+        return path
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> Self:
+        if self.equals is None and self.min is None and self.max is None:
+            raise ValueError("give min, max or equals: nothing is asked of the number")
+        if self.equals is None and not Path.parse(self.path).check(Report):
+            raise ValueError(f"{self.path} is no number: ask for it with equals")
+        numeric = (self.min, self.max, self.minus, self.of_baseline)
+        if self.equals is not None and any(given is not None for given in numeric):
+            raise ValueError("equals goes without min, max, minus and of_baseline")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing can hold")
+        if self.floor is not None and self.of_baseline != "ratio":
+            raise ValueError("floor is for of_baseline: ratio")
+        return self
+
+    @property
+    def limit(self) -> str:
+        """What is asked, in symbols."""
+        if self.equals is not None:
+            return f"= {str(self.equals).lower() if isinstance(self.equals, bool) else self.equals}"
+        if self.min is not None and self.max is not None:
+            return f"{self.min:g} to {self.max:g}"
+        return f">= {self.min:g}" if self.min is not None else f"<= {self.max:g}"
+
+
+class Policy(PolicyModel):
+    """What a review asks of a report."""
+
+    description: str = Field(default="", max_length=2_000, description="for people")
+    baseline: str | None = Field(
+        default=None,
+        pattern=r"^an_[a-z2-7]{26}$",
+        description="id of an earlier analysis, such as the production model's, for rules with `of_baseline`",
+    )
+    rules: list[Rule] = Field(min_length=1, max_length=200)
+
+    @model_validator(mode="after")
+    def _each_id_once(self) -> Self:
+        seen: set[str] = set()
+        for rule in self.rules:
+            if rule.id in seen:
+                raise ValueError(f"two rules are called {rule.id!r}")
+            seen.add(rule.id)
+        return self
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether a rule compares with another report."""
+        return any(rule.of_baseline for rule in self.rules)
+
+
+class Finding(BaseModel):
+    """A number that does not hold what its rule asks, and where it stands."""
+
+    path: str = Field(description="of this one number: `layers[2].drift`")
+    observed: Scalar | None = Field(description="null: the report has no number there")
+
+
+class Check(BaseModel):
+    """What became of a rule."""
+
+    id: str
+    decision: Decision
+    severity: Severity
+    path: str
+    matched: int = Field(ge=1, description="numbers that were judged")
+    observed: Scalar | None = Field(description="the number farthest from what is asked, or nearest to its limit")
+    limit: str
+    message: str = Field(description="the rule's")
+    detail: str = Field(description="what was found, in words")
+    findings: list[Finding] = Field(default=[], description="those that do not hold")
+
+
+class Verdict(BaseModel):
+    """The answer to `may it be promoted?`."""
+
+    analysis_id: str
+    baseline: str | None = None
+    decision: Decision = Field(
+        description="`fail` where a rule of that severity does not hold, else `warn`, else `pass`"
+    )
+    checks: list[Check]
+
+    @property
+    def counts(self) -> dict[Decision, int]:
+        """Checks by what became of them."""
+        order: tuple[Decision, ...] = ("pass", "warn", "fail")
+        return {one: sum(check.decision == one for check in self.checks) for one in order}
+
+
+def rule_error(policy: Policy, rule: Rule, detail: str) -> InputError:
+    """A rule that cannot be judged on a report; points at its path."""
+    return InputError.at(f"/rules/{policy.rules.index(rule)}/path", f"rule {rule.id}: {detail}")

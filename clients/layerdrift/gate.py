@@ -1,0 +1,204 @@
+"""Policy and report in, verdict out. Pure: no file, no network; undefined numbers never pass unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from layerdrift.contract.comparison import Comparison, compare
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.paths import Match, Path
+from layerdrift.contract.policy import Check, Decision, Finding, Policy, Rule, Scalar, Verdict, rule_error
+from layerdrift.contract.report import Report
+
+_RANK: dict[Decision, int] = {"pass": 0, "warn": 1, "fail": 2}
+_SHOWN = 3
+"""Numbers that a check's detail names."""
+
+BASELINE_CHECK = "baseline-comparable"
+"""The check that every verdict with a baseline has: whether the two reports were measured alike."""
+
+
+def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Verdict:
+    """Whether a report holds a policy.
+
+    Args:
+        baseline: the report that rules with `of_baseline` compare with.
+
+    Raises:
+        InputError: a rule cannot be judged: its path matches nothing or a number that the report does not have, or
+            it needs a baseline that is not there or has other layers. `errors` names them all.
+    """
+    if policy.needs_baseline and baseline is None:
+        rule = next(rule for rule in policy.rules if rule.of_baseline)
+        raise rule_error(policy, rule, "needs a baseline: the id of an earlier analysis, as `baseline` of the policy")
+    checks: list[Check] = []
+    problems: list[InputError] = []
+    if baseline is not None and policy.needs_baseline:
+        checks.append(_comparable(compare(baseline, report)))
+    for rule in policy.rules:
+        try:
+            checks.append(_check(policy, rule, report, baseline))
+        except InputError as error:
+            problems.append(error)
+    if problems:
+        raise InputError("; ".join(error.detail for error in problems), [one for e in problems for one in e.errors])
+    decision = max((check.decision for check in checks), key=_RANK.__getitem__)
+    return Verdict(
+        analysis_id=report.analysis_id,
+        baseline=baseline.analysis_id if baseline else None,
+        decision=decision,
+        checks=checks,
+    )
+
+
+def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) -> Check:
+    numbers = _numbers(policy, rule, report)
+    if rule.of_baseline and baseline is not None:
+        numbers = [_against(rule, match, baseline) for match in numbers]
+    undefined = [match for match in numbers if match.value is None]
+    if undefined and rule.if_undefined == "error":
+        where = ", ".join(match.path for match in undefined[:_SHOWN])
+        raise rule_error(
+            policy,
+            rule,
+            f"the report has no number at {where}; say what that means with if_undefined: pass, warn or fail",
+        )
+    known = [match for match in numbers if match.value is not None]
+    broken = [match for match in known if not _holds(rule, match.value)]
+    decision: Decision = rule.severity if broken else "pass"
+    if undefined:
+        meant: Decision = rule.if_undefined if rule.if_undefined != "error" else "fail"
+        decision = max(decision, meant, key=_RANK.__getitem__)
+    missed = undefined if undefined and rule.if_undefined in ("warn", "fail") else []
+    return Check(
+        id=rule.id,
+        decision=decision,
+        severity=rule.severity,
+        path=rule.path,
+        matched=len(numbers),
+        observed=_worst(rule, known),
+        limit=rule.limit,
+        message=rule.message,
+        detail=_detail(rule, known, broken, undefined),
+        findings=[Finding(path=match.path, observed=match.value) for match in [*broken, *missed]],
+    )
+
+
+def _numbers(policy: Policy, rule: Rule, report: Report) -> list[Match]:
+    """What the rule is about, less what it takes off."""
+    found = Path.parse(rule.path).matches(report)
+    if not found:
+        raise rule_error(policy, rule, f"{rule.path} matches nothing in this report")
+    if rule.minus is None:
+        return found
+    others = Path.parse(rule.minus).matches(report)
+    if len(others) == 1:
+        others *= len(found)
+    if len(others) != len(found):
+        raise rule_error(
+            policy, rule, f"{rule.path} matches {len(found)} numbers, and minus ({rule.minus}) {len(others)}"
+        )
+    return [
+        Match(one.path, _apply(lambda a, b: a - b, one.value, other.value))
+        for one, other in zip(found, others, strict=True)
+    ]
+
+
+def _against(rule: Rule, match: Match, baseline: Report) -> Match:
+    """A number over, or less, the one at the same place of the baseline."""
+    (other,) = _numbers_at(rule, match.path, baseline) or [Match(match.path, None)]
+    if rule.of_baseline == "difference":
+        return Match(match.path, _apply(lambda a, b: a - b, match.value, other.value))
+    floor = rule.floor or 0.0
+
+    def ratio(one: float, two: float) -> float | None:
+        one, two = max(one, floor), max(two, floor)
+        return one / two if two > 0 else None
+
+    return Match(match.path, _apply(ratio, match.value, other.value))
+
+
+def _numbers_at(rule: Rule, path: str, report: Report) -> list[Match]:
+    found = Path.parse(path).matches(report)
+    if rule.minus is None:
+        return found
+    others = Path.parse(rule.minus).matches(report)
+    if len(found) != 1 or len(others) != 1:
+        return []
+    return [Match(path, _apply(lambda a, b: a - b, found[0].value, others[0].value))]
+
+
+def _apply(operation: Callable[[float, float], float | None], one: Scalar | None, other: Scalar | None) -> float | None:
+    if one is None or other is None or isinstance(one, str) or isinstance(other, str):
+        return None
+    return operation(float(one), float(other))
+
+
+def _holds(rule: Rule, value: Scalar | None) -> bool:
+    if rule.equals is not None:
+        return type(value) is type(rule.equals) and value == rule.equals
+    if value is None or isinstance(value, str):
+        return False
+    return (rule.min is None or value >= rule.min) and (rule.max is None or value <= rule.max)
+
+
+def _worst(rule: Rule, known: list[Match]) -> Scalar | None:
+    """The number farthest beyond a limit, or else nearest to one."""
+    if not known:
+        return None
+    if rule.equals is not None:
+        return next((match.value for match in known if not _holds(rule, match.value)), known[0].value)
+    return max((match.value for match in known), key=lambda value: _excess(rule, value))
+
+
+def _excess(rule: Rule, value: Scalar | None) -> float:
+    """By how much a number is beyond its limits; negative within."""
+    if value is None or isinstance(value, str):
+        return float("inf")
+    below = rule.min - value if rule.min is not None else float("-inf")
+    above = value - rule.max if rule.max is not None else float("-inf")
+    return max(below, above)
+
+
+def _detail(rule: Rule, known: list[Match], broken: list[Match], undefined: list[Match]) -> str:
+    kind = {None: "", "ratio": " times the baseline's", "difference": " more than the baseline's"}[rule.of_baseline]
+    said = []
+    if broken:
+        worst = sorted(broken, key=lambda match: _excess(rule, match.value), reverse=True)
+        named = ", ".join(f"{match.path} is {_shown(match.value)}{kind}" for match in worst[:_SHOWN])
+        more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+        said.append(f"{len(broken)} of {len(known)} not {rule.limit}: {named}{more}")
+    elif known:
+        every = "it is" if len(known) == 1 else f"all {len(known)} are"
+        said.append(f"{every} {rule.limit}; nearest {_shown(_worst(rule, known))}{kind}")
+    if undefined:
+        said.append(f"no number at {', '.join(match.path for match in undefined[:_SHOWN])}")
+    return "; ".join(said)
+
+
+def _shown(value: Scalar | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _comparable(found: Comparison) -> Check:
+    """Numbers of reports that were measured otherwise may differ by that alone."""
+    unlike = [
+        what
+        for what, same in (
+            ("base model", found.same_base),
+            ("data", found.same_dataset),
+            ("settings", found.same_settings),
+        )
+        if not same
+    ]
+    return Check(
+        id=BASELINE_CHECK,
+        decision="warn" if unlike else "pass",
+        severity="warn",
+        path="",
+        matched=1,
+        observed=not unlike,
+        limit="= true",
+        message="measure both models alike, or numbers differ by that alone",
+        detail=f"the baseline has other {' and '.join(unlike)}" if unlike else "both were measured alike",
+    )

@@ -1,0 +1,68 @@
+"""Verdict -> JUnit for CI systems, and Markdown for pull requests. Needs nothing beyond the contract."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from datetime import datetime
+
+from layerdrift.contract.policy import Check, Decision, Verdict
+from layerdrift.render.markdown import plain
+
+SIGN: dict[Decision, str] = {"pass": "✅", "warn": "⚠️", "fail": "❌"}
+SAID: dict[Decision, str] = {
+    "pass": "The policy holds.",
+    "warn": "The policy holds, with warnings.",
+    "fail": "The policy does not hold.",
+}
+
+
+def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> str:
+    """The verdict as JUnit XML: a test case for each check; warnings pass, with what they say on their output.
+
+    Args:
+        name: of the suite, such as that of the analysis.
+        at: when the report was made. seconds: what making it took.
+    """
+    counts = verdict.counts
+    totals = {"tests": str(len(verdict.checks)), "failures": str(counts["fail"]), "errors": "0", "skipped": "0"}
+    totals["time"] = f"{seconds:.3f}"
+    root = ET.Element("testsuites", {"name": "layerdrift", **totals})
+    suite = ET.SubElement(root, "testsuite", {"name": _xml(name), "timestamp": at.isoformat(), **totals})
+    properties = ET.SubElement(suite, "properties")
+    for key, value in (("analysis_id", verdict.analysis_id), ("decision", verdict.decision)):
+        ET.SubElement(properties, "property", {"name": key, "value": value})
+    for check in verdict.checks:
+        case = ET.SubElement(suite, "testcase", {"classname": "layerdrift.policy", "name": check.id, "time": "0"})
+        if check.decision == "fail":
+            failure = ET.SubElement(case, "failure", {"type": "policy", "message": _xml(check.message)})
+            failure.text = _xml(_explained(check))
+        else:
+            out = ET.SubElement(case, "system-out")
+            out.text = _xml(f"{check.decision}: {_explained(check)}")
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def markdown(verdict: Verdict) -> str:
+    """The verdict in GitHub's dialect: the decision, then a row for each check, those that do not hold first."""
+    counts = verdict.counts
+    tally = ", ".join(f"{counts[one]} {one}" for one in ("fail", "warn", "pass") if counts[one])
+    lines = [f"## {SIGN[verdict.decision]} {SAID[verdict.decision]}", "", f"{len(verdict.checks)} checks: {tally}.", ""]
+    lines += ["| | check | found | asked |", "|---|---|---|---|"]
+    order: dict[Decision, int] = {"fail": 0, "warn": 1, "pass": 2}
+    for check in sorted(verdict.checks, key=lambda one: order[one.decision]):
+        what = f"**{plain(check.id)}**" + (f"<br>{plain(check.message)}" if check.decision != "pass" else "")
+        lines.append(f"| {SIGN[check.decision]} | {what} | {plain(check.detail)} | {plain(check.limit)} |")
+    if verdict.baseline:
+        lines += ["", f"Baseline: `{verdict.baseline}`."]
+    return "\n".join(lines) + "\n"
+
+
+def _explained(check: Check) -> str:
+    where = f"\n{check.path} {check.limit}" if check.path else ""
+    return f"{check.message}\n{check.detail}{where}"
+
+
+def _xml(text: str) -> str:
+    """Without the characters that XML 1.0 cannot hold."""
+    return "".join(one for one in text if one in "\t\n\r" or " " <= one <= "\ud7ff" or one >= "\ue000")
