@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
-from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from layerdrift.backends.access import ApiKey, KeyStore, Scope
+from layerdrift.backends.access import KeyStore, new_key
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError
+from layerdrift.contract.key import Scope
 
 MIN_SECRET_CHARACTERS = 20
-
-
-def new_key(**changes: object) -> ApiKey:
-    """A key's description with a random id; pydantic's ValidationError where a field is wrong."""
-    given = {"id": "key_" + secrets.token_hex(4), "created_at": datetime.now(UTC)} | changes
-    return ApiKey.model_validate(given)
 
 
 def ensure_admin(store: KeyStore, secret: str) -> None:

@@ -31,7 +31,7 @@ from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import LayerdriftError, Problem
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.request import AnalysisRequest
-from service import events, inspect, problems, routes, submit, uploads
+from service import events, inspect, key_routes, problems, routes, submit, uploads
 from service.deadline import DeadlineMiddleware
 from service.hot import HotMiddleware, HotReports
 from service.keys import ensure_admin
@@ -45,7 +45,7 @@ SUBMIT_WORKERS = 2
 _LITSERVE_HEALTH = "/litserve/health"
 _LITSERVE_INFO = "/litserve/info"
 
-ROUTERS = (routes.router, events.router, uploads.router)
+ROUTERS = (routes.router, events.router, uploads.router, key_routes.router)
 
 logger = logging.getLogger(__name__)
 

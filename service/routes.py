@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 
 from layerdrift import __version__
 from layerdrift.backends import keys, metrics
-from layerdrift.backends.access import ApiKey
 from layerdrift.backends.cache import MEDIA_TYPES, ReportFormat
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.records import JobRecord, Wanted
@@ -21,6 +20,7 @@ from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import Artifact
 from layerdrift.contract.comparison import Comparison, compare
 from layerdrift.contract.errors import ConflictError, LayerdriftError
+from layerdrift.contract.key import ApiKey
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.gate import judge

@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPBearer
 
-from layerdrift.backends.access import ApiKey, Scope, bearer
+from layerdrift.backends.access import bearer, require
 from layerdrift.backends.deployment import Deployment
+from layerdrift.contract.key import ApiKey, Scope
 
 _SCHEME = HTTPBearer(auto_error=False, description="an API key; without any key made, none is asked for")
 
@@ -28,7 +29,7 @@ def _allowed(scope: Scope) -> Callable[..., ApiKey]:
 
     def check(request: Request, backends: Backends, _: Annotated[object, Depends(_SCHEME)]) -> ApiKey:
         key = backends.keys.find(bearer(request.headers.get("Authorization")))
-        key.require(scope)
+        require(key, scope)
         backends.keys.count_request(key)
         return key
 

@@ -24,12 +24,12 @@ import httpx
 from deploy.embedded.ports import LOOPBACK, choose
 from deploy.embedded.stack import Stack
 from layerdrift.backends import keys
+from layerdrift.backends.access import new_key
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
-from service.keys import new_key
 from tests.benchmarks.document import publish
 from tests.benchmarks.load import Load, load
 from tests.conftest import add_noise, make_texts, save_model, tiny_bert

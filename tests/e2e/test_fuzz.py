@@ -12,8 +12,8 @@ import pytest
 
 from deploy.embedded.ports import choose
 from deploy.embedded.stack import Stack
+from layerdrift.backends.access import new_key
 from layerdrift.backends.deployment import Deployment
-from service.keys import new_key
 
 CONFIG = """
 [checks]

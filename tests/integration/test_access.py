@@ -16,10 +16,11 @@ import redis
 from deploy.embedded.ports import choose
 from deploy.embedded.stack import Stack
 from layerdrift.backends import keys
-from layerdrift.backends.access import ANYBODY, ApiKey, Scope, bearer, is_loopback
+from layerdrift.backends.access import ANYBODY, bearer, is_loopback, require
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import ForbiddenError, NotFoundError, RateError, UnauthorizedError
+from layerdrift.contract.key import ApiKey, Scope
 from layerdrift.sdk import Client
 from service.keys import main as keys_command
 from tests.conftest import make_texts
@@ -66,11 +67,11 @@ def test_with_one_key_made_no_other_and_none_is_let_in(store: Deployment, valkey
 
 
 def test_a_key_may_do_what_its_scopes_say() -> None:
-    key(scopes=["read"]).require(Scope.READ)
+    require(key(scopes=["read"]), Scope.READ)
     with pytest.raises(ForbiddenError, match="may not submit; its scopes are read"):
-        key(scopes=["read"]).require(Scope.SUBMIT)
+        require(key(scopes=["read"]), Scope.SUBMIT)
     for scope in Scope:
-        key(scopes=["admin"]).require(scope)
+        require(key(scopes=["admin"]), scope)
 
 
 def test_a_key_that_is_used_too_often_is_told_when_to_come_back(store: Deployment) -> None:

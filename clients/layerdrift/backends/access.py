@@ -7,55 +7,36 @@ import ipaddress
 import secrets
 import time
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
 import redis
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.contract.errors import ForbiddenError, NotFoundError, RateError, UnauthorizedError
+from layerdrift.contract.key import ApiKey, Scope
 
 _PREFIX = "ld_"
 _COUNT = "count"
 """The field of the hash that says that it is whole, and how many keys it has."""
 
-Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+def new_key(**fields: object) -> ApiKey:
+    """A key's description with a random id; pydantic's ValidationError where a field is wrong."""
+    given = {"id": "key_" + secrets.token_hex(4), "created_at": datetime.now(UTC)} | fields
+    return ApiKey.model_validate(given)
 
 
-class Scope(StrEnum):
-    """What a key may be used for. `admin` may all that its tenant can."""
-
-    READ = "read"  # lists, reports, artifacts, gates
-    SUBMIT = "submit"  # new analyses, uploads, cancelling
-    ADMIN = "admin"  # deleting
-
-
-class ApiKey(BaseModel):
-    """What is known of a key; not the key itself."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str = Field(description="short name for logs and lists; cannot be used to sign in")
-    name: str = Field(default="", max_length=200, description="for people")
-    tenant: Tenant = Field(default=keys.DEFAULT_TENANT, description="whose analyses it sees")
-    scopes: frozenset[Scope]
-    requests_per_minute: int = Field(default=600, ge=1, description="more are answered 429")
-    open_jobs: int = Field(default=100, ge=1, description="jobs of its tenant that may be queued or running at once")
-    priority: int = Field(default=5, ge=0, le=9, description="of its jobs: 9 before 0")
-    created_at: datetime
-
-    def require(self, scope: Scope) -> None:
-        """ForbiddenError unless the key has a scope."""
-        if not {scope, Scope.ADMIN} & self.scopes:
-            raise ForbiddenError(f"this key may not {scope}; its scopes are {', '.join(sorted(self.scopes))}")
+def require(key: ApiKey, scope: Scope) -> None:
+    """ForbiddenError unless the key has a scope."""
+    if not {scope, Scope.ADMIN} & key.scopes:
+        raise ForbiddenError(f"this key may not {scope}; its scopes are {', '.join(sorted(key.scopes))}")
 
 
 ANYBODY = ApiKey(
     id="anybody",
     scopes=frozenset(Scope),
-    open_jobs=10**9,
+    open_jobs=1_000_000,
     created_at=datetime(1970, 1, 1, tzinfo=UTC),
 )
 """Whoever asks while no key has been made: the API is on loopback then, and nothing is counted."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
-DEFAULT_TENANT: Final = "default"
-"""Whose everything is where no key is asked for."""
+from typing import NamedTuple
 
 OPEN_JOBS = "ld:jobs:open"
 """Set of the ids of all tenants that are queued or running."""

@@ -11,6 +11,7 @@ from layerdrift.backends import keys
 from layerdrift.backends.sources import Pins
 from layerdrift.contract.analysis import Analysis, Links, Progress, Status
 from layerdrift.contract.errors import Problem
+from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.request import AnalysisRequest, Webhook
 
 DEFAULT_PRIORITY = 5
@@ -39,7 +40,7 @@ class JobRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    tenant: str = keys.DEFAULT_TENANT
+    tenant: str = DEFAULT_TENANT
     priority: int = Field(default=DEFAULT_PRIORITY, ge=0, le=9, description="9 before 0")
     status: Status = Status.QUEUED
     created_at: datetime

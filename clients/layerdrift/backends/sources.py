@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.locations import (
     Location,
@@ -27,6 +26,7 @@ from layerdrift.backends.settings import Settings
 from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_encoding
 from layerdrift.backends.uploads import SCHEME
 from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError
+from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
 
 CONFIG = "config.json"
@@ -107,7 +107,7 @@ class _Looked(NamedTuple):
 class Sources:
     """Opens URIs under the settings' rules."""
 
-    def __init__(self, settings: Settings, blobs: BlobStore, tenant: str = keys.DEFAULT_TENANT) -> None:
+    def __init__(self, settings: Settings, blobs: BlobStore, tenant: str = DEFAULT_TENANT) -> None:
         self._settings = settings
         self._blobs = blobs
         self._opener = Opener(settings, blobs, tenant)

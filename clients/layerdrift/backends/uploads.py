@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from pydantic import BaseModel
@@ -34,10 +35,17 @@ class UploadStore:
         self._max_bytes = max_bytes
 
     def announce(self, tenant: str, asked: UploadRequest) -> Upload:
-        """Makes an upload that waits for its bytes; TooLargeError where it says that it will be too large."""
+        """Makes an upload that waits for its bytes; TooLargeError where it says that it will be too large.
+
+        The same announced sha256 under the same name is the same upload: its bytes need not come twice.
+        """
         if asked.bytes is not None:
             self._check_size(asked.bytes)
-        upload_id = "up_" + base64.b32encode(secrets.token_bytes(16)).decode().lower().rstrip("=")
+        upload_id = _id(secrets.token_bytes(16))
+        if asked.sha256 is not None:
+            upload_id = _id(hashlib.sha256(f"{asked.sha256} {asked.filename}".encode()).digest())
+            with suppress(NotFoundError):
+                return self.get(tenant, upload_id)
         upload = Upload(
             id=upload_id,
             uri=f"{SCHEME}{upload_id}",
@@ -61,7 +69,7 @@ class UploadStore:
     def keep_inline(self, tenant: str, body: bytes, filename: str) -> Upload:
         """Keeps bytes that came inside a request; the same bytes have the same id."""
         digest = hashlib.sha256(body).hexdigest()
-        upload_id = "up_" + base64.b32encode(bytes.fromhex(digest)[:16]).decode().lower().rstrip("=")
+        upload_id = _id(bytes.fromhex(digest))
         try:
             return self.get(tenant, upload_id)
         except NotFoundError:
@@ -95,6 +103,11 @@ class UploadStore:
     def _write(self, tenant: str, stored: _Stored) -> None:
         body = stored.model_dump_json().encode()
         self._blobs.put(keys.upload_record(tenant, stored.upload.id), body, "application/json")
+
+
+def _id(digest: bytes) -> str:
+    """An upload's id from 16 bytes or more."""
+    return "up_" + base64.b32encode(digest[:16]).decode().lower().rstrip("=")
 
 
 class Receiver:

@@ -1,0 +1,138 @@
+"""From what is typed to a request: local files and folders are uploaded, options become fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from layerdrift.cli.progress import uploading
+from layerdrift.contract.errors import FieldProblem, InputError
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.sdk import Client
+
+_SCHEMES = ("file", "s3", "hf", "mlflow", "models", "upload")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed for a request; None: not given."""
+
+    request: Path | None
+    base: str | None
+    tuned: str | None
+    finetune: bool
+    dataset: str | None
+    text_column: str | None
+    label_column: str | None
+    max_examples: int | None
+    name: str | None
+    tags: list[str]
+    seed: int | None
+    no_sae: bool
+    settings: list[str]
+
+
+def build(asked: Asked, client: Client) -> AnalysisRequest:
+    """The request, with what lies on this machine uploaded; InputError where options do not make one."""
+    body = _fields(asked)
+    _checked(body)  # before anything is sent
+    for field in ("base", "tuned", "dataset"):
+        place = body.get(field)
+        if isinstance(place, dict) and isinstance(place.get("uri"), str):
+            place["uri"] = as_uri(place["uri"], client, folder=field != "dataset")
+    return _checked(body)
+
+
+def as_uri(given: str, client: Client, folder: bool) -> str:
+    """A URI as it is; a local path as that of its upload."""
+    scheme, separator, _ = given.partition(":")
+    if separator and scheme in _SCHEMES:
+        return given
+    path = Path(given).expanduser()
+    if not path.exists():
+        raise InputError(f"{given} is neither here nor a URI that the service knows ({', '.join(_SCHEMES)}:)")
+    if folder and path.is_file() and path.suffix != ".zip":
+        raise InputError(f"{given} is a file; a checkpoint is a folder with config.json and *.safetensors, or a zip")
+    if not folder and path.is_dir():
+        raise InputError(f"{given} is a folder; a data set is one file")
+    with uploading(path.name) as heard:
+        return client.upload(path, heard).uri
+
+
+def _fields(asked: Asked) -> dict[str, Any]:
+    body = _read(asked.request) if asked.request is not None else {}
+    given = {
+        "base.uri": asked.base,
+        "tuned.uri": asked.tuned,
+        "dataset.uri": asked.dataset,
+        "dataset.text_column": asked.text_column,
+        "dataset.label_column": asked.label_column,
+        "dataset.max_examples": asked.max_examples,
+        "name": asked.name,
+        "seed": asked.seed,
+    }
+    for path, value in given.items():
+        if value is not None:
+            _put(body, path, value)
+    if asked.finetune:
+        body.setdefault("finetune", {})
+    if asked.no_sae:
+        _put(body, "analysis.sae", None)
+    for tag in asked.tags:
+        key, separator, value = tag.partition("=")
+        if not separator or not key:
+            raise InputError(f"--tag {tag}: write key=value")
+        body.setdefault("tags", {})[key] = value
+    for setting in asked.settings:
+        path, separator, text = setting.partition("=")
+        if not separator:
+            raise InputError(f"--set {setting}: write path=value, such as analysis.max_tokens=20000")
+        _put(body, path.strip(), _value(text, setting))
+    return body
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is neither YAML nor JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise InputError(f"{path} holds no request: an object with base, dataset and tuned or finetune")
+    return body
+
+
+def _value(text: str, setting: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {setting}: the value is not YAML: {error}") from error
+
+
+def _put(body: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        inside = body.get(parent)
+        if not isinstance(inside, dict):
+            inside = body[parent] = {}
+        body = inside
+    body[last] = value
+
+
+def _checked(body: dict[str, Any]) -> AnalysisRequest:
+    try:
+        return AnalysisRequest.model_validate(body)
+    except ValidationError as error:
+        problems = [_problem(item["loc"], item["msg"]) for item in error.errors()]
+        raise InputError("; ".join(one.detail for one in problems), problems) from error
+
+
+def _problem(where: Iterable[int | str], message: str) -> FieldProblem:
+    parts = [str(part) for part in where]
+    said = message.removeprefix("Value error, ")
+    detail = f"{'.'.join(parts)}: {said}" if parts else said
+    return FieldProblem(pointer="".join(f"/{part}" for part in parts), detail=detail)

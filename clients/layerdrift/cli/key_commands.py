@@ -1,0 +1,67 @@
+"""`layerdrift keys`: API keys of the tenant; needs a key with the scope admin, or a service that has none yet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from layerdrift.cli import tables
+from layerdrift.cli.exits import reported
+from layerdrift.cli.options import AsJson, Url
+from layerdrift.contract.key import KeyRequest, Scope
+from layerdrift.sdk import Client
+
+keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+
+
+@keys_app.command()
+@reported
+def create(
+    name: Annotated[str, typer.Option("--name", help="For people.")] = "",
+    scope: Annotated[list[Scope], typer.Option("--scope", help="May be repeated.")] = [  # noqa: B006
+        Scope.READ,
+        Scope.SUBMIT,
+    ],
+    requests_per_minute: Annotated[int, typer.Option("--requests-per-minute", min=1)] = 600,
+    open_jobs: Annotated[int, typer.Option("--open-jobs", min=1, help="Of the tenant, queued or running.")] = 100,
+    priority: Annotated[int, typer.Option("--priority", min=0, max=9, help="Of its jobs: 9 before 0.")] = 5,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it; it is not told again."""
+    asked = KeyRequest(
+        name=name,
+        scopes=frozenset(scope),
+        requests_per_minute=requests_per_minute,
+        open_jobs=open_jobs,
+        priority=priority,
+    )
+    with Client(url) as client:
+        made = client.create_key(asked)
+    if as_json:
+        tables.dump(made)
+    else:
+        tables.put(made.secret)
+
+
+@keys_app.command("list")
+@reported
+def list_(url: Url = None, as_json: AsJson = False) -> None:
+    """List keys, without what signs in."""
+    with Client(url) as client:
+        found = client.keys()
+    if as_json:
+        tables.dump([key.model_dump(mode="json") for key in found])
+    else:
+        tables.say(tables.keys(found))
+
+
+@keys_app.command()
+@reported
+def revoke(key: Annotated[str, typer.Argument(help="Its id: key_…")], url: Url = None, as_json: AsJson = False) -> None:
+    """Make a key useless."""
+    with Client(url) as client:
+        client.revoke_key(key)
+    if as_json:
+        tables.dump({"id": key, "revoked": True})

@@ -1,0 +1,47 @@
+"""`layerdrift policy`: writing policies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layerdrift import policies
+from layerdrift.cli import tables
+from layerdrift.cli.exits import reported
+from layerdrift.cli.options import AsJson
+from layerdrift.contract.policy import Policy
+
+policy_app = typer.Typer(help="Write and check policies.", no_args_is_help=True)
+
+
+@policy_app.command()
+@reported
+def check(
+    file: Annotated[Path, typer.Argument(help="A policy, YAML or JSON.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a policy file; every mistake is named with its line. Needs no service."""
+    policy = policies.load(file.read_text(encoding="utf-8"), str(file))
+    if as_json:
+        tables.dump(policy)
+    else:
+        rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) != 1 else ''}"
+        needs = "; rules compare with a baseline" if policy.needs_baseline else ""
+        tables.put(f"{file}: {rules}, all in order{needs}")
+
+
+@policy_app.command()
+@reported
+def starter() -> None:
+    """Print the starter policy, explained line by line."""
+    tables.put(policies.starter())
+
+
+@policy_app.command()
+@reported
+def schema() -> None:
+    """Print the JSON schema of policies, for editors."""
+    tables.put(json.dumps(Policy.model_json_schema(), indent=1))

@@ -1,0 +1,182 @@
+"""What commands print for people, on standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from layerdrift.contract.analysis import Analysis
+from layerdrift.contract.comparison import Comparison, Difference
+from layerdrift.contract.inspection import Inspection
+from layerdrift.contract.key import ApiKey
+from layerdrift.contract.policy import Decision, Verdict
+from layerdrift.contract.report import Layer, Report
+from layerdrift.render import words
+from layerdrift.render.verdict import SAID
+
+ZONE_STYLE = {"general": "blue", "transitional": "yellow", "specialised": "red"}
+DECISION_STYLE: dict[Decision, str] = {"pass": "green", "warn": "yellow", "fail": "red"}
+
+PLAIN_WIDTH = 160
+"""Columns where standard output is no terminal, and so says nothing of its width."""
+
+
+def say(*shown: Table | str) -> None:
+    """Prints tables and lines."""
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+    with _somebody_reads():
+        for one in shown:
+            console.print(one, soft_wrap=isinstance(one, str), markup=not isinstance(one, str))
+
+
+def put(text: str) -> None:
+    """Prints a document as it is."""
+    with _somebody_reads():
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+
+
+def dump(value: Any) -> None:
+    """Prints one JSON document."""
+    if isinstance(value, BaseModel):
+        put(value.model_dump_json(indent=1))
+    else:
+        put(TypeAdapter(Any).dump_json(value, indent=1).decode())
+
+
+def line(value: Any) -> None:
+    """Prints one JSON document on a line of its own."""
+    put(TypeAdapter(Any).dump_json(value).decode())
+
+
+@contextmanager
+def _somebody_reads() -> Iterator[None]:
+    """A reader who goes away early, as `head` does, changes nothing: least of all a gate's exit code."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def analyses(found: list[Analysis]) -> Table:
+    """A line for each."""
+    table = _table("analysis", "status", "stage", "name", "created")
+    for one in found:
+        stage = (
+            f"{one.progress.stage} {one.progress.fraction:.0%}" if one.progress.stage and not one.status.final else ""
+        )
+        table.add_row(one.id, one.status.value, stage, one.name, f"{one.created_at:%Y-%m-%d %H:%M}")
+    return table
+
+
+def analysis(one: Analysis) -> Table:
+    """Its stages."""
+    table = _table("stage", "status", "done", "what", title=f"{one.id} {one.status}  {one.name}")
+    for stage in one.progress.stages:
+        table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", stage.detail)
+    return table
+
+
+def layers(report: Report) -> Table:
+    """The numbers that say most, layer by layer."""
+    table = Table(title="drift by layer (token view)", title_justify="left")
+    for heading in ("layer", "zone", "CKA", "by chance", "relative L2", "graft", "probe", "FVU base", "transfer"):
+        table.add_column(heading, justify="left" if heading in ("layer", "zone") else "right")
+    for layer in report.layers:
+        token, sae = layer.similarity["token"], layer.sae
+        style = ZONE_STYLE[layer.zone]
+        table.add_row(
+            f"{layer.index} {layer.name}",
+            f"[{style}]{layer.zone}[/{style}]",
+            words.number(token.cka.value, 4),
+            words.number(_chance(layer), 5),
+            words.number(token.relative_l2.value),
+            words.number(layer.graft.prefix.value if layer.graft else None),
+            words.number(layer.probe.tuned.value if layer.probe else None),
+            words.number(sae.base.fvu if sae else None),
+            words.number(sae.transfer_excess if sae else None),
+        )
+    return table
+
+
+def verdict(found: Verdict) -> Table:
+    """A line for each check, and the decision above."""
+    style = DECISION_STYLE[found.decision]
+    title = f"[bold {style}]{found.decision.upper()}[/bold {style}] {SAID[found.decision]}"
+    table = _table("", "check", "found", title=title)
+    for check in found.checks:
+        colour = DECISION_STYLE[check.decision]
+        said = check.detail if check.decision == "pass" else f"{check.message}\n{check.detail}"
+        table.add_row(f"[{colour}]{check.decision}[/{colour}]", check.id, said.replace("[", r"\["))
+    return table
+
+
+def comparison(found: Comparison) -> Table:
+    """Both reports, and what lies between, layer by layer."""
+    unlike = [
+        what
+        for what, same in (("base", found.same_base), ("data", found.same_dataset), ("settings", found.same_settings))
+        if not same
+    ]
+    title = f"{found.one} → {found.other}" + (f"  (other {', '.join(unlike)})" if unlike else "")
+    table = _table("layer", "zones", "drift", "difference", "relative L2", "difference", "graft", title=title)
+    for layer in found.layers:
+        table.add_row(
+            f"{layer.index} {layer.name}",
+            " → ".join(dict.fromkeys(layer.zones)),
+            _both(layer.drift),
+            _signed(layer.drift.difference),
+            _both(layer.relative_l2),
+            _signed(layer.relative_l2.difference),
+            _both(layer.graft),
+        )
+    return table
+
+
+def inspection(found: Inspection) -> list[Table]:
+    """For each text its tokens and their drift, a column for each layer."""
+    tables = []
+    for text in found.texts:
+        table = _table("token", *(str(index) for index in range(len(text.layers))), title=text.text.replace("[", r"\["))
+        for place, token in enumerate(text.tokens):
+            drift = [layer.drift[place] for layer in text.layers]
+            table.add_row(token.replace("[", r"\["), *("" if value is None else f"{value:.3f}" for value in drift))
+        tables.append(table)
+    return tables
+
+
+def keys(found: Sequence[ApiKey]) -> Table:
+    """A line for each."""
+    table = _table("key", "name", "scopes", "requests a minute", "open jobs", "priority", "created")
+    for key in found:
+        numbers = (str(key.requests_per_minute), str(key.open_jobs), str(key.priority))
+        table.add_row(key.id, key.name, ", ".join(sorted(key.scopes)), *numbers, f"{key.created_at:%Y-%m-%d}")
+    return table
+
+
+def _table(*headings: str, title: str | None = None) -> Table:
+    table = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def _both(found: Difference) -> str:
+    return f"{words.number(found.one)} → {words.number(found.other)}"
+
+
+def _signed(value: float | None) -> str:
+    return "—" if value is None else f"{value:+.3f}"
+
+
+def _chance(layer: Layer) -> float | None:
+    """CKA that chance alone leaves; None where it is not known."""
+    drift = words.chance(layer)
+    return None if drift is None else 1 - drift

@@ -1,0 +1,51 @@
+"""API keys as the API tells of them: what one may do, never the key itself, but once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+DEFAULT_TENANT: Final = "default"
+
+Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Scope(StrEnum):
+    """What a key may be used for. `admin` may all that its tenant can."""
+
+    READ = "read"  # lists, reports, artifacts, gates
+    SUBMIT = "submit"  # new analyses, uploads, cancelling
+    ADMIN = "admin"  # deleting, and making keys
+
+
+class KeyRequest(BaseModel):
+    """A key that is asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(default="", max_length=200, description="for people")
+    scopes: frozenset[Scope] = Field(default=frozenset({Scope.READ, Scope.SUBMIT}), min_length=1)
+    requests_per_minute: int = Field(default=600, ge=1, le=1_000_000, description="more are answered 429")
+    open_jobs: int = Field(
+        default=100, ge=1, le=1_000_000, description="jobs of its tenant that may be queued or running at once"
+    )
+    priority: int = Field(default=5, ge=0, le=9, description="of its jobs: 9 before 0")
+
+
+class ApiKey(KeyRequest):
+    """What is known of a key; not the key itself."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str = Field(description="short name for logs and lists; cannot be used to sign in")
+    tenant: Tenant = Field(default=DEFAULT_TENANT, description="whose analyses it sees")
+    created_at: datetime
+
+
+class NewKey(ApiKey):
+    """A key that has just been made."""
+
+    secret: str = Field(description="what signs in, as `Authorization: Bearer`; it is not told again")

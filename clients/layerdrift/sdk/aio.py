@@ -1,0 +1,249 @@
+"""The client whose calls are awaited; the same calls as `Client`, with the same errors."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from httpx_sse import aconnect_sse
+
+from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
+from layerdrift.contract.artifact import Artifact
+from layerdrift.contract.comparison import Comparison
+from layerdrift.contract.errors import LayerdriftError, TransportError, UnavailableError
+from layerdrift.contract.inspection import Inspection
+from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
+from layerdrift.contract.policy import Policy, Verdict
+from layerdrift.contract.report import Report
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.upload import Upload
+from layerdrift.sdk import calls
+from layerdrift.sdk.calls import OUTAGE_SECONDS, POLL_SECONDS, Call, Event, ReportFormat, Retries, Stream
+from layerdrift.sdk.failures import AnalysisFailed, error_of
+from layerdrift.sdk.files import Heard, Prepared, prepared
+
+_T = TypeVar("_T")
+
+
+class AsyncClient:
+    """A connection to one service for asyncio; use it as an async context manager, or close it. Arguments: Client's."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        timeout: float = 70.0,
+        api_key: str | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(**calls.connection(url, api_key, timeout))
+        self._retries = retries or Retries()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def url(self) -> str:
+        """Of the service."""
+        return str(self._http.base_url).rstrip("/")
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def submit(self, request: AnalysisRequest) -> Analysis:
+        """Submits a request; the analysis that it made now, or before."""
+        return await self._send(calls.submit(request))
+
+    async def get(self, analysis_id: str) -> Analysis:
+        """One analysis as it stands."""
+        return await self._send(calls.get(analysis_id))
+
+    async def list(
+        self,
+        limit: int = 20,
+        cursor: str | None = None,
+        status: Status | None = None,
+        name: str | None = None,
+        tag: str | None = None,
+    ) -> AnalysisPage:
+        """A page of analyses, newest first; `tag` as `key:value`."""
+        return await self._send(calls.page(limit, cursor, status, name, tag))
+
+    async def cancel(self, analysis_id: str) -> Analysis:
+        """Asks an analysis to stop."""
+        return await self._send(calls.cancel(analysis_id))
+
+    async def delete(self, analysis_id: str) -> None:
+        """Forgets an analysis that has ended, its report and its artifacts."""
+        await self._send(calls.delete(analysis_id))
+
+    async def report(self, analysis_id: str) -> Report:
+        """The report of an analysis that has succeeded."""
+        return await self._send(calls.report(analysis_id))
+
+    async def rendered_report(self, analysis_id: str, format: ReportFormat) -> str:
+        """The report for people."""
+        return await self._send(calls.rendered(analysis_id, format))
+
+    async def artifacts(self, analysis_id: str) -> Sequence[Artifact]:
+        """The files that an analysis left."""
+        return await self._send(calls.artifacts(analysis_id))
+
+    async def download(self, artifact: Artifact, target: Path) -> None:
+        """Writes an artifact's bytes to a file; LayerdriftError where they are not those that were kept."""
+        digest = hashlib.sha256()
+        try:
+            async with (
+                httpx.AsyncClient(timeout=self._http.timeout) as plain,
+                plain.stream("GET", artifact.url) as answer,
+            ):
+                answer.raise_for_status()
+                with target.open("wb") as file:
+                    async for chunk in answer.aiter_bytes():
+                        digest.update(chunk)
+                        file.write(chunk)
+        except httpx.HTTPError as error:
+            raise TransportError(f"{artifact.name} could not be fetched: {error}") from error
+        if digest.hexdigest() != artifact.sha256:
+            raise LayerdriftError(f"{artifact.name} came with the sha256 {digest.hexdigest()}, not {artifact.sha256}")
+
+    async def compare(self, analysis_id: str, other_id: str) -> Comparison:
+        """The other report's numbers less this one's, layer by layer."""
+        return await self._send(calls.compare(analysis_id, other_id))
+
+    async def gate(self, analysis_id: str, policy: Policy) -> Verdict:
+        """Whether the report holds a policy; InputError where a rule cannot be judged on it."""
+        return await self._send(calls.gate(analysis_id, policy))
+
+    async def inspect(self, analysis_id: str, *texts: str) -> Inspection:
+        """Other texts through both models of an analysis."""
+        return await self._send(calls.inspect(analysis_id, [*texts]))
+
+    async def upload(self, path: Path | str, heard: Heard | None = None) -> Upload:
+        """Uploads a data set file, or a checkpoint's folder; what the service has already is not sent again.
+
+        Raises:
+            InputError: there is no such file or folder, or the folder holds no safetensors weights.
+        """
+        held = prepared(Path(path))
+        file = await asyncio.to_thread(held.__enter__)
+        try:
+            upload = await self._send(calls.announce(file.announced))
+            if upload.status != "complete":
+                upload = await self._send(calls.put(upload.id), lambda: _chunks(file, heard))
+            return upload
+        finally:
+            await asyncio.to_thread(held.__exit__, None, None, None)
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """The tenant's API keys; needs the scope admin."""
+        return await self._send(calls.keys())
+
+    async def create_key(self, request: KeyRequest) -> NewKey:
+        """Makes an API key; its secret is told this once."""
+        return await self._send(calls.create_key(request))
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Makes an API key useless."""
+        await self._send(calls.revoke_key(key_id))
+
+    async def events(self, analysis_id: str, after: str | None = None) -> AsyncIterator[Event]:
+        """What happens to an analysis, until it has ended; a stream that breaks off is taken up where it was.
+
+        Args:
+            after: the id of the last event that was seen; None: from the beginning.
+        """
+        heard = time.monotonic()
+        while True:
+            headers = {"Last-Event-ID": after} if after else {}
+            try:
+                async with aconnect_sse(
+                    self._http, "GET", f"/v1/analyses/{analysis_id}/events", headers=headers
+                ) as source:
+                    if not source.response.is_success:
+                        await source.response.aread()
+                        raise error_of(source.response)
+                    async for sent in source.aiter_sse():
+                        heard = time.monotonic()
+                        after = sent.id or after
+                        yield Event.of(sent)
+                        if sent.event == "done":
+                            return
+            except (httpx.TransportError, UnavailableError) as error:
+                if time.monotonic() - heard > OUTAGE_SECONDS:
+                    raise TransportError(f"{self.url} has been away for {OUTAGE_SECONDS:g} s: {error}") from error
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def watch(self, analysis_id: str, timeout: float | None = None) -> AsyncIterator[Analysis]:
+        """The analysis again and again until it has ended; the last one is final.
+
+        Outages of up to OUTAGE_SECONDS are waited out.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds; the analysis goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        answered = time.monotonic()
+        while True:
+            try:
+                analysis = await self.get(analysis_id)
+            except (TransportError, UnavailableError):
+                if time.monotonic() - answered > OUTAGE_SECONDS:
+                    raise
+            else:
+                answered = time.monotonic()
+                yield analysis
+                if analysis.status.final:
+                    return
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"{analysis_id} has not ended after {timeout:g} s; it goes on")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def wait(self, analysis_id: str, timeout: float | None = None) -> Report:
+        """The report, once there is one.
+
+        Raises:
+            AnalysisFailed: it failed or was cancelled.
+            TimeoutError: it has not ended after `timeout` seconds.
+        """
+        async for analysis in self.watch(analysis_id, timeout):
+            last = analysis
+        if last.status is not Status.SUCCEEDED:
+            raise AnalysisFailed(last)
+        return await self.report(analysis_id)
+
+    async def _send(self, call: Call[_T], stream: Callable[[], Stream] | None = None) -> _T:
+        """Sends a call until there is an answer to keep; `stream` is asked again for every try."""
+        made = 0
+        while True:
+            made += 1
+            answer, error = None, None
+            try:
+                answer = await self._http.send(call.request(self._http, stream() if stream else None))
+            except httpx.TransportError as raised:
+                error = calls.unreachable(self._http.base_url, raised)
+            pause = self._retries.pause(made, call, answer)
+            if pause is not None:
+                await asyncio.sleep(pause)
+            elif answer is not None:
+                return call.result(answer)
+            elif error is not None:
+                raise error
+
+
+async def _chunks(file: Prepared, heard: Heard | None) -> AsyncIterator[bytes]:
+    """A file's bytes, read beside the event loop."""
+    source = file.chunks(heard)
+    while chunk := await asyncio.to_thread(next, source, b""):
+        yield chunk

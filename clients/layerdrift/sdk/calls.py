@@ -1,0 +1,218 @@
+"""What is asked of the service, without a connection: both clients send these."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+
+import httpx
+from httpx_sse import ServerSentEvent
+from pydantic import BaseModel, TypeAdapter
+
+from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
+from layerdrift.contract.artifact import Artifact
+from layerdrift.contract.comparison import Comparison
+from layerdrift.contract.errors import LayerdriftError, TransportError
+from layerdrift.contract.inspection import Inspection, InspectionRequest
+from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
+from layerdrift.contract.policy import Policy, Verdict
+from layerdrift.contract.report import Report
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.upload import Upload, UploadRequest
+from layerdrift.sdk.failures import error_of, retry_after
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+URL_VARIABLE, KEY_VARIABLE = "LAYERDRIFT_URL", "LAYERDRIFT_API_KEY"
+
+POLL_SECONDS = 0.5
+OUTAGE_SECONDS = 60.0
+"""The service may be away for so long before whoever follows a job gives up."""
+
+Stream = Iterable[bytes] | AsyncIterable[bytes]
+ReportFormat = Literal["html", "md"]
+_ACCEPT: dict[ReportFormat, str] = {"html": "text/html", "md": "text/markdown"}
+_T = TypeVar("_T")
+_Model = TypeVar("_Model", bound=BaseModel)
+_ARTIFACTS = TypeAdapter(list[Artifact])
+_KEYS = TypeAdapter(list[ApiKey])
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a call is tried again where the service is away (503), asks to wait (429) or cannot be reached.
+
+    Between tries lies a random part of `first` seconds, doubled each time up to `longest` (full jitter), and no less
+    than the service's `Retry-After`. 0 `tries`: none is made again.
+    """
+
+    tries: int = 4
+    first: float = 0.5
+    longest: float = 20.0
+    source: random.Random = field(default_factory=random.Random, compare=False)
+
+    def pause(self, made: int, call: Call[Any], answer: httpx.Response | None) -> float | None:
+        """Seconds until the next try; None: there is none. `made`: tries so far; no `answer`: nobody was reached."""
+        if made > self.tries:
+            return None
+        if answer is None:
+            if not call.repeatable:
+                return None
+        elif answer.status_code not in (429, 503):
+            return None
+        pause = self.source.uniform(0, min(self.longest, self.first * 2 ** (made - 1)))
+        said = retry_after(answer) if answer is not None else None
+        return max(pause, said or 0.0)
+
+
+@dataclass(frozen=True)
+class Call(Generic[_T]):
+    """One HTTP request and how its answer is read. Only a `repeatable` one is sent again when no answer came."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], _T]
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+
+    def request(self, http: httpx.Client | httpx.AsyncClient, stream: Stream | None = None) -> httpx.Request:
+        """The request, for one connection; `stream`: what is sent in place of a body."""
+        headers = dict(self.headers)
+        content: Stream | str | None = stream
+        if self.body is not None:
+            content = json.dumps(self.body)
+            headers["Content-Type"] = "application/json"
+        return http.build_request(self.method, self.path, params=dict(self.params), content=content, headers=headers)
+
+    def result(self, answer: httpx.Response) -> _T:
+        """What the answer holds; the error that it stands for."""
+        if not answer.is_success:
+            raise error_of(answer)
+        return self.read(answer)
+
+
+class Event(NamedTuple):
+    """Something told of a job: `stage`, `progress`, `log` or `done`. `id` is where to go on from."""
+
+    id: str
+    name: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, sent: ServerSentEvent) -> Event:
+        """From what the service sent."""
+        return cls(sent.id, sent.event, json.loads(sent.data) if sent.data else {})
+
+
+def connection(url: str | None, api_key: str | None, timeout: float) -> dict[str, Any]:
+    """Arguments of an httpx client; what is not given comes from LAYERDRIFT_URL and LAYERDRIFT_API_KEY."""
+    secret = api_key or os.environ.get(KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    base = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    return {"base_url": base, "headers": headers, "timeout": timeout}
+
+
+def unreachable(url: httpx.URL, error: httpx.TransportError) -> LayerdriftError:
+    """The error of a service that nobody answers at."""
+    return TransportError(f"{url} could not be reached: {error}")
+
+
+def submit(request: AnalysisRequest) -> Call[Analysis]:
+    """Sent twice it makes one analysis, so it may be repeated."""
+    return Call("POST", "/v1/analyses", _into(Analysis), body=request.model_dump(mode="json"))
+
+
+def get(analysis_id: str) -> Call[Analysis]:
+    """One analysis."""
+    return Call("GET", f"/v1/analyses/{analysis_id}", _into(Analysis))
+
+
+def page(
+    limit: int, cursor: str | None, status: Status | None, name: str | None, tag: str | None
+) -> Call[AnalysisPage]:
+    """A page of the list."""
+    given = {"limit": limit, "cursor": cursor, "status": status.value if status else None, "name": name, "tag": tag}
+    params = {key: value for key, value in given.items() if value is not None}
+    return Call("GET", "/v1/analyses", _into(AnalysisPage), params=params)
+
+
+def cancel(analysis_id: str) -> Call[Analysis]:
+    """Repeated, it would answer that the analysis has ended."""
+    return Call("POST", f"/v1/analyses/{analysis_id}/cancel", _into(Analysis), repeatable=False)
+
+
+def delete(analysis_id: str) -> Call[None]:
+    """Forgets an analysis."""
+    return Call("DELETE", f"/v1/analyses/{analysis_id}", lambda _: None, repeatable=False)
+
+
+def report(analysis_id: str) -> Call[Report]:
+    """The report."""
+    path, accept = f"/v1/analyses/{analysis_id}/report", {"Accept": "application/json"}
+    return Call("GET", path, _into(Report), headers=accept)
+
+
+def rendered(analysis_id: str, format: ReportFormat) -> Call[str]:
+    """The report for people."""
+    accept = {"Accept": _ACCEPT[format]}
+    return Call("GET", f"/v1/analyses/{analysis_id}/report", lambda answer: answer.text, headers=accept)
+
+
+def artifacts(analysis_id: str) -> Call[list[Artifact]]:
+    """The files that it left."""
+    path = f"/v1/analyses/{analysis_id}/artifacts"
+    return Call("GET", path, lambda answer: _ARTIFACTS.validate_json(answer.content))
+
+
+def compare(analysis_id: str, other_id: str) -> Call[Comparison]:
+    """Two reports side by side."""
+    path = f"/v1/analyses/{analysis_id}/compare/{other_id}"
+    return Call("GET", path, _into(Comparison))
+
+
+def gate(analysis_id: str, policy: Policy) -> Call[Verdict]:
+    """The verdict."""
+    path, body = f"/v1/analyses/{analysis_id}/gate", policy.model_dump(mode="json")
+    return Call("POST", path, _into(Verdict), body=body)
+
+
+def inspect(analysis_id: str, texts: list[str]) -> Call[Inspection]:
+    """Other texts through the pair."""
+    body = InspectionRequest(analysis_id=analysis_id, texts=texts).model_dump(mode="json")
+    return Call("POST", "/v1/inspect", _into(Inspection), body=body)
+
+
+def announce(request: UploadRequest) -> Call[Upload]:
+    """An upload whose bytes are still to come, unless the service has them."""
+    return Call("POST", "/v1/uploads", _into(Upload), body=request.model_dump(mode="json"))
+
+
+def put(upload_id: str) -> Call[Upload]:
+    """The bytes of an upload, which are streamed."""
+    return Call("PUT", f"/v1/uploads/{upload_id}", _into(Upload))
+
+
+def keys() -> Call[list[ApiKey]]:
+    """The tenant's keys."""
+    return Call("GET", "/v1/keys", lambda answer: _KEYS.validate_json(answer.content))
+
+
+def create_key(request: KeyRequest) -> Call[NewKey]:
+    """Repeated, it would make another one."""
+    body = request.model_dump(mode="json")
+    return Call("POST", "/v1/keys", _into(NewKey), body=body, repeatable=False)
+
+
+def revoke_key(key_id: str) -> Call[None]:
+    """Makes a key useless."""
+    return Call("DELETE", f"/v1/keys/{key_id}", lambda _: None, repeatable=False)
+
+
+def _into(kind: type[_Model]) -> Callable[[httpx.Response], _Model]:
+    """How an answer of a kind is read."""
+    return lambda answer: kind.model_validate_json(answer.content)

@@ -1,0 +1,241 @@
+"""The client that waits for each answer."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from httpx_sse import connect_sse
+
+from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
+from layerdrift.contract.artifact import Artifact
+from layerdrift.contract.comparison import Comparison
+from layerdrift.contract.errors import LayerdriftError, TransportError, UnavailableError
+from layerdrift.contract.inspection import Inspection
+from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
+from layerdrift.contract.policy import Policy, Verdict
+from layerdrift.contract.report import Report
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.upload import Upload
+from layerdrift.sdk import calls
+from layerdrift.sdk.calls import OUTAGE_SECONDS, POLL_SECONDS, Call, Event, ReportFormat, Retries, Stream
+from layerdrift.sdk.failures import AnalysisFailed, error_of
+from layerdrift.sdk.files import Heard, prepared
+
+_T = TypeVar("_T")
+
+
+class Client:
+    """A connection to one service; use it as a context manager, or close it.
+
+    Args:
+        url: of the service; None: LAYERDRIFT_URL, or http://127.0.0.1:8000.
+        timeout: seconds until an answer must have come.
+        api_key: None: LAYERDRIFT_API_KEY, where that is set.
+        retries: what is done where the service is away or asks to wait.
+
+    Every call raises TransportError where the service cannot be reached, and the error of `contract.errors` that fits
+    the service's answer.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        timeout: float = 70.0,
+        api_key: str | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        self._http = httpx.Client(**calls.connection(url, api_key, timeout))
+        self._retries = retries or Retries()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Of the service."""
+        return str(self._http.base_url).rstrip("/")
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def submit(self, request: AnalysisRequest) -> Analysis:
+        """Submits a request; the analysis that it made now, or before."""
+        return self._send(calls.submit(request))
+
+    def get(self, analysis_id: str) -> Analysis:
+        """One analysis as it stands."""
+        return self._send(calls.get(analysis_id))
+
+    def list(
+        self,
+        limit: int = 20,
+        cursor: str | None = None,
+        status: Status | None = None,
+        name: str | None = None,
+        tag: str | None = None,
+    ) -> AnalysisPage:
+        """A page of analyses, newest first; `tag` as `key:value`."""
+        return self._send(calls.page(limit, cursor, status, name, tag))
+
+    def cancel(self, analysis_id: str) -> Analysis:
+        """Asks an analysis to stop."""
+        return self._send(calls.cancel(analysis_id))
+
+    def delete(self, analysis_id: str) -> None:
+        """Forgets an analysis that has ended, its report and its artifacts."""
+        self._send(calls.delete(analysis_id))
+
+    def report(self, analysis_id: str) -> Report:
+        """The report of an analysis that has succeeded."""
+        return self._send(calls.report(analysis_id))
+
+    def rendered_report(self, analysis_id: str, format: ReportFormat) -> str:
+        """The report for people."""
+        return self._send(calls.rendered(analysis_id, format))
+
+    def artifacts(self, analysis_id: str) -> Sequence[Artifact]:
+        """The files that an analysis left."""
+        return self._send(calls.artifacts(analysis_id))
+
+    def download(self, artifact: Artifact, target: Path) -> None:
+        """Writes an artifact's bytes to a file; LayerdriftError where they are not those that were kept."""
+        digest = hashlib.sha256()
+        try:
+            with httpx.stream("GET", artifact.url, timeout=self._http.timeout) as answer, target.open("wb") as file:
+                answer.raise_for_status()
+                for chunk in answer.iter_bytes():
+                    digest.update(chunk)
+                    file.write(chunk)
+        except httpx.HTTPError as error:
+            raise TransportError(f"{artifact.name} could not be fetched: {error}") from error
+        if digest.hexdigest() != artifact.sha256:
+            raise LayerdriftError(f"{artifact.name} came with the sha256 {digest.hexdigest()}, not {artifact.sha256}")
+
+    def compare(self, analysis_id: str, other_id: str) -> Comparison:
+        """The other report's numbers less this one's, layer by layer."""
+        return self._send(calls.compare(analysis_id, other_id))
+
+    def gate(self, analysis_id: str, policy: Policy) -> Verdict:
+        """Whether the report holds a policy; InputError where a rule cannot be judged on it."""
+        return self._send(calls.gate(analysis_id, policy))
+
+    def inspect(self, analysis_id: str, *texts: str) -> Inspection:
+        """Other texts through both models of an analysis."""
+        return self._send(calls.inspect(analysis_id, [*texts]))
+
+    def upload(self, path: Path | str, heard: Heard | None = None) -> Upload:
+        """Uploads a data set file, or a checkpoint's folder; what the service has already is not sent again.
+
+        Raises:
+            InputError: there is no such file or folder, or the folder holds no safetensors weights.
+        """
+        with prepared(Path(path)) as file:
+            upload = self._send(calls.announce(file.announced))
+            if upload.status != "complete":
+                upload = self._send(calls.put(upload.id), lambda: file.chunks(heard))
+            return upload
+
+    def keys(self) -> Sequence[ApiKey]:
+        """The tenant's API keys; needs the scope admin."""
+        return self._send(calls.keys())
+
+    def create_key(self, request: KeyRequest) -> NewKey:
+        """Makes an API key; its secret is told this once."""
+        return self._send(calls.create_key(request))
+
+    def revoke_key(self, key_id: str) -> None:
+        """Makes an API key useless."""
+        self._send(calls.revoke_key(key_id))
+
+    def events(self, analysis_id: str, after: str | None = None) -> Iterator[Event]:
+        """What happens to an analysis, until it has ended; a stream that breaks off is taken up where it was.
+
+        Args:
+            after: the id of the last event that was seen; None: from the beginning.
+        """
+        heard = time.monotonic()
+        while True:
+            headers = {"Last-Event-ID": after} if after else {}
+            try:
+                with connect_sse(self._http, "GET", f"/v1/analyses/{analysis_id}/events", headers=headers) as source:
+                    if not source.response.is_success:
+                        source.response.read()
+                        raise error_of(source.response)
+                    for sent in source.iter_sse():
+                        heard = time.monotonic()
+                        after = sent.id or after
+                        yield Event.of(sent)
+                        if sent.event == "done":
+                            return
+            except (httpx.TransportError, UnavailableError) as error:
+                if time.monotonic() - heard > OUTAGE_SECONDS:
+                    raise TransportError(f"{self.url} has been away for {OUTAGE_SECONDS:g} s: {error}") from error
+            time.sleep(POLL_SECONDS)
+
+    def watch(self, analysis_id: str, timeout: float | None = None) -> Iterator[Analysis]:
+        """The analysis again and again until it has ended; the last one is final.
+
+        Outages of up to OUTAGE_SECONDS are waited out.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds; the analysis goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        answered = time.monotonic()
+        while True:
+            try:
+                analysis = self.get(analysis_id)
+            except (TransportError, UnavailableError):
+                if time.monotonic() - answered > OUTAGE_SECONDS:
+                    raise
+            else:
+                answered = time.monotonic()
+                yield analysis
+                if analysis.status.final:
+                    return
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"{analysis_id} has not ended after {timeout:g} s; it goes on")
+            time.sleep(POLL_SECONDS)
+
+    def wait(self, analysis_id: str, timeout: float | None = None) -> Report:
+        """The report, once there is one.
+
+        Raises:
+            AnalysisFailed: it failed or was cancelled.
+            TimeoutError: it has not ended after `timeout` seconds.
+        """
+        (last,) = deque(self.watch(analysis_id, timeout), maxlen=1)
+        if last.status is not Status.SUCCEEDED:
+            raise AnalysisFailed(last)
+        return self.report(analysis_id)
+
+    def _send(self, call: Call[_T], stream: Callable[[], Stream] | None = None) -> _T:
+        """Sends a call until there is an answer to keep; `stream` is asked again for every try."""
+        made = 0
+        while True:
+            made += 1
+            answer, error = None, None
+            try:
+                answer = self._http.send(call.request(self._http, stream() if stream else None))
+            except httpx.TransportError as raised:
+                error = calls.unreachable(self._http.base_url, raised)
+            pause = self._retries.pause(made, call, answer)
+            if pause is not None:
+                time.sleep(pause)
+            elif answer is not None:
+                return call.result(answer)
+            elif error is not None:
+                raise error

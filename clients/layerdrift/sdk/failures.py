@@ -1,0 +1,67 @@
+"""From the service's answers to the errors of `contract.errors`."""
+
+from __future__ import annotations
+
+import httpx
+from pydantic import ValidationError
+
+from layerdrift.contract.analysis import Analysis
+from layerdrift.contract.errors import (
+    ConflictError,
+    DeadlineError,
+    ForbiddenError,
+    InputError,
+    LayerdriftError,
+    NotFoundError,
+    Problem,
+    RateError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+_BY_STATUS: dict[int, type[LayerdriftError]] = {
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    413: TooLargeError,
+    422: InputError,
+    501: UnsupportedError,
+    503: UnavailableError,
+    504: DeadlineError,
+}
+
+
+class AnalysisFailed(LayerdriftError):
+    """The analysis ended without a report; `analysis.error` says why."""
+
+    kind = "analysis-failed"
+    title = "The analysis has no report"
+
+    def __init__(self, analysis: Analysis) -> None:
+        where = f" in stage {analysis.error.stage}" if analysis.error and analysis.error.stage else ""
+        reason = analysis.error.detail if analysis.error else "somebody cancelled it"
+        super().__init__(f"{analysis.id} {analysis.status}{where}: {reason}")
+        self.analysis = analysis
+
+
+def error_of(answer: httpx.Response) -> LayerdriftError:
+    """The error that an answer stands for."""
+    try:
+        problem = Problem.model_validate_json(answer.content)
+    except ValidationError:
+        return LayerdriftError(f"the service answered {answer.status_code}: {answer.text[:500]}")
+    kind = _BY_STATUS.get(answer.status_code, LayerdriftError)
+    if kind is InputError:
+        return InputError(problem.detail, problem.errors)
+    if answer.status_code == 429:
+        return RateError(problem.detail, int(retry_after(answer) or 1))
+    return kind(problem.detail)
+
+
+def retry_after(answer: httpx.Response) -> float | None:
+    """Seconds after which the service wants to be asked again; None where it does not say."""
+    said = answer.headers.get("Retry-After", "")
+    return float(said) if said.isdecimal() else None

@@ -1,0 +1,38 @@
+"""API keys over HTTP: an admin key makes, lists and revokes those of its own tenant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from layerdrift.backends.access import new_key
+from layerdrift.contract.errors import NotFoundError
+from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
+from service.problems import documented
+from service.security import Admin, Backends
+
+KeyId = Annotated[str, Path(pattern=r"^key_[0-9a-f]{8}$", description="id of a key")]
+
+router = APIRouter(tags=["keys"])
+
+
+@router.post("/v1/keys", status_code=201, responses=documented(401, 403, 422, 429, 503))
+def create_key(backends: Backends, key: Admin, body: KeyRequest) -> NewKey:
+    """Makes a key. The first one locks the service: from then on every request needs one."""
+    made = new_key(**body.model_dump(), tenant=key.tenant)
+    return NewKey(**made.model_dump(), secret=backends.keys.create(made))
+
+
+@router.get("/v1/keys", responses=documented(401, 403, 422, 429, 503))
+def list_keys(backends: Backends, key: Admin) -> list[ApiKey]:
+    """The tenant's keys, oldest first; never what signs in."""
+    return [found for found in backends.keys.all() if found.tenant == key.tenant]
+
+
+@router.delete("/v1/keys/{key_id}", status_code=204, responses=documented(401, 403, 404, 422, 429, 503))
+def revoke_key(backends: Backends, key: Admin, key_id: KeyId) -> None:
+    """Makes a key useless. Once the last one is gone, the service asks for none again."""
+    if not any(found.id == key_id and found.tenant == key.tenant for found in backends.keys.all()):
+        raise NotFoundError(f"there is no key {key_id}")
+    backends.keys.revoke(key_id)
