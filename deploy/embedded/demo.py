@@ -16,15 +16,15 @@ from types import FrameType
 
 import httpx
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from deploy.embedded.demo_inputs import DemoInputs, DownloadError, fetch
 from deploy.embedded.stack import Stack
 from deploy.embedded.supervisor import StartError
-from layerdrift.contract.analysis import Analysis, Status
+from layerdrift.cli import tables
+from layerdrift.cli.progress import follow
 from layerdrift.contract.errors import LayerdriftError
-from layerdrift.contract.report import Layer, Report
+from layerdrift.contract.report import Report
 from layerdrift.contract.request import (
     AnalysisRequest,
     AnalysisSettings,
@@ -34,15 +34,13 @@ from layerdrift.contract.request import (
     SaeSettings,
 )
 from layerdrift.render import words
-from layerdrift.sdk import AnalysisFailed, Client
+from layerdrift.sdk import Client
 
 TEXTS_SHOWN = [
     "The plot is a mess, but the leads are so charming that I did not mind.",
     "Not a good film, and not even an interestingly bad one.",
     "A gorgeous, witty, seductive movie.",
 ]
-ZONE_STYLE = {"general": "blue", "transitional": "yellow", "specialised": "red"}
-
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 
@@ -89,7 +87,7 @@ def _run(stack: Stack, inputs: DemoInputs, home: Path) -> None:
         started = time.monotonic()
         analysis = client.submit(request)
         console.print(f"POST /v1/analyses -> {analysis.id} ({analysis.status})", highlight=False)
-        _follow(client, analysis)
+        follow(client, analysis.id, timeout=3600)
         report = client.report(analysis.id)
         (home / "report.json").write_text(report.model_dump_json(indent=1))
         (home / "report.html").write_text(client.rendered_report(analysis.id, "html"))
@@ -101,47 +99,8 @@ def _run(stack: Stack, inputs: DemoInputs, home: Path) -> None:
         console.print(f"wrote {home / f'report.{suffix}'}", highlight=False, soft_wrap=True)
 
 
-def _follow(client: Client, analysis: Analysis) -> None:
-    """Live progress of every stage until the end; AnalysisFailed where there is no report."""
-    columns = (
-        TextColumn("{task.description:<9}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}", style="dim"),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console) as bars:
-        for last in client.watch(analysis.id, timeout=3600):
-            for stage in last.progress.stages:
-                if stage.name not in tasks:
-                    tasks[stage.name] = bars.add_task(stage.name.value, total=1.0, start=False, detail="")
-                if stage.status != "pending" and not bars.tasks[tasks[stage.name]].started:
-                    bars.start_task(tasks[stage.name])
-                bars.update(tasks[stage.name], completed=stage.fraction, detail=stage.detail)
-    if last.status is not Status.SUCCEEDED:
-        raise AnalysisFailed(last)
-
-
 def _print(report: Report) -> None:
-    table = Table(title="drift by layer (token view)", title_justify="left")
-    for heading in ("layer", "zone", "CKA", "by chance", "relative L2", "graft", "probe", "FVU base", "transfer"):
-        table.add_column(heading, justify="left" if heading in ("layer", "zone") else "right")
-    for layer in report.layers:
-        token, sae = layer.similarity["token"], layer.sae
-        style = ZONE_STYLE[layer.zone]
-        table.add_row(
-            f"{layer.index} {layer.name}",
-            f"[{style}]{layer.zone}[/{style}]",
-            words.number(token.cka.value, 4),
-            words.number(_chance(layer), 5),
-            words.number(token.relative_l2.value),
-            words.number(layer.graft.prefix.value if layer.graft else None),
-            words.number(layer.probe.tuned.value if layer.probe else None),
-            words.number(sae.base.fvu if sae else None),
-            words.number(sae.transfer_excess if sae else None),
-        )
-    console.print(table)
+    console.print(tables.layers(report))
     zones = Table(title="zones", title_justify="left")
     for heading in ("zone", "layers", "mean drift", "reading"):
         zones.add_column(heading)
@@ -154,12 +113,6 @@ def _print(report: Report) -> None:
     for warning in report.warnings:
         console.print(f"[yellow]{warning.code}[/yellow]: {warning.message}", highlight=False)
     console.print(f"peak memory of the worker: {report.timings.peak_memory_bytes / 2**30:.2f} GiB", highlight=False)
-
-
-def _chance(layer: Layer) -> float | None:
-    """CKA that chance alone leaves; None where it is not known."""
-    drift = words.chance(layer)
-    return None if drift is None else 1 - drift
 
 
 def _ask_again(url: str, request: AnalysisRequest) -> None:
