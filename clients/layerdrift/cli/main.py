@@ -20,6 +20,7 @@ from layerdrift.cli.options import AnalysisArgument, AsJson, Timeout, Url
 from layerdrift.cli.outputs import drawn, whole
 from layerdrift.cli.policy_commands import policy_app
 from layerdrift.cli.progress import follow
+from layerdrift.cli.publish_commands import publish_app
 from layerdrift.cli.review import gate, review
 from layerdrift.cli.submitting import (
     Base,
@@ -51,6 +52,7 @@ app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")
+app.add_typer(publish_app, name="publish")
 app.command("review")(review)
 app.command("gate")(gate)
 

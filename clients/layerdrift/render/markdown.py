@@ -16,14 +16,15 @@ def render(report: Report) -> str:
         words.outcome(report),
         words.advice(report),
         *(f"> **{warning.code}**: {plain(warning.message)}" for warning in report.warnings),
-        _layers(report),
+        layer_table(report),
         " ".join(words.limits(report)),
         _provenance(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _layers(report: Report) -> str:
+def layer_table(report: Report) -> str:
+    """A row for each layer."""
     with_sae = report.layers[0].sae is not None
     head = ["layer", "zone", "drift (1 - CKA)", "chance", "drifted", "CKA", "95 % interval"]
     head += ["centred cosine", "relative L2"]

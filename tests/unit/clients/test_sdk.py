@@ -30,7 +30,11 @@ FAST = Retries(tries=3, first=0.001, longest=0.002)
 ID = "an_" + "a" * 26
 POLICY = Policy.model_validate({"rules": [{"id": "a", "path": "layers[0].drift", "max": 1, "message": "m"}]})
 VERDICT = {"analysis_id": ID, "decision": "pass", "checks": []}
-AWAY = (503, {}, {"type": "urn:x", "title": "t", "status": 503, "detail": "Redis is away"})
+AWAY: tuple[int, dict[str, str], Any] = (
+    503,
+    {},
+    {"type": "urn:x", "title": "t", "status": 503, "detail": "Redis is away"},
+)
 
 
 @dataclass
@@ -208,7 +212,7 @@ def test_a_folder_becomes_the_same_zip_whatever_its_times_and_without_pickles(tm
         assert two.announced == first
     assert not two.path.exists()
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="holds no .safetensors file"), prepared(folder):
+    with pytest.raises(InputError, match=r"holds no \.safetensors file"), prepared(folder):
         pass
     with pytest.raises(InputError, match="neither a file nor a folder"), prepared(tmp_path / "absent"):
         pass

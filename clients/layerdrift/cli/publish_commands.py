@@ -1,0 +1,181 @@
+"""`layerdrift publish`: a finished review where others see it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from layerdrift.cli import tables
+from layerdrift.cli.exits import reported
+from layerdrift.cli.options import AnalysisArgument, AsJson, Baseline, PolicyFile, Url
+from layerdrift.cli.outputs import drawn, summary
+from layerdrift.cli.review import Asking
+from layerdrift.contract.errors import InputError, UnsupportedError
+from layerdrift.integrations.comments import GitHubPull, GitLabMerge, Thread, comment
+from layerdrift.sdk import Client
+
+publish_app = typer.Typer(
+    help="Publish a finished review: pull requests, MLflow, model cards, W&B.", no_args_is_help=True
+)
+
+Picture = Annotated[
+    bool, typer.Option("--picture/--no-picture", help="Show the drift curve; needs layerdrift[render].")
+]
+CommentName = Annotated[
+    str, typer.Option("--comment-name", help="Of the review: one comment for each name, kept up to date.")
+]
+
+
+@publish_app.command()
+@reported
+def github(
+    analysis: AnalysisArgument,
+    policy: PolicyFile = None,
+    baseline: Baseline = None,
+    picture: Picture = True,
+    comment_name: CommentName = "review",
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Comment on the pull request that this GitHub Actions run belongs to."""
+    thread = GitHubPull.here()
+    with thread.http:
+        _comment(thread, analysis, Asking(policy, baseline), picture, comment_name, url, as_json)
+
+
+@publish_app.command()
+@reported
+def gitlab(
+    analysis: AnalysisArgument,
+    policy: PolicyFile = None,
+    baseline: Baseline = None,
+    picture: Picture = True,
+    comment_name: CommentName = "review",
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Comment on the merge request that this GitLab pipeline belongs to."""
+    thread = GitLabMerge.here()
+    with thread.http:
+        _comment(thread, analysis, Asking(policy, baseline), picture, comment_name, url, as_json)
+
+
+def _comment(
+    thread: Thread, analysis: str, asking: Asking, picture: bool, name: str, url: str | None, as_json: bool
+) -> None:
+    with Client(url) as client:
+        report, verdict = client.report(analysis), asking.of(client, analysis)
+    place = comment(thread, name, summary(report, verdict), drawn(report) if picture else None, analysis)
+    _done(place, as_json)
+
+
+@publish_app.command()
+@reported
+def mlflow(
+    analysis: AnalysisArgument,
+    version: Annotated[str, typer.Option("--version", help="The model version: models:/name/3 or models:/name@alias.")],
+    policy: PolicyFile = None,
+    baseline: Baseline = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write metrics by layer, the report and the verdict to an MLflow model version (MLFLOW_TRACKING_URI)."""
+    module, registry = _loaded("mlflow"), _mlflow_client()
+    asking = Asking(policy, baseline)
+    where = module.Version.of(version, registry)
+    with Client(url) as client:
+        report, verdict = client.report(analysis), asking.of(client, analysis)
+        html, link = client.rendered_report(analysis, "html"), f"{client.url}/v1/analyses/{analysis}/report"
+    run = module.write_back(registry, where, report, verdict, html, link)
+    _done(f"{where.uri}, run {run}", as_json)
+
+
+@publish_app.command()
+@reported
+def card(
+    analysis: AnalysisArgument,
+    file: Annotated[Path, typer.Option("--file", help="The model card; made where it is not there.")] = Path(
+        "README.md"
+    ),
+    repository: Annotated[
+        str | None, typer.Option("--push", help="Push it to this hub repository: owner/name.")
+    ] = None,
+    policy: PolicyFile = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a section with the numbers into a Hugging Face model card; with --policy, the verdict too."""
+    module = _loaded("model_card", "hub")
+    with Client(url) as client:
+        report = client.report(analysis)
+        verdict = Asking(policy, None).of(client, analysis) if policy is not None else None
+    made = module.put(file, report, verdict)
+    if repository is not None:
+        made.push_to_hub(repository)
+    _done(str(file), as_json)
+
+
+@publish_app.command()
+@reported
+def wandb(
+    analysis: AnalysisArgument,
+    project: Annotated[str, typer.Option("--project", help="Of W&B.")] = "layerdrift",
+    run_id: Annotated[str | None, typer.Option("--run", help="Id of the run to log into; else a new one.")] = None,
+    policy: PolicyFile = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Log curves over layers, a summary and the report to Weights & Biases (WANDB_API_KEY, WANDB_MODE)."""
+    module = _loaded("wandb")
+    with Client(url) as client:
+        report, html = client.report(analysis), client.rendered_report(analysis, "html")
+        verdict = Asking(policy, None).of(client, analysis) if policy is not None else None
+    with module.opened(project, report, run_id) as run:
+        module.log(run, report, verdict, html)
+        _done(run.url or str(run.dir), as_json)
+
+
+def _done(place: str, as_json: bool) -> None:
+    if as_json:
+        tables.dump({"published": place})
+    else:
+        tables.put(place)
+
+
+def _loaded(name: str, extra: str | None = None) -> Any:
+    """An integration's module; UnsupportedError where what it needs is not installed."""
+    try:
+        return importlib.import_module(f"layerdrift.integrations.{name}")
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(f"this needs pip install 'layerdrift[{extra or name}]' ({error})") from error
+
+
+def _mlflow_client() -> Any:
+    from mlflow import MlflowClient
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise InputError("MLFLOW_TRACKING_URI must name the MLflow server")
+    return MlflowClient(uri)
+
+
+@publish_app.command("mlflow-receiver")
+@reported
+def mlflow_receiver(
+    reviews: Annotated[Path, typer.Argument(help="Which models are reviewed and how: clients/mlflow/reviews.yaml.")],
+    host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1024, max=65535)] = 8100,
+    secret: Annotated[
+        str, typer.Option("--secret", envvar="LAYERDRIFT_MLFLOW_WEBHOOK_SECRET", help="The webhook's, in MLflow.")
+    ] = "",
+    url: Url = None,
+) -> None:
+    """Listen to MLflow's registry webhook: review each new model version and write the verdict back."""
+    if len(secret) < 16:
+        raise InputError("LAYERDRIFT_MLFLOW_WEBHOOK_SECRET must hold the webhook's secret, of 16 characters or more")
+    module = _loaded("mlflow_receiver", "mlflow")
+    module.serve(reviews, url, _mlflow_client(), secret, host, port)

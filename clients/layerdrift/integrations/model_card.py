@@ -1,0 +1,46 @@
+"""A section of a Hugging Face model card with the review's numbers. Needs layerdrift[hub]."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from layerdrift.contract.policy import Verdict
+from layerdrift.contract.report import Report
+from layerdrift.render import markdown, words
+from layerdrift.render.verdict import SAID
+
+_BEGIN, _END = "<!-- layerdrift:begin -->", "<!-- layerdrift:end -->"
+_SECTION = re.compile(f"{_BEGIN}.*?{_END}\n?", re.DOTALL)
+
+
+def section(report: Report, verdict: Verdict | None) -> str:
+    """The section as Markdown; a later one takes its place."""
+    base = report.models["base"]
+    parts = [
+        "## Layer drift",
+        f"Compared with its base `{base.uri}` on {report.dataset.analysed_texts} texts. {words.headline(report)}",
+        words.outcome(report),
+        words.advice(report),
+        markdown.layer_table(report),
+        f"Review: {SAID[verdict.decision]}" if verdict else None,
+        f"Made with layerdrift {report.engine.version}, analysis `{report.analysis_id}`.",
+        " ".join(words.limits(report)),
+    ]
+    return f"{_BEGIN}\n" + "\n\n".join(part for part in parts if part) + f"\n{_END}\n"
+
+
+def put(card: Path, report: Report, verdict: Verdict | None = None) -> ModelCard:
+    """Writes the section into a card's file, in place of an earlier one; the rest stays as it is.
+
+    Returns:
+        The card, for `push_to_hub`.
+    """
+    text = card.read_text(encoding="utf-8") if card.exists() else "---\n{}\n---\n"
+    made = section(report, verdict)
+    text = _SECTION.sub(lambda _: made, text) if _SECTION.search(text) else f"{text.rstrip()}\n\n{made}"
+    loaded = ModelCard(text, ignore_metadata_errors=True)
+    card.write_text(text, encoding="utf-8")
+    return loaded
