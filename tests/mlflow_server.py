@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,9 @@ class MlflowServer:
         argv += ["--backend-store-uri", f"sqlite:///{self._home}/mlflow.db", "--workers", "1"]
         argv += ["--artifacts-destination", str(self._home / "artifacts")]
         env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
+        env["MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS"], env["MLFLOW_WEBHOOK_ALLOWED_SCHEMES"] = "true", "http"
+        env["MLFLOW_WEBHOOK_CACHE_TTL"] = "1"  # a webhook is heard of at once, not after a minute
+        env["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
         env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # its own background jobs, which nothing here asks for
         self._supervisor.start(Program("mlflow", argv, env, self._home / "mlflow.log", self._ready), START_SECONDS)
         return self
