@@ -6,12 +6,15 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo up test test-faults bench bench-sae bench-api lint types contracts lock clean
+.PHONY: help setup demo demo-inputs docs up test test-faults bench bench-sae bench-api lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-setup: $(STAMP)  ## install into .venv
+setdemo-inputs: $(STAMP)  ## the model and the reviews of the demo and the tutorial, into var/demo
+	@$(BIN)/python -m deploy.embedded.demo_inputs $${LAYERDRIFT_HOME:-var}/demo
+
+up: $(STAMP)  ## install into .venv
 
 $(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 (Debian, Ubuntu: apt install python3.11-venv), or name one with make PYTHON=..."; exit 1; }
@@ -31,6 +34,9 @@ $(PEERS_STAMP): $(STAMP)
 demo: $(STAMP)  ## fine-tune a real encoder, analyse the pair, write var/demo/report.html
 	@$(BIN)/python -m deploy.embedded.demo
 
+demo-inputs: $(STAMP)  ## the model and the reviews of the demo and the tutorial, into var/demo
+	@$(BIN)/python -m deploy.embedded.demo_inputs $${LAYERDRIFT_HOME:-var}/demo
+
 up: $(STAMP)  ## the embedded stack in the foreground
 	@$(BIN)/python -m deploy.embedded
 
@@ -46,6 +52,9 @@ contracts: $(STAMP)
 
 test: lint types contracts $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
 	$(BIN)/pytest -m "not faults"
+
+docs: $(STAMP)  ## the documentation site, into var/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo wrote var/site/index.html
 
 bench: $(STAMP)  ## what the measures cost, and how often they cry wolf; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.measures

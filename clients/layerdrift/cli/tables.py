@@ -113,7 +113,7 @@ def verdict(found: Verdict) -> Table:
     table = _table("", "check", "found", title=title)
     for check in found.checks:
         colour = DECISION_STYLE[check.decision]
-        said = check.detail if check.decision == "pass" else f"{check.message}\n{check.detail}"
+        said = check.detail if check.decision == "pass" else f"{check.said}\n{check.detail}"
         table.add_row(f"[{colour}]{check.decision}[/{colour}]", check.id, said.replace("[", r"\["))
     return table
 

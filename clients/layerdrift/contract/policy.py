@@ -134,6 +134,11 @@ class Check(BaseModel):
     detail: str = Field(description="what was found, in words")
     findings: list[Finding] = Field(default=[], description="those that do not hold")
 
+    @property
+    def said(self) -> str:
+        """The rule's message, where a number made it say so."""
+        return self.message if any(one.observed is not None for one in self.findings) else "could not be judged"
+
 
 class Verdict(BaseModel):
     """The answer to `may it be promoted?`."""

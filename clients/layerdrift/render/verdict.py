@@ -34,7 +34,7 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
     for check in verdict.checks:
         case = ET.SubElement(suite, "testcase", {"classname": "layerdrift.policy", "name": check.id, "time": "0"})
         if check.decision == "fail":
-            failure = ET.SubElement(case, "failure", {"type": "policy", "message": _xml(check.message)})
+            failure = ET.SubElement(case, "failure", {"type": "policy", "message": _xml(check.said)})
             failure.text = _xml(_explained(check))
         else:
             out = ET.SubElement(case, "system-out")
@@ -51,7 +51,7 @@ def markdown(verdict: Verdict) -> str:
     lines += ["| | check | found | asked |", "|---|---|---|---|"]
     order: dict[Decision, int] = {"fail": 0, "warn": 1, "pass": 2}
     for check in sorted(verdict.checks, key=lambda one: order[one.decision]):
-        what = f"**{plain(check.id)}**" + (f"<br>{plain(check.message)}" if check.decision != "pass" else "")
+        what = f"**{plain(check.id)}**" + (f"<br>{plain(check.said)}" if check.decision != "pass" else "")
         lines.append(f"| {SIGN[check.decision]} | {what} | {plain(check.detail)} | {plain(check.limit)} |")
     if verdict.baseline:
         lines += ["", f"Baseline: `{verdict.baseline}`."]
@@ -60,7 +60,7 @@ def markdown(verdict: Verdict) -> str:
 
 def _explained(check: Check) -> str:
     where = f"\n{check.path} {check.limit}" if check.path else ""
-    return f"{check.message}\n{check.detail}{where}"
+    return f"{check.said}\n{check.detail}{where}" if check.decision != "pass" else f"{check.detail}{where}"
 
 
 def _xml(text: str) -> str:
