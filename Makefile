@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo demo-inputs docs up test test-faults bench bench-sae bench-api lint types contracts lock clean
+.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults bench bench-sae bench-api lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,7 +50,7 @@ types: $(STAMP)
 contracts: $(STAMP)
 	PYTHONPATH=clients $(BIN)/lint-imports
 
-test: lint types contracts $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
+test: lint types contracts chromium $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
 	$(BIN)/pytest -m "not faults"
 
 docs: $(STAMP)  ## the documentation site, into var/site
@@ -64,6 +64,13 @@ bench-sae: $(STAMP) $(PEERS_STAMP)  ## our autoencoders beside dictionary-learni
 
 bench-api: $(STAMP)  ## a cached report beside a bare route, POSTs, long lists; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.api
+
+chromium:  # what the browser tests drive
+	@command -v chromium >/dev/null || { echo 'installing chromium'; apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	    { echo 'the browser tests need chromium: apt install chromium'; exit 1; }
+
+test-browser: $(STAMP) chromium  ## the web page and the report in a real browser; screenshots in var/screenshots
+	$(BIN)/pytest tests/browser
 
 test-faults: $(STAMP)  ## kills, stops, empties and fills what jobs rest on, with the real servers (a quarter of an hour)
 	$(BIN)/pytest tests/faults -m faults

@@ -31,7 +31,7 @@ from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import LayerdriftError, Problem
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.request import AnalysisRequest
-from service import events, inspect, key_routes, problems, routes, submit, uploads
+from service import events, inspect, key_routes, problems, routes, submit, uploads, web
 from service.deadline import DeadlineMiddleware
 from service.hot import HotMiddleware, HotReports
 from service.keys import ensure_admin
@@ -45,7 +45,7 @@ SUBMIT_WORKERS = 2
 _LITSERVE_HEALTH = "/litserve/health"
 _LITSERVE_INFO = "/litserve/info"
 
-ROUTERS = (routes.router, events.router, uploads.router, key_routes.router)
+ROUTERS = (routes.router, events.router, uploads.router, key_routes.router, web.router)
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def build_server(settings: Settings) -> ls.LitServer:
         app.include_router(router)
     app.state.served = [*app.router.routes, *(route for router in ROUTERS for route in router.routes)]
     app.mount(routes.STATIC, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
+    app.mount(web.PREFIX, web.WebFiles(directory=web.FOLDER))
     problems.install(app)
     app.user_middleware.insert(0, Middleware(HotMiddleware, reports=HotReports()))
     app.user_middleware.insert(0, Middleware(ObservedMiddleware))

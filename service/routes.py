@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 from prometheus_client import generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -268,9 +268,3 @@ def docs() -> HTMLResponse:
         swagger_css_url=f"{STATIC}/swagger-ui.css",
         swagger_favicon_url=f"{STATIC}/favicon.png",
     )
-
-
-@router.get("/", include_in_schema=False)
-def index() -> RedirectResponse:
-    """Until there is a web page, the API page."""
-    return RedirectResponse("/docs")

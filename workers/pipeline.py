@@ -107,9 +107,10 @@ def _taken(record: JobRecord, max_attempts: int) -> JobRecord:
 def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) -> JobRecord:
     """The record at its end, or as it was where another worker is to go on."""
     writer = ProgressWriter(deployment.jobs, record.id, _stages(record), lease.lost)
+    drift: list[float] | None = None
     try:
         with tracing.span("analysis", record.trace, job_id=record.id, attempt=str(record.attempts)):
-            _run_stages(deployment, record, folder, writer)
+            report = _run_stages(deployment, record, folder, writer)
     except LeaseLost:
         logger.warning("%s: the lease was lost; another worker goes on", record.id)
         return record
@@ -123,11 +124,12 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
         logger.error("%s: stage %s failed", record.id, failure.stage, exc_info=failure.__cause__)
     else:
         status, error = Status.SUCCEEDED, None
+        drift = [layer.drift for layer in report.layers]
 
     def end(found: JobRecord) -> JobRecord:
         if found.status.final or found.attempts != record.attempts or lease.lost.is_set():
             return found
-        return found.ended(status, error).model_copy(update={"progress": writer.progress()})
+        return found.ended(status, error).model_copy(update={"progress": writer.progress(), "drift": drift})
 
     ended = deployment.jobs.update(record.id, end)
     logger.info("%s: %s", record.id, ended.status)
@@ -161,7 +163,7 @@ def _stages(record: JobRecord) -> list[StageName]:
     return [name for name in StageName if name not in left_out]
 
 
-def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: ProgressWriter) -> None:
+def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: ProgressWriter) -> Report:
     settings, request = deployment.settings, record.request
     with _stage(writer, StageName.RESOLVE):
         folder.mkdir(parents=True)
@@ -199,6 +201,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         found = Findings(resolved, tuned, extracted, compared, trained, kept, judged)
         report = build_report(record.id, request, found, writer.seconds)
         _publish(deployment, record.owned, report, artifacts)
+    return report
 
 
 def _tune(

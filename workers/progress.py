@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from layerdrift.backends.jobs import JobStore
 from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Progress, Stage, StageName
 from layerdrift.contract.errors import UnavailableError
+from workers.stages.tick import NO_NUMBERS, Numbers
 
 WRITE_EVERY_SECONDS = 0.5
 
@@ -72,11 +74,13 @@ class ProgressWriter:
         self._set(status="succeeded", fraction=1.0, finished_at=datetime.now(UTC))
         self._write()
 
-    def tick(self, fraction: float, detail: str = "") -> None:
+    def tick(self, fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
         """The current stage has come so far."""
         if self._lease_lost.is_set():
             raise LeaseLost
-        self._set(fraction=min(1.0, max(0.0, fraction)), **({"detail": detail} if detail else {}))
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        told = {"detail": detail} if detail else {}
+        self._set(fraction=min(1.0, max(0.0, fraction)), numbers=finite, **told)
         if time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
             self._write()
 

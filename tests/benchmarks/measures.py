@@ -33,6 +33,7 @@ from workers.stages.compare import compare
 from workers.stages.extract import extract
 from workers.stages.gather import Gathering, Reading, group_stores
 from workers.stages.resolve import Checkpoint, Resolved, Split
+from workers.stages.tick import NO_NUMBERS, Numbers
 
 CPU = torch.device("cpu")
 REPEATS = 5
@@ -193,7 +194,7 @@ def rounded(model: PreTrainedModel, number: int) -> PreTrainedModel:
     return model
 
 
-def _no_tick(fraction: float, detail: str = "") -> None:
+def _no_tick(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
     """Nobody watches."""
 
 

@@ -86,7 +86,7 @@ def pair(inputs: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def done(stack: Stack, inputs: Path) -> str:
     """The id of a finished analysis of what was uploaded."""
-    submitted = subprocess.run(command("submit", *pair(inputs), "--tag", "team=search"), **options(stack, inputs))
+    submitted = subprocess.run(command("submit", *pair(inputs), "--tag", "team=cli"), **options(stack, inputs))
     assert submitted.returncode == 0, submitted.stderr
     analysis = str(submitted.stdout.strip())
     waited = subprocess.run(command("wait", analysis, "--timeout", "200"), **options(stack, inputs))
@@ -98,7 +98,7 @@ def done(stack: Stack, inputs: Path) -> str:
 def test_local_folders_are_uploaded_once_and_the_same_again_is_the_same_analysis(
     run: Run, inputs: Path, done: str
 ) -> None:
-    again = run("submit", *pair(inputs), "--tag", "team=search", "--json")
+    again = run("submit", *pair(inputs), "--tag", "team=cli", "--json")
     assert json.loads(again.stdout)["id"] == done
     assert json.loads(again.stdout)["request"]["base"]["uri"].startswith("upload://up_")
     first, second = (run("upload", inputs / "base").stdout for _ in range(2))
@@ -108,7 +108,7 @@ def test_local_folders_are_uploaded_once_and_the_same_again_is_the_same_analysis
 def test_review_says_yes_and_writes_everything(run: Run, inputs: Path, done: str, tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text(HOLDS)
     files = ["--junit", "o.xml", "--markdown", "o.md", "--html", "o.html", "--report", "o.json", "--png", "o.png"]
-    found = run("review", *pair(inputs), "--tag", "team=search", "-p", "policy.yaml", *files, "--verdict", "v.json")
+    found = run("review", *pair(inputs), "--tag", "team=cli", "-p", "policy.yaml", *files, "--verdict", "v.json")
     assert found.returncode == 0, found.stderr
     assert f"{done} succeeded" in found.stderr
     assert "PASS The policy holds." in found.stdout
@@ -168,7 +168,7 @@ def test_a_policy_is_checked_without_a_service(run: Run, tmp_path: Path) -> None
 
 def test_every_answer_comes_as_json_too(run: Run, done: str) -> None:
     assert json.loads(run("status", done, "--json").stdout)["status"] == "succeeded"
-    listed = json.loads(run("list", "--json", "--tag", "team=search").stdout)
+    listed = json.loads(run("list", "--json", "--tag", "team=cli").stdout)
     assert [one["id"] for one in listed] == [done]
     assert json.loads(run("compare", done, done, "--json").stdout)["same_base"] is True
     assert json.loads(run("report", done, "--json").stdout)["analysis_id"] == done

@@ -28,8 +28,8 @@ from workers.models.loading import load_classifier, load_tokenizer
 from workers.models.structure import blocks_of
 from workers.models.texts import usable_length
 from workers.stages.resolve import Checkpoint, Resolved
-from workers.stages.tick import Tick
-from workers.stages.training import Recipe, Training, TrainingData, TrainTick, planned_steps, train, training_dtype
+from workers.stages.tick import NO_NUMBERS, Numbers, SharedTicks, Tick
+from workers.stages.training import Recipe, Training, TrainingData, planned_steps, train, training_dtype
 
 MAX_LABELS = 1_000
 LOSS_POINTS = 100
@@ -92,12 +92,21 @@ def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: st
     return Tuned(Checkpoint(folder, uri, fingerprint(folder)), run, snapshots, retrained)
 
 
-def _spans(tick: Tick, trainings: int) -> Iterator[TrainTick]:
+def _spans(tick: Tick, trainings: int) -> Iterator[Tick]:
     """A tick for each of several trainings, one after another."""
+    ticks = SharedTicks(tick, [1.0] * trainings)
     for number in range(trainings):
-        yield lambda share, detail, number=number: tick(  # type: ignore[misc]
-            (number + share) / trainings, detail if trainings == 1 else f"{number + 1} of {trainings}: {detail}"
-        )
+        part = ticks.next("")
+        yield part if trainings == 1 else _numbered(part, number, trainings)
+
+
+def _numbered(tick: Tick, number: int, trainings: int) -> Tick:
+    """Says which training it is. Curves are drawn of the first, which makes the tuned model."""
+
+    def numbered(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+        tick(fraction, f"{number + 1} of {trainings}: {detail}", numbers if number == 0 else NO_NUMBERS)
+
+    return numbered
 
 
 def training_data(request: AnalysisRequest, resolved: Resolved) -> TrainingData:
@@ -211,7 +220,7 @@ def _retrained(
     data: TrainingData,
     kept: int,
     folder: Path,
-    tick: TrainTick,
+    tick: Tick,
 ) -> Checkpoint:
     """A second fine-tune: with another seed, or as many steps on labels that were dealt out anew."""
     if request.finetune is None:

@@ -18,7 +18,7 @@ from workers.analysis.sae_training import StackTrainer
 from workers.models.device import best_device, fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.keeping import Keeping
-from workers.stages.tick import SharedTicks, Tick
+from workers.stages.tick import NO_NUMBERS, SharedTicks, Tick
 
 RowsOf = Callable[[Tensor], Iterable[Tensor]]
 """A batch of the stored rows [R, B, D] as the rows of every site of a stack."""
@@ -99,15 +99,16 @@ class Runs:
 
 def _after_site(tick: Tick, what: str, trainer: StackTrainer) -> Callable[[int], None]:
     curve = trainer.losses.means
-    so_far = ""
+    so_far, numbers = "", NO_NUMBERS
     if curve:
         lowest, highest = (float(value) for value in trainer.unexplained[-1].aminmax())
         so_far = f", FVU {lowest:.2f} to {highest:.2f}"
+        numbers = {"step": trainer.done + 1, "fvu_lowest": lowest, "fvu_highest": highest}
 
     def after(site: int) -> None:
         of_step = (site + 1) / trainer.stack.sites
         detail = f"{what}: step {trainer.done + 1} of {trainer.end}, autoencoder {site + 1} of {trainer.stack.sites}"
-        tick((trainer.done + of_step) / trainer.end, detail + so_far)
+        tick((trainer.done + of_step) / trainer.end, detail + so_far, numbers)
 
     return after
 

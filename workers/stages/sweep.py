@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -19,14 +18,13 @@ from workers.analysis.noninferiority import loss_bound
 from workers.stages.finetune import fresh_classifier, training_data
 from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.resolve import Resolved
+from workers.stages.tick import NO_NUMBERS, Numbers, Tick
 from workers.stages.training import Recipe, Training, TrainingData, evaluate, gradient_norms, train
 
 NOT_RETRAINED = "Nothing was retrained to confirm it."
 """Ends the evidence of advice that rests on grafts alone."""
 
 GRADIENT_BATCHES = 8
-
-SweepTick = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def freeze_sweep(
     request: AnalysisRequest,
     resolved: Resolved,
     predicted: Recommendation,
-    tick: SweepTick,
+    tick: Tick,
     keeping: Keeping = NOTHING_KEPT,
 ) -> tuple[Sweep, Recommendation]:
     """Retrains at every depth and seed, and draws the advice from it. Trainings that a lost worker ended are kept.
@@ -81,7 +79,7 @@ def freeze_sweep(
                     data,
                     Recipe(settings, seed, frozen),
                     rows,
-                    lambda share, detail, done=done, what=what: tick((done + share) / total, f"{what}: {detail}"),  # type: ignore[misc]
+                    _part(tick, done, total, what),
                     keeping,
                 )
             )
@@ -96,6 +94,15 @@ def freeze_sweep(
         strategies=_regrets(wanted, runs, max(point.accuracy for point in points)),
     )
     return found, advice_of(found, predicted)
+
+
+def _part(tick: Tick, done: int, total: int, what: str) -> Tick:
+    """One training of the sweep."""
+
+    def part(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+        tick((done + fraction) / total, f"{what}: {detail}")
+
+    return part
 
 
 def _depths(sweep: FreezeSweep, blocks: int) -> list[int]:
@@ -126,7 +133,7 @@ def _strategies(recommended: int, norms: list[float]) -> dict[str, frozenset[int
 
 
 def _kept_or_made(
-    resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], tick: SweepTick, keeping: Keeping
+    resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], tick: Tick, keeping: Keeping
 ) -> tuple[Tensor, Training]:
     """The training that an earlier worker on this job came to the end of; else it is made, and kept."""
     name = _name(recipe)
@@ -160,7 +167,7 @@ def _name(recipe: Recipe) -> str:
 
 
 def _one(
-    resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], tick: SweepTick
+    resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], tick: Tick
 ) -> tuple[Tensor, Training]:
     """Trains to the end of the schedule: which rows are answered rightly, and how the training went."""
     with fresh_classifier(resolved, data, recipe) as (model, data):

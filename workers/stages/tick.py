@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
+
+Numbers = Mapping[str, float]
+NO_NUMBERS: Final[Numbers] = MappingProxyType({})
 
 
 class Tick(Protocol):
     """Called between batches; raises when the job is to stop."""
 
-    def __call__(self, fraction: float, detail: str = "") -> None:
-        """`fraction` of the stage is done, 0 to 1; `detail` is for people."""
+    def __call__(self, fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS, /) -> None:
+        """`fraction` of the stage is done, 0 to 1; `detail` is for people, `numbers` are drawn: a step, its loss."""
 
 
 class SharedTicks:
@@ -26,7 +31,7 @@ class SharedTicks:
         """A tick for the next part; `what` is told where it is given no detail."""
         start, end = next(self._spans)
 
-        def tick(fraction: float, detail: str = "") -> None:
-            self._tick((start + min(1.0, fraction) * (end - start)) / self._whole, detail or what)
+        def tick(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+            self._tick((start + min(1.0, fraction) * (end - start)) / self._whole, detail or what, numbers)
 
         return tick

@@ -24,13 +24,12 @@ from workers.models.device import fast_dtype
 from workers.models.prefix import PrefixCache
 from workers.models.structure import blocks_of, parameters_before
 from workers.models.texts import Batch, batches, run
+from workers.stages.tick import Tick
 
 WEIGHT_DECAY = 0.01
 WARMUP_SHARE = 0.1
 CLIP_NORM = 1.0
 EVALUATED_AT_ONCE = 64
-
-TrainTick = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def train(
     model: PreTrainedModel,
     data: TrainingData,
     recipe: Recipe,
-    tick: TrainTick,
+    tick: Tick,
     at_step: Callable[[int, Training, PreTrainedModel], None] | None = None,
 ) -> Training:
     """Trains in place; the model is in evaluation mode afterwards.
@@ -175,7 +174,8 @@ def train(
             _training_mode(model)
         if at_step is not None:
             at_step(made, run_so_far, model)
-        tick(made / last, f"step {made} of {last}, loss {run_so_far.losses[-1]:.3f}")
+        latest = run_so_far.losses[-1]
+        tick(made / last, f"step {made} of {last}, loss {latest:.3f}", {"step": made, "loss": latest})
         if made == last:
             break
     run_so_far.cached = cache is not None and cache.used

@@ -26,7 +26,7 @@ def told(before: JobRecord | None, record: JobRecord) -> list[tuple[str, dict[st
         current = next((stage for stage in record.progress.stages if stage.name == record.progress.stage), None)
         data: dict[str, Any] = {"fraction": record.progress.fraction, "stage": record.progress.stage}
         if current is not None:
-            data |= {"stage_fraction": current.fraction, "detail": current.detail}
+            data |= {"stage_fraction": current.fraction, "detail": current.detail, "numbers": current.numbers}
         found.append(("progress", data))
     if before is not None and record.attempts > before.attempts:
         found.append(("log", {"message": f"a worker has taken the job (attempt {record.attempts})"}))

@@ -53,6 +53,7 @@ class JobRecord(BaseModel):
     attempts: int = Field(default=0, description="how many workers have taken it")
     cancel_requested: bool = False
     deliveries: list[Delivery] = []
+    drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
     trace: str | None = Field(default=None, description="traceparent of the request that made it")
 
     @property
@@ -74,6 +75,7 @@ class JobRecord(BaseModel):
             request=self.request,
             progress=self.progress,
             error=self.error,
+            drift=self.drift,
             links=Links(
                 self=path,
                 events=f"{path}/events",

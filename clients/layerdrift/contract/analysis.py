@@ -48,6 +48,11 @@ class Stage(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     detail: str = Field(default="", description="what it is doing, for people")
+    numbers: dict[str, float] = Field(
+        default={},
+        description="of a training that runs: `step` with `loss` (nats), or with `fvu_lowest` and `fvu_highest` of the "
+        "autoencoders that are trained side by side",
+    )
 
 
 class Progress(BaseModel):
@@ -84,6 +89,9 @@ class Analysis(BaseModel):
     request: AnalysisRequest
     progress: Progress
     error: Problem | None = Field(default=None, description="why it failed")
+    drift: list[float] | None = Field(
+        default=None, description="1 - CKA of the token view by layer, once there is a report"
+    )
     links: Links
 
 

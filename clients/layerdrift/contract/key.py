@@ -28,11 +28,15 @@ class KeyRequest(BaseModel):
 
     name: str = Field(default="", max_length=200, description="for people")
     scopes: frozenset[Scope] = Field(default=frozenset({Scope.READ, Scope.SUBMIT}), min_length=1)
-    requests_per_minute: int = Field(default=600, ge=1, le=1_000_000, description="more are answered 429")
+    requests_per_minute: int = Field(default=600, ge=1, le=1_000_000, strict=True, description="more are answered 429")
     open_jobs: int = Field(
-        default=100, ge=1, le=1_000_000, description="jobs of its tenant that may be queued or running at once"
+        default=100,
+        ge=1,
+        le=1_000_000,
+        strict=True,
+        description="jobs of its tenant that may be queued or running at once",
     )
-    priority: int = Field(default=5, ge=0, le=9, description="of its jobs: 9 before 0")
+    priority: int = Field(default=5, ge=0, le=9, strict=True, description="of its jobs: 9 before 0")
 
 
 class ApiKey(KeyRequest):

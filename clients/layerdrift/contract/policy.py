@@ -42,10 +42,11 @@ class Rule(PolicyModel):
     floor: float | None = Field(
         default=None,
         gt=0,
+        strict=True,
         description="with `of_baseline: ratio`: smaller numbers count as this, so that noise over noise fails nothing",
     )
-    min: float | None = Field(default=None, description="least that holds")
-    max: float | None = Field(default=None, description="most that holds")
+    min: float | None = Field(default=None, strict=True, description="least that holds")
+    max: float | None = Field(default=None, strict=True, description="most that holds")
     equals: bool | str | None = Field(default=None, description="what holds, where it is no number")
     if_undefined: Literal["error", "pass", "warn", "fail"] = Field(
         default="error",

@@ -12,6 +12,7 @@ from workers.scratch import ActivationStore
 from workers.stages.latent_table import strongest, write_latents
 from workers.stages.latents import ENCODED_ROWS, EXAMPLES
 from workers.stages.splicing import Dictionaries
+from workers.stages.tick import NO_NUMBERS
 
 
 def test_the_table_has_every_latent_with_the_tokens_it_is_strongest_on(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_the_table_has_every_latent_with_the_tokens_it_is_strongest_on(tmp_path:
         Dictionaries(stack, torch.zeros(2, size), stack, [[]], [[]]),
         rows,
         contexts,
-        lambda fraction, detail="": None,
+        lambda fraction, detail="", numbers=NO_NUMBERS: None,
     )
     table = parquet.read_table(tmp_path / "latents.parquet").to_pylist()
     assert [(row["autoencoder"], row["layer"], row["latent"]) for row in table] == [

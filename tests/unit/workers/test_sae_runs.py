@@ -13,7 +13,7 @@ from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.sae_runs import Outcome, Runs
-from workers.stages.tick import SharedTicks
+from workers.stages.tick import NO_NUMBERS, Numbers, SharedTicks
 
 WIDTH, LATENTS, BATCH = 16, 64, 128
 
@@ -51,7 +51,7 @@ def run(
 ) -> Outcome:
     heard: list[str] = []
 
-    def tick(fraction: float, detail: str = "") -> None:
+    def tick(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
         assert 0 <= fraction <= 1
         heard.append(detail)
         if stop_after is not None and f"step {stop_after + 1} of" in detail:

@@ -21,6 +21,7 @@ from workers.models.texts import Batch, batches, hidden_states
 from workers.stages.answers import Questions
 from workers.stages.gather import Reading, token_rows
 from workers.stages.splicing import Dictionaries, SplicedLoss, ablation, loss_recovered, splices
+from workers.stages.tick import NO_NUMBERS
 
 SITES = 2 * (BLOCKS + 1)
 
@@ -105,7 +106,7 @@ def test_all_is_recovered_by_a_perfect_code_and_nothing_by_the_mean(kind: str, t
     assert loss.by_divergence is (kind == "unlabelled")
     silent = replace(dictionaries, stack=perfect(dictionaries.means))
     silent.stack.threshold += 1e9
-    found = splices(dictionaries, None, loss, 60, 0, lambda fraction, detail="": None)
+    found = splices(dictionaries, None, loss, 60, 0, lambda fraction, detail="", numbers=NO_NUMBERS: None)
     assert found.base is None
     assert found.ablations == [None] * (BLOCKS + 1)
     known = [layer for layer, one in enumerate(found.tuned) if one.value is not None]

@@ -23,6 +23,7 @@ from workers.stages.extract import Extracted, extract
 from workers.stages.finetune import finetune
 from workers.stages.resolve import Checkpoint, Resolved, Split, _parquet_rows, deal, distinct
 from workers.stages.sae import train_saes
+from workers.stages.tick import NO_NUMBERS, Numbers
 
 SCRATCH_BYTES = 2**28
 
@@ -37,7 +38,7 @@ def request(**changes: Any) -> AnalysisRequest:
     return AnalysisRequest.model_validate(body | changes)
 
 
-def tick(fraction: float, detail: str = "") -> None:
+def tick(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
     assert 0 <= fraction <= 1
 
 

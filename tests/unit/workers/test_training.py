@@ -21,6 +21,7 @@ from workers.stages.finetune import finetune, fresh_classifier, training_data
 from workers.stages.keeping import Keeping
 from workers.stages.resolve import Resolved, Split
 from workers.stages.sweep import NOT_RETRAINED, advice_of, freeze_sweep
+from workers.stages.tick import NO_NUMBERS, Numbers
 from workers.stages.training import Recipe, Training, evaluate, gradient_norms, planned_steps, train
 
 
@@ -223,11 +224,11 @@ def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(bas
     keeping = Keeping(InMemory(), float("inf"))
     made: list[str] = []
 
-    def until_depth_2(_share: float, detail: str) -> None:
+    def until_depth_2(_share: float, detail: str = "", _numbers: Numbers = NO_NUMBERS) -> None:
         if detail.startswith("2 blocks"):
             raise InterruptedError
 
-    def watched(_share: float, detail: str) -> None:
+    def watched(_share: float, detail: str = "", _numbers: Numbers = NO_NUMBERS) -> None:
         training, _, what = detail.partition(": ")
         if what != "was trained before" and training not in made:
             made.append(training)
@@ -255,5 +256,5 @@ def test_a_label_that_was_never_trained_counts_as_wrong(base: Path) -> None:
     assert (int(right.sum()), loss) == (0, 0.0)
 
 
-def _tick(_share: float, _detail: str) -> None:
+def _tick(_share: float, _detail: str = "", _numbers: Numbers = NO_NUMBERS) -> None:
     """Nobody watches."""

@@ -1,0 +1,105 @@
+// Which page is shown: the part of the address after # says it. Pages are functions that fill <main>.
+
+import { call, key, Problem } from "./api.js";
+import { h, say } from "./dom.js";
+import { list } from "./list.js";
+import { submit } from "./submit.js";
+import { job } from "./job.js";
+import { compare } from "./compare.js";
+import { inspect } from "./inspect.js";
+
+const PAGES = [
+  [/^\/?$/, list, "Analyses"],
+  [/^\/new$/, submit, "New analysis"],
+  [/^\/a\/(an_[a-z2-7]{26})$/, job, "Analysis"],
+  [/^\/a\/(an_[a-z2-7]{26})\/inspect$/, inspect, "Inspect texts"],
+  [/^\/compare\/(an_[a-z2-7]{26})\/(an_[a-z2-7]{26})$/, compare, "Two reports"],
+];
+
+const main = document.getElementById("main");
+const sign = document.getElementById("sign");
+let leaving = new AbortController();
+
+async function show() {
+  leaving.abort();
+  leaving = new AbortController();
+  const signal = leaving.signal;
+  document.getElementById("connection").hidden = true;
+  sign.hidden = key.get() === null;
+  const path = location.hash.slice(1).split("?")[0];
+  const found = PAGES.map(([pattern, page, title]) => [path.match(pattern), page, title]).find(([match]) => match);
+  const view = h("div");
+  main.replaceChildren(view);
+  if (!found) {
+    view.append(h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "All analyses")));
+    return;
+  }
+  const [match, page, title] = found;
+  document.title = `${title} · layerdrift`;
+  try {
+    await page(view, signal, ...match.slice(1));
+  } catch (error) {
+    if (!signal.aborted) {
+      fail(view, error);
+    }
+  }
+}
+
+function fail(view, error) {
+  if (error instanceof Problem && (error.status === 401 || error.status === 403)) {
+    signIn(view, error);
+    return;
+  }
+  if (!(error instanceof Problem)) {
+    throw error;
+  }
+  view.replaceChildren(
+    h("h1", {}, error.title),
+    h("p", { class: "error", role: "alert" }, error.message),
+    h("p", {}, h("button", { type: "button", onclick: show }, "Try again")),
+  );
+}
+
+function signIn(view, error) {
+  const wrong = error.status === 403 || key.get() !== null;
+  const secret = h("input", { type: "password", id: "key", autocomplete: "current-password", required: true });
+  const said = h("p", { class: "error", role: "alert" }, wrong ? error.message : "");
+  const form = h(
+    "form",
+    {
+      class: "card",
+      onsubmit: async (event) => {
+        event.preventDefault();
+        key.set(secret.value.trim());
+        try {
+          await call("GET", "/v1/analyses?limit=1");
+        } catch (refused) {
+          key.forget();
+          said.textContent = refused.message;
+          secret.select();
+          return;
+        }
+        say("signed in");
+        show();
+      },
+    },
+    h("h1", {}, "Sign in"),
+    h("label", { for: "key" }, "API key", secret),
+    said,
+    h("p", { class: "soft" }, "Kept for this tab alone. Whoever runs the service makes keys: layerdrift keys create."),
+    h("button", { type: "submit" }, "Sign in"),
+  );
+  view.replaceChildren(form);
+  secret.focus();
+}
+
+sign.addEventListener("click", () => {
+  key.forget();
+  location.hash = "#/";
+  show();
+});
+addEventListener("hashchange", () => {
+  show();
+  main.focus();
+});
+show();

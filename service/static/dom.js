@@ -1,0 +1,106 @@
+// Elements and small charts. Texts always go in as text: nothing of the user's becomes markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function h(tag, given = {}, ...inside) {
+  return filled(document.createElement(tag), given, inside);
+}
+
+export function s(tag, given = {}, ...inside) {
+  return filled(document.createElementNS(SVG, tag), given, inside);
+}
+
+function filled(element, given, inside) {
+  for (const [name, value] of Object.entries(given)) {
+    if (name.startsWith("on")) {
+      element.addEventListener(name.slice(2), value);
+    } else if (value === true) {
+      element.setAttribute(name, "");
+    } else if (value !== false && value !== null && value !== undefined) {
+      element.setAttribute(name, value);
+    }
+  }
+  element.append(...inside.flat().filter((one) => one !== null && one !== undefined && one !== false));
+  return element;
+}
+
+export function say(text) {
+  document.getElementById("said").textContent = text;
+}
+
+export function when(text) {
+  return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+}
+
+export function fixed(value, digits = 3) {
+  return value === null || value === undefined ? "—" : value.toFixed(digits);
+}
+
+// A curve as small as a word; its words are for those who do not see it.
+export function spark(values) {
+  const [width, height] = [130, 34];
+  const top = Math.max(...values, 1e-9);
+  const x = (index) => 2 + ((width - 4) * index) / Math.max(1, values.length - 1);
+  const y = (value) => height - 2 - ((height - 4) * Math.max(0, value)) / Math.max(1, top);
+  const points = values.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+  const last = values.at(-1);
+  const label = `drift from ${values[0].toFixed(3)} at the embeddings to ${last.toFixed(3)} at the last layer`;
+  return s(
+    "svg",
+    { class: "spark", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+    s("line", { class: "axis", x1: 2, x2: width - 2, y1: height - 2, y2: height - 2 }),
+    s("polyline", { points, fill: "none", stroke: "var(--accent)", "stroke-width": 2 }),
+    s("circle", { cx: x(values.length - 1), cy: y(last), r: 3, fill: "var(--accent)" }),
+  );
+}
+
+// Lines over a common x axis. series: [{name, colour, dash, points: [[x, y], …]}].
+export function lines({ series, label, xTitle, yTitle, height = 220, fromZero = true }) {
+  const width = 640;
+  const [left, right, top, bottom] = [54, 12, 12, 40];
+  const all = series.flatMap((one) => one.points);
+  if (!all.length) {
+    return h("p", { class: "soft" }, "Nothing to draw yet.");
+  }
+  const xs = all.map((point) => point[0]);
+  const ys = all.map((point) => point[1]);
+  const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
+  const y0 = fromZero ? Math.min(0, ...ys) : Math.min(...ys);
+  const y1 = Math.max(...ys, y0 + 1e-9);
+  const x = (value) => left + ((width - left - right) * (value - x0)) / Math.max(1e-9, x1 - x0);
+  const y = (value) => height - bottom - ((height - top - bottom) * (value - y0)) / (y1 - y0);
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => y0 + share * (y1 - y0));
+  const steps = Math.min(8, Math.max(1, x1 - x0));
+  const marks = Array.from({ length: steps + 1 }, (_, index) => Math.round(x0 + ((x1 - x0) * index) / steps));
+  const chart = s(
+    "svg",
+    { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+    ticks.map((value) => [
+      s("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+      s("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value.toPrecision(2)),
+    ]),
+    [...new Set(marks)].map((value) => s("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, String(value))),
+    s("text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }, xTitle),
+    s("text", { transform: `translate(12 ${(height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, yTitle),
+    series.map((one) =>
+      s("polyline", {
+        points: one.points.map((point) => `${x(point[0]).toFixed(1)},${y(point[1]).toFixed(1)}`).join(" "),
+        fill: "none", stroke: one.colour, "stroke-width": 2, "stroke-dasharray": one.dash ?? "none",
+      }),
+    ),
+  );
+  const legend = h(
+    "p",
+    { class: "soft" },
+    series.map((one, index) => [
+      index ? " · " : "",
+      s(
+        "svg",
+        { width: 26, height: 8, "aria-hidden": "true" },
+        s("line", { x1: 0, x2: 26, y1: 4, y2: 4, stroke: one.colour, "stroke-width": 3, "stroke-dasharray": one.dash ?? "none" }),
+      ),
+      ` ${one.name}`,
+    ]),
+  );
+  return h("div", {}, chart, series.length > 1 ? legend : null);
+}

@@ -1,0 +1,137 @@
+// All analyses: filters, small drift curves, two to compare.
+
+import { call } from "./api.js";
+import { h, say, spark, when } from "./dom.js";
+
+const PAGE = 50;
+const AGAIN_MS = 4000;
+const STATUSES = ["queued", "running", "succeeded", "failed", "cancelled"];
+
+export async function list(view, signal) {
+  const status = h("select", { id: "status" }, h("option", { value: "" }, "any"), STATUSES.map((one) => h("option", {}, one)));
+  const name = h("input", { id: "name", type: "search", placeholder: "part of a name" });
+  const tag = h("input", { id: "tag", type: "search", placeholder: "key:value", pattern: "[^:]+:.*" });
+  const body = h("tbody");
+  const more = h("button", { type: "button", class: "plain", hidden: true }, "More");
+  const chosen = new Set();
+  const comparing = h("button", { type: "button", disabled: true, onclick: () => (location.hash = `#/compare/${[...chosen].join("/")}`) }, "Compare two");
+  const count = h("p", { class: "soft", role: "status" });
+  let cursor = null;
+  let shown = [];
+
+  async function page(from, limit = PAGE) {
+    const query = new URLSearchParams({ limit });
+    for (const [field, value] of [["cursor", from], ["status", status.value], ["name", name.value.trim()]]) {
+      if (value) {
+        query.set(field, value);
+      }
+    }
+    if (tag.value.trim() && tag.checkValidity()) {
+      query.set("tag", tag.value.trim());
+    }
+    return call("GET", `/v1/analyses?${query}`);
+  }
+
+  function draw() {
+    body.replaceChildren(...shown.map((one) => row(one, chosen, choose)));
+    more.hidden = cursor === null;
+    const some = `${shown.length}${cursor ? " or more" : ""} ${shown.length === 1 ? "analysis" : "analyses"}`;
+    count.textContent = shown.length ? some : "No analysis yet that fits. Submit one with New analysis.";
+  }
+
+  function choose() {
+    comparing.disabled = chosen.size !== 2;
+    say(`${chosen.size} chosen`);
+  }
+
+  async function anew() {
+    const found = await page(null);
+    [shown, cursor] = [found.items, found.next_cursor];
+    draw();
+  }
+
+  more.addEventListener("click", async () => {
+    const found = await page(cursor);
+    shown = [...shown, ...found.items];
+    cursor = found.next_cursor;
+    draw();
+  });
+  let waiting;
+  for (const field of [status, name, tag]) {
+    field.addEventListener("input", () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(anew, 250);
+    });
+  }
+  await anew();
+  view.append(
+    h("h1", {}, "Analyses"),
+    h(
+      "form",
+      { class: "row", role: "search", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
+      h("label", { for: "status" }, "Status", status),
+      h("label", { for: "name" }, "Name", name),
+      h("label", { for: "tag" }, "Tag", tag),
+      comparing,
+    ),
+    count,
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "table",
+        { class: "list" },
+        h("thead", {}, h("tr", {}, ["", "Analysis", "Status", "Drift by layer", "Created"].map((one) => h("th", { scope: "col" }, one || h("span", { class: "hidden" }, "Choose"))))),
+        body,
+      ),
+    ),
+    more,
+  );
+  refresh(signal, async () => {
+    if (shown.some((one) => one.status === "queued" || one.status === "running") || !shown.length) {
+      const found = await page(null, Math.min(100, Math.max(PAGE, shown.length)));
+      const fresh = new Map(found.items.map((one) => [one.id, one]));
+      const known = new Set(shown.map((one) => one.id));
+      shown = [...found.items.filter((one) => !known.has(one.id)), ...shown.map((one) => fresh.get(one.id) ?? one)];
+      const focused = document.activeElement?.id;
+      draw();
+      if (focused) {
+        document.getElementById(focused)?.focus();
+      }
+    }
+  });
+}
+
+function row(one, chosen, choose) {
+  const title = one.name || one.id;
+  const box = h("input", {
+    type: "checkbox", id: `choose-${one.id}`, "aria-label": `Choose ${title} for a comparison`,
+    checked: chosen.has(one.id), disabled: one.status !== "succeeded",
+    onchange: (event) => {
+      chosen[event.target.checked ? "add" : "delete"](one.id);
+      choose();
+    },
+  });
+  const tags = Object.entries(one.tags).map(([name, value]) => `${name}: ${value}`).join(", ");
+  const running = one.status === "running" ? ` ${Math.round(100 * one.progress.fraction)} %` : "";
+  return h(
+    "tr",
+    {},
+    h("td", {}, box),
+    h("td", {}, h("a", { class: "name", id: `open-${one.id}`, href: `#/a/${one.id}` }, title), tags ? h("span", { class: "soft" }, tags) : null),
+    h("td", {}, h("span", { class: `status ${one.status}` }, one.status + running)),
+    h("td", {}, one.drift ? spark(one.drift) : null),
+    h("td", { class: "soft" }, when(one.created_at)),
+  );
+}
+
+function refresh(signal, once) {
+  const timer = setInterval(async () => {
+    try {
+      await once();
+    } catch {
+      return; // the next one may come through
+    }
+  }, AGAIN_MS);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}

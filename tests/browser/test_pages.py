@@ -1,0 +1,270 @@
+"""What people do with the web page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from deploy.embedded.stack import Stack
+from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.records import JobRecord
+from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins
+from layerdrift.contract.analysis import Analysis, Status
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.sdk import Client
+from tests.browser.cable import cable
+from tests.browser.conftest import accessible, opened
+from tests.conftest import make_texts
+
+WAIT_MS = 120_000
+BIG = {"tokens": 50_000_000, "lenses": ["transfer"], "early_stop": False}
+
+
+def body(base: Path, tuned: Path, **changes: Any) -> AnalysisRequest:
+    given = {
+        "base": {"uri": base.as_uri()},
+        "tuned": {"uri": tuned.as_uri()},
+        "dataset": {"inline": {"texts": make_texts(80)}},
+        "analysis": {"sae": {"tokens": 20_000}},
+    }
+    return AnalysisRequest.model_validate(given | changes)
+
+
+@pytest.fixture(scope="module")
+def done(client: Client, base_folder: Path, noised_folder: Path) -> Analysis:
+    analysis = client.submit(body(base_folder, noised_folder, name="reviews v7", tags={"team": "search"}))
+    client.wait(analysis.id, timeout=200)
+    return client.get(analysis.id)
+
+
+@pytest.fixture(scope="module")
+def other(client: Client, base_folder: Path, noised_folder: Path) -> Analysis:
+    analysis = client.submit(body(base_folder, noised_folder, name="reviews v8", seed=5, analysis={"sae": None}))
+    client.wait(analysis.id, timeout=200)
+    return client.get(analysis.id)
+
+
+def test_a_pair_is_submitted_by_the_form_watched_to_its_end_and_read(
+    page: Page, base_folder: Path, noised_folder: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "tuned.zip", "w") as archive:
+        for path in noised_folder.iterdir():
+            if path.is_file():
+                archive.write(path, path.name)
+    (tmp_path / "texts.txt").write_text("\n".join(make_texts(80)) + "\n")
+    page.goto("/")
+    page.get_by_role("link", name="New analysis").click()
+    accessible(page, "form")
+    page.get_by_role("button", name="Submit").click()
+    field = page.get_by_label("Base model", exact=True)
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_be_focused()
+    expect(page.locator(".error", has_text="at least 1 character").first).to_be_visible()
+    field.fill("file:///nowhere/at/all")
+    page.get_by_label("Tuned model: upload a file").set_input_files(tmp_path / "tuned.zip")
+    page.get_by_label("Texts: upload a file").set_input_files(tmp_path / "texts.txt")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator(".error", has_text="is outside the folders")).to_be_visible()
+    accessible(page, "form-errors")
+    field.fill(base_folder.as_uri())
+    page.get_by_label("Name", exact=True).fill("by hand <b>")
+    page.get_by_label(re.compile("^Sparse autoencoders")).uncheck()
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("#status")).to_be_visible()
+    accessible(page, "running")
+    frame = page.frame_locator("iframe")
+    expect(frame.get_by_role("heading", name="by hand <b>")).to_be_visible(timeout=WAIT_MS)
+    expect(frame.locator("#drift svg").first).to_be_visible()
+    page.wait_for_timeout(500)
+    accessible(page, "report")
+
+
+def test_two_are_compared(page: Page, done: Analysis, other: Analysis) -> None:
+    page.goto("/")
+    expect(page.get_by_role("link", name="reviews v7")).to_be_visible()
+    expect(page.locator("svg.spark").first).to_be_visible()
+    page.get_by_label("Choose reviews v7 for a comparison").check()
+    expect(page.get_by_role("button", name="Compare two")).to_be_disabled()
+    page.get_by_label("Choose reviews v8 for a comparison").check()
+    page.get_by_role("button", name="Compare two").click()
+    expect(page.get_by_text("They were measured with other settings")).to_be_visible()
+    expect(page.get_by_role("row")).to_have_count(5)
+    accessible(page, "compare")
+
+
+def test_filters_find_and_the_list_follows_what_runs(page: Page, done: Analysis, other: Analysis) -> None:
+    page.goto("/")
+    page.get_by_label("Name").fill("V8")
+    expect(page.get_by_role("link", name="reviews v7")).to_have_count(0)
+    expect(page.get_by_role("link", name="reviews v8")).to_be_visible()
+    page.get_by_label("Name").fill("")
+    page.get_by_label("Tag").fill("team:search")
+    expect(page.get_by_role("link", name="reviews v8")).to_have_count(0)
+    expect(page.get_by_role("link", name="reviews v7")).to_be_visible()
+    page.get_by_label("Tag").fill("")
+    page.get_by_label("Status").select_option("failed")
+    expect(page.get_by_role("link", name="reviews v7")).to_have_count(0)
+
+
+def test_one_that_runs_loses_the_connection_comes_back_and_is_cancelled(
+    chromium: Browser, stack: Stack, client: Client, base_folder: Path, noised_folder: Path
+) -> None:
+    analysis = client.submit(body(base_folder, noised_folder, name="long", analysis={"sae": BIG}))
+    with cable(stack.url) as line:
+        for page in opened(chromium, line.url):
+            page.goto(f"/#/a/{analysis.id}")
+            expect(page.locator("svg.chart[aria-label='Unexplained variance by step']")).to_be_visible(timeout=WAIT_MS)
+            line.pull()
+            lost = page.locator("#connection")
+            expect(lost).to_contain_text("trying again")
+            training = page.locator(".stages li").nth(3).locator(".soft")
+            stopped = training.inner_text()
+            page.wait_for_timeout(2_000)
+            expect(training).to_have_text(stopped)
+            line.put_in()
+            expect(lost).to_be_hidden()
+            expect(training).not_to_have_text(stopped)
+            said = page.get_by_label("Log").inner_text()
+            assert said.count("extract succeeded") == 1  # nothing was told twice
+            accessible(page, "live")
+            page.get_by_role("button", name="Cancel").click()
+            expect(page.locator("#status")).to_have_text("cancelled", timeout=WAIT_MS)
+            expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+
+
+def test_a_job_that_fails_says_why(page: Page, client: Client, base_folder: Path, noised_folder: Path) -> None:
+    texts = {"inline": {"texts": ["the film"] * 20}}
+    analysis = client.submit(body(base_folder, noised_folder, dataset=texts, analysis={"sae": {"tokens": 20_000}}))
+    *_, last = client.watch(analysis.id, timeout=200)
+    page.goto(f"/#/a/{analysis.id}")
+    if last.status is Status.FAILED:
+        assert last.error is not None
+        expect(page.get_by_role("alert")).to_contain_text(last.error.detail)
+    else:
+        expect(page.frame_locator("iframe").get_by_role("heading").first).to_be_visible()
+    page.goto("/#/a/an_" + "a" * 26)
+    expect(page.get_by_role("alert")).to_contain_text("there is no analysis")
+
+
+def test_a_sentence_goes_through_both_models(page: Page, done: Analysis) -> None:
+    page.goto(f"/#/a/{done.id}")
+    page.get_by_role("link", name="Inspect texts").click()
+    page.get_by_label("Texts, one a line").fill("the film is good\na dull plot")
+    page.get_by_role("button", name="Send through both models").click()
+    cards = page.locator("section.card")
+    expect(cards).to_have_count(2, timeout=WAIT_MS)
+    first = cards.first
+    first.get_by_role("button", name="film").click()
+    expect(first.get_by_role("heading", name="“film” in the tuned model")).to_be_visible()
+    expect(first.locator("li").first).to_contain_text("latent")
+    first.get_by_role("slider").press("ArrowLeft")
+    expect(first.locator("output")).to_have_text("layer 2: block 2")
+    accessible(page, "inspect")
+
+
+def test_a_wrong_key_is_refused_and_a_right_one_kept_for_the_tab(
+    chromium: Browser, start_stack: Callable[..., Stack], tmp_path: Path
+) -> None:
+    admin = secrets.token_urlsafe(24)
+    with start_stack(tmp_path, LAYERDRIFT_ADMIN_KEY=admin) as stack:
+        for page in opened(chromium, stack.url):
+            page.goto("/")
+            accessible(page, "sign-in")
+            page.get_by_label("API key").fill("wrong")
+            page.get_by_role("button", name="Sign in").click()
+            expect(page.get_by_role("alert")).to_contain_text("this API key is not known")
+            page.get_by_label("API key").fill(admin)
+            page.get_by_label("API key").press("Enter")
+            expect(page.get_by_role("heading", name="Analyses")).to_be_visible()
+            page.reload()
+            expect(page.get_by_role("heading", name="Analyses")).to_be_visible()
+            page.get_by_role("button", name="Sign out").click()
+            expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def crowded(start_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A service that has had 500 analyses."""
+    with start_stack(tmp_path_factory.mktemp("crowded")) as stack:
+        deployment = Deployment.connect(stack.settings)
+        uri = {"uri": "s3://b/m"}
+        request = AnalysisRequest.model_validate({"base": uri, "tuned": uri, "dataset": {"uri": "s3://b/d.csv"}})
+        model = PinnedModel(uri="s3://b/m", files=[])
+        pins = Pins(base=model, tuned=model, dataset=PinnedDataset(source="s3://b/d.csv"))
+        for number in range(500):
+            digest = base64.b32encode(hashlib.sha256(str(number).encode()).digest()).decode().lower()
+            record = JobRecord(
+                id=f"an_{digest[:26]}",
+                status=Status.SUCCEEDED,
+                created_at=datetime.now(UTC) - timedelta(minutes=number),
+                request=request.model_copy(update={"name": f"number {number}"}),
+                pins=pins,
+                drift=[layer * number / 2500 for layer in range(6)],
+            )
+            deployment.jobs.submit(record)
+        yield stack
+
+
+def test_five_hundred_analyses_are_paged_and_a_phone_shows_them(crowded: Stack, chromium: Browser) -> None:
+    phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "is_mobile": True, "has_touch": True}
+    for page in opened(chromium, crowded.url, **phone):
+        page.goto("/")
+        expect(page.locator("tbody tr")).to_have_count(50)
+        for shown in range(100, 501, 50):
+            page.get_by_role("button", name="More").click()
+            expect(page.locator("tbody tr")).to_have_count(shown)
+        expect(page.get_by_role("button", name="More")).to_be_hidden()
+        wider = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+        assert wider <= 0
+        page.evaluate("() => scrollTo(0, 0)")
+        accessible(page, "phone-dark")
+
+
+def test_the_keyboard_is_enough(page: Page, done: Analysis) -> None:
+    page.goto("/")
+    expect(page.get_by_role("link", name="reviews v7")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="To the content")).to_be_focused()
+    seen = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("() => document.activeElement.textContent.trim()"))
+        if "reviews v7" in seen:
+            break
+    assert {"New analysis", "reviews v7"} <= seen
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="reviews v7")).to_be_visible()
+
+
+def test_nothing_is_fetched_from_elsewhere(page: Page, done: Analysis, stack: Stack) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    answer = page.goto("/")
+    assert answer is not None
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    page.goto(f"/#/a/{done.id}")
+    frame = page.frame_locator("iframe")
+    expect(frame.get_by_role("heading", name="reviews v7")).to_be_visible()
+    assert all(url.startswith((stack.url, "data:", "blob:")) for url in asked), asked
+    assert json.loads(page.evaluate("() => JSON.stringify(Object.keys(localStorage))")) == []
+
+
+def test_a_report_has_no_origin_and_no_way_to_the_api(chromium: Browser, done: Analysis, stack: Stack) -> None:
+    with chromium.new_context(base_url=stack.url) as context:
+        page = context.new_page()
+        page.goto(f"/#/a/{done.id}")
+        expect(page.frame_locator("iframe").get_by_role("heading", name="reviews v7")).to_be_visible()
+        inside = next(one for one in page.frames if "frame.html" in one.url)
+        assert inside.evaluate("() => self.origin") == "null"
+        assert inside.evaluate("(url) => fetch(url).then(() => true, () => false)", f"{stack.url}/v1/analyses") is False
