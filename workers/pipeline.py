@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from workers.stages.resolve import Resolved, resolve
 from workers.stages.sae import Trained, train_saes
 from workers.stages.sae_files import named, save_sae
 from workers.stages.tick import Tick
+from workers.stages.token_latents import with_latents
 
 _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is away: no fault of the job's."""
@@ -186,13 +187,16 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
             store.clear()
     keeping = Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds)
     trained, kept = None, None
-    if extracted.sae_rows is not None:
+    rows = extracted.sae_rows
+    if rows is not None:
         with _stage(writer, StageName.SAE):
             directions = compared.probed.directions if compared.probed else None
-            trained = train_saes(request, extracted.sae_rows, directions, writer.tick, keeping)
+            trained = train_saes(request, rows, directions, writer.tick, keeping)
+            shown = with_latents(request, resolved, checkpoint, extracted.tokens, trained.dictionaries, writer.tick)
+            extracted = replace(extracted, tokens=shown)
             if request.analysis.sae is not None and request.analysis.sae.save:
                 scratch, bucket = folder / "sae", deployment.blobs.bucket
-                kept = _keep(record.owned, trained, extracted.sae_rows, scratch, writer.tick, bucket, artifacts)
+                kept = _keep(record.owned, trained, rows, scratch, writer.tick, bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
         judged = judge(
             request, resolved, checkpoint, compared, trained, extracted.analysed, folder, writer.tick, keeping

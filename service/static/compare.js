@@ -53,6 +53,8 @@ function difference(found) {
   if (found.one === null && found.other === null) {
     return "—";
   }
-  const change = found.difference === null ? "" : ` (${found.difference >= 0 ? "+" : "−"}${fixed(Math.abs(found.difference))})`;
+  const size = found.difference === null ? null : fixed(Math.abs(found.difference));
+  const sign = size === null || Number(size) === 0 ? "" : found.difference > 0 ? "+" : "−";
+  const change = size === null ? "" : ` (${sign}${size})`;
   return `${fixed(found.one)} → ${fixed(found.other)}${change}`;
 }

@@ -20,7 +20,7 @@ function filled(element, given, inside) {
       element.setAttribute(name, value);
     }
   }
-  element.append(...inside.flat().filter((one) => one !== null && one !== undefined && one !== false));
+  element.append(...inside.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
   return element;
 }
 
@@ -33,7 +33,10 @@ export function when(text) {
 }
 
 export function fixed(value, digits = 3) {
-  return value === null || value === undefined ? "—" : value.toFixed(digits);
+  if (value === null || value === undefined) {
+    return "—";
+  }
+  return Number.isInteger(value) && Math.abs(value) > 1 ? String(value) : value.toFixed(digits);
 }
 
 // A curve as small as a word; its words are for those who do not see it.

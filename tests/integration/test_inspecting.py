@@ -11,11 +11,13 @@ from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.records import JobRecord
 from layerdrift.contract.errors import ConflictError, InputError, NotFoundError
 from layerdrift.contract.inspection import Inspection
+from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from tests.conftest import make_texts
 from tests.integration.test_pipeline import submitted
 from workers.inspecting import Asked, Inspector
 from workers.pipeline import run_job
+from workers.stages.token_latents import STRONGEST
 
 TEXTS = ["the good film", "bad"]
 
@@ -79,3 +81,31 @@ def test_the_least_recently_used_pair_leaves_the_memory(
     assert isinstance(refused, InputError)
     assert "LAYERDRIFT_INSPECT_MEMORY_BYTES allows" in refused.detail
     assert small.kept == []
+
+
+def test_the_report_tells_of_each_token_what_an_inspection_would(
+    deployment: Deployment, base_folder: Path, noised_folder: Path, tmp_path: Path
+) -> None:
+    request = AnalysisRequest.model_validate(
+        {
+            "base": {"uri": base_folder.as_uri()},
+            "tuned": {"uri": noised_folder.as_uri()},
+            "dataset": {"inline": {"texts": make_texts(40)}},
+            "analysis": {"sae": {"tokens": 10_000, "lenses": ["transfer"]}, "grafts": False, "texts": TEXTS},
+        }
+    )
+    record = submitted(deployment, request)
+    run_job(deployment, record.id)
+    report = Report.model_validate_json(deployment.reports.get(record.owned, "json").body)
+    (inspection,) = Inspector(deployment, tmp_path / "inspect", 2**30).answer([asked(record)])
+    assert isinstance(inspection, Inspection)
+    for told, seen in zip(report.tokens.texts, inspection.texts, strict=True):
+        assert told.tokens == seen.tokens
+        assert told.latents is not None
+        for layer, inspected in enumerate(seen.layers):
+            for side, expected in (("base", inspected.base_latents), ("tuned", inspected.tuned_latents)):
+                found = getattr(told.latents, side)[layer]
+                assert expected is not None
+                assert [[index for index, _ in token] for token in found] == [
+                    [one.latent for one in token[:STRONGEST]] for token in expected
+                ]

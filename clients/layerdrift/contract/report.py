@@ -503,6 +503,15 @@ class Causal(ReportModel):
     sweep: Sweep | None = None
 
 
+class TokenLatents(ReportModel):
+    """The strongest latents of every token of a text: [layer][token], strongest first, as [index, activation]."""
+
+    base: list[list[list[tuple[int, float]]]] = Field(
+        description="of the base model's autoencoders in the base model; activations for inputs of mean squared norm 1"
+    )
+    tuned: list[list[list[tuple[int, float]]]] = Field(description="of the tuned model's in the tuned model")
+
+
 class TokenText(ReportModel):
     """One text, token by token."""
 
@@ -511,6 +520,9 @@ class TokenText(ReportModel):
     special: list[bool] = Field(description="[CLS], [SEP] and the like")
     drift: list[list[float]] = Field(
         description="[layer][token]: 1 - cosine of the two models' centred activations, 0 (same) to 2 (opposite)"
+    )
+    latents: TokenLatents | None = Field(
+        default=None, description="null: no autoencoders, or too many tokens are shown"
     )
 
 

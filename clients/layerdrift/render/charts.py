@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from layerdrift.contract.report import Layer, MeasureName, Report, TokenText
+from layerdrift.contract.report import Layer, MeasureName, Report
 from layerdrift.contract.request import NullName
 
 ZONE_COLOURS = {"general": "#0072B2", "transitional": "#E69F00", "specialised": "#D55E00"}  # Okabe & Ito 2008
@@ -41,7 +41,6 @@ PROBE_TITLES = {
     "base_control": "base, shuffled labels",
     "tuned_control": "tuned, shuffled labels",
 }
-MAX_DRIFT_COLOUR = 1.0
 
 Spec = dict[str, Any]
 
@@ -351,43 +350,8 @@ def _has_intervals(rows: list[dict[str, Any]]) -> bool:
     return any(row["low"] is not None for row in rows)
 
 
-def token_map(text: TokenText) -> Spec:
-    """The drift of every token of one text at every layer."""
-    rows = [
-        {"place": place, "token": token, "layer": layer, "drift": values[place], "special": text.special[place]}
-        for layer, values in enumerate(text.drift)
-        for place, token in enumerate(text.tokens)
-    ]
-    labels = [f"datum.value == {place} ? {_quoted(token)}" for place, token in enumerate(text.tokens)]
-    axis = alt.Axis(
-        labelExpr=" : ".join([*labels, "''"]), labelAngle=-60, labelLimit=90, labelOverlap=False, ticks=False
-    )
-    chart = (
-        alt.Chart(alt.Data(values=rows))
-        .mark_rect()
-        .encode(
-            x=alt.X("place:O", title=None, axis=axis),
-            y=alt.Y("layer:O", title="layer", sort="descending", axis=alt.Axis(ticks=False)),
-            color=alt.Color(
-                "drift:Q",
-                title="1 − cosine",
-                scale=alt.Scale(scheme="viridis", domain=[0, MAX_DRIFT_COLOUR], clamp=True),
-            ),
-            tooltip=["token:N", "layer:O", alt.Tooltip("drift:Q", format=".3f"), "special:N"],
-        )
-        .properties(width=alt.Step(24), height=alt.Step(17))
-    )
-    return spec_of(chart)
-
-
 def _interval_tips() -> list[alt.Tooltip]:
     return [alt.Tooltip(f"{end}:Q", format=".4f", title=f"95 % {end}") for end in ("low", "high")]
-
-
-def _quoted(token: str) -> str:
-    """A token as a string of Vega's expression language."""
-    escaped = token.replace("\\", "\\\\").replace("'", "\\'").replace("\n", " ")
-    return f"'{escaped}'"
 
 
 def layer_axis(report: Report) -> alt.X:

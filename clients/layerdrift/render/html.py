@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib import resources
 from typing import Any
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from layerdrift import policies
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Report
+from layerdrift.gate import judge
 from layerdrift.render import charts, sae_charts, words
 
 
@@ -32,20 +37,65 @@ def render(report: Report) -> str:
         "turnover": sae_charts.turnover(report),
         "sae-training": sae_charts.training(report),
     }
-    token_specs = {f"tokens-{index}": charts.token_map(text) for index, text in enumerate(report.tokens.texts)}
-    shown = {name: spec for name, spec in {**specs, **token_specs}.items() if spec is not None}
+    shown = {name: spec for name, spec in specs.items() if spec is not None}
+    picked = max(report.layers, key=lambda layer: layer.drift).index
+    data = {"specs": shown, "picked": picked, "layers": _layers(report), "texts": _texts(report)}
     page: str = (
         _environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             words=words,
+            verdict=_verdict(report),
+            picked=picked,
             zone_colours=charts.ZONE_COLOURS,
-            specs=_script_safe(shown),
+            data=_script_safe(data),
             bundle=Markup(_bundle()),  # noqa: S704 - Vega's own code, from a pinned package
+            script=Markup(_script()),  # noqa: S704 - ours
         )
     )
     return page
+
+
+def _verdict(report: Report) -> Verdict | None:
+    """What the starter policy says; None where a rule of it cannot be judged on this report."""
+    try:
+        return judge(policies.load(policies.starter()), report)
+    except InputError:
+        return None
+
+
+def _layers(report: Report) -> list[dict[str, Any]]:
+    """What the panel of the picked layer says."""
+    return [
+        {
+            "name": layer.name,
+            "zone": layer.zone,
+            "drift": layer.drift,
+            "chance": words.chance(layer),
+            "interval": words.interval(layer.similarity["token"].cka, 4),
+            "relative_l2": layer.similarity["token"].relative_l2.value,
+            "graft": layer.graft.prefix.value if layer.graft else None,
+            "probe": layer.probe.tuned.value if layer.probe else None,
+            "fvu": layer.sae.base.fvu if layer.sae else None,
+            "transfer": layer.sae.transfer_excess if layer.sae else None,
+            "new_latents": layer.sae.warm_start.new_excess if layer.sae and layer.sae.warm_start else None,
+        }
+        for layer in report.layers
+    ]
+
+
+def _texts(report: Report) -> list[dict[str, Any]]:
+    """The shown texts, with as many digits as a colour needs."""
+    return [
+        {
+            "tokens": text.tokens,
+            "special": text.special,
+            "drift": [[round(value, 3) for value in layer] for layer in text.drift],
+            "latents": text.latents.model_dump() if text.latents else None,
+        }
+        for text in report.tokens.texts
+    ]
 
 
 @cache
@@ -63,6 +113,12 @@ def _bundle() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
     bundle: str = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
     return bundle.replace("</script", "<\\/script")
+
+
+@cache
+def _script() -> str:
+    """What makes the page answer to its reader."""
+    return resources.files("layerdrift.render").joinpath("templates/report.js").read_text(encoding="utf-8")
 
 
 def _script_safe(value: Any) -> Markup:

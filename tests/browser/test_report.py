@@ -1,0 +1,137 @@
+"""The report's page, opened from disk: one picked layer, which every panel follows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from layerdrift.contract.report import Report
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.sdk import Client
+from tests.browser.conftest import accessible, opened
+from tests.conftest import make_texts
+
+TEXTS = ["the film is good", "a dull plot but a funny actor"]
+
+
+@pytest.fixture(scope="module")
+def analysis_id(client: Client, base_folder: Path, noised_folder: Path) -> str:
+    request = {
+        "base": {"uri": base_folder.as_uri()},
+        "tuned": {"uri": noised_folder.as_uri()},
+        "dataset": {"inline": {"texts": make_texts(80)}},
+        "analysis": {"sae": {"tokens": 20_000}, "texts": TEXTS},
+        "name": "the page",
+    }
+    analysis = client.submit(AnalysisRequest.model_validate(request))
+    client.wait(analysis.id, timeout=200)
+    return analysis.id
+
+
+@pytest.fixture(scope="module")
+def report(client: Client, analysis_id: str) -> Report:
+    return client.report(analysis_id)
+
+
+@pytest.fixture(scope="module")
+def file(client: Client, analysis_id: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(client.rendered_report(analysis_id, "html"))
+    return path
+
+
+@pytest.fixture
+def page(chromium: Browser, file: Path) -> Iterator[Page]:
+    for found in opened(chromium, file.as_uri()):
+        found.goto(file.as_uri())
+        expect(found.locator("#drift svg").first).to_be_visible()
+        yield found
+
+
+def test_the_first_screen_says_what_was_found(page: Page, report: Report) -> None:
+    page.set_viewport_size({"width": 1200, "height": 900})
+    for place in (".verdict", ".headline", "#drift svg"):
+        expect(page.locator(place).first).to_be_in_viewport()
+    expect(page.locator(".headline")).to_contain_text(f"to {report.layers[-1].drift:.3f} at block 3")
+    accessible(page, "report-from-disk")
+
+
+def test_a_picked_layer_is_followed_by_every_panel(page: Page, report: Report) -> None:
+    slider = page.get_by_role("slider")
+    slider.fill("1")
+    expect(page.locator("#layer-name")).to_contain_text("1 · block 1")
+    expect(page.locator("#facts")).to_contain_text(f"drift {report.layers[1].drift:.4f}")
+    rows = page.locator("tr.picked")
+    assert rows.count() >= 3
+    assert {row.get_attribute("data-layer") for row in rows.all()} == {"1"}
+    before = page.locator("#drift .pick-line").get_attribute("x1")
+    slider.press("ArrowRight")
+    expect(page.locator("#layer-name")).to_contain_text("2 · block 2")
+    assert page.locator("#drift .pick-line").get_attribute("x1") != before
+    page.locator("tr[data-layer='3']").first.click()
+    expect(page.locator("#layer-name")).to_contain_text("3 · block 3")
+    page.locator("#drift .mark-symbol path").first.hover()
+    expect(page.locator("#layer-name")).to_contain_text("0 · embeddings")
+    page.locator("#grafts").scroll_into_view_if_needed()
+    expect(page.locator("#grafts .pick-line")).to_have_count(1)
+
+
+def test_tokens_show_their_drift_and_their_latents_in_both_models(page: Page, report: Report) -> None:
+    page.get_by_role("slider").fill("2")
+    text = page.locator("#texts .text").first
+    token = text.locator("span", has_text="film")
+    token.hover()
+    place = report.tokens.texts[0].tokens.index("film")
+    drift = report.tokens.texts[0].drift[2][place]
+    expect(page.locator("#token h3")).to_have_text(f"“film” at layer 2: drift {drift:.3f}")
+    latents = report.tokens.texts[0].latents
+    assert latents is not None
+    for side, found in (("base", latents.base), ("tuned", latents.tuned)):
+        box = page.locator("#token .pair > div", has_text=f"in the {side} model")
+        index, activation = found[2][place][0]
+        expect(box.locator("li").first).to_have_text(f"latent {index}, activation {activation:g}")
+    text.focus()
+    text.press("ArrowRight")
+    expect(page.locator("#token h3")).to_contain_text("“is” at layer 2")
+    accessible(page, "tokens")
+
+
+def test_every_figure_comes_down_as_png_and_csv(page: Page, report: Report, tmp_path: Path) -> None:
+    with page.expect_download() as found:
+        page.get_by_role("button", name="Download drift as PNG").click()
+    found.value.save_as(tmp_path / "drift.png")
+    assert (tmp_path / "drift.png").read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as found:
+        page.get_by_role("button", name="Download the data of drift as CSV").click()
+    found.value.save_as(tmp_path / "drift.csv")
+    rows = list(csv.DictReader((tmp_path / "drift.csv").open()))
+    drawn = {int(row["layer"]): float(row["drift"]) for row in rows if row["drift"]}
+    assert drawn == pytest.approx({layer.index: layer.drift for layer in report.layers})
+    figures = page.locator(".figure").count()
+    for figure in page.locator(".figure").all():
+        figure.scroll_into_view_if_needed()
+        expect(figure.locator("svg").first).to_be_visible()
+    expect(page.get_by_role("button", name="CSV")).to_have_count(figures)
+
+
+def test_a_phone_and_a_printer_can_show_it(page: Page, file: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    wider = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    assert wider <= 0
+    page.emulate_media(media="print")
+    assert len(page.pdf()) > 10_000
+
+
+def test_the_latents_of_the_picked_layer_can_be_shown_alone(page: Page, report: Report) -> None:
+    if not report.latents:
+        expect(page.get_by_text("so none is shown")).to_be_visible()
+        return
+    layer = report.latents[0].layer
+    page.get_by_role("slider").fill(str(layer))
+    page.get_by_label("of the picked layer alone").check()
+    shown = sum(one.layer == layer for one in report.latents)
+    expect(page.locator("#latent-count")).to_contain_text(f"{shown} of {len(report.latents)} latents")
