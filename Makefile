@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults bench bench-sae bench-api lint types contracts lock clean
+.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults bench bench-sae bench-api bench-page lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -71,6 +71,9 @@ chromium:  # what the browser tests drive
 
 test-browser: $(STAMP) chromium  ## the web page and the report in a real browser; screenshots in var/screenshots
 	$(BIN)/pytest tests/browser
+
+bench-page: $(STAMP) chromium  ## how soon the demo's report page shows something; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.page
 
 test-faults: $(STAMP)  ## kills, stops, empties and fills what jobs rest on, with the real servers (a quarter of an hour)
 	$(BIN)/pytest tests/faults -m faults

@@ -108,7 +108,7 @@ def test_every_figure_comes_down_as_png_and_csv(page: Page, report: Report, tmp_
     with page.expect_download() as found:
         page.get_by_role("button", name="Download the data of drift as CSV").click()
     found.value.save_as(tmp_path / "drift.csv")
-    rows = list(csv.DictReader((tmp_path / "drift.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "drift.csv").read_text().splitlines()))
     drawn = {int(row["layer"]): float(row["drift"]) for row in rows if row["drift"]}
     assert drawn == pytest.approx({layer.index: layer.drift for layer in report.layers})
     figures = page.locator(".figure").count()
