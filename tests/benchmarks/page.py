@@ -47,8 +47,8 @@ def main() -> int:
     publish(
         "The report's page (`make bench-page`)",
         f"""
-The demo's report ({figures["bytes"]:,} bytes), opened from disk {LOADS} times, each time in a browser context of its own, 1200 by
-900 pixels, Debian's Chromium without a window.
+The demo's report ({figures["bytes"]:,} bytes), opened from disk {LOADS} times, each time in a browser context of its
+own, 1200 by 900 pixels, Debian's Chromium without a window.
 
 | | ms |
 |---|---|
