@@ -11,10 +11,7 @@ PEERS_STAMP := $(PEERS)/.installed
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-setdemo-inputs: $(STAMP)  ## the model and the reviews of the demo and the tutorial, into var/demo
-	@$(BIN)/python -m deploy.embedded.demo_inputs $${LAYERDRIFT_HOME:-var}/demo
-
-up: $(STAMP)  ## install into .venv
+setup: $(STAMP)  ## install into .venv
 
 $(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 (Debian, Ubuntu: apt install python3.11-venv), or name one with make PYTHON=..."; exit 1; }

@@ -3,6 +3,7 @@
 set -euo pipefail
 
 out="$RUNNER_TEMP/layerdrift"
+rm -rf "$out"  # what an earlier review of this job left is none of this one's
 mkdir -p "$out"
 
 options=()
@@ -16,10 +17,14 @@ judged=()
 if [[ -n "${INPUT_POLICY:-}" ]]; then judged+=(--policy "$INPUT_POLICY"); fi
 if [[ -n "${INPUT_BASELINE:-}" ]]; then judged+=(--baseline "$INPUT_BASELINE"); fi
 more=()
-while IFS= read -r -d '' argument; do more+=("$argument"); done < <(xargs -r printf '%s\0' <<<"${INPUT_ARGUMENTS:-}")
+if ! xargs -r printf '%s\0' <<<"${INPUT_ARGUMENTS:-}" >"$RUNNER_TEMP/layerdrift-arguments"; then
+  echo "::error title=layerdrift::the input arguments cannot be read as a shell would: is a quote left open?"
+  exit 2
+fi
+while IFS= read -r -d '' argument; do more+=("$argument"); done <"$RUNNER_TEMP/layerdrift-arguments"
 
 code=0
-layerdrift review "${options[@]}" "${judged[@]}" "${more[@]}" \
+layerdrift review ${options[@]+"${options[@]}"} ${judged[@]+"${judged[@]}"} ${more[@]+"${more[@]}"} \
   --junit "$out/junit.xml" --markdown "$out/summary.md" --html "$out/report.html" --report "$out/report.json" \
   --png "$out/drift.png" --verdict "$out/verdict.json" || code=$?
 
@@ -35,7 +40,7 @@ printf 'analysis-id=%s\ndecision=%s\n' "$analysis" "$decision" >>"$GITHUB_OUTPUT
 cat "$out/summary.md" >>"$GITHUB_STEP_SUMMARY"
 
 if [[ "${INPUT_COMMENT:-true}" == true && "${GITHUB_EVENT_NAME:-}" == pull_request* ]]; then
-  layerdrift publish github "$analysis" "${judged[@]}" --comment-name "${INPUT_COMMENT_NAME:-review}" ||
+  layerdrift publish github "$analysis" --verdict "$out/verdict.json" --comment-name "${INPUT_COMMENT_NAME:-review}" ||
     echo "::warning title=layerdrift::the comment could not be written; the verdict stands in the summary"
 fi
 exit "$code"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from layerdrift.contract.comparison import Comparison, compare
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.paths import Match, Path
+from layerdrift.contract.paths import Match, Path, PathError
 from layerdrift.contract.policy import Check, Decision, Finding, Policy, Rule, Scalar, Verdict, rule_error
 from layerdrift.contract.report import Report
 
@@ -54,7 +55,7 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
 def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) -> Check:
     numbers = _numbers(policy, rule, report)
     if rule.of_baseline and baseline is not None:
-        numbers = [_against(rule, match, baseline) for match in numbers]
+        numbers = [_against(rule, number, baseline) for number in numbers]
     undefined = [match for match in numbers if match.value is None]
     if undefined and rule.if_undefined == "error":
         where = ", ".join(match.path for match in undefined[:_SHOWN])
@@ -84,14 +85,20 @@ def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) 
     )
 
 
-def _numbers(policy: Policy, rule: Rule, report: Report) -> list[Match]:
+class _Number(NamedTuple):
+    """A number that is judged, the path of the one that was taken off, and what is left."""
+
+    path: str
+    minus: str | None
+    value: Scalar | None
+
+
+def _numbers(policy: Policy, rule: Rule, report: Report) -> list[_Number]:
     """What the rule is about, less what it takes off."""
-    found = Path.parse(rule.path).matches(report)
-    if not found:
-        raise rule_error(policy, rule, f"{rule.path} matches nothing in this report")
+    found = _found(policy, rule, rule.path, report)
     if rule.minus is None:
-        return found
-    others = Path.parse(rule.minus).matches(report)
+        return [_Number(match.path, None, match.value) for match in found]
+    others = _found(policy, rule, rule.minus, report)
     if len(others) == 1:
         others *= len(found)
     if len(others) != len(found):
@@ -99,33 +106,41 @@ def _numbers(policy: Policy, rule: Rule, report: Report) -> list[Match]:
             policy, rule, f"{rule.path} matches {len(found)} numbers, and minus ({rule.minus}) {len(others)}"
         )
     return [
-        Match(one.path, _apply(lambda a, b: a - b, one.value, other.value))
+        _Number(one.path, other.path, _apply(lambda a, b: a - b, one.value, other.value))
         for one, other in zip(found, others, strict=True)
     ]
 
 
-def _against(rule: Rule, match: Match, baseline: Report) -> Match:
+def _found(policy: Policy, rule: Rule, path: str, report: Report) -> list[Match]:
+    try:
+        found = Path.parse(path).matches(report)
+    except PathError as error:
+        raise rule_error(policy, rule, str(error)) from error
+    if not found:
+        raise rule_error(policy, rule, f"{path} matches nothing in this report")
+    return found
+
+
+def _against(rule: Rule, number: _Number, baseline: Report) -> _Number:
     """A number over, or less, the one at the same place of the baseline."""
-    (other,) = _numbers_at(rule, match.path, baseline) or [Match(match.path, None)]
+    other = _value_at(number.path, baseline)
+    if number.minus is not None:
+        other = _apply(lambda a, b: a - b, other, _value_at(number.minus, baseline))
     if rule.of_baseline == "difference":
-        return Match(match.path, _apply(lambda a, b: a - b, match.value, other.value))
+        return number._replace(value=_apply(lambda a, b: a - b, number.value, other))
     floor = rule.floor or 0.0
 
     def ratio(one: float, two: float) -> float | None:
         one, two = max(one, floor), max(two, floor)
         return one / two if two > 0 else None
 
-    return Match(match.path, _apply(ratio, match.value, other.value))
+    return number._replace(value=_apply(ratio, number.value, other))
 
 
-def _numbers_at(rule: Rule, path: str, report: Report) -> list[Match]:
+def _value_at(path: str, report: Report) -> Scalar | None:
+    """The one value at a concrete path; None where this report has none."""
     found = Path.parse(path).matches(report)
-    if rule.minus is None:
-        return found
-    others = Path.parse(rule.minus).matches(report)
-    if len(found) != 1 or len(others) != 1:
-        return []
-    return [Match(path, _apply(lambda a, b: a - b, found[0].value, others[0].value))]
+    return found[0].value if len(found) == 1 else None
 
 
 def _apply(operation: Callable[[float, float], float | None], one: Scalar | None, other: Scalar | None) -> float | None:
@@ -142,7 +157,7 @@ def _holds(rule: Rule, value: Scalar | None) -> bool:
     return (rule.min is None or value >= rule.min) and (rule.max is None or value <= rule.max)
 
 
-def _worst(rule: Rule, known: list[Match]) -> Scalar | None:
+def _worst(rule: Rule, known: list[_Number]) -> Scalar | None:
     """The number farthest beyond a limit, or else nearest to one."""
     if not known:
         return None
@@ -160,7 +175,7 @@ def _excess(rule: Rule, value: Scalar | None) -> float:
     return max(below, above)
 
 
-def _detail(rule: Rule, known: list[Match], broken: list[Match], undefined: list[Match]) -> str:
+def _detail(rule: Rule, known: list[_Number], broken: list[_Number], undefined: list[_Number]) -> str:
     kind = {None: "", "ratio": " times the baseline's", "difference": " more than the baseline's"}[rule.of_baseline]
     said = []
     if broken:

@@ -64,7 +64,12 @@ export async function upload(file, heard) {
     }
     request.upload.onprogress = (event) => heard(event.loaded / Math.max(1, file.size));
     request.onload = () => {
-      const body = JSON.parse(request.responseText || "{}");
+      let body = {};
+      try {
+        body = JSON.parse(request.responseText);
+      } catch {
+        body = { detail: `the upload was answered ${request.status}` };
+      }
       if (request.status < 300) {
         resolve(body);
       } else {

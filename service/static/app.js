@@ -98,6 +98,10 @@ sign.addEventListener("click", () => {
   location.hash = "#/";
   show();
 });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // what stands after # is a page's address
+  main.focus();
+});
 addEventListener("hashchange", () => {
   show();
   main.focus();

@@ -18,6 +18,7 @@ export async function list(view, signal) {
   const count = h("p", { class: "soft", role: "status" });
   let cursor = null;
   let shown = [];
+  let asked = 0;
 
   async function page(from, limit = PAGE) {
     const query = new URLSearchParams({ limit });
@@ -44,23 +45,43 @@ export async function list(view, signal) {
     say(`${chosen.size} chosen`);
   }
 
-  async function anew() {
-    const found = await page(null);
-    [shown, cursor] = [found.items, found.next_cursor];
-    draw();
+  // Answers to a question that is no longer asked are dropped.
+  async function ask(from, limit) {
+    asked += 1;
+    const mine = asked;
+    const found = await page(from, limit);
+    return mine === asked ? found : null;
   }
 
-  more.addEventListener("click", async () => {
-    const found = await page(cursor);
-    shown = [...shown, ...found.items];
-    cursor = found.next_cursor;
-    draw();
-  });
+  async function anew(limit = PAGE) {
+    const found = await ask(null, limit);
+    if (found) {
+      [shown, cursor] = [found.items, found.next_cursor];
+      draw();
+    }
+  }
+
+  async function tried(action) {
+    try {
+      await action();
+    } catch (problem) {
+      count.textContent = problem.message;
+    }
+  }
+
+  more.addEventListener("click", () => tried(async () => {
+    const found = await ask(cursor);
+    if (found) {
+      shown = [...shown, ...found.items];
+      cursor = found.next_cursor;
+      draw();
+    }
+  }));
   let waiting;
   for (const field of [status, name, tag]) {
     field.addEventListener("input", () => {
       clearTimeout(waiting);
-      waiting = setTimeout(anew, 250);
+      waiting = setTimeout(() => tried(anew), 250);
     });
   }
   await anew();
@@ -88,13 +109,10 @@ export async function list(view, signal) {
     more,
   );
   refresh(signal, async () => {
-    if (shown.some((one) => one.status === "queued" || one.status === "running") || !shown.length) {
-      const found = await page(null, Math.min(100, Math.max(PAGE, shown.length)));
-      const fresh = new Map(found.items.map((one) => [one.id, one]));
-      const known = new Set(shown.map((one) => one.id));
-      shown = [...found.items.filter((one) => !known.has(one.id)), ...shown.map((one) => fresh.get(one.id) ?? one)];
+    // a list that was read on and on stays as it is: it would jump under the reader
+    if (shown.length <= PAGE) {
       const focused = document.activeElement?.id;
-      draw();
+      await anew(PAGE);
       if (focused) {
         document.getElementById(focused)?.focus();
       }

@@ -124,12 +124,21 @@ export function submit(view) {
   async function send(event) {
     event.preventDefault();
     clear();
+    const wrong = Object.values(parts).filter((one) => one.input.validity.badInput);
+    for (const one of wrong) {
+      one.error.textContent = "this is no number";
+      one.input.setAttribute("aria-invalid", "true");
+    }
+    if (wrong.length) {
+      wrong[0].input.focus();
+      return;
+    }
     button.disabled = true;
     try {
       const made = await call("POST", "/v1/analyses", await request());
       location.hash = `#/a/${made.id}`;
     } catch (error) {
-      if (!(error instanceof Problem) || error.status === 401) {
+      if (!(error instanceof Problem)) {
         throw error;
       }
       point(error);

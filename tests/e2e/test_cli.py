@@ -180,6 +180,15 @@ def test_every_answer_comes_as_json_too(run: Run, done: str) -> None:
     assert (absent.returncode, json.loads(absent.stderr)["type"]) == (3, "urn:layerdrift:not-found")
 
 
+def test_a_name_is_no_markup(run: Run, inputs: Path) -> None:
+    analysis = run("submit", *pair(inputs), "--seed", "9", "--name", "v7 [/final] [red]").stdout.strip()
+    for command in (("status", analysis), ("list", "--name", "final")):
+        found = run(*command)
+        assert found.returncode == 0, found.stderr
+        assert "v7 [/final] [red]" in found.stdout
+    run("cancel", analysis)
+
+
 def test_people_get_tables(run: Run, done: str) -> None:
     assert "2 block 2" in run("report", done).stdout
     assert "resolve" in run("status", done).stdout

@@ -141,6 +141,8 @@ def test_only_what_mlflow_signed_lately_is_heard(receiver: Program) -> None:
         assert post(url, told, at=time.time() - 3600).status_code == 401
         assert httpx.post(url, json=told).status_code == 401
         assert post(url, told | {"data": []}).status_code == 422
+        assert httpx.post(url, json=told, headers=[(b"X-MLflow-Signature", "v1,é".encode())]).status_code == 401
+        assert httpx.get(f"{url}health").json() == {"status": "ok"}
         assert post(url, {"entity": "prompt", "action": "created", "data": {}}).status_code == 200
     finally:
         supervisor.stop()

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.embedded.stack import Stack
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import ForbiddenError, NotFoundError, UnauthorizedError
+from layerdrift.contract.errors import ForbiddenError, InputError, NotFoundError, UnauthorizedError
 from layerdrift.contract.key import KeyRequest, Scope
 from layerdrift.contract.policy import Policy
 from layerdrift.contract.request import AnalysisRequest
@@ -86,3 +86,17 @@ def test_keys_are_made_listed_and_revoked_over_http(start_stack: Callable[..., S
                 root.revoke_key(made.id)
         with pytest.raises(UnauthorizedError), Client(stack.url, api_key=made.secret) as reader:
             reader.list()
+
+
+def test_the_first_key_can_make_others_and_the_last_one_only_goes_on_loopback(
+    start_stack: Callable[..., Stack], tmp_path: Path
+) -> None:
+    with start_stack(tmp_path) as stack, Client(stack.url) as anybody:
+        with pytest.raises(InputError, match="the first key needs the scope admin"):
+            anybody.create_key(KeyRequest())
+        made = anybody.create_key(KeyRequest(scopes=frozenset({Scope.ADMIN})))
+        with pytest.raises(UnauthorizedError):
+            anybody.list()
+        with Client(stack.url, api_key=made.secret) as root:
+            root.revoke_key(made.id)
+        assert anybody.list().items == []

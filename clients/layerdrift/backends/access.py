@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
+from redis.lock import Lock
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
@@ -17,6 +18,7 @@ from layerdrift.contract.errors import ForbiddenError, NotFoundError, RateError,
 from layerdrift.contract.key import ApiKey, Scope
 
 _PREFIX = "ld_"
+LOCK_SECONDS = 30.0
 _COUNT = "count"
 """The field of the hash that says that it is whole, and how many keys it has."""
 
@@ -58,18 +60,20 @@ class KeyStore:
         secret = secret or _PREFIX + secrets.token_urlsafe(32)
         digest = _digest(secret)
         body = key.model_dump_json().encode()
-        self._blobs.put(keys.api_key_object(digest), body, "application/json")
-        self._load()
+        with self._changing():
+            self._blobs.put(keys.api_key_object(digest), body, "application/json")
+            self._load()
         return secret
 
     def revoke(self, key_id: str) -> None:
         """Makes a key useless at once. NotFoundError where there is none of this id."""
-        found = [digest for digest, key in self._stored().items() if key.id == key_id]
-        if not found:
-            raise NotFoundError(f"there is no key {key_id}")
-        for digest in found:
-            self._blobs.delete(keys.api_key_object(digest))
-        self._load()
+        with self._changing():
+            found = [digest for digest, key in self._stored().items() if key.id == key_id]
+            if not found:
+                raise NotFoundError(f"there is no key {key_id}")
+            for digest in found:
+                self._blobs.delete(keys.api_key_object(digest))
+            self._load()
 
     def all(self) -> list[ApiKey]:
         """Every key, oldest first."""
@@ -84,7 +88,8 @@ class KeyStore:
         digest = _digest(secret) if secret else "none"
         whole, found = self._fields(digest)
         if whole is None:
-            self._load()
+            with self._changing():
+                self._load()
             whole, found = self._fields(digest)
         if whole == b"0":
             return ANYBODY
@@ -127,6 +132,10 @@ class KeyStore:
             digest = blob.key.removeprefix(keys.API_KEY_OBJECTS).removesuffix(".json")
             found[digest] = ApiKey.model_validate_json(self._blobs.get(blob.key))
         return found
+
+    def _changing(self) -> Lock:
+        """One at a time: a list of keys that was read before another's change must not be written after it."""
+        return Lock(self._redis, keys.API_KEYS_LOCK, timeout=LOCK_SECONDS, blocking_timeout=LOCK_SECONDS)
 
     def _load(self) -> None:
         """Puts all keys of S3, and no others, into Redis."""

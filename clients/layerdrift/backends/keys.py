@@ -13,6 +13,9 @@ KNOWN_TENANTS = "ld:tenants"
 RESTORED = "ld:restored"
 """String: the records of S3 have been looked through since Redis was last empty."""
 
+API_KEYS_LOCK = "ld:keys:lock"
+"""Lock: whoever changes API keys, or fills Redis with them."""
+
 API_KEYS = "ld:keys"
 """Hash: API keys as JSON by the sha256 of the key."""
 

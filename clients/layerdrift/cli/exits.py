@@ -54,7 +54,7 @@ def reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
         except KeyboardInterrupt as error:
             Console(stderr=True).print("interrupted", highlight=False)
             raise typer.Exit(Code.INTERRUPTED) from error
-        except OSError as error:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, UnicodeDecodeError) as error:
             _say(InputError(str(error)), as_json)
             raise typer.Exit(Code.USAGE) from error
         except ValidationError as error:

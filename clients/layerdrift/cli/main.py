@@ -132,9 +132,9 @@ def watch(analysis: AnalysisArgument, timeout: Timeout = None, url: Url = None, 
     """Follow an analysis to its end, stage by stage; with --json a line for each event as it comes."""
     with connected(url) as client:
         if as_json:
-            for event in client.events(analysis):
+            for event in client.events(analysis, timeout=timeout):
                 tables.line({"id": event.id, "event": event.name, "data": event.data})
-            client.wait(analysis, timeout)
+            client.wait(analysis, timeout=0)
             return
         follow(client, analysis, timeout)
         tables.say(words.headline(client.report(analysis)))
@@ -193,7 +193,9 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """The report of an analysis."""
-    chosen = Format.JSON if as_json else Format.HTML if open_ and format is None else format
+    if open_ and (as_json or format not in (None, Format.HTML)):
+        raise InputError("--open shows the HTML page; leave --json and --format out")
+    chosen = Format.JSON if as_json else Format.HTML if open_ else format
     if format is None and not as_json and output is not None:
         chosen = _format_of(output)
     if chosen is Format.PNG and output is None:

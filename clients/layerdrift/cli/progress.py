@@ -40,11 +40,11 @@ def follow(client: Client, analysis_id: str, timeout: float | None) -> Analysis:
 
 def _bars(client: Client, analysis_id: str, timeout: float | None) -> Analysis:
     columns = (
-        TextColumn("{task.description:<9}"),
+        TextColumn("{task.description:<9}", markup=False),
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}", style="dim"),
+        TextColumn("{task.fields[detail]}", style="dim", markup=False),
     )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console) as bars:
@@ -75,7 +75,7 @@ def _lines(client: Client, analysis_id: str, timeout: float | None) -> Analysis:
 def uploading(name: str) -> Iterator[Heard]:
     """Shows an upload, once its bytes go."""
     with Progress(
-        TextColumn("uploading {task.description}"),
+        TextColumn("uploading {task.description}", markup=False),
         BarColumn(bar_width=30),
         DownloadColumn(),
         console=console,

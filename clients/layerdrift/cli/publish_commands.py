@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from layerdrift.cli.options import AnalysisArgument, AsJson, Baseline, PolicyFil
 from layerdrift.cli.outputs import drawn, summary
 from layerdrift.cli.review import Asking
 from layerdrift.contract.errors import InputError, UnsupportedError
+from layerdrift.contract.policy import Verdict
 from layerdrift.integrations.comments import GitHubPull, GitLabMerge, Thread, comment
 from layerdrift.sdk import Client
 
@@ -24,6 +26,9 @@ publish_app = typer.Typer(
 
 Picture = Annotated[
     bool, typer.Option("--picture/--no-picture", help="Show the drift curve; needs layerdrift[render].")
+]
+VerdictIn = Annotated[
+    Path | None, typer.Option("--verdict", help="A verdict that `layerdrift review` wrote, in place of judging anew.")
 ]
 CommentName = Annotated[
     str, typer.Option("--comment-name", help="Of the review: one comment for each name, kept up to date.")
@@ -36,6 +41,7 @@ def github(
     analysis: AnalysisArgument,
     policy: PolicyFile = None,
     baseline: Baseline = None,
+    verdict: VerdictIn = None,
     picture: Picture = True,
     comment_name: CommentName = "review",
     url: Url = None,
@@ -44,7 +50,7 @@ def github(
     """Comment on the pull request that this GitHub Actions run belongs to."""
     thread = GitHubPull.here()
     with thread.http:
-        _comment(thread, analysis, Asking(policy, baseline), picture, comment_name, url, as_json)
+        _comment(thread, analysis, _judging(policy, baseline, verdict), picture, comment_name, url, as_json)
 
 
 @publish_app.command()
@@ -53,6 +59,7 @@ def gitlab(
     analysis: AnalysisArgument,
     policy: PolicyFile = None,
     baseline: Baseline = None,
+    verdict: VerdictIn = None,
     picture: Picture = True,
     comment_name: CommentName = "review",
     url: Url = None,
@@ -61,14 +68,34 @@ def gitlab(
     """Comment on the merge request that this GitLab pipeline belongs to."""
     thread = GitLabMerge.here()
     with thread.http:
-        _comment(thread, analysis, Asking(policy, baseline), picture, comment_name, url, as_json)
+        _comment(thread, analysis, _judging(policy, baseline, verdict), picture, comment_name, url, as_json)
+
+
+Judging = Callable[[Client, str], Verdict]
+
+
+def _judging(policy: Path | None, baseline: str | None, verdict: Path | None) -> Judging:
+    """Where the verdict comes from: a file that a review wrote, or the service, now."""
+    if verdict is None:
+        return Asking(policy, baseline).of
+    try:
+        written = Verdict.model_validate_json(verdict.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{verdict} holds no verdict: {error}") from error
+
+    def of(_client: Client, analysis: str) -> Verdict:
+        if written.analysis_id != analysis:
+            raise InputError(f"{verdict} is the verdict on {written.analysis_id}, not on {analysis}")
+        return written
+
+    return of
 
 
 def _comment(
-    thread: Thread, analysis: str, asking: Asking, picture: bool, name: str, url: str | None, as_json: bool
+    thread: Thread, analysis: str, judging: Judging, picture: bool, name: str, url: str | None, as_json: bool
 ) -> None:
     with Client(url) as client:
-        report, verdict = client.report(analysis), asking.of(client, analysis)
+        report, verdict = client.report(analysis), judging(client, analysis)
     place = comment(thread, name, summary(report, verdict), drawn(report) if picture else None, analysis)
     _done(place, as_json)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from layerdrift.contract.analysis import Analysis
@@ -72,15 +73,15 @@ def analyses(found: list[Analysis]) -> Table:
         stage = (
             f"{one.progress.stage} {one.progress.fraction:.0%}" if one.progress.stage and not one.status.final else ""
         )
-        table.add_row(one.id, one.status.value, stage, one.name, f"{one.created_at:%Y-%m-%d %H:%M}")
+        table.add_row(one.id, one.status.value, stage, escape(one.name), f"{one.created_at:%Y-%m-%d %H:%M}")
     return table
 
 
 def analysis(one: Analysis) -> Table:
     """Its stages."""
-    table = _table("stage", "status", "done", "what", title=f"{one.id} {one.status}  {one.name}")
+    table = _table("stage", "status", "done", "what", title=escape(f"{one.id} {one.status}  {one.name}"))
     for stage in one.progress.stages:
-        table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", stage.detail)
+        table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", escape(stage.detail))
     return table
 
 
@@ -114,7 +115,7 @@ def verdict(found: Verdict) -> Table:
     for check in found.checks:
         colour = DECISION_STYLE[check.decision]
         said = check.detail if check.decision == "pass" else f"{check.said}\n{check.detail}"
-        table.add_row(f"[{colour}]{check.decision}[/{colour}]", check.id, said.replace("[", r"\["))
+        table.add_row(f"[{colour}]{check.decision}[/{colour}]", check.id, escape(said))
     return table
 
 
@@ -144,10 +145,10 @@ def inspection(found: Inspection) -> list[Table]:
     """For each text its tokens and their drift, a column for each layer."""
     tables = []
     for text in found.texts:
-        table = _table("token", *(str(index) for index in range(len(text.layers))), title=text.text.replace("[", r"\["))
+        table = _table("token", *(str(index) for index in range(len(text.layers))), title=escape(text.text))
         for place, token in enumerate(text.tokens):
             drift = [layer.drift[place] for layer in text.layers]
-            table.add_row(token.replace("[", r"\["), *("" if value is None else f"{value:.3f}" for value in drift))
+            table.add_row(escape(token), *("" if value is None else f"{value:.3f}" for value in drift))
         tables.append(table)
     return tables
 
@@ -157,7 +158,7 @@ def keys(found: Sequence[ApiKey]) -> Table:
     table = _table("key", "name", "scopes", "requests a minute", "open jobs", "priority", "created")
     for key in found:
         numbers = (str(key.requests_per_minute), str(key.open_jobs), str(key.priority))
-        table.add_row(key.id, key.name, ", ".join(sorted(key.scopes)), *numbers, f"{key.created_at:%Y-%m-%d}")
+        table.add_row(key.id, escape(key.name), ", ".join(sorted(key.scopes)), *numbers, f"{key.created_at:%Y-%m-%d}")
     return table
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 LENGTH = "length"
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
@@ -83,7 +84,11 @@ class Path:
         at: list[Any] = [root]
         for index, step in enumerate(self.steps):
             so_far = "".join(_joined(self.steps[: index + 1]))
-            at = _types_after(at, step, so_far)
+            before = self.steps[index - 1].chosen if index else None
+            if step.name == LENGTH and isinstance(before, slice | _Filter):
+                at = [int]
+            else:
+                at = _types_after(at, step, so_far)
         if not any(_is_scalar(kind) for kind in at):
             if any(get_origin(kind) is list for kind in at):
                 raise PathError(f"{self.text} is a list; choose in it with brackets, or count it with .{LENGTH}")
@@ -193,17 +198,29 @@ def _after(kind: Any, step: _Step) -> Iterator[Any]:
         if step.name == LENGTH:
             yield int
         elif isinstance(step.chosen, _Filter):
-            yield from (one for one in _plain(arguments[0]) if step.chosen.field in _names(one))
+            inside = [one for one in _plain(arguments[0]) if step.chosen.field in _names(one)]
+            for one in inside:
+                _check_value(one.model_fields[step.chosen.field], step.chosen)
+            yield from inside
         elif step.chosen is not None:
             yield from _plain(arguments[0])
-    elif step.name == LENGTH:
-        yield int  # of what brackets have chosen; a field of this name there is none
     elif origin is dict and step.name is not None:
         keys = set(get_args(arguments[0]))
         if not keys or step.name in keys:
             yield from _plain(arguments[1])
     elif step.name in _names(kind):
         yield from _plain(kind.model_fields[step.name].annotation)
+
+
+def _check_value(field: FieldInfo, wanted: _Filter) -> None:
+    """PathError where a field can never have this value: a filter that is misspelt would match nothing for ever."""
+    known = [str(one) for kind in _plain(field.annotation) if get_origin(kind) is Literal for one in get_args(kind)]
+    known += ["true", "false"] if bool in _plain(field.annotation) else []
+    known += [str(one) for one in field.examples or []]
+    if known and wanted.value not in known:
+        near = difflib.get_close_matches(wanted.value, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"possible: {', '.join(sorted(known))}"
+        raise PathError(f"[{wanted.field}={wanted.value}] matches nothing: {hint}")
 
 
 def _names(kind: Any) -> list[str]:

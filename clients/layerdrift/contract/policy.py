@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, field_validator, model_validator
 
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Path, PathError
@@ -47,7 +47,7 @@ class Rule(PolicyModel):
     )
     min: float | None = Field(default=None, strict=True, description="least that holds")
     max: float | None = Field(default=None, strict=True, description="most that holds")
-    equals: bool | str | None = Field(default=None, description="what holds, where it is no number")
+    equals: StrictBool | StrictStr | None = Field(default=None, description="what holds, where it is no number")
     if_undefined: Literal["error", "pass", "warn", "fail"] = Field(
         default="error",
         description="what a null in the report's place means: a number that was not computed, or has no meaning there",
@@ -69,6 +69,8 @@ class Rule(PolicyModel):
             raise ValueError("give min, max or equals: nothing is asked of the number")
         if self.equals is None and not Path.parse(self.path).check(Report):
             raise ValueError(f"{self.path} is no number: ask for it with equals")
+        if self.minus is not None and not Path.parse(self.minus).check(Report):
+            raise ValueError(f"{self.minus} is no number to take off")
         numeric = (self.min, self.max, self.minus, self.of_baseline)
         if self.equals is not None and any(given is not None for given in numeric):
             raise ValueError("equals goes without min, max, minus and of_baseline")

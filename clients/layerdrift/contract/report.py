@@ -533,10 +533,33 @@ class TokenDrift(ReportModel):
     texts: list[TokenText]
 
 
+WARNING_CODES: Final = (
+    "blank_texts",
+    "different_classes",
+    "few_sae_tokens",
+    "identical_bodies",
+    "identical_models",
+    "measures_disagree",
+    "no_intervals",
+    "no_mask_token",
+    "null_not_computed",
+    "outlier_features",
+    "outlier_norms",
+    "repeated_texts",
+    "sae_on_analysed_texts",
+    "sae_on_trained_texts",
+    "texts_not_reached",
+    "undefined_cka",
+    "unknown_labels",
+    "within_chance",
+)
+"""All that there are, for whoever asks for one by its code."""
+
+
 class ReportWarning(ReportModel):
     """Something a reader must know before trusting a number."""
 
-    code: str
+    code: str = Field(examples=list(WARNING_CODES))
     message: str
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from layerdrift.contract.errors import InputError, LayerdriftError
+from layerdrift.contract.errors import InputError, LayerdriftError, TransportError
 
 _SECONDS = 60.0
 CHARTS_BRANCH = "layerdrift-charts"
@@ -79,9 +79,7 @@ class GitHubPull:
         if not number:
             raise InputError("this run belongs to no pull request")
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"}
-        http = httpx.Client(
-            base_url=environment.get("GITHUB_API_URL", "https://api.github.com"), headers=headers, timeout=_SECONDS
-        )
+        http = _client(environment.get("GITHUB_API_URL", "https://api.github.com"), headers)
         return cls(http, repository, int(number), environment.get("GITHUB_SERVER_URL", "https://github.com"))
 
     def picture(self, name: str, png: bytes) -> str:
@@ -155,7 +153,7 @@ class GitLabMerge:
             raise InputError("this pipeline belongs to no merge request")
         if not token:
             raise InputError("LAYERDRIFT_GITLAB_TOKEN must be set: an access token with the scope api")
-        http = httpx.Client(base_url=url, headers={"PRIVATE-TOKEN": token}, timeout=_SECONDS)
+        http = _client(url, {"PRIVATE-TOKEN": token})
         return cls(http, project, int(number))
 
     def picture(self, name: str, png: bytes) -> str:
@@ -174,6 +172,26 @@ class GitLabMerge:
                 return f"note {own['id']}"
             page = answer.headers.get("X-Next-Page")
         return f"note {_taken(self.http.post(place, json={'body': body}))['id']}"
+
+
+class _Reached(httpx.BaseTransport):
+    """Says of a host that cannot be reached what others of its kind say."""
+
+    def __init__(self) -> None:
+        self._inner = httpx.HTTPTransport()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return self._inner.handle_request(request)
+        except httpx.TransportError as error:
+            raise TransportError(f"{request.url.host} could not be reached: {error}") from error
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _client(url: str, headers: dict[str, str]) -> httpx.Client:
+    return httpx.Client(base_url=url, headers=headers, timeout=_SECONDS, transport=_Reached())
 
 
 def _taken(answer: httpx.Response) -> Any:

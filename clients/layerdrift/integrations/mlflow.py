@@ -22,8 +22,8 @@ from layerdrift.integrations.numbers import of_layers
 from layerdrift.render import markdown
 from mlflow import MlflowClient
 
-VERDICT_TAG, ANALYSIS_TAG, URL_TAG, ERROR_TAG = (
-    f"layerdrift.{name}" for name in ("verdict", "analysis_id", "report_url", "error")
+QUEUED_TAG, ANALYSIS_TAG, VERDICT_TAG, URL_TAG, ERROR_TAG = (
+    f"layerdrift.{name}" for name in ("queued_at", "analysis_id", "verdict", "report_url", "error")
 )
 _FOLDER = "layerdrift"
 
@@ -90,9 +90,15 @@ def write_back(client: MlflowClient, version: Version, report: Report, verdict: 
                 path = Path(folder) / name
                 path.write_text(text, encoding="utf-8")
                 client.log_artifact(run, str(path), _FOLDER)
-        tags = {VERDICT_TAG: verdict.decision, ANALYSIS_TAG: report.analysis_id, URL_TAG: url}
+        tags = {
+            ANALYSIS_TAG: report.analysis_id,
+            URL_TAG: url,
+            VERDICT_TAG: verdict.decision,
+        }  # the last one says: done
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, value)
+        if ERROR_TAG in client.get_model_version(version.name, version.number).tags:  # of an earlier try
+            client.delete_model_version_tag(version.name, version.number, ERROR_TAG)
     except MlflowException as error:
         raise MlflowError(f"{version.uri}: {error.message}") from error
     return str(run)
@@ -117,6 +123,9 @@ def _own_run(client: MlflowClient, version: Version) -> str:
 
 
 def waiting(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """Versions of a model whose review was begun and has neither verdict nor error yet."""
-    found = client.search_model_versions(f"name = '{name}'")
-    return [one for one in found if ANALYSIS_TAG in one.tags and not {VERDICT_TAG, ERROR_TAG} & set(one.tags)]
+    """Versions of a model whose review was asked for or begun and has neither verdict nor error yet, oldest first."""
+    found = client.search_model_versions(f"name = '{name}'", max_results=1000)
+    begun = [one for one in found if {QUEUED_TAG, ANALYSIS_TAG} & set(one.tags)]
+    return sorted(
+        (one for one in begun if not {VERDICT_TAG, ERROR_TAG} & set(one.tags)), key=lambda one: int(one.version)
+    )

@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ import yaml
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from layerdrift import policies
-from layerdrift.contract.errors import InputError, LayerdriftError
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.policy import Policy
 from layerdrift.contract.request import AnalysisRequest
-from layerdrift.integrations.mlflow import ANALYSIS_TAG, ERROR_TAG, Version, waiting, write_back
+from layerdrift.integrations.mlflow import ANALYSIS_TAG, ERROR_TAG, QUEUED_TAG, Version, waiting, write_back
 from layerdrift.sdk import Client
 from mlflow import MlflowClient
 
@@ -39,6 +41,7 @@ OLDEST_SECONDS = 300
 """A signed delivery that is older may be somebody's copy, and is refused."""
 
 MAX_BODY_BYTES = 1 << 20
+STOP_SECONDS = 5.0
 TAG_CHARACTERS = 500
 _CREATED = ("model_version", "created")
 
@@ -72,7 +75,7 @@ class Reviews(BaseModel):
                     review.policy = path.parent / review.policy
                 policy_of(review)
                 request_for(review, Version(name, "1"))
-        except (yaml.YAMLError, ValidationError) as error:
+        except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: {error}") from error
         return found
 
@@ -80,8 +83,13 @@ class Reviews(BaseModel):
 def policy_of(review: ModelReview) -> Policy:
     """The policy that versions are held against."""
     text = review.policy.read_text(encoding="utf-8") if review.policy else policies.starter()
-    policy = policies.load(text, str(review.policy or "the starter policy"))
-    return policy if review.baseline is None else policy.model_copy(update={"baseline": review.baseline})
+    name = str(review.policy or "the starter policy")
+    policy = policies.load(text, name)
+    if review.baseline is not None:
+        policy = Policy.model_validate(policy.model_dump() | {"baseline": review.baseline})
+    if policy.needs_baseline and policy.baseline is None:
+        raise InputError(f"{name} compares with a baseline: give its analysis as baseline: an_…")
+    return policy
 
 
 def request_for(review: ModelReview, version: Version) -> AnalysisRequest:
@@ -99,6 +107,7 @@ class Receiver:
         self._registry = registry
         self._secret = secret.encode()
         self._due: queue.Queue[Version | None] = queue.Queue()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-reviews", daemon=True)
 
     def start(self) -> None:
@@ -109,17 +118,20 @@ class Receiver:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after the review that is being followed has been looked at once more; none is lost."""
+        """Ends after the review that is being followed, or in mid-review: whoever starts next takes it up."""
+        self._stopping.set()
         self._due.put(None)
+        self._thread.join(STOP_SECONDS)
 
     def app(self) -> Starlette:
-        """POST / for MLflow's webhook, GET /health."""
+        """POST / for MLflow's webhook, GET /health: 503 where nothing would be reviewed any more."""
         return Starlette(
-            routes=[
-                Route("/", self._hear, methods=["POST"]),
-                Route("/health", lambda _: JSONResponse({"status": "ok"})),
-            ]
+            routes=[Route("/", self._hear, methods=["POST"]), Route("/health", self._health)],
         )
+
+    async def _health(self, _request: Request) -> JSONResponse:
+        alive = self._thread.is_alive()
+        return JSONResponse({"status": "ok" if alive else "the reviewing thread has ended"}, 200 if alive else 503)
 
     def verified(self, headers: Mapping[str, str], body: bytes, now: float) -> bool:
         """Whether MLflow signed this with the shared secret, not long ago."""
@@ -127,8 +139,8 @@ class Receiver:
         if not timestamp.isdecimal() or abs(now - int(timestamp)) > OLDEST_SECONDS:
             return False
         signed = b".".join((delivery.encode(), timestamp.encode(), body))
-        expected = "v1," + base64.b64encode(hmac.new(self._secret, signed, hashlib.sha256).digest()).decode()
-        return hmac.compare_digest(expected, headers.get("x-mlflow-signature", ""))
+        expected = b"v1," + base64.b64encode(hmac.new(self._secret, signed, hashlib.sha256).digest())
+        return hmac.compare_digest(expected, headers.get("x-mlflow-signature", "").encode())
 
     async def _hear(self, request: Request) -> JSONResponse:
         body = bytearray()
@@ -146,15 +158,19 @@ class Receiver:
             return JSONResponse({"detail": "this is no event of a registry"}, 422)
         if version is None or version.name not in self._reviews.models:
             return JSONResponse({"detail": "nothing is to be reviewed"}, 200)
+        if not await run_in_threadpool(self._tag, version, QUEUED_TAG, datetime.now(UTC).isoformat()):
+            return JSONResponse({"detail": "the registry does not answer; send it again"}, 503)
         self._due.put(version)
         return JSONResponse({"detail": f"{version.uri} will be reviewed"}, 202)
 
     def _work(self) -> None:
-        while (version := self._due.get()) is not None:
+        while (version := self._due.get()) is not None and not self._stopping.is_set():
             try:
                 self.review(version)
-            except (LayerdriftError, TimeoutError, MlflowException, ValidationError, OSError) as error:
-                logger.error("%s was not reviewed: %s", version.uri, error)
+            except Exception as error:  # whatever it was, the next version must not wait for it
+                if self._stopping.is_set():
+                    return
+                logger.exception("%s was not reviewed", version.uri)
                 self._tag(version, ERROR_TAG, str(error)[:TAG_CHARACTERS])
 
     def review(self, version: Version) -> None:
@@ -168,11 +184,14 @@ class Receiver:
         write_back(self._registry, version, report, verdict, html, f"{self._service.url}{analysis.links.report}")
         logger.info("%s: %s", version.uri, verdict.decision)
 
-    def _tag(self, version: Version, key: str, value: str) -> None:
+    def _tag(self, version: Version, key: str, value: str) -> bool:
+        """Whether the registry took it."""
         try:
             self._registry.set_model_version_tag(version.name, version.number, key, value)
         except MlflowException as error:
             logger.error("%s could not be tagged: %s", version.uri, error)
+            return False
+        return True
 
 
 def serve(path: Path, url: str | None, registry: MlflowClient, secret: str, host: str, port: int) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from datetime import datetime
 
 from layerdrift.contract.policy import Check, Decision, Verdict
 from layerdrift.render.markdown import plain
+
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 SIGN: dict[Decision, str] = {"pass": "✅", "warn": "⚠️", "fail": "❌"}
 SAID: dict[Decision, str] = {
@@ -65,4 +68,4 @@ def _explained(check: Check) -> str:
 
 def _xml(text: str) -> str:
     """Without the characters that XML 1.0 cannot hold."""
-    return "".join(one for one in text if one in "\t\n\r" or " " <= one <= "\ud7ff" or one >= "\ue000")
+    return _NO_XML.sub("", text)

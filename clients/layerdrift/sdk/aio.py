@@ -158,13 +158,19 @@ class AsyncClient:
         """Makes an API key useless."""
         await self._send(calls.revoke_key(key_id))
 
-    async def events(self, analysis_id: str, after: str | None = None) -> AsyncIterator[Event]:
+    async def events(
+        self, analysis_id: str, after: str | None = None, timeout: float | None = None
+    ) -> AsyncIterator[Event]:
         """What happens to an analysis, until it has ended; a stream that breaks off is taken up where it was.
 
         Args:
             after: the id of the last event that was seen; None: from the beginning.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds, looked at every 10 s at least.
         """
-        heard = time.monotonic()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        lost: float | None = None
         while True:
             headers = {"Last-Event-ID": after} if after else {}
             try:
@@ -174,15 +180,19 @@ class AsyncClient:
                     if not source.response.is_success:
                         await source.response.aread()
                         raise error_of(source.response)
+                    lost = None
                     async for sent in source.aiter_sse():
-                        heard = time.monotonic()
-                        after = sent.id or after
-                        yield Event.of(sent)
+                        if sent.data:  # else a sign of life
+                            after = sent.id or after
+                            yield Event.of(sent)
                         if sent.event == "done":
                             return
+                        calls.check(deadline, analysis_id, timeout)
             except (httpx.TransportError, UnavailableError) as error:
-                if time.monotonic() - heard > OUTAGE_SECONDS:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > OUTAGE_SECONDS:
                     raise TransportError(f"{self.url} has been away for {OUTAGE_SECONDS:g} s: {error}") from error
+            calls.check(deadline, analysis_id, timeout)
             await asyncio.sleep(POLL_SECONDS)
 
     async def watch(self, analysis_id: str, timeout: float | None = None) -> AsyncIterator[Analysis]:
@@ -206,8 +216,7 @@ class AsyncClient:
                 yield analysis
                 if analysis.status.final:
                     return
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"{analysis_id} has not ended after {timeout:g} s; it goes on")
+            calls.check(deadline, analysis_id, timeout)
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait(self, analysis_id: str, timeout: float | None = None) -> Report:

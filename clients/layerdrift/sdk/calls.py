@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import httpx
 from httpx_sse import ServerSentEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import Artifact
@@ -61,7 +62,7 @@ class Retries:
         if answer is None:
             if not call.repeatable:
                 return None
-        elif answer.status_code not in (429, 503):
+        elif answer.status_code != 429 and not (answer.status_code == 503 and call.repeatable):
             return None
         pause = self.source.uniform(0, min(self.longest, self.first * 2 ** (made - 1)))
         said = retry_after(answer) if answer is not None else None
@@ -70,7 +71,7 @@ class Retries:
 
 @dataclass(frozen=True)
 class Call(Generic[_T]):
-    """One HTTP request and how its answer is read. Only a `repeatable` one is sent again when no answer came."""
+    """One HTTP request and how its answer is read; where it is not `repeatable`, only 429 makes it be sent again."""
 
     method: str
     path: str
@@ -93,7 +94,10 @@ class Call(Generic[_T]):
         """What the answer holds; the error that it stands for."""
         if not answer.is_success:
             raise error_of(answer)
-        return self.read(answer)
+        try:
+            return self.read(answer)
+        except ValidationError as error:
+            raise LayerdriftError(f"{answer.url} answered something that layerdrift does not: {error}") from error
 
 
 class Event(NamedTuple):
@@ -120,6 +124,17 @@ def connection(url: str | None, api_key: str | None, timeout: float) -> dict[str
 def unreachable(url: httpx.URL, error: httpx.TransportError) -> LayerdriftError:
     """The error of a service that nobody answers at."""
     return TransportError(f"{url} could not be reached: {error}")
+
+
+def events_path(analysis_id: str) -> str:
+    """Where an analysis's events are told."""
+    return f"/v1/analyses/{analysis_id}/events"
+
+
+def check(deadline: float | None, analysis_id: str, timeout: float | None) -> None:
+    """TimeoutError where the time for an analysis is over."""
+    if deadline is not None and time.monotonic() > deadline:
+        raise TimeoutError(f"{analysis_id} has not ended after {timeout:g} s; it goes on")
 
 
 def submit(request: AnalysisRequest) -> Call[Analysis]:

@@ -114,11 +114,12 @@ class Client:
         """Writes an artifact's bytes to a file; LayerdriftError where they are not those that were kept."""
         digest = hashlib.sha256()
         try:
-            with httpx.stream("GET", artifact.url, timeout=self._http.timeout) as answer, target.open("wb") as file:
+            with httpx.stream("GET", artifact.url, timeout=self._http.timeout) as answer:
                 answer.raise_for_status()
-                for chunk in answer.iter_bytes():
-                    digest.update(chunk)
-                    file.write(chunk)
+                with target.open("wb") as file:
+                    for chunk in answer.iter_bytes():
+                        digest.update(chunk)
+                        file.write(chunk)
         except httpx.HTTPError as error:
             raise TransportError(f"{artifact.name} could not be fetched: {error}") from error
         if digest.hexdigest() != artifact.sha256:
@@ -160,29 +161,37 @@ class Client:
         """Makes an API key useless."""
         self._send(calls.revoke_key(key_id))
 
-    def events(self, analysis_id: str, after: str | None = None) -> Iterator[Event]:
+    def events(self, analysis_id: str, after: str | None = None, timeout: float | None = None) -> Iterator[Event]:
         """What happens to an analysis, until it has ended; a stream that breaks off is taken up where it was.
 
         Args:
             after: the id of the last event that was seen; None: from the beginning.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds, looked at every 10 s at least.
         """
-        heard = time.monotonic()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        lost: float | None = None
         while True:
             headers = {"Last-Event-ID": after} if after else {}
             try:
-                with connect_sse(self._http, "GET", f"/v1/analyses/{analysis_id}/events", headers=headers) as source:
+                with connect_sse(self._http, "GET", calls.events_path(analysis_id), headers=headers) as source:
                     if not source.response.is_success:
                         source.response.read()
                         raise error_of(source.response)
+                    lost = None
                     for sent in source.iter_sse():
-                        heard = time.monotonic()
-                        after = sent.id or after
-                        yield Event.of(sent)
+                        if sent.data:  # else a sign of life
+                            after = sent.id or after
+                            yield Event.of(sent)
                         if sent.event == "done":
                             return
+                        calls.check(deadline, analysis_id, timeout)
             except (httpx.TransportError, UnavailableError) as error:
-                if time.monotonic() - heard > OUTAGE_SECONDS:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > OUTAGE_SECONDS:
                     raise TransportError(f"{self.url} has been away for {OUTAGE_SECONDS:g} s: {error}") from error
+            calls.check(deadline, analysis_id, timeout)
             time.sleep(POLL_SECONDS)
 
     def watch(self, analysis_id: str, timeout: float | None = None) -> Iterator[Analysis]:
@@ -206,8 +215,7 @@ class Client:
                 yield analysis
                 if analysis.status.final:
                     return
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"{analysis_id} has not ended after {timeout:g} s; it goes on")
+            calls.check(deadline, analysis_id, timeout)
             time.sleep(POLL_SECONDS)
 
     def wait(self, analysis_id: str, timeout: float | None = None) -> Report:

@@ -44,7 +44,7 @@ def judged(given: Report, baseline: Report | None = None, **rule: Any) -> Check:
         ("layers[1].similarity.token.cka.low", {"layers[1].similarity.token.cka.low": pytest.approx(2 / 3 - 0.01)}),
         ("layers[0].similarity.cls.cka.value", {"layers[0].similarity.cls.cka.value": None}),
         ("layers[0].weights.attention.relative_frobenius", {"layers[0].weights.attention.relative_frobenius": None}),
-        ("warnings[code=no_such].length", {"warnings[code=no_such].length": 0}),
+        ("warnings[code=no_intervals].length", {"warnings[code=no_intervals].length": 0}),
         ("models.base.blocks", {"models.base.blocks": 3}),
         ("outputs.tuned.accuracy.value", {"outputs.tuned.accuracy.value": None}),
         ("layers[9].drift", {}),
@@ -66,6 +66,13 @@ def test_a_path_leads_to_every_number_that_it_names(path: str, expected: dict[st
         ("layers.drift", "layers is a list; choose in it with brackets: layers[*].drift"),
         ("layers", "layers is a list; choose in it with brackets, or count it with .length"),
         ("layers[zon=general].drift", "leads nowhere"),
+        ("layers[zone=specialized].length", "did you mean specialised?"),
+        ("warnings[code=identical_model].length", "did you mean identical_models?"),
+        ("layers[drifted=yes].length", "possible: false, true"),
+        ("layers[0].length", "leads nowhere"),
+        ("outputs.length", "leads nowhere"),
+        ("name.length", "leads nowhere"),
+        ("layers[*].drift.length", "leads nowhere"),
         ("layers[a].drift", "[a] is neither a number, a slice, * nor name=value"),
         ("layers[0]drift", "is no path: 'drift' at column 10"),
         ("layers[0:3:0].drift", "step 0"),
@@ -166,6 +173,8 @@ def test_a_baseline_is_compared_layer_by_layer_and_small_numbers_count_as_the_fl
     assert found.observed == pytest.approx(1.5)
     assert "times the baseline's" in found.detail
     assert judged(now, before, **rule, max=1.6).findings[0].path == "layers[0].drift"
+    many = {"path": "layers[*].drift", "minus": "layers[*].excess_drift", "of_baseline": "difference"}
+    assert judged(now, before, **many, max=-5, if_undefined="pass").decision == "fail"
     less = judged(now, before, path="layers[3].drift", of_baseline="difference", max=0.34)
     assert less.decision == "pass"
     assert less.observed == pytest.approx(1 / 3)
@@ -194,6 +203,9 @@ def test_a_baseline_that_was_measured_otherwise_is_warned_of_and_none_is_an_erro
         ({"max": 1, "floor": 0.1}, "floor is for of_baseline: ratio"),
         ({"path": "layers[0].zone", "max": 1}, "is no number: ask for it with equals"),
         ({"max": float("nan")}, "finite number"),
+        ({"equals": 1}, "valid"),
+        ({"max": 1, "minus": "models.base.uri"}, "is no number to take off"),
+        ({"max": True}, "valid number"),
     ],
 )
 def test_a_rule_that_cannot_be_judged_is_refused(rule: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from layerdrift.contract.errors import InputError, RateError, TransportError, UnavailableError
+from layerdrift.contract.errors import InputError, LayerdriftError, RateError, TransportError, UnavailableError
 from layerdrift.contract.key import KeyRequest
 from layerdrift.contract.policy import Policy
 from layerdrift.sdk import AsyncClient, Client, Event, Retries
@@ -112,13 +112,26 @@ def test_in_the_end_the_error_is_raised(server: Server) -> None:
 
 
 def test_what_may_have_been_done_is_not_done_twice(server: Server) -> None:
-    server.script = [None]
     with Client(server.url, retries=FAST) as client:
         for call in (lambda: client.cancel(ID), lambda: client.create_key(KeyRequest()), lambda: client.delete(ID)):
-            server.seen.clear()
-            with pytest.raises(TransportError):
-                call()
-            assert len(server.seen) == 1
+            for answer, error in ((None, TransportError), (AWAY, UnavailableError)):
+                server.script = [answer]
+                server.seen.clear()
+                with pytest.raises(error):
+                    call()
+                assert len(server.seen) == 1
+
+
+def test_an_answer_that_is_not_the_services_is_an_error_of_its_own(server: Server) -> None:
+    server.script = [(200, {"Content-Type": "text/html"}, b"<html>a proxy</html>")]
+    with Client(server.url, retries=FAST) as client, pytest.raises(LayerdriftError, match="layerdrift does not"):
+        client.get(ID)
+
+
+def test_a_stream_that_only_shows_signs_of_life_ends_with_the_time_that_was_given(server: Server) -> None:
+    server.script = [(200, STREAM, b"retry: 2000\n\n: still there\n\n")]
+    with Client(server.url, retries=FAST) as client, pytest.raises(TimeoutError, match=r"has not ended after 0\.2 s"):
+        list(client.events(ID, timeout=0.2))
 
 
 def test_pauses_grow_have_jitter_and_keep_to_what_the_service_says() -> None:

@@ -61,6 +61,7 @@ function across(spec) {
 }
 
 function draw(id) {
+  near.unobserve($(id));
   const given = { actions: false, renderer: "svg" };
   vegaEmbed("#" + id, data.specs[id], given).then(({ view }) => {
     views[id] = view;
@@ -200,6 +201,14 @@ function showLatents() {
   $("latent-count").textContent = `${left} of ${all.length} latents` + (left ? "" : only ? `: none of layer ${picked} changed beyond floor and chance` : "");
 }
 
+// figures that cannot be seen yet wait until they are near
+const near = new IntersectionObserver((seen) => {
+  for (const one of seen) {
+    if (one.isIntersecting) {
+      draw(one.target.id);
+    }
+  }
+}, { rootMargin: "600px" });
 $("layer").addEventListener("input", (event) => pick(event.target.value));
 for (const id of ["latent-picked", "latent-fate"]) {
   $(id)?.addEventListener("change", showLatents);
@@ -207,14 +216,5 @@ for (const id of ["latent-picked", "latent-fate"]) {
 document.querySelectorAll("tr[data-layer]").forEach((row) => row.addEventListener("click", () => pick(row.dataset.layer)));
 tokens();
 pick(picked);
-// figures that cannot be seen yet wait until they are near
-const near = new IntersectionObserver((seen) => {
-  for (const one of seen) {
-    if (one.isIntersecting) {
-      near.unobserve(one.target);
-      draw(one.target.id);
-    }
-  }
-}, { rootMargin: "600px" });
 Object.keys(data.specs).forEach((id) => (id === "drift" ? draw(id) : near.observe($(id))));
 addEventListener("beforeprint", () => Object.keys(data.specs).filter((id) => !views[id]).forEach((id) => draw(id)));
