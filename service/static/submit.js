@@ -21,13 +21,17 @@ function place(title, pointer, accept, hint) {
   const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": `${title}: upload` });
   file.addEventListener("change", () => (text.input.value = file.files[0] ? `file: ${file.files[0].name}` : ""));
   text.whole.append(file, bar);
+  let sent = null;
   text.uri = async () => {
     if (!file.files[0] || text.input.value !== `file: ${file.files[0].name}`) {
       return text.input.value.trim();
     }
-    bar.hidden = false;
-    say(`uploading ${file.files[0].name}`);
-    return (await upload(file.files[0], (share) => (bar.value = share))).uri;
+    if (sent?.file !== file.files[0]) { // a form that is sent again after a mistake sends no file twice
+      bar.hidden = false;
+      say(`uploading ${file.files[0].name}`);
+      sent = { file: file.files[0], uri: (await upload(file.files[0], (share) => (bar.value = share))).uri };
+    }
+    return sent.uri;
   };
   return text;
 }

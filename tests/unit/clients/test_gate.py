@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
+from pathlib import Path as Files
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from layerdrift import policies
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Path, PathError
 from layerdrift.contract.policy import Check, Policy, Verdict
-from layerdrift.contract.report import Report
+from layerdrift.contract.report import WARNING_CODES, Report
 from layerdrift.gate import BASELINE_CHECK, judge
 from layerdrift.render import verdict as drawn
 from tests.unit.clients.test_render import report
@@ -307,3 +309,11 @@ def mixed() -> Verdict:
         ),
         report(),
     )
+
+
+def test_every_warning_of_the_workers_can_be_asked_for() -> None:
+    sources = "".join(path.read_text() for path in (Files(__file__).parents[3] / "workers").rglob("*.py"))
+    written = set(re.findall(r'ReportWarning\(\s*code="([a-z_]+)"', sources))
+    assert len(written) > 10
+    assert written <= set(WARNING_CODES)
+    assert all(f'"{code}"' in sources for code in WARNING_CODES)
