@@ -18,8 +18,9 @@ SHOTS = Path(__file__).parents[2] / "var" / "screenshots"
 SERIOUS = ("serious", "critical")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Ended with its tests: while it runs, Playwright's event loop is that of the thread."""
     path = shutil.which("chromium")
     assert path is not None, "these tests need Debian's chromium: make test-browser installs it"
     with sync_playwright() as playwright:

@@ -43,14 +43,14 @@ def body(base: Path, tuned: Path, **changes: Any) -> AnalysisRequest:
 
 @pytest.fixture(scope="module")
 def done(client: Client, base_folder: Path, noised_folder: Path) -> Analysis:
-    analysis = client.submit(body(base_folder, noised_folder, name="reviews v7", tags={"team": "search"}))
+    analysis = client.submit(body(base_folder, noised_folder, name="films v7", tags={"team": "browser"}))
     client.wait(analysis.id, timeout=200)
     return client.get(analysis.id)
 
 
 @pytest.fixture(scope="module")
 def other(client: Client, base_folder: Path, noised_folder: Path) -> Analysis:
-    analysis = client.submit(body(base_folder, noised_folder, name="reviews v8", seed=5, analysis={"sae": None}))
+    analysis = client.submit(body(base_folder, noised_folder, name="films v8", seed=5, analysis={"sae": None}))
     client.wait(analysis.id, timeout=200)
     return client.get(analysis.id)
 
@@ -92,11 +92,11 @@ def test_a_pair_is_submitted_by_the_form_watched_to_its_end_and_read(
 
 def test_two_are_compared(page: Page, done: Analysis, other: Analysis) -> None:
     page.goto("/")
-    expect(page.get_by_role("link", name="reviews v7")).to_be_visible()
+    expect(page.get_by_role("link", name="films v7")).to_be_visible()
     expect(page.locator("svg.spark").first).to_be_visible()
-    page.get_by_label("Choose reviews v7 for a comparison").check()
+    page.get_by_label("Choose films v7 for a comparison").check()
     expect(page.get_by_role("button", name="Compare two")).to_be_disabled()
-    page.get_by_label("Choose reviews v8 for a comparison").check()
+    page.get_by_label("Choose films v8 for a comparison").check()
     page.get_by_role("button", name="Compare two").click()
     expect(page.get_by_text("They were measured with other settings")).to_be_visible()
     expect(page.get_by_role("row")).to_have_count(5)
@@ -106,15 +106,15 @@ def test_two_are_compared(page: Page, done: Analysis, other: Analysis) -> None:
 def test_filters_find_and_the_list_follows_what_runs(page: Page, done: Analysis, other: Analysis) -> None:
     page.goto("/")
     page.get_by_label("Name").fill("V8")
-    expect(page.get_by_role("link", name="reviews v7")).to_have_count(0)
-    expect(page.get_by_role("link", name="reviews v8")).to_be_visible()
+    expect(page.get_by_role("link", name="films v7")).to_have_count(0)
+    expect(page.get_by_role("link", name="films v8")).to_be_visible()
     page.get_by_label("Name").fill("")
-    page.get_by_label("Tag").fill("team:search")
-    expect(page.get_by_role("link", name="reviews v8")).to_have_count(0)
-    expect(page.get_by_role("link", name="reviews v7")).to_be_visible()
+    page.get_by_label("Tag").fill("team:browser")
+    expect(page.get_by_role("link", name="films v8")).to_have_count(0)
+    expect(page.get_by_role("link", name="films v7")).to_be_visible()
     page.get_by_label("Tag").fill("")
     page.get_by_label("Status").select_option("failed")
-    expect(page.get_by_role("link", name="reviews v7")).to_have_count(0)
+    expect(page.get_by_role("link", name="films v7")).to_have_count(0)
 
 
 def test_one_that_runs_loses_the_connection_comes_back_and_is_cancelled(
@@ -233,18 +233,18 @@ def test_five_hundred_analyses_are_paged_and_a_phone_shows_them(crowded: Stack, 
 
 def test_the_keyboard_is_enough(page: Page, done: Analysis) -> None:
     page.goto("/")
-    expect(page.get_by_role("link", name="reviews v7")).to_be_visible()
+    expect(page.get_by_role("link", name="films v7")).to_be_visible()
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="To the content")).to_be_focused()
     seen = set()
     for _ in range(40):
         page.keyboard.press("Tab")
         seen.add(page.evaluate("() => document.activeElement.textContent.trim()"))
-        if "reviews v7" in seen:
+        if "films v7" in seen:
             break
-    assert {"New analysis", "reviews v7"} <= seen
+    assert {"New analysis", "films v7"} <= seen
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="reviews v7")).to_be_visible()
+    expect(page.get_by_role("heading", name="films v7")).to_be_visible()
 
 
 def test_nothing_is_fetched_from_elsewhere(page: Page, done: Analysis, stack: Stack) -> None:
@@ -255,7 +255,7 @@ def test_nothing_is_fetched_from_elsewhere(page: Page, done: Analysis, stack: St
     assert "script-src 'self'" in answer.headers["content-security-policy"]
     page.goto(f"/#/a/{done.id}")
     frame = page.frame_locator("iframe")
-    expect(frame.get_by_role("heading", name="reviews v7")).to_be_visible()
+    expect(frame.get_by_role("heading", name="films v7")).to_be_visible()
     assert all(url.startswith((stack.url, "data:", "blob:")) for url in asked), asked
     assert json.loads(page.evaluate("() => JSON.stringify(Object.keys(localStorage))")) == []
 
@@ -264,7 +264,7 @@ def test_a_report_has_no_origin_and_no_way_to_the_api(chromium: Browser, done: A
     with chromium.new_context(base_url=stack.url) as context:
         page = context.new_page()
         page.goto(f"/#/a/{done.id}")
-        expect(page.frame_locator("iframe").get_by_role("heading", name="reviews v7")).to_be_visible()
+        expect(page.frame_locator("iframe").get_by_role("heading", name="films v7")).to_be_visible()
         inside = next(one for one in page.frames if "frame.html" in one.url)
         assert inside.evaluate("() => self.origin") == "null"
         assert inside.evaluate("(url) => fetch(url).then(() => true, () => false)", f"{stack.url}/v1/analyses") is False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -21,13 +21,22 @@ class Scope(StrEnum):
     ADMIN = "admin"  # deleting, and making keys
 
 
+def _repeatable(schema: dict[str, Any]) -> None:
+    """A scope that is named twice is one."""
+    schema.pop("uniqueItems", None)
+
+
 class KeyRequest(BaseModel):
     """A key that is asked for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(default="", max_length=200, description="for people")
-    scopes: frozenset[Scope] = Field(default=frozenset({Scope.READ, Scope.SUBMIT}), min_length=1)
+    scopes: frozenset[Scope] = Field(
+        default=frozenset({Scope.READ, Scope.SUBMIT}),
+        min_length=1,
+        json_schema_extra=_repeatable,
+    )
     requests_per_minute: int = Field(default=600, ge=1, le=1_000_000, strict=True, description="more are answered 429")
     open_jobs: int = Field(
         default=100,
