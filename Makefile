@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults bench bench-sae bench-api bench-page lint types contracts lock clean
+.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility bench bench-sae bench-api bench-page lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,7 +48,7 @@ contracts: $(STAMP)
 	PYTHONPATH=clients $(BIN)/lint-imports
 
 test: lint types contracts chromium $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
-	$(BIN)/pytest -m "not faults"
+	$(BIN)/pytest -m "not faults and not slow"
 
 docs: $(STAMP)  ## the documentation site, into var/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo wrote var/site/index.html
@@ -74,6 +74,12 @@ bench-page: $(STAMP) chromium  ## how soon the demo's report page shows somethin
 
 test-faults: $(STAMP)  ## kills, stops, empties and fills what jobs rest on, with the real servers (a quarter of an hour)
 	$(BIN)/pytest tests/faults -m faults
+
+test-slow: $(STAMP)  ## verdicts on five real pairs: classifiers, and a chat model with a sound and a wrecking LoRA (half an hour)
+	$(BIN)/pytest tests/slow -m slow
+
+compatibility: $(STAMP)  ## docs/compatibility.md from the tested cases
+	@$(BIN)/python -m deploy.docs.compatibility
 
 lock: $(STAMP)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|wheel)==' > requirements.lock

@@ -91,6 +91,7 @@ def _connect_in_lifespan(app: FastAPI, settings: Settings) -> None:
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
         tracing.configure("layerdrift-api")
         running.state.deployment = Deployment.connect(settings)
+        running.state.deployment.probe_store_in_background()
         async with inner(running) as state:
             yield state
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from prometheus_client import generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from layerdrift import __version__
@@ -47,6 +47,9 @@ class Readiness(BaseModel):
     ready: bool
     redis: str
     s3: str
+    s3_conditional_writes: bool | None = Field(
+        description="whether S3 refuses to overwrite an object when asked to; null while S3 is away"
+    )
     workers: int
 
 
@@ -242,11 +245,19 @@ def ready(backends: Backends, response: Response) -> Readiness:
             states[name] = "ok"
         except LayerdriftError as error:
             states[name] = error.detail
+    if states["s3"] == "ok" and backends.blobs.conditional_writes is None:
+        backends.probe_store()
     workers = backends.jobs.workers("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
     all_there = states["redis"] == states["s3"] == "ok" and workers > 0
     if not all_there:
         response.status_code = 503
-    return Readiness(ready=all_there, redis=states["redis"], s3=states["s3"], workers=workers)
+    return Readiness(
+        ready=all_there,
+        redis=states["redis"],
+        s3=states["s3"],
+        s3_conditional_writes=backends.blobs.conditional_writes,
+        workers=workers,
+    )
 
 
 @router.get("/metrics", include_in_schema=False)

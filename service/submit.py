@@ -23,7 +23,7 @@ from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import PinnedDataset
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.contract.errors import LayerdriftError, RateError
-from layerdrift.contract.request import AnalysisRequest, DatasetRef, InlineData, Label, Webhook
+from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label, Webhook
 from layerdrift.contract.upload import Upload
 from service.problems import problem_response, redis_away
 
@@ -92,8 +92,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
     sources = deployment.sources.of(tenant)
     request, pins = submission.request, sources.pin(submission.request)
     if request.dataset.inline is not None:
-        upload = _kept_inline(deployment.uploads, tenant, request.dataset.inline)
-        dataset = DatasetRef(uri=upload.uri, max_examples=request.dataset.max_examples)
+        upload, dataset = _kept_inline(deployment.uploads, tenant, request.dataset)
         request = request.model_copy(update={"dataset": dataset})
         pins = pins.model_copy(update={"dataset": PinnedDataset(source=upload.uri, file=pinned_upload(upload))})
     fresh = JobRecord(
@@ -133,9 +132,17 @@ def accepted(record: JobRecord, status: int) -> JSONResponse:
     return JSONResponse(analysis.model_dump(mode="json"), status_code=status, headers={"Location": analysis.links.self})
 
 
-def _kept_inline(uploads: UploadStore, tenant: str, inline: InlineData) -> Upload:
-    """The texts of a request as an upload: records are read often, and these may be megabytes."""
+def _kept_inline(uploads: UploadStore, tenant: str, given: DatasetRef) -> tuple[Upload, DatasetRef]:
+    """The texts of a request as an upload, and how it is read: records are read often, and these may be megabytes."""
+    inline = given.inline
+    if inline is None:
+        raise ValueError("the data set is not inline")
     labels: Sequence[Label | None] = inline.labels or [None] * len(inline.texts)
-    rows = ({"text": text, "label": label} for text, label in zip(inline.texts, labels, strict=True))
+    rows: list[dict[str, Label | None]]
+    rows = [{"text": text, "label": label} for text, label in zip(inline.texts, labels, strict=True)]
+    if inline.pairs is not None:
+        rows = [{**row, "pair": pair} for row, pair in zip(rows, inline.pairs, strict=True)]
     body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    return uploads.keep_inline(tenant, body, "inline.jsonl")
+    upload = uploads.keep_inline(tenant, body, "inline.jsonl")
+    pair_column = None if inline.pairs is None else "pair"
+    return upload, DatasetRef(uri=upload.uri, text_pair_column=pair_column, max_examples=given.max_examples)

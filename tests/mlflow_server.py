@@ -60,6 +60,11 @@ class MlflowServer:
             placed[f"{inside}/{path.name}"] = path
         return self._register(name, placed)
 
+    def register_tree(self, name: str, folder: Path) -> str:
+        """A new version with all that lies in a folder and below it, served by the server; its number."""
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return self._register(name, {path.relative_to(folder).as_posix(): path for path in files})
+
     def register_beside(self, name: str, folder: Path, place: Path) -> str:
         """A new version whose files lie below `place`, which the server does not serve."""
         experiment = {"name": name, "artifact_location": place.as_uri()}

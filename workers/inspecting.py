@@ -25,13 +25,18 @@ from layerdrift.contract.errors import ConflictError, InputError, LayerdriftErro
 from layerdrift.contract.inspection import STRONGEST, InspectedLayer, InspectedText, Inspection, LatentActivation
 from workers.analysis.moments import row_cosines
 from workers.analysis.sae import SaeStack
-from workers.models.texts import Batch, batches
+from workers.models.inliers import Inliers
+from workers.models.texts import Batch, batches, encode
+from workers.models.tokenizers import load_tokenizer
 from workers.stages.gather import BATCH_TEXTS, BATCH_TOKENS
 from workers.stages.pair import Pair, load_pair
 from workers.stages.resolve import Checkpoint, fetch_checkpoints
 
 CENTRES = "centres.safetensors"
 """Artifact: the token view's means at every layer of both models, which drift is centred at."""
+
+OLD_LENGTH = 128
+"""Tokens of a text that reports of version 0.1 read where the request named no length."""
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +152,7 @@ class Inspector:
     def _load(self, record: JobRecord, folder: Path) -> LoadedPair:
         deployment = self._deployment
         sources, limit = deployment.sources.of(record.tenant), deployment.settings.max_parameters
-        base, tuned = fetch_checkpoints(record.pins, sources, folder, limit, lambda *_: None)
+        base, tuned, _ = fetch_checkpoints(record.pins, sources, folder, limit, lambda *_: None)
         if tuned is None:
             prefix = keys.checkpoint_prefix(record.owned)
             tuned = Checkpoint(self._fetched(prefix, folder / "finetuned"), prefix, "")
@@ -155,8 +160,13 @@ class Inspector:
             centres = load(deployment.blobs.get(keys.artifact_prefix(record.owned) + CENTRES))
         except NotFoundError as error:
             raise ConflictError(f"{record.id} was analysed before texts could be inspected; post it again") from error
-        pair = load_pair(record.request, base, tuned)
+        length = int(centres["length"]) if "length" in centres else record.request.analysis.max_length or OLD_LENGTH
+        pair = load_pair(base, tuned, load_tokenizer(base.folder, "/base/uri"), length)
         layers = pair.shape[0]
+        inliers = Inliers.everywhere(pair.reading.causal, layers)
+        if "base_limits" in centres:
+            inliers = Inliers(pair.reading.causal, centres["base_limits"], centres["tuned_limits"])
+        pair = pair.with_inliers(inliers)
         base_saes, tuned_saes = (
             self._autoencoders(record, side, layers, folder / "saes") for side in ("base", "tuned")
         )
@@ -203,7 +213,10 @@ def inspected(loaded: LoadedPair, texts: Sequence[str]) -> list[InspectedText]:
     reading = loaded.pair.reading
     found: dict[int, InspectedText] = {}
     for batch in batches(reading.tokenizer, list(texts), BATCH_TEXTS, reading.length, BATCH_TOKENS):
-        base, tuned = (torch.stack(states) for states in loaded.pair.states(batch))
+        states = loaded.pair.states(batch)
+        if reading.inliers is not None:
+            batch = reading.inliers.judged(batch, *states)
+        base, tuned = (torch.stack(side) for side in states)
         for row, index in enumerate(batch.indices):
             length = int(batch.attention_mask[row].sum())
             sides = base[:, row, :length], tuned[:, row, :length]
@@ -228,7 +241,7 @@ def _text(loaded: LoadedPair, text: str, batch: Batch, row: int, sides: tuple[Te
                 tuned_latents=_strongest(loaded.tuned_saes, layer, tuned[layer]),
             )
         )
-    whole = len(reading.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    whole = len(encode(reading.tokenizer, [text], None)[0].ids)
     return InspectedText(
         text=text,
         tokens=reading.tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),

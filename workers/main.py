@@ -41,6 +41,7 @@ def _configure_logs(**_: Any) -> None:
 @worker_ready.connect
 def _begin(**_: Any) -> None:
     deployment = Deployment.connect(Settings())
+    deployment.probe_store_in_background()
     _helpers.append(Reconciler(deployment, f"{socket.gethostname()}:{os.getpid()}", QUEUES))
     _helpers.append(Herald(deployment))
     for helper in _helpers:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import redis
+import torch
 from safetensors.torch import save_file
 
 from layerdrift.backends import keys, logs, metrics, tracing
@@ -192,15 +193,13 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         with _stage(writer, StageName.SAE):
             directions = compared.probed.directions if compared.probed else None
             trained = train_saes(request, rows, directions, writer.tick, keeping)
-            shown = with_latents(request, resolved, checkpoint, extracted.tokens, trained.dictionaries, writer.tick)
+            shown = with_latents(resolved, checkpoint, extracted, trained.dictionaries, writer.tick)
             extracted = replace(extracted, tokens=shown)
             if request.analysis.sae is not None and request.analysis.sae.save:
                 scratch, bucket = folder / "sae", deployment.blobs.bucket
                 kept = _keep(record.owned, trained, rows, scratch, writer.tick, bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
-        judged = judge(
-            request, resolved, checkpoint, compared, trained, extracted.analysed, folder, writer.tick, keeping
-        )
+        judged = judge(request, resolved, checkpoint, compared, trained, extracted, folder, writer.tick, keeping)
     with _stage(writer, StageName.REPORT):
         found = Findings(resolved, tuned, extracted, compared, trained, kept, judged)
         report = build_report(record.id, request, found, writer.seconds)
@@ -225,9 +224,13 @@ def _tune(
 
 
 def _keep_centres(extracted: Extracted, path: Path, owned: keys.Owned, artifacts: Artifacts) -> None:
-    """Stores what drift is centred at, so that other texts can be inspected later."""
-    frame = extracted.moments["token"].frame
-    save_file({"base": frame.base.contiguous(), "tuned": frame.tuned.contiguous()}, path)
+    """Stores how texts were read and what drift is centred at, so that other texts can be inspected later."""
+    frame, reading = extracted.moments["token"].frame, extracted.reading
+    tensors = {"base": frame.base.contiguous(), "tuned": frame.tuned.contiguous()}
+    tensors["length"] = torch.tensor(reading.length)
+    if reading.inliers is not None:
+        tensors |= {"base_limits": reading.inliers.base_limits, "tuned_limits": reading.inliers.tuned_limits}
+    save_file(tensors, path)
     artifacts.put(path.name, keys.artifact_prefix(owned) + path.name, path)
 
 

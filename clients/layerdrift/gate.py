@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from layerdrift.contract.comparison import Comparison, compare
+from layerdrift.contract.comparison import Comparison, compare, incomparable
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Match, Path, PathError
 from layerdrift.contract.policy import Check, Decision, Finding, Policy, Rule, Scalar, Verdict, rule_error
@@ -55,7 +55,7 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
 def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) -> Check:
     numbers = _numbers(policy, rule, report)
     if rule.of_baseline and baseline is not None:
-        numbers = [_against(rule, number, baseline) for number in numbers]
+        numbers = [_against(rule, number, report, baseline) for number in numbers]
     undefined = [match for match in numbers if match.value is None]
     if undefined and rule.if_undefined == "error":
         where = ", ".join(match.path for match in undefined[:_SHOWN])
@@ -121,8 +121,12 @@ def _found(policy: Policy, rule: Rule, path: str, report: Report) -> list[Match]
     return found
 
 
-def _against(rule: Rule, number: _Number, baseline: Report) -> _Number:
-    """A number over, or less, the one at the same place of the baseline."""
+def _against(rule: Rule, number: _Number, report: Report, baseline: Report) -> _Number:
+    """A number over, or less, the one at the same place of the baseline; none where they measure other things."""
+    for path in (number.path, number.minus or ""):
+        inner = path.split("].", 1)[-1] if path.startswith("layers[") else path
+        if incomparable(inner.split(".")[0], baseline, report) is not None:
+            return number._replace(value=None)
     other = _value_at(number.path, baseline)
     if number.minus is not None:
         other = _apply(lambda a, b: a - b, other, _value_at(number.minus, baseline))
@@ -219,5 +223,10 @@ def _comparable(found: Comparison) -> Check:
         limit="= true",
         message="measure both models alike, or numbers differ by that alone",
         findings=[Finding(path="baseline", observed=False)] if unlike else [],
-        detail=f"the baseline has other {' and '.join(unlike)}" if unlike else "both were measured alike",
+        detail=_unlike(unlike, found) if unlike else "both were measured alike",
     )
+
+
+def _unlike(what: list[str], found: Comparison) -> str:
+    named = f" ({', '.join(found.unlike_settings)})" if found.unlike_settings else ""
+    return f"the baseline has other {' and '.join(what)}{named}"

@@ -12,7 +12,7 @@ export async function compare(view, signal, one, other) {
   const names = [first.name || one, second.name || other];
   const unlike = [["base model", found.same_base], ["data", found.same_dataset], ["settings", found.same_settings]]
     .filter(([, same]) => !same)
-    .map(([what]) => what);
+    .map(([what]) => (what === "settings" ? `settings (${found.unlike_settings.join(", ")})` : what));
   const series = [
     { name: `one: ${names[0]}`, colour: "var(--general)", points: found.layers.map((layer) => [layer.index, layer.drift.one ?? 0]) },
     { name: `other: ${names[1]}`, colour: "var(--specialised)", dash: "6 4", points: found.layers.map((layer) => [layer.index, layer.drift.other ?? 0]) },
@@ -22,7 +22,7 @@ export async function compare(view, signal, one, other) {
   view.append(
     h("h1", {}, "Two reports"),
     h("p", {}, h("a", { href: `#/a/${one}` }, names[0]), " → ", h("a", { href: `#/a/${other}` }, names[1])),
-    unlike.length ? h("p", { class: "error" }, `They were measured with other ${unlike.join(" and ")}: numbers may differ by that alone.`) : null,
+    ...(unlike.length ? [h("p", { class: "error" }, `They were measured with other ${unlike.join(" and ")}: numbers may differ by that alone.`)] : []),
     h("div", { class: "card" }, lines({ series, label: "Drift by layer in both reports", xTitle: "layer (0: embeddings)", yTitle: "drift, 1 − CKA" })),
     h(
       "div",
@@ -52,6 +52,9 @@ export async function compare(view, signal, one, other) {
 function difference(found) {
   if (found.one === null && found.other === null) {
     return "—";
+  }
+  if (found.incomparable) {
+    return h("span", { title: found.incomparable }, `${fixed(found.one)} | ${fixed(found.other)} (${found.incomparable})`);
   }
   const size = found.difference === null ? null : fixed(Math.abs(found.difference));
   const sign = size === null || Number(size) === 0 ? "" : found.difference > 0 ? "+" : "−";

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, logging
 
 from deploy.embedded.demo_inputs import fetch
@@ -26,9 +27,12 @@ from layerdrift.backends.tables import Row
 from layerdrift.contract.request import AnalysisRequest
 from tests.benchmarks.document import publish
 from tests.benchmarks.sae_contenders import peak_mb
-from workers.models.loading import load_body, load_tokenizer
+from workers.models.inliers import Inliers
+from workers.models.loading import load_body
+from workers.models.states import StateReader
 from workers.models.structure import is_causal
-from workers.models.texts import count_tokens, hidden_states, usable_length
+from workers.models.texts import Batch, count_tokens, usable_length
+from workers.models.tokenizers import load_tokenizer
 from workers.stages.compare import compare
 from workers.stages.extract import extract
 from workers.stages.gather import Gathering, Reading, group_stores
@@ -97,8 +101,9 @@ class Setting:
             for parameter in self.tuned.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(0.02 * float(parameter.std(correction=0)) * noise)
-        tokenizer = load_tokenizer(inputs.model, None)
-        self.reading = Reading(tokenizer, usable_length(tokenizer, self.base, 128), is_causal(self.base))
+        tokenizer = load_tokenizer(inputs.model, "/base/uri")
+        states = StateReader.of(self.base, "/base/uri")
+        self.reading = Reading(tokenizer, usable_length(tokenizer, self.base, 128), is_causal(self.base), states)
         with inputs.reviews.open(encoding="utf-8", newline="") as stream:
             texts = [row["text"] for row in csv.DictReader(stream)]
         self.texts, self.tokens = [], 0
@@ -113,15 +118,20 @@ class Setting:
     def forward(self) -> None:
         """Both models over all texts, with their hidden states."""
         for _, batch in self.reading.grouped(self.texts):
-            hidden_states(self.base, batch)
-            hidden_states(self.tuned, batch)
+            self._states(batch)
+
+    def _states(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        read = self.reading.states.states
+        return read(self.base, batch), read(self.tuned, batch)
 
     def measure(self) -> None:
-        """The same, with moments of all views and of every group."""
+        """The same, with moments of all views and of every group, and with the rule for outliers."""
+        inliers = Inliers(self.reading.causal, *[torch.full((self.reading.states.layers,), 1e9)] * 2)
         with tempfile.TemporaryDirectory() as folder:
             gathering = Gathering(self.reading.causal, 0, group_stores(Path(folder)))
             for group, batch in self.reading.grouped(self.texts):
-                gathering.add(group, batch, hidden_states(self.base, batch), hidden_states(self.tuned, batch))
+                base, tuned = self._states(batch)
+                gathering.add(group, inliers.judged(batch, base, tuned), base, tuned)
             gathering.moments()
 
 
@@ -166,7 +176,8 @@ def _false_positives(model: Path) -> tuple[int, int]:
         }
     )
     base = Checkpoint(model, "base", "0")
-    resolved = Resolved(base, None, Split(rows, [], []), len(rows), "0", [])
+    tokenizer = load_tokenizer(model, "base")
+    resolved = Resolved(base, None, tokenizer, 128, Split(rows, [], []), len(rows), "0", [])
     drifted = layers = 0
     for number in range(IDENTITY_PAIRS):
         with tempfile.TemporaryDirectory() as folder:

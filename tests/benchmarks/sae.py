@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tests.benchmarks.document import publish
 from tests.benchmarks.measures import Setting
 from tests.benchmarks.sae_contenders import BATCH, HELDOUT_BATCHES, LATENTS, PEERS, RATE, STEPS, K
-from workers.models.texts import hidden_states
+from workers.models.states import hidden_states
 from workers.stages.gather import token_rows
 
 TRAIN_ROWS = 60_000

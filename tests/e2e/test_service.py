@@ -505,7 +505,13 @@ def test_the_list_is_newest_first_and_pages(client: Client, base_folder: Path, n
 def test_health_readiness_and_docs_answer_without_the_internet(stack: Stack) -> None:
     with httpx.Client(base_url=stack.url, timeout=30) as http:
         assert http.get("/health").json()["status"] == "ok"
-        assert http.get("/ready").json() == {"ready": True, "redis": "ok", "s3": "ok", "workers": 1}
+        assert http.get("/ready").json() == {
+            "ready": True,
+            "redis": "ok",
+            "s3": "ok",
+            "s3_conditional_writes": True,
+            "workers": 1,
+        }
         docs = http.get("/docs").text
         assert "https://" not in docs
         assert http.get("/static/docs/swagger-ui-bundle.js").status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -56,15 +57,16 @@ class Hub:
                 raise HTTPException(404)
             files = [
                 {
-                    "rfilename": path.name,
+                    "rfilename": path.relative_to(folder).as_posix(),
                     "size": path.stat().st_size,
                     "blobId": hashlib.sha1(path.read_bytes()).hexdigest(),
                 }
-                for path in sorted(folder.iterdir())
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
             ]
             return {"id": name, "sha": commit, "siblings": [*files, {"rfilename": "onnx/model.onnx", "size": 1}]}
 
-        @made.get("/{owner}/{model}/resolve/{commit}/{file}", response_model=None)
+        @made.get("/{owner}/{model}/resolve/{commit}/{file:path}", response_model=None)
         def resolve(
             owner: str, model: str, commit: str, file: str, request: Request
         ) -> FileResponse | RedirectResponse:
@@ -75,7 +77,7 @@ class Hub:
                 return RedirectResponse(f"{elsewhere}/storage/{name}/{commit}/{file}")
             return FileResponse(self.repositories[name][commit] / file)
 
-        @made.get("/storage/{owner}/{model}/{commit}/{file}")
+        @made.get("/storage/{owner}/{model}/{commit}/{file:path}")
         def storage(owner: str, model: str, commit: str, file: str, request: Request) -> FileResponse:
             self.seen_elsewhere.append(request.headers.get("Authorization"))
             return FileResponse(self.repositories[f"{owner}/{model}"][commit] / file)
@@ -136,6 +138,28 @@ def test_a_branch_is_pinned_to_its_commit_and_stays_so(
     assert heard[-1] == 1.0
     moved = sources(settings).pin(request("hf://org/model", "hf://org/model@v2"))
     assert moved.base.revision == new
+
+
+def test_the_checkpoint_in_a_folder_of_a_repository_is_read(
+    hub: Hub, settings: Settings, base_folder: Path, tmp_path: Path
+) -> None:
+    commit, repository = "d" * 40, tmp_path / "repository"
+    shutil.copytree(base_folder, repository / "0_Transformer")
+    (repository / "1_Pooling").mkdir()
+    (repository / "1_Pooling" / "config.json").write_text("{}")
+    (repository / "modules.json").write_text("[]")
+    (repository / ".gitattributes").write_text("")
+    hub.repositories["org/st"] = {commit: repository}
+    hub.branches["org/st", "main"] = commit
+    pinned = sources(settings).pin(request("hf://org/st", "hf://org/st")).base
+    assert (pinned.folder, pinned.revision) == ("0_Transformer", commit)
+    found = sources(settings).fetch_model(pinned, "/base/uri", tmp_path / "fetched", lambda _: None)
+    assert found == fingerprint(base_folder)
+    shutil.copytree(base_folder, repository / "other")
+    with pytest.raises(
+        InputError, match=r"holds 2 checkpoints \(0_Transformer, other\); give one of them a repository"
+    ):
+        sources(settings).pin(request("hf://org/st", "hf://org/st"))
 
 
 def test_private_models_need_the_services_token_which_goes_nowhere_else(

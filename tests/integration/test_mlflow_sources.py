@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -71,6 +72,40 @@ def test_the_layout_of_mlflow_transformers_is_read(
     found = sources(settings).fetch_model(pins.base, "/base/uri", tmp_path / "fetched", lambda _: None)
     assert found == fingerprint(base_folder)
     assert {path.name for path in (tmp_path / "fetched").iterdir()} >= {"tokenizer_config.json", "config.json"}
+
+
+def test_an_adapter_of_mlflow_transformers_is_an_adapter_with_its_tokenizer(
+    mlflow: MlflowServer, settings: Settings, base_folder: Path, tmp_path: Path
+) -> None:
+    mlflow.register("base-of-adapter", base_folder)
+    logged = tmp_path / "logged"
+    for name in ("peft/adapter_config.json", "peft/adapter_model.safetensors", "components/tokenizer/tokenizer.json"):
+        (logged / name).parent.mkdir(parents=True, exist_ok=True)
+        (logged / name).write_text('{"peft_type": "LORA"}')
+    (logged / "MLmodel").write_text("flavors:")
+    mlflow.register_tree("adapter", logged)
+    pins = pin(settings, "mlflow://base-of-adapter/1", "mlflow://adapter/1")
+    assert pins.tuned is not None
+    assert (pins.tuned.adapter, pins.tuned.folder) == (True, "peft")
+    sources(settings).fetch_model(pins.tuned, "/tuned/uri", tmp_path / "fetched", lambda _: None)
+    fetched = {path.name for path in (tmp_path / "fetched").iterdir()}
+    assert fetched == {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
+
+
+@pytest.mark.parametrize("where", ["", "0_Transformer"])
+def test_the_layout_of_mlflow_sentence_transformers_is_read(
+    mlflow: MlflowServer, settings: Settings, base_folder: Path, tmp_path: Path, where: str
+) -> None:
+    model = tmp_path / "logged" / "model.sentence_transformer"
+    shutil.copytree(base_folder, model / where)
+    (model / "modules.json").write_text("[]")
+    (model / "1_Pooling").mkdir()
+    (model / "1_Pooling" / "config.json").write_text("{}")
+    name = f"st-{where or 'top'}"
+    mlflow.register_tree(name, tmp_path / "logged")
+    pins = pin(settings, f"mlflow://{name}/1", f"mlflow://{name}/1")
+    found = sources(settings).fetch_model(pins.base, "/base/uri", tmp_path / "fetched", lambda _: None)
+    assert found == fingerprint(base_folder)
 
 
 def test_artifacts_beside_the_server_are_read_under_the_rules_of_the_service(

@@ -162,6 +162,12 @@ class PairMoments:
         for name in SUMS:
             getattr(self, name).add_(getattr(other, name))
 
+    def joined(self, other: PairMoments) -> PairMoments:
+        """The moments of these rows and of others, in memory of their own; ValueError as in `merge`."""
+        self._require_same_frame(other)
+        both = (getattr(self, name) + getattr(other, name) for name in SUMS)
+        return PairMoments(self.n + other.n, self.frame, *both)
+
     def without(self, part: PairMoments) -> PairMoments:
         """The moments of the rows that are not in `part`, which must be some of these; ValueError as in `merge`."""
         self._require_same_frame(part)

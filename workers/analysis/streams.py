@@ -81,6 +81,11 @@ class StreamedMoments:
         self._frame_bytes = frame_bytes
         self._sink = sink
 
+    @property
+    def frame(self) -> Frame | None:
+        """What rows are summed under; None before it is settled."""
+        return self._frame
+
     def add(self, group: int, base: Tensor, tuned: Tensor) -> None:
         """Adds rows [S, N, D] of a group to both models; groups come one after another. Keeps no reference to them.
 

@@ -18,14 +18,15 @@ LORA_RANKS = (8, 16)
 class WeightDifference:
     """Of a group of weight tensors; numbers that need a matrix that moved are None where there is none.
 
-    relative_frobenius: norm(tuned - base)_F / norm(base)_F over all tensors of the group, >= 0.
+    relative_frobenius: norm(tuned - base)_F / norm(base)_F over all tensors of the group, >= 0; None where tensors
+        moved that are all zero in the base.
     effective_rank: exp of the entropy of the singular values of the difference (Roy & Vetterli 2007), the mean over the
         group's matrices that moved; 1 to the smaller side of a matrix.
     top_share: by rank r, the largest share of the squared norm of the differences that a rank-r update of each matrix
         could have made, 0 to 1.
     """
 
-    relative_frobenius: float
+    relative_frobenius: float | None
     effective_rank: float | None
     top_share: dict[int, float] | None
 
@@ -34,19 +35,22 @@ def weight_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> WeightDifferenc
     """Compares the tensors of a group, (base, tuned) each; those with two dimensions count as matrices.
 
     Raises:
-        ValueError: there are no tensors, or all of the base are zero.
+        ValueError: there are no tensors.
     """
     difference_sq = base_sq = 0.0
-    spectra = []
+    spectra, tensors = [], 0
     for base, tuned in pairs:
+        tensors += 1
         difference = tuned.detach().double() - base.detach().double()
         difference_sq += float(difference.square().sum())
         base_sq += float(base.detach().double().square().sum())
         if difference.ndim == 2 and bool(difference.any()):
             spectra.append(squared_singular_values(difference))
-    if base_sq == 0:
-        raise ValueError("a relative norm needs tensors that are not all zero")
-    relative = (difference_sq / base_sq) ** 0.5
+    if not tensors:
+        raise ValueError("a relative norm needs tensors")
+    relative = None if base_sq == 0 else (difference_sq / base_sq) ** 0.5
+    if difference_sq == 0:
+        relative = 0.0
     if not spectra:
         return WeightDifference(relative, None, None)
     total = sum(float(spectrum.sum()) for spectrum in spectra)

@@ -3,50 +3,245 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import PeftType
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
-from layerdrift.backends.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from layerdrift.backends.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from layerdrift.backends.sources import TOKENIZER_FILES
 from layerdrift.contract.errors import InputError
-from workers.models.loading import load_body, load_causal_lm, load_classifier, loaded
+from layerdrift.contract.report import ReportWarning
+from workers.models.loading import body_class, loaded, read_config, whole_model
 
-_LABELLED_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
+_PREFIX = "base_model.model."
+_HEAD_WEIGHTS = ("classifier.weight", "score.weight", "classifier.out_proj.weight", "qa_outputs.weight")
+_TASKS: dict[str, Any] = {
+    "CAUSAL_LM": AutoModelForCausalLM,
+    "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
+    "QUESTION_ANS": AutoModelForQuestionAnswering,
+}
+_TUNERS = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "randlora_", "hra_", "fourierft_", "token_")
+_WRAPPED = ("modules_to_save", "original_module")
+"""How PEFT's methods begin the names of the parameters that they put into a module."""
+
+_EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in", "embed_out")
 
 
-def merge_adapter(base: Path, adapter: Path, target: Path, pointer: str) -> None:
-    """Writes the base model with the adapter's changes in it, and its head where the adapter holds one.
+@dataclass(frozen=True)
+class _Adapter:
+    """An adapter as its files have it: its method's configuration, what else stands in it, and its weights."""
+
+    config: PeftConfig
+    stored: dict[str, Any]
+    weights: dict[str, Tensor]
+    pointer: str
+
+
+def merge_adapter(base: Path, adapter: Path, target: Path, pointer: str, base_uri: str = "") -> list[ReportWarning]:
+    """Writes the base model with the adapter's changes in it, its head and its tokenizer where the adapter has them.
 
     Raises:
         InputError: the adapter is broken, NaN, or fits another base.
     """
-    weights = loaded(adapter, pointer, "the adapter", lambda: load_file(adapter / ADAPTER_WEIGHTS))
-    for name, tensor in weights.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError.at(pointer, f"the adapter's weight {name} holds NaN or infinite values")
-    model = _base_for(base, adapter, weights, pointer)
-    merged = loaded(adapter, pointer, "the adapter", lambda: _merged(model, adapter))
+    found = _read(adapter, pointer)
+    model = _base_for(base, found)
+    merged = loaded(adapter, pointer, "the adapter", lambda: _merged(model, found, adapter))
     merged.save_pretrained(target, safe_serialization=True)
+    for name in TOKENIZER_FILES:
+        if (adapter / name).exists():
+            shutil.copyfile(adapter / name, target / name)
+    return _other_base(found, base, base_uri)
 
 
-def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def _read(folder: Path, pointer: str) -> _Adapter:
+    stored = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    weights = loaded(folder, pointer, "the adapter", lambda: load_file(folder / ADAPTER_WEIGHTS))
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError.at(pointer, f"the adapter's weight {name} holds NaN or infinite values")
+    config = loaded(folder, pointer, "the adapter's configuration", lambda: _config(stored))
+    return _Adapter(config, stored, weights, pointer)
+
+
+def _config(stored: dict[str, Any]) -> PeftConfig:
+    """The method's configuration; fields of later versions of PEFT, which this one does not know, are passed over."""
+    kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(str(stored["peft_type"]).upper())]
+    known = {name: value for name, value in stored.items() if name in kind.__dataclass_fields__}
+    config: PeftConfig = kind(**known | {"inference_mode": True, "auto_mapping": None})
+    return config
+
+
+def _base_for(base: Path, adapter: _Adapter) -> PreTrainedModel:
+    """The base model under the head whose modules the adapter's names are of, with embeddings as large as it needs."""
+    config = read_config(base, "/base/uri")
+    kind = _model_class(config, adapter)
+    options: dict[str, Any] = {}
+    if kind in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
+        options["num_labels"] = _labels(adapter)
+    cpu = torch.device("cpu")
+    model = whole_model(base, adapter.pointer, cpu, kind, options)
+    rows = _embedding_rows(adapter)
+    embeddings: Any = model.get_input_embeddings()
+    if rows is not None and rows > len(embeddings.weight):
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return model
+
+
+def _model_class(config: PretrainedConfig, adapter: _Adapter) -> Any:
+    """The class that has a module for every one of the adapter's tensors: by its task where that fits, else any."""
+    named = _TASKS.get(str(adapter.stored.get("task_type")))
+    others = [body_class(config), *_TASKS.values(), AutoModelForMaskedLM, AutoModelForImageTextToText]
+    missing: dict[Any, list[str]] = {}
+    for kind in [named, *others] if named is not None else others:
+        if kind in missing or not (kind is body_class(config) or type(config) in kind._model_mapping):
+            continue
+        missing[kind] = list(_without_module(config, kind, adapter))
+        if not missing[kind]:
+            return kind
+    fewest = min(missing.values(), key=len)
+    raise InputError.at(
+        adapter.pointer,
+        f"the adapter does not fit this base: {len(fewest)} of its {len(adapter.weights)} tensors are of modules that "
+        f"a {config.model_type} model does not have, first {fewest[0]}",
+    )
+
+
+def _without_module(config: PretrainedConfig, kind: Any, adapter: _Adapter) -> Iterator[str]:
+    """The adapter's tensors for which a class has no module."""
+    with torch.device("meta"):
+        model = kind.from_config(config, trust_remote_code=False)
+    modules = {name for name, _ in model.named_modules()}
+    for name in adapter.weights:
+        if name.startswith(_PREFIX) and _module(name.removeprefix(_PREFIX)) not in modules:
+            yield name
+
+
+def _module(name: str) -> str:
+    """The module that a tensor of an adapter changes: what stands before the method's own names."""
+    parts = name.split(".")
+    own = (place for place, part in enumerate(parts) if part.startswith(_TUNERS) or part in _WRAPPED)
+    end = next(own, len(parts) - 1)
+    return ".".join(parts[:end])
+
+
+def _labels(adapter: _Adapter) -> int:
+    return next((len(tensor) for name, tensor in adapter.weights.items() if name.endswith(_HEAD_WEIGHTS)), 2)
+
+
+def _embedding_rows(adapter: _Adapter) -> int | None:
+    """Rows of the vocabulary that the adapter was trained with, where it holds tensors of embeddings."""
+    found = []
+    for name, tensor in adapter.weights.items():
+        parts = name.split(".")
+        if parts[-1] == "weight" and len(parts) > 1 and parts[-2] in _EMBEDDINGS and tensor.dim() == 2:
+            found.append(len(tensor))
+        elif parts[-1] == "lora_embedding_A":
+            found.append(tensor.shape[1])
+        elif parts[-3:-2] in (["lm_head"], ["embed_out"]) and parts[-2:] == ["lora_B", "weight"]:
+            found.append(len(tensor))
+    return max(found, default=None)
+
+
+def _merged(model: PreTrainedModel, adapter: _Adapter, folder: Path) -> PreTrainedModel:
+    """The model with the adapter in it; InputError where the adapter's weights are missing, misshapen or left over."""
+    modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    tied = _untied(model)
+    adapter.config.task_type = None  # PEFT's classes for tasks add heads of their own; the weights tell which there are
+    _keep_saved_modules(adapter)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # peft only warns of tensors that are missing or fit nowhere
-        wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, local_files_only=True)
-    merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+        warnings.simplefilter("ignore", UserWarning)  # advice for training: tied weights, saved embeddings
+        wrapped: Any = get_peft_model(model, adapter.config)
+        given = wrapped.load_adapter(str(folder), "default", is_trainable=False, local_files_only=True)
+        missing = [*given.missing_keys, *_modules_not_saved(adapter, modules)]
+        if missing:
+            raise InputError.at(
+                adapter.pointer, f"the adapter lacks {len(missing)} tensors that it must have, first {missing[0]}"
+            )
+        # of resized embeddings PEFT also saves its own wrapping, which it does not read
+        left = [name for name in given.unexpected_keys if not any(part in name.split(".") for part in _WRAPPED)]
+        if left:
+            raise InputError.at(
+                adapter.pointer,
+                f"{len(left)} tensors of the adapter are of no module that it names, first {left[0]}",
+            )
+        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    if tied:
+        _tied_where_equal(merged)
     return merged
 
 
-def _base_for(base: Path, adapter: Path, weights: dict[str, Tensor], pointer: str) -> PreTrainedModel:
-    """The base model under the kind of head that the adapter was trained for."""
-    task = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("task_type")
-    cpu = torch.device("cpu")
-    if task == "SEQ_CLS":
-        labels = next((len(tensor) for name, tensor in weights.items() if name.endswith(_LABELLED_HEADS)), 2)
-        return load_classifier(base, pointer, cpu, [f"LABEL_{index}" for index in range(labels)])
-    return load_causal_lm(base, pointer, cpu) if task == "CAUSAL_LM" else load_body(base, pointer, cpu)
+def _untied(model: PreTrainedModel) -> bool:
+    """Gives a tied output head a copy of its own, as an adapter sees it: it may change one of the two alone."""
+    head: Any = model.get_output_embeddings()
+    embeddings: Any = model.get_input_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return False
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    return True
+
+
+def _tied_where_equal(model: PreTrainedModel) -> None:
+    """Ties the head to the embeddings again, or writes down that they differ now."""
+    head: Any = model.get_output_embeddings()
+    embeddings: Any = model.get_input_embeddings()
+    if torch.equal(head.weight, embeddings.weight):
+        head.weight = embeddings.weight
+    else:
+        model.config.get_text_config().tie_word_embeddings = False
+        model.config.tie_word_embeddings = False
+
+
+def _modules_not_saved(adapter: _Adapter, modules: set[str]) -> list[str]:
+    """Whole modules of the model that the adapter's configuration says it trained, and its file does not hold."""
+    named = adapter.stored.get("modules_to_save") or []
+    return [name for name in named if name in modules and not _is_saved(name, adapter)]
+
+
+def _keep_saved_modules(adapter: _Adapter) -> None:
+    """Asks for the whole modules that the file holds, and no others."""
+    named = adapter.stored.get("modules_to_save")
+    if named:
+        kept = [name for name in named if _is_saved(name, adapter)]
+        adapter.config.modules_to_save = kept or None  # type: ignore[attr-defined]
+
+
+def _is_saved(module: str, adapter: _Adapter) -> bool:
+    return any(module in name.split(".") for name in adapter.weights)
+
+
+def _other_base(adapter: _Adapter, base: Path, base_uri: str) -> list[ReportWarning]:
+    """A warning where the adapter names another base model than the request does."""
+    named = str(adapter.stored.get("base_model_name_or_path") or "")
+    own = str(json.loads((base / "config.json").read_text(encoding="utf-8")).get("_name_or_path") or "")
+    if not named or _last(named) in (_last(base_uri.partition("@")[0]), _last(own)):
+        return []
+    message = (
+        f"the adapter says that it was trained on {named!r}, but it was merged into {base_uri!r}: if these are not the "
+        "same weights, every number of the tuned model is of a model that nobody trained"
+    )
+    return [ReportWarning(code="adapter_base", message=message)]
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1].casefold()

@@ -1,6 +1,7 @@
 """Opens staged checkpoints. Offline, safetensors only, no remote code; every failure says what is wrong with the files.
 
-Returns transformers' models in evaluation mode and float32; knows nothing of jobs.
+Returns transformers' models in evaluation mode and float32; knows nothing of jobs. Of a multimodal checkpoint the
+language model is the body, and its own head the head.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
+    AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
-from layerdrift.backends.sources import CONFIG
+from layerdrift.backends.checkpoint_folder import CONFIG
 from layerdrift.contract.errors import InputError
+from workers.models.staging import refuse_untaken
 
 _T = TypeVar("_T")
 _OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -46,7 +48,7 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
     Raises:
         InputError: transformers cannot build the model, or it is larger than `max_parameters`.
     """
-    config: PretrainedConfig = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    config = read_config(folder, pointer)
     if config.is_encoder_decoder and not is_encoder_part(config):
         raise InputError.at(
             pointer,
@@ -55,7 +57,7 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
 
     def count() -> int:
         with torch.device("meta"):
-            return int(_body_class(config).from_config(config, trust_remote_code=False).num_parameters())
+            return int(body_class(config).from_config(config, trust_remote_code=False).num_parameters())
 
     parameters = loaded(folder, pointer, CONFIG, count)
     if parameters > max_parameters:
@@ -71,18 +73,42 @@ def is_encoder_part(config: PretrainedConfig) -> bool:
     return encoder is not None and bool(encoder.__name__.endswith("EncoderModel"))
 
 
-def _body_class(config: PretrainedConfig) -> Any:
+def body_class(config: PretrainedConfig) -> Any:
+    """The class that opens a model without its heads."""
     return AutoModelForTextEncoding if is_encoder_part(config) else AutoModel
 
 
 def load_body(folder: Path, pointer: str, device: torch.device) -> PreTrainedModel:
-    """The model without heads, whole and finite, on a device.
+    """The model without heads, whole and finite, on a device; of a multimodal one its language model.
 
     Raises:
-        InputError: weights are missing, misshapen, NaN or infinite, or the files are broken.
+        InputError: weights are missing, misshapen, NaN or infinite, not taken up, or the files are broken.
     """
-    config = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
-    return _checked(folder, pointer, device, lambda: _body_class(config).from_pretrained(folder, **_WEIGHTS))
+    config = read_config(folder, pointer)
+    model = _checked(folder, pointer, device, lambda: body_class(config).from_pretrained(folder, **_WEIGHTS))
+    return body_of(model)
+
+
+def read_config(folder: Path, pointer: str) -> PretrainedConfig:
+    """The configuration of a staged checkpoint; InputError where it cannot be read."""
+    config: PretrainedConfig = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    return config
+
+
+def is_multimodal(config: PretrainedConfig) -> bool:
+    """Whether the model that reads text is a part of it."""
+    return config.get_text_config() is not config
+
+
+def body_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The body below a model's heads whose layers are compared: in a multimodal model its language model."""
+    body: PreTrainedModel = model.base_model  # type: ignore[assignment]
+    if not is_multimodal(body.config):
+        return body
+    inner = body.get_decoder()
+    if not isinstance(inner, PreTrainedModel) or inner is body:
+        raise InputError(f"the language model inside {type(body).__name__} could not be found")
+    return inner
 
 
 def load_classifier(folder: Path, pointer: str, device: torch.device, labels: list[str]) -> PreTrainedModel:
@@ -91,7 +117,11 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
     Raises:
         InputError: as `load_body`, or it is an encoder that has no such head.
     """
-    config = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    config = read_config(folder, pointer)
+    if is_multimodal(config):
+        raise InputError.at(
+            pointer, f"{config.model_type} is multimodal and is not fine-tuned here; give the tuned checkpoint instead"
+        )
     if is_encoder_part(config):
         raise InputError.at(
             pointer, f"the encoder of {config.model_type} is not fine-tuned here; give the tuned checkpoint instead"
@@ -111,10 +141,15 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
     )
 
 
-def load_causal_lm(folder: Path, pointer: str, device: torch.device) -> PreTrainedModel:
-    """The model under its language-model head; InputError as `load_body`."""
-    loader: Any = AutoModelForCausalLM
-    return _checked(folder, pointer, device, lambda: loader.from_pretrained(folder, **_WEIGHTS))
+def whole_model(
+    folder: Path, pointer: str, device: torch.device, kind: Any, options: dict[str, Any]
+) -> PreTrainedModel:
+    """A checkpoint as a model of one of transformers' classes; a head that the files lack is drawn at random.
+
+    Raises:
+        InputError: as `load_body`.
+    """
+    return _checked(folder, pointer, device, lambda: kind.from_pretrained(folder, **options, **_WEIGHTS))
 
 
 HeadKind = Literal["classifier", "causal_lm", "masked_lm"]
@@ -145,11 +180,35 @@ class Headed(NamedTuple):
 
 def head_kind(folder: Path, pointer: str) -> HeadKind | None:
     """What head a checkpoint says that it has, where its answers can be judged."""
-    config = loaded(folder, pointer, CONFIG, lambda: AutoConfig.from_pretrained(folder, **_OFFLINE))
+    return _head(read_config(folder, pointer)).kind
+
+
+def head_refusal(folder: Path, pointer: str) -> str | None:
+    """Why a checkpoint's head is not judged though it says that it has one; None where it is, or where it has none."""
+    return _head(read_config(folder, pointer)).reason
+
+
+class _Head(NamedTuple):
+    """The head that a configuration names: its kind where it is judged, else the reason why not."""
+
+    kind: HeadKind | None
+    reason: str | None
+
+
+def _head(config: PretrainedConfig) -> _Head:
     name = (config.architectures or [""])[0]
+    if name.endswith("ForSequenceClassification"):
+        if config.problem_type == "multi_label_classification":
+            return _Head(None, "its head gives several labels to a text, which has no accuracy")
+        if (config.num_labels or 0) < 2 or config.problem_type == "regression":
+            return _Head(None, "its head gives a number (regression or ranking), which has no accuracy")
+        return _Head("classifier", None)
+    if name.endswith("ForConditionalGeneration") and is_multimodal(config):
+        return _Head("causal_lm", None)
     found = next((kind for suffix, (kind, _) in _HEAD_SUFFIXES.items() if name.endswith(suffix)), None)
-    one_of_many = config.num_labels > 1 and config.problem_type in (None, "single_label_classification")
-    return found if found != "classifier" or one_of_many else None
+    if found is None and "For" in name:
+        return _Head(None, f"heads of the kind {name[name.index('For') :]} are not asked")
+    return _Head(found, None)
 
 
 def load_headed(folder: Path, pointer: str, device: torch.device) -> Headed | None:
@@ -161,7 +220,7 @@ def load_headed(folder: Path, pointer: str, device: torch.device) -> Headed | No
     kind = head_kind(folder, pointer)
     if kind is None:
         return None
-    loader = next(loader for known, loader in _HEAD_SUFFIXES.values() if known == kind)
+    loader = _loader(kind, read_config(folder, pointer))
     missing: list[str] = []
 
     def load() -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -174,29 +233,12 @@ def load_headed(folder: Path, pointer: str, device: torch.device) -> Headed | No
     return None if missing else Headed(kind, model)
 
 
-def load_tokenizer(base: Path, tuned: Path | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of the base, padding on the right; InputError where the tuned one splits texts otherwise."""
-    tokenizer = _tokenizer(base, "/base/uri")
-    if tuned is not None and any(tuned.glob("tokenizer*")):
-        other = _tokenizer(tuned, "/tuned/uri")
-        if other.get_vocab() != tokenizer.get_vocab():
-            raise InputError.at(
-                "/tuned/uri",
-                "the models have different vocabularies, so their tokens cannot be compared one by one",
-            )
-    return tokenizer
-
-
-def _tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = loaded(
-        folder, pointer, "the tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_OFFLINE)
-    )
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise InputError.at(pointer, "the tokenizer has no padding, end or unknown token to fill batches with")
-    return tokenizer
+def _loader(kind: HeadKind, config: PretrainedConfig) -> Any:
+    """The class that opens a checkpoint with a head of this kind."""
+    if kind == "causal_lm":
+        candidates: list[Any] = [AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM]
+        return next((one for one in candidates if type(config) in one._model_mapping), AutoModelForCausalLM)
+    return next(loader for known, loader in _HEAD_SUFFIXES.values() if known == kind)
 
 
 def _checked(
@@ -208,6 +250,9 @@ def _checked(
         raise InputError.at(
             pointer, f"the weights lack {len(missing)} tensors that config.json asks for, first {missing[0]}"
         )
+    body: nn.Module = model.base_model
+    parts = {name for name, _ in (*body.named_children(), *body.named_parameters(recurse=False))}
+    refuse_untaken(info["unexpected_keys"], parts, model.base_model_prefix, pointer)
     misshapen = [entry for entry in info["mismatched_keys"] if not any(head in str(entry) for head in _HEADS)]
     if misshapen:
         raise InputError.at(pointer, f"a weight has another shape than config.json asks for: {misshapen[0]}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from workers.models.structure import blocks_of
+from workers.models.structure import block_list
 from workers.models.texts import Batch, run
 
 CACHE_BYTES = 1 << 30
@@ -78,7 +78,7 @@ class PrefixCache:
         return found
 
     def _whole(self, batch: Batch, rows: list[int]) -> Tensor:
-        block = blocks_of(self._model.base_model)[self._prefix - 1]
+        block = block_list(self._model.base_model)[self._prefix - 1]
         with _watched(block) as answers:
             found: Tensor = run(self._model, batch).logits
         if self._possible and self._bytes < CACHE_BYTES:
@@ -122,7 +122,7 @@ class PrefixCache:
 
     @contextmanager
     def _skipping(self, states: Tensor) -> Iterator[None]:
-        blocks = blocks_of(self._model.base_model)
+        blocks = block_list(self._model.base_model)
         kept = [blocks[index] for index in range(self._prefix)]
         try:
             for index in range(self._prefix):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from layerdrift.contract.errors import InputError
 
+CAUSAL_TOLERANCE = 1e-4
+"""A later token may move earlier states by this share of what it moves its own: kernels of experts round otherwise."""
 
-def blocks_of(model: nn.Module) -> nn.ModuleList:
+_PROBE_TOKENS = 12
+_CHANGED_POSITIONS = (3, 7, 11)
+
+
+def block_list(model: nn.Module) -> nn.ModuleList:
     """The list of the model's blocks: the one ModuleList as long as its configured depth.
 
     Raises:
         InputError: there is no such list, or more than one.
     """
-    depth = getattr(model.config, "num_hidden_layers", None)
+    depth = _depth(model)
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     if len(found) != 1:
         raise InputError(
@@ -27,18 +35,148 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
     return found[0]
 
 
-def is_causal(model: PreTrainedModel) -> bool:
-    """Whether a token sees only those before it: changing the last token then leaves the first one's states alone."""
-    vocabulary = model.config.vocab_size
-    ids = torch.arange(10, 14, device=model.device).remainder(vocabulary)[None]
-    other = ids.clone()
-    other[0, -1] = (other[0, -1] + 7) % vocabulary
-    mask = torch.ones_like(ids)
-    with torch.inference_mode():
-        first, second = (
-            model(input_ids=tokens, attention_mask=mask).last_hidden_state[:, 0] for tokens in (ids, other)
+def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
+    """The model's blocks in the order in which they run, blocks 1 to L. A block that runs several times is named again.
+
+    Raises:
+        InputError: they cannot be found.
+    """
+    try:
+        return list(block_list(model))
+    except InputError:
+        shared = _shared_blocks(model)
+        if not shared:
+            raise
+        return shared
+
+
+def shares_blocks(model: nn.Module) -> bool:
+    """Whether one block runs several times, as in ALBERT: then no block can be changed or frozen without the others."""
+    blocks = blocks_of(model)
+    return len({id(block) for block in blocks}) < len(blocks)
+
+
+def _depth(model: nn.Module) -> int | None:
+    depth: int | None = getattr(model.config, "num_hidden_layers", None)
+    return depth
+
+
+def _shared_blocks(model: nn.Module) -> list[nn.Module]:
+    """The members of the outermost ModuleList that run as often as the configured depth, call by call; else none."""
+    short = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
+    if not isinstance(model, PreTrainedModel) or not short:
+        return []
+    calls: list[nn.Module] = []
+    members = {id(member): member for one in short for member in one}
+    handles = [member.register_forward_hook(lambda module, *_: calls.append(module)) for member in members.values()]
+    try:
+        with torch.no_grad():
+            model(**probe_inputs(model, texts=1, tokens=4))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for one in short:
+        inside = {id(member) for member in one}
+        ran = [module for module in calls if id(module) in inside]
+        if len(ran) == _depth(model):
+            return ran
+    return []
+
+
+def probe_inputs(model: nn.Module, texts: int, tokens: int) -> dict[str, Tensor]:
+    """A small batch of tokens that every vocabulary has, without padding."""
+    device = next(model.parameters()).device
+    vocabulary = int(model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
+    ids = (torch.arange(texts * tokens, device=device) * 7 + 3).remainder(vocabulary).view(texts, tokens)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+class BlockStates:
+    """What went into block 1 and came out of every block while the model ran, as the blocks passed it on."""
+
+    def __init__(self, copies: bool) -> None:
+        self.copies = copies
+        self.first: Any = None
+        self.outputs: list[Any] = []
+
+    def noted(self, value: Any) -> Tensor | None:
+        """The state in what a block takes or answers, in memory of its own where blocks write into others' states."""
+        state = first_tensor(value)
+        return state.clone() if self.copies and state is not None else state
+
+
+@contextmanager
+def recorded_blocks(model: nn.Module, copies: bool = False) -> Iterator[BlockStates]:
+    """Inside, each run of the model fills the yielded record anew."""
+    record = BlockStates(copies)
+    blocks = blocks_of(model)
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not record.outputs:
+            record.first = record.noted(args or (kwargs.get("hidden_states"), *kwargs.values()))
+
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        record.outputs.append(record.noted(output))
+
+    distinct = {id(block): block for block in blocks}.values()
+    handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [block.register_forward_hook(after) for block in distinct]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The first floating tensor in what a block takes or answers: a tensor, a tuple or a mapping of some."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else None
+    inside = value.values() if hasattr(value, "values") else value if isinstance(value, tuple | list) else ()
+    return next((found for one in inside if (found := first_tensor(one)) is not None), None)
+
+
+def run_states(model: nn.Module, inputs: dict[str, Tensor], copies: bool = False) -> list[Tensor]:
+    """The states at layers 0 to L, laid out as the blocks pass them on; gradients flow where they are enabled.
+
+    Layer 0 is what goes into block 1, layer i what block i puts out; the last is what the model itself puts out, which
+    is after a final norm where there is one.
+
+    Args:
+        copies: take copies at once, for models whose blocks write into the states that others passed on.
+
+    Raises:
+        InputError: a block passes no tensor on, or the blocks did not run once each.
+    """
+    with recorded_blocks(model, copies) as record:
+        last = model(**inputs).last_hidden_state
+    depth = len(blocks_of(model))
+    states = [record.first, *record.outputs[:-1], last]
+    if len(states) != depth + 1 or any(not isinstance(state, Tensor) for state in states):
+        raise InputError(
+            f"{type(model).__name__} has {depth} blocks, but {len(record.outputs)} states came out of them: its layers "
+            "cannot be told apart"
         )
-    return torch.equal(first, second)
+    return states
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether a token sees only those before it: changing a later one then leaves the states of earlier ones alone.
+
+    Tried at several positions, with a tolerance: expert kernels round otherwise when other tokens change.
+    """
+    inputs = probe_inputs(model, texts=1, tokens=_PROBE_TOKENS)
+    ids = inputs["input_ids"]
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    with torch.inference_mode():
+        before = model(**inputs).last_hidden_state
+        for position in _CHANGED_POSITIONS:
+            other = ids.clone()
+            other[0, position] = (other[0, position] + 7) % vocabulary
+            change = (model(**inputs | {"input_ids": other}).last_hidden_state - before).float().norm(dim=-1)[0]
+            if float(change[:position].max()) > CAUSAL_TOLERANCE * float(change[position]):
+                return False
+    return True
 
 
 def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
@@ -56,7 +194,7 @@ def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ids = torch.ones(1, 4, dtype=torch.int64, device=parameters[0].device)
     with torch.enable_grad():
-        states = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
+        states = run_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         gradients = torch.autograd.grad(states[block].sum(), parameters, allow_unused=True)
     return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 

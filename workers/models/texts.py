@@ -1,8 +1,13 @@
-"""Texts into padded batches of tokens, and hidden states out of them. Padding never leaves this module."""
+"""Texts into padded batches of tokens, and batches into models. Padding never leaves this module.
+
+Every model sees its own padding token, so that a text in a batch gets the answer that it gets alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,17 +22,107 @@ WINDOW_BATCHES = 16
 
 COUNTED_AT_ONCE = 1024
 
+LENGTH_CEILING = 512
+LENGTH_PERCENTILE = 95
+"""Where no length is asked for: this percentile of the texts' lengths, up to the ceiling."""
+
+Text = str | tuple[str, str]
+"""A single text, or the two texts of a pair."""
+
 
 class Batch(NamedTuple):
     """B texts padded to T tokens.
 
-    input_ids, attention_mask: [B, T]. real: [B, T] bool, neither padding nor special. indices: of the texts, as given.
+    input_ids, attention_mask: [B, T]. indices: of the texts, as given.
+    real: [B, T] bool, the tokens that count: neither padding nor special, and no outliers once these are known.
+    token_types: [B, T], which of a pair's texts a token is of; None where the tokenizer does not tell.
+    outlying: [B, T] bool, tokens that were taken out of `real` (see `Inliers`); None: not looked at.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     real: Tensor
     indices: list[int]
+    token_types: Tensor | None = None
+    outlying: Tensor | None = None
+
+    def rows(self, chosen: Tensor, length: int) -> Batch:
+        """Some of the texts, cut to a length that none of them exceeds."""
+        cut = [None if one is None else one[chosen, :length] for one in (self.token_types, self.outlying)]
+        ids, mask, real = (one[chosen, :length] for one in (self.input_ids, self.attention_mask, self.real))
+        return Batch(ids, mask, real, [self.indices[index] for index in chosen.tolist()], *cut)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One text in tokens: their ids, which of them are special, and their types where the tokenizer tells."""
+
+    ids: list[int]
+    special: list[bool]
+    types: list[int] | None
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids of tokens that are not words: of the tokenizer and of chat templates. An unknown word is a word."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "sep", "cls", "pad", "mask")} - {
+        None
+    }
+    unknown = {tokenizer.unk_token_id} - named
+    return frozenset((set(tokenizer.all_special_ids) | added | named) - unknown)  # type: ignore[arg-type]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int | None) -> list[Encoded]:
+    """Texts in tokens, cut at `max_length` (None: whole).
+
+    A text that already begins with the token that the tokenizer puts first, or ends with its last one, as a rendered
+    chat does, keeps one of them.
+    """
+    if not texts:
+        return []
+    specials = special_ids(tokenizer)
+    start, end = _added_ends(tokenizer)
+    encoded = _tokenized(tokenizer, texts, max_length)
+    doubled = [number for number, ids in enumerate(encoded["input_ids"]) if any(_doubled(ids, start, end))]
+    if doubled and max_length is not None:  # room for the tokens that will be dropped
+        wider = _tokenized(tokenizer, [texts[number] for number in doubled], max_length + 2)
+        for place, number in enumerate(doubled):
+            for key in encoded:
+                encoded[key][number] = wider[key][place]
+    found = []
+    for number, ids in enumerate(encoded["input_ids"]):
+        at_start, at_end = _doubled(ids, start, end)
+        first, last = int(at_start), len(ids) - int(at_end)
+        if max_length is not None:
+            last = min(last, first + max_length)
+        masks, types = encoded["special_tokens_mask"][number], encoded.get("token_type_ids")
+        special = [bool(mask) or one in specials for mask, one in zip(masks, ids, strict=True)]
+        kinds = None if types is None else types[number][first:last]
+        found.append(Encoded(ids[first:last], special[first:last], kinds))
+    return found
+
+
+def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int | None) -> dict[str, Any]:
+    firsts = [text if isinstance(text, str) else text[0] for text in texts]
+    seconds = [text[1] for text in texts if not isinstance(text, str)]
+    cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
+    return dict(tokenizer(firsts, seconds or None, return_special_tokens_mask=True, verbose=False, **cut))
+
+
+def _added_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
+    """The special ids that the tokenizer puts before and after every text; None where it puts none."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = encoded["input_ids"], encoded["special_tokens_mask"]
+    if not ids:
+        return None, None
+    return (ids[0] if mask[0] else None), (ids[-1] if mask[-1] and len(ids) > 1 else None)
+
+
+def _doubled(ids: list[int], start: int | None, end: int | None) -> tuple[bool, bool]:
+    """Whether the tokenizer's first token stands twice at the start, and its last one twice at the end."""
+    if len(ids) < 2:
+        return False, False
+    return start is not None and ids[0] == ids[1] == start, end is not None and ids[-1] == ids[-2] == end
 
 
 def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wanted: int) -> int:
@@ -36,7 +131,8 @@ def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wa
     Raises:
         InputError: the tokenizer's own limit leaves no room for a text.
     """
-    positions = int(getattr(model.config, "max_position_embeddings", None) or wanted)
+    config = model.config.get_text_config()
+    positions = int(getattr(config, "max_position_embeddings", None) or wanted)
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
             positions -= module.padding_idx + 1  # the positions of such a table begin after the padding's
@@ -49,9 +145,18 @@ def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wa
     return int(min(wanted, positions, limit))
 
 
+def fitting_length(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> int:
+    """The length that most of the texts fit into: their 95th percentile in tokens, special ones counted, 8 to 512."""
+    lengths = sorted(len(one.ids) for one in encode(tokenizer, texts, None))
+    if not lengths:
+        return LENGTH_CEILING
+    percentile = lengths[min(len(lengths) - 1, len(lengths) * LENGTH_PERCENTILE // 100)]
+    return max(8, min(LENGTH_CEILING, percentile))
+
+
 def batches(
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     batch_size: int,
     max_length: int,
     batch_tokens: int | None = None,
@@ -65,26 +170,29 @@ def batches(
     generator = torch.Generator().manual_seed(0)
     for start in range(0, len(texts), window):
         inside = range(start, min(start + window, len(texts)))
-        encoded = tokenizer(
-            [texts[index] for index in inside],
-            truncation=True,
-            max_length=max_length,
-            return_special_tokens_mask=True,
-        )
-        filled = [item for item in range(len(inside)) if encoded["input_ids"][item]]
-        order = sorted(filled, key=lambda item: len(encoded["input_ids"][item]))
-        lengths = [len(encoded["input_ids"][item]) for item in order]
+        encoded = encode(tokenizer, [texts[index] for index in inside], max_length)
+        filled = [item for item in range(len(inside)) if encoded[item].ids]
+        order = sorted(filled, key=lambda item: len(encoded[item].ids))
+        lengths = [len(encoded[item].ids) for item in order]
         cuts = _cuts(lengths, batch_size, batch_tokens)
         for number in torch.randperm(len(cuts), generator=generator).tolist():
             chosen = order[cuts[number][0] : cuts[number][1]]
-            padded = tokenizer.pad(
-                {key: [encoded[key][item] for item in chosen] for key in ("input_ids", "special_tokens_mask")},
-                return_tensors="pt",
-            )
-            own = torch.tensor(lengths[slice(*cuts[number])])
-            attention = torch.arange(padded["input_ids"].shape[1])[None] < own[:, None]
-            real = attention & (padded["special_tokens_mask"] == 0)
-            yield Batch(padded["input_ids"], attention.long(), real, [inside[item] for item in chosen])
+            yield _padded([encoded[item] for item in chosen], [inside[item] for item in chosen])
+
+
+def _padded(texts: list[Encoded], indices: list[int]) -> Batch:
+    shape = len(texts), max(len(text.ids) for text in texts)
+    ids, mask, types = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
+    real = torch.zeros(shape, dtype=torch.bool)
+    typed = all(text.types is not None for text in texts)
+    for row, text in enumerate(texts):
+        length = len(text.ids)
+        ids[row, :length] = torch.tensor(text.ids)
+        mask[row, :length] = 1
+        real[row, :length] = ~torch.tensor(text.special)
+        if typed:
+            types[row, :length] = torch.tensor(text.types)
+    return Batch(ids, mask, real, indices, types if typed else None)
 
 
 def _cuts(lengths: list[int], batch_size: int, batch_tokens: int | None) -> list[tuple[int, int]]:
@@ -98,28 +206,17 @@ def _cuts(lengths: list[int], batch_size: int, batch_tokens: int | None) -> list
     return [*cuts, (start, len(lengths))] if lengths else []
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
-    """The states at every layer: 0 the embeddings' output, i block i's. L + 1 times [B, T, D], on the CPU."""
-    with torch.inference_mode():
-        return [states.cpu() for states in run(model, batch, output_hidden_states=True).hidden_states]
-
-
-def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[int]:
-    """How many tokens of each text are read, special ones not counted."""
+def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int | None) -> list[int]:
+    """How many tokens of each text are read (None: there are), special ones not counted."""
     counts: list[int] = []
     for start in range(0, len(texts), COUNTED_AT_ONCE):
-        encoded = tokenizer(
-            list(texts[start : start + COUNTED_AT_ONCE]),
-            truncation=True,
-            max_length=max_length,
-            return_special_tokens_mask=True,
-        )
-        counts += [mask.count(0) for mask in encoded["special_tokens_mask"]]
+        encoded = encode(tokenizer, texts[start : start + COUNTED_AT_ONCE], max_length)
+        counts += [text.special.count(False) for text in encoded]
     return counts
 
 
-def run(model: PreTrainedModel, batch: Batch, **options: bool) -> Any:
-    """The model's output on a batch; InputError where the tokenizer knows more tokens than the model."""
+def known_tokens(model: PreTrainedModel, batch: Batch) -> None:
+    """Raises InputError where the tokenizer knows more tokens than the model."""
     known, largest = len(next(iter(model.get_input_embeddings().parameters()))), int(batch.input_ids.max())
     if largest >= known:
         raise InputError.at(
@@ -127,5 +224,40 @@ def run(model: PreTrainedModel, batch: Batch, **options: bool) -> Any:
             f"the tokenizer gives token {largest}, but the model's embeddings end at {known - 1}; resize them, or take "
             "the tokenizer that belongs to the model",
         )
-    mask = batch.attention_mask.to(model.device)
-    return model(input_ids=batch.input_ids.to(model.device), attention_mask=mask, **options)
+
+
+@contextmanager
+def padded_for(model: PreTrainedModel, batch: Batch) -> Iterator[dict[str, Tensor]]:
+    """A batch as a model takes it, on its device, filled with the model's own padding token.
+
+    Classifiers on decoders find the last token of a text by that token. A model that names none gets, inside, one that
+    is in no text of the batch; so it reads every text to its end, as it does one text alone.
+    """
+    config = model.config.get_text_config()
+    own = config.pad_token_id
+    known = len(next(iter(model.get_input_embeddings().parameters())))
+    named = isinstance(own, int) and 0 <= own < known
+    pad = int(own) if named else _unused_id(batch.input_ids, known)
+    ids = batch.input_ids.masked_fill(batch.attention_mask == 0, pad)
+    inputs = {"input_ids": ids, "attention_mask": batch.attention_mask}
+    if batch.token_types is not None and (getattr(config, "type_vocab_size", None) or 0) > 1:
+        inputs["token_type_ids"] = batch.token_types  # of encoders; GPT-2 would add the embedding of a word
+    try:
+        if not named:
+            config.pad_token_id = pad
+        yield {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    finally:
+        config.pad_token_id = own
+
+
+def _unused_id(ids: Tensor, known: int) -> int:
+    """The smallest id that no text of a batch has; 0 where they have them all."""
+    used = set(ids.unique().tolist())
+    return next((number for number in range(known) if number not in used), 0)
+
+
+def run(model: PreTrainedModel, batch: Batch, **options: bool) -> Any:
+    """The model's output on a batch; InputError where the tokenizer knows more tokens than the model."""
+    known_tokens(model, batch)
+    with padded_for(model, batch) as inputs:
+        return model(**inputs, **options)

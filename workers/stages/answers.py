@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from layerdrift.backends.tables import Row
-from workers.models.loading import HeadKind
-from workers.models.texts import Batch, batches, hidden_states, run
+from workers.models.loading import HeadKind, body_of
+from workers.models.texts import Batch, batches, run
 from workers.stages.gather import BATCH_TEXTS, Reading, batch_rows, group_count
 
 LM_BATCH_TEXTS = 4
@@ -64,7 +64,7 @@ class Questions:
     def batches(self) -> Iterator[Batch]:
         """All texts once."""
         size = BATCH_TEXTS if self.kind == "classifier" else LM_BATCH_TEXTS
-        yield from batches(self.reading.tokenizer, [row.text for row in self.rows], size, self.reading.length)
+        yield from batches(self.reading.tokenizer, [row.content for row in self.rows], size, self.reading.length)
 
     def answered(self, model: PreTrainedModel, batch: Batch, order: list[int] | None = None) -> Predicted:
         """What a model answers on a batch.
@@ -101,12 +101,38 @@ def _continued(model: PreTrainedModel, batch: Batch) -> Predicted:
     return Predicted(logits[asked].float().log_softmax(-1), batch.input_ids[:, 1:][asked], texts[asked])
 
 
-def class_targets(rows: list[Row], names: list[str]) -> Tensor:
-    """The class of every row's label by its name, or by its number where the names are transformers' own; -1: none."""
+class Targets(NamedTuple):
+    """classes: [N], the class of every row's label, -1 unknown. numbered: labels were read as numbers of classes."""
+
+    classes: Tensor
+    numbered: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether any label is a class of the model."""
+        return bool((self.classes >= 0).any())
+
+
+def class_targets(rows: list[Row], names: list[str]) -> Targets:
+    """The classes of the rows' labels: by name, else by number where every label is one and within range."""
+    labels = [None if row.label is None else row.label.strip().casefold() for row in rows]
     by_name = {name.casefold(): index for index, name in enumerate(names)}
+    found = [by_name.get(label, -1) if label is not None else -1 for label in labels]
+    numbers = [None if label is None else _class_number(label, len(names)) for label in labels]
     if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
-        by_name |= {str(index): index for index in range(len(names))}
-    return torch.tensor([by_name.get(str(row.label).casefold(), -1) if row.label is not None else -1 for row in rows])
+        return Targets(torch.tensor([-1 if number is None else number for number in numbers]), numbered=False)
+    if any(index >= 0 for index in found):
+        return Targets(torch.tensor(found), numbered=False)
+    if any(label is not None and number is None for label, number in zip(labels, numbers, strict=True)):
+        return Targets(torch.full((len(rows),), -1), numbered=False)
+    return Targets(torch.tensor([-1 if number is None else number for number in numbers]), numbered=True)
+
+
+def _class_number(label: str, classes: int) -> int | None:
+    """The class that a label such as 1, 1.0 or LABEL_1 is the number of; None where it is none."""
+    digits = label.removeprefix("label_")
+    whole = digits.removesuffix(".0")
+    return int(whole) if whole.isascii() and whole.isdecimal() and int(whole) < classes else None
 
 
 def quality(predicted: Predicted, kind: HeadKind, texts: int) -> Scores:
@@ -138,6 +164,14 @@ def divergence_bits(one: Tensor, other: Tensor) -> Tensor:
     """Jensen-Shannon divergence of distributions given as log-probabilities, [M, C] -> [M], bits, 0 to 1."""
     middle = torch.logaddexp(one, other) - math.log(2)
     return ((kl_bits(one, middle) + kl_bits(other, middle)) / 2).clamp(0.0, 1.0)
+
+
+def over_common_tokens(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities over the tokens that both vocabularies have, [M, C] and [M, C'] -> [M, min(C, C')] each."""
+    if one.shape[-1] == other.shape[-1]:
+        return one, other
+    common = min(one.shape[-1], other.shape[-1])
+    return one[:, :common].log_softmax(-1), other[:, :common].log_softmax(-1)
 
 
 def kl_bits(one: Tensor, other: Tensor) -> Tensor:
@@ -195,8 +229,11 @@ class Judge:
     def _mean_states(self, model: PreTrainedModel) -> Tensor:
         parts = []
         for batch in self._questions.batches():
+            reading = self._questions.reading
+            last = reading.states.states(body_of(model), batch)[-1:]
+            batch = reading.known(batch)
             kept = torch.tensor(batch.indices)[batch.real.any(1)]
-            parts.append((batch_rows(hidden_states(model, batch)[-1:], batch, causal=False).mean[0], kept))
+            parts.append((batch_rows(last, batch, causal=False).mean[0], kept))
         return _in_order(parts[0][0], parts, len(self._questions.rows))
 
 

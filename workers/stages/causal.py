@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from layerdrift.backends.tables import Row
 from layerdrift.contract.report import (
@@ -27,9 +27,8 @@ from layerdrift.contract.report import (
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device
 from workers.models.grafts import BaseWeights
-from workers.models.loading import Headed, head_kind, load_body, load_headed, load_tokenizer
-from workers.models.structure import is_causal
-from workers.models.texts import usable_length
+from workers.models.loading import Headed, body_of, head_kind, head_refusal, load_body, load_headed
+from workers.models.structure import shares_blocks
 from workers.stages.answers import (
     RANGES,
     TRANSFORMS,
@@ -38,14 +37,17 @@ from workers.stages.answers import (
     Predicted,
     Questions,
     Scores,
+    Targets,
     by_text,
     class_targets,
     divergence_bits,
     grouped,
+    over_common_tokens,
     quality,
 )
 from workers.stages.compare import Compared
-from workers.stages.gather import Reading
+from workers.stages.doubts import doubts_of, relative_head_change, without_doubts
+from workers.stages.extract import Extracted
 from workers.stages.intervals import ratio
 from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.latents import promoted
@@ -84,12 +86,12 @@ def judge(
     checkpoint: Checkpoint,
     compared: Compared,
     trained: Trained | None,
-    analysed: int,
+    extracted: Extracted,
     folder: Path,
     tick: Tick,
     keeping: Keeping = NOTHING_KEPT,
 ) -> Judged:
-    """Asks the models; `analysed` texts were compared, and these they are asked about.
+    """Asks the models about the texts that were compared.
 
     Raises:
         InputError: a checkpoint cannot be loaded with its head, or a retraining diverged.
@@ -105,26 +107,26 @@ def judge(
         ],
     )
     device = best_device()
-    weights = None
-    if request.analysis.grafts:
-        weights = BaseWeights(load_body(resolved.base.folder, "/base/uri", device), folder / "grafts")
+    weights, warnings = _base_weights(request, resolved, folder)
     tuned = load_headed(checkpoint.folder, "/tuned/uri", device)
-    tokenizer = load_tokenizer(resolved.base.folder, checkpoint.folder)
-    rows = resolved.split.analysed[:analysed]
+    warnings += _head_warnings(checkpoint, tuned)
+    rows = resolved.split.analysed[: extracted.analysed]
     model = tuned.model if tuned else load_body(checkpoint.folder, "/tuned/uri", device)
-    questions = _questions(request, tokenizer, model, tuned, rows)
+    questions = Questions(extracted.reading, rows, tuned.kind if tuned else "classifier")
     outputs: Outputs | None = None
     found: Spliced | None = None
     latents = trained.latents if trained else []
-    warnings: list[ReportWarning] = []
     asking, splicing = ticks.next("outputs of the models"), ticks.next("autoencoders in the models")
+    head_change = None
     if tuned is not None:
         base = _base_with_head(resolved, tuned)
-        outputs, warnings = _outputs(questions, base, tuned, asking)
+        outputs, more = _outputs(questions, base, tuned, asking)
+        warnings += more
+        head_change = relative_head_change(base.model, tuned.model) if base is not None else None
         if trained is not None and outputs is not None:
             found = _spliced(trained.dictionaries, questions, base, tuned, request.seed, splicing)
         if trained is not None and tuned.kind == "causal_lm":
-            latents = promoted(trained.latents, trained.dictionaries, tuned.model, tokenizer)
+            latents = promoted(trained.latents, trained.dictionaries, tuned.model, questions.reading.tokenizer)
         del base
     grafts, info = None, None
     grafting = ticks.next("grafts")
@@ -132,38 +134,52 @@ def judge(
         grafts, info = _grafts(weights, model, questions, tuned is not None, grafting)
     del model, tuned
     causal = Causal(graft=info, splice=found.info if found else None)
+    doubts = doubts_of(outputs, compared.drift, head_change, len(rows))
+    warnings += [ReportWarning(code=doubt.code, message=doubt.message) for doubt in doubts if doubt.code is not None]
     recommendation = compared.recommendation
-    if info is not None and grafts is not None and any(layer.drift > 0 for layer in compared.layers):
+    if info is not None and grafts is not None and any(drift > 0 for drift in compared.drift):
         recommendation = predicted_by_grafts(info, grafts) or recommendation
     if swept:
         sweep, recommendation = freeze_sweep(request, resolved, recommendation, ticks.next("freeze sweep"), keeping)
         causal = causal.model_copy(update={"sweep": sweep})
+    if any(drift > 0 for drift in compared.drift):
+        recommendation = without_doubts(recommendation, doubts)
     return Judged(outputs, grafts, found, latents, causal, recommendation, warnings)
 
 
+def _base_weights(
+    request: AnalysisRequest, resolved: Resolved, folder: Path
+) -> tuple[BaseWeights | None, list[ReportWarning]]:
+    """The base model's parts for grafts; none where they are not asked for, or where its blocks share their weights."""
+    if not request.analysis.grafts:
+        return None, []
+    body = load_body(resolved.base.folder, "/base/uri", best_device())
+    if not shares_blocks(body):
+        return BaseWeights(body, folder / "grafts"), []
+    message = (
+        f"the blocks of {type(body).__name__} share their weights: no block can be exchanged or frozen without the "
+        "others, so grafts and advice on freezing are left out"
+    )
+    return None, [ReportWarning(code="shared_blocks", message=message)]
+
+
+def _head_warnings(checkpoint: Checkpoint, tuned: Headed | None) -> list[ReportWarning]:
+    """Why the answers of a model that says it has a head are not judged."""
+    if tuned is not None:
+        return []
+    reason = head_refusal(checkpoint.folder, "/tuned/uri")
+    if reason is None and head_kind(checkpoint.folder, "/tuned/uri") is not None:
+        reason = "its files do not hold the whole head that config.json names"
+    reason = reason or "it has no head"
+    message = f"the tuned model's answers were not judged: {reason}. Its representations were compared all the same"
+    return [ReportWarning(code="answers_not_judged", message=message)]
+
+
 def _base_with_head(resolved: Resolved, tuned: Headed) -> Headed | None:
-    """The base model where it has a head of the tuned one's kind; where it names no padding, it pads as that one."""
+    """The base model where it has a head of the tuned one's kind."""
     if head_kind(resolved.base.folder, "/base/uri") != tuned.kind:
         return None
-    base = load_headed(resolved.base.folder, "/base/uri", tuned.model.device)
-    if base is not None and base.model.config.pad_token_id is None:
-        base.model.config.pad_token_id = tuned.model.config.pad_token_id
-    return base
-
-
-def _questions(
-    request: AnalysisRequest,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    tuned: Headed | None,
-    rows: list[Row],
-) -> Questions:
-    body: PreTrainedModel = model.base_model  # type: ignore[assignment]
-    length = usable_length(tokenizer, body, request.analysis.max_length)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    kind = tuned.kind if tuned else "classifier"
-    return Questions(Reading(tokenizer, length, is_causal(body)), rows, kind)
+    return load_headed(resolved.base.folder, "/base/uri", tuned.model.device)
 
 
 def _names(model: PreTrainedModel) -> list[str]:
@@ -174,7 +190,7 @@ def _names(model: PreTrainedModel) -> list[str]:
 def _known_targets(questions: Questions, model: PreTrainedModel) -> Tensor | None:
     """The classes of the texts; None where not one label is among the model's."""
     targets = class_targets(questions.rows, _names(model))
-    return targets if bool((targets >= 0).any()) else None
+    return targets.classes if targets.known else None
 
 
 def _measured(scores: Scores, measure: Measure) -> Measured:
@@ -189,10 +205,14 @@ def _outputs(
     targets, names, warnings = None, [], []
     if tuned.kind == "classifier":
         names = _names(tuned.model)
-        targets = _known_targets(questions, tuned.model)
-        warnings = _unknown_labels(questions.rows, targets)
+        known = class_targets(questions.rows, names)
+        targets = known.classes if known.known else None
+        warnings = [*_numbered_labels(known, names), *_unknown_labels(questions.rows, targets)]
+        warnings += _pair_model(questions, names)
     elif tuned.kind == "masked_lm" and questions.reading.tokenizer.mask_token_id is None:
-        return None, [ReportWarning(code="no_mask_token", message="the tokenizer has no mask token to ask with")]
+        message = "the tokenizer has no mask token to ask with"
+        codes = ("no_mask_token", "answers_not_judged")
+        return None, [ReportWarning(code=code, message=message) for code in codes]
     order = _common_order(base, names) if base is not None and tuned.kind == "classifier" else None
     if base is not None and tuned.kind == "classifier" and order is None:
         base = None
@@ -207,7 +227,7 @@ def _outputs(
             sums["base"] = _added(sums["base"], quality(other, tuned.kind, texts))
             differs = found.log_probs.argmax(-1) != other.log_probs.argmax(-1)
             sums["disagreement"] = _added(sums["disagreement"], by_text(differs, found.texts, texts))
-            js = divergence_bits(found.log_probs, other.log_probs)
+            js = divergence_bits(*over_common_tokens(found.log_probs, other.log_probs))
             sums["js"] = _added(sums["js"], by_text(js, found.texts, texts))
         tick(min(1.0, (number + 1) * len(batch.indices) / texts))
     judged = tuned.kind != "classifier" or targets is not None
@@ -226,10 +246,49 @@ def _outputs(
         base=of_model("base"),
         tuned=of_model("tuned"),
         majority_accuracy=_majority(questions.rows) if targets is not None else None,
+        accuracy_change=_difference(sums) if base and judged and tuned.kind == "classifier" else None,
+        perplexity_ratio=_perplexity_ratio(sums) if base and tuned.kind != "classifier" else None,
         disagreement=_measured(sums["disagreement"], "accuracy") if base else None,
         js_divergence=_measured(sums["js"], "kl") if base else None,
     )
     return outputs, warnings
+
+
+def _difference(sums: dict[str, Scores]) -> Measured:
+    """Accuracy of the tuned model less the base model's, on the same texts."""
+    change = Scores(sums["tuned"].sums - sums["base"].sums, sums["tuned"].counts)
+    return ratio(*grouped(change), bounds=(-1.0, 1.0))
+
+
+def _perplexity_ratio(sums: dict[str, Scores]) -> Measured:
+    """Perplexity of the tuned model over the base model's, on the same tokens."""
+    rise = Scores(sums["tuned"].sums - sums["base"].sums, sums["tuned"].counts)
+    return ratio(*grouped(rise), lambda nats: math.exp(min(nats, 700.0)), (0.0, math.inf))
+
+
+def _numbered_labels(targets: Targets, names: list[str]) -> list[ReportWarning]:
+    own = all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    if not targets.numbered or not targets.known or own:
+        return []
+    shown = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:6]))
+    message = f"the labels are numbers and were read as the numbers of the tuned model's classes ({shown})"
+    return [ReportWarning(code="labels_as_numbers", message=message)]
+
+
+PAIR_CLASSES = ("entailment", "contradiction", "not_entailment", "duplicate", "not_duplicate", "paraphrase")
+"""Names of classes that a pair of texts has, and no single one."""
+
+
+def _pair_model(questions: Questions, names: list[str]) -> list[ReportWarning]:
+    """A warning where a model of pairs was given single texts."""
+    classes = [name for name in names if name.casefold() in PAIR_CLASSES]
+    if not classes or any(row.pair is not None for row in questions.rows):
+        return []
+    message = (
+        f"the tuned model's class {classes[0]!r} is one of a pair of texts, but single texts were read; name the "
+        "column of the second texts in dataset.text_pair_column"
+    )
+    return [ReportWarning(code="single_texts_of_pairs", message=message)]
 
 
 def _no_scores(texts: int) -> Scores:
@@ -258,12 +317,19 @@ def _majority(rows: list[Row]) -> float:
 def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarning]:
     labelled = sum(row.label is not None for row in rows)
     unknown = labelled if targets is None else int((targets < 0).sum())
-    if not labelled or not unknown:
+    if not labelled:
+        message = "the data set has no labels, so the accuracy of the classifiers is not known"
+        return [ReportWarning(code="answers_not_judged", message=message)]
+    if not unknown:
         return []
     message = f"{unknown} of {len(rows)} texts have no label that the tuned model knows; " + (
         "accuracy is left out" if targets is None else "they count as answered wrongly"
     )
-    return [ReportWarning(code="unknown_labels", message=message)]
+    found = [ReportWarning(code="unknown_labels", message=message)]
+    if targets is None:
+        message = "no label of the data set is a class of the tuned model, so its accuracy is not known"
+        found.append(ReportWarning(code="answers_not_judged", message=message))
+    return found
 
 
 def _spliced(
@@ -291,7 +357,7 @@ def _grafts(
     judge_ = Judge(asked, headed, targets)
     whole = judge_.scores(model)
     ungrafted = _measured(whole, judge_.measure)
-    body, layers = model.base_model, len(weights.prefix)
+    body, layers = body_of(model), len(weights.prefix)
 
     def with_grafted(names: list[str]) -> Scores:
         with weights.grafted(body, names):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from layerdrift.contract.report import (
+    AllTokens,
     CrossLayerCka,
     Measured,
     MeasureName,
@@ -24,7 +25,7 @@ from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, cross_site_cka
 from workers.analysis.zones import GENERAL_CEILING, fit_zones
 from workers.analysis.zones import Zone as FittedZone
 from workers.stages.disagreement import similarity_warnings
-from workers.stages.extract import Extracted
+from workers.stages.extract import ALL_TOKENS_GAP, Extracted
 from workers.stages.gather import group_count
 from workers.stages.intervals import MIN_GROUPS, measured, ratio
 from workers.stages.nulls import Consistency, MeasuredNull
@@ -72,6 +73,7 @@ class Compared:
     """What is known of each layer without autoencoders; lists run over layers 0 to L."""
 
     similarity: list[dict[ViewName, Similarity]]
+    all_tokens: list[AllTokens] | None
     layers: list[LayerDrift]
     consistency: list[Measured] | None
     probed: Probed | None
@@ -112,8 +114,10 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
     zones = _zones(layers, left_out["token"])
     identical = all(site.relative_l2 == 0 for site in token)
     probed = _probes(request, resolved, extracted, tick)
+    all_tokens = _all_tokens(extracted)
     return Compared(
         similarity=similarity,
+        all_tokens=all_tokens,
         layers=layers,
         consistency=_consistency(extracted.nulls.consistency),
         probed=probed,
@@ -123,10 +127,40 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
         recommendation=recommended(zones, token, [layer.drift for layer in layers], identical),
         warnings=[
             *_undefined(token),
+            *_left_out_tokens(extracted, all_tokens, [layer.drift for layer in layers]),
             *([_identical(extracted)] if identical else similarity_warnings(similarity)),
             *_within_chance(layers, identical),
         ],
     )
+
+
+def _all_tokens(extracted: Extracted) -> list[AllTokens] | None:
+    """The token view with the tokens that are left out elsewhere."""
+    if extracted.all_tokens is None:
+        return None
+    sites = similarities(extracted.all_tokens)
+    return [AllTokens(drift=drift_of(site), relative_l2=site.relative_l2) for site in sites]
+
+
+def _left_out_tokens(
+    extracted: Extracted, all_tokens: list[AllTokens] | None, drift: list[float]
+) -> list[ReportWarning]:
+    """Says where the drift would be another with all tokens in it."""
+    if all_tokens is None:
+        return []
+    gaps = [abs(whole.drift - own) for whole, own in zip(all_tokens, drift, strict=True)]
+    layers = [str(layer) for layer, gap in enumerate(gaps) if gap > ALL_TOKENS_GAP]
+    if not layers:
+        return []
+    most = gaps.index(max(gaps))
+    counts = extracted.counts
+    message = (
+        f"{counts.left_out_share:.1%} of the tokens are not compared: {counts.first} first tokens of texts (of causal "
+        f"models) and {counts.outliers} outliers, whose states are so long that they would hide all others. With them "
+        f"drift would differ at layer {', '.join(layers)}, most at layer {most}: {all_tokens[most].drift:.3f} in place "
+        f"of {drift[most]:.3f}"
+    )
+    return [ReportWarning(code="left_out_tokens", message=message)]
 
 
 def _left_out(extracted: Extracted, view: ViewName, tick: Tick) -> list[list[SiteSimilarity]]:

@@ -6,10 +6,11 @@ nulls and the snapshots of a fine-tune are measured here too, on fewer tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +29,9 @@ from layerdrift.contract.report import (
 from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.moments import Frame, NotFinite, PairMoments, row_cosines
 from workers.analysis.similarity import MIN_ROWS
+from workers.models.inliers import Inliers
 from workers.models.loading import random_copy
-from workers.models.texts import Batch, batches, count_tokens, hidden_states
+from workers.models.texts import Batch, Text, batches, count_tokens
 from workers.scratch import ActivationStore, GroupStore
 from workers.stages.contexts import Contexts
 from workers.stages.finetune import Tuned
@@ -38,6 +40,7 @@ from workers.stages.gather import (
     BATCH_TOKENS,
     Gathering,
     Reading,
+    States,
     TextSample,
     group_count,
     group_stores,
@@ -58,6 +61,12 @@ MOMENTS_SHARE, TRAIN_SHARE, HELDOUT_SHARE = 0.25, 0.5, 0.1
 
 CONTROL_BYTES = 1.5
 """A third model's rows take half as much again as the pair's."""
+
+INLIER_TOKENS, INLIER_BYTES = 2048, 128 << 20
+"""Tokens whose norms settle which later ones are outliers: so many, or as many as fit into so much memory."""
+
+ALL_TOKENS_GAP = 0.01
+"""Drift with all tokens that differs by more from drift without the outliers is worth a warning."""
 
 DEFAULT_TEXTS_SHOWN = 4
 SPARE_TEXTS_AT_ONCE = 1024
@@ -88,15 +97,40 @@ class SaeRows:
 
 
 @dataclass(frozen=True)
+class TokenCounts:
+    """Of the analysed texts. first, outliers: words that do not count, by why. unread: words beyond the length."""
+
+    first: int
+    outliers: int
+    counted: int
+    unread: int
+
+    @property
+    def left_out_share(self) -> float:
+        """Of the words that were read."""
+        return (self.first + self.outliers) / max(1, self.first + self.outliers + self.counted)
+
+    @property
+    def unread_share(self) -> float:
+        """Of all words."""
+        return self.unread / max(1, self.first + self.outliers + self.counted + self.unread)
+
+
+@dataclass(frozen=True)
 class Extracted:
     """All that was taken from the models.
 
+    reading: how texts were read, and which tokens counted. all_tokens: the token view's moments with the tokens that do
+    not count; None where all do.
     moments: by view. groups: the same by group of texts, for intervals; empty where the scratch is too small for them.
     token_sample: base and tuned rows at random tokens, each [L + 1, N, D].
-    analysed: the texts that were read.
+    analysed: how many texts were read. shown: those whose tokens are told, as in `tokens`.
     """
 
+    reading: Reading
+    counts: TokenCounts
     moments: dict[ViewName, PairMoments]
+    all_tokens: PairMoments | None
     groups: dict[ViewName, GroupStore]
     token_sample: tuple[Tensor, Tensor]
     text_sample: TextSample
@@ -108,6 +142,7 @@ class Extracted:
     trajectory: Trajectory | None
     models: dict[str, ModelInfo]
     warnings: list[ReportWarning]
+    shown: list[Text]
 
 
 def extract(
@@ -124,8 +159,8 @@ def extract(
     Raises:
         InputError: a model is broken, the pair does not fit together, or activations are NaN or infinite.
     """
-    pair = load_pair(request, resolved.base, checkpoint)
-    every = [row.text for row in resolved.split.analysed]
+    pair = load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length)
+    every = [row.content for row in resolved.split.analysed]
     texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
     sae = request.analysis.sae
     control = sae is not None and sae.random_weights
@@ -134,7 +169,11 @@ def extract(
     labels = [row.label for row in resolved.split.analysed[: len(texts)]]
     heldout = _heldout(request, pair, labels, folder, sae_bytes)
     groups = _group_stores(pair, len(texts), tokens, folder, scratch_bytes * MOMENTS_SHARE)
-    gathered, moments = _gather(request, pair, texts, groups, heldout, ticks.next("tokens compared"))
+    pair, stream = _with_inliers(pair, texts)
+    gathering = Gathering(pair.reading.causal, request.seed, groups)
+    moments, first, outliers = _gather(pair, stream, gathering, heldout, _of(len(texts), ticks.next("tokens compared")))
+    whole = sum(count_tokens(pair.reading.tokenizer, texts, None))
+    counts = TokenCounts(first, outliers, moments["token"].n, whole - tokens)
     sae_ticks, control_ticks = ticks.next("tokens for the autoencoders"), ticks.next("tokens of a random model")
     sae_rows = None
     if sae is not None and heldout is not None:
@@ -144,17 +183,23 @@ def extract(
         if control:
             found = _control_rows(request, resolved, pair, texts, bounds, folder, control_ticks)
             sae_rows = replace(sae_rows, control=found)
-    shown = _token_drift(request, pair, texts, moments["token"].frame)
+    shown: list[Text] = list(request.analysis.texts) or texts[:DEFAULT_TEXTS_SHOWN]
+    told = _token_drift(request, pair, shown, moments["token"].frame)
     weights = weight_drift(pair)
     models = {"base": model_info(pair.base, resolved.base), "tuned": model_info(pair.tuned, checkpoint)}
     nulls = nulls_of(pair, tuned, texts, ticks)
+    left_out = gathering.left_out()
     return Extracted(
+        reading=pair.reading,
+        counts=counts,
         moments=moments,
-        groups=gathered.groups,
-        token_sample=gathered.token_sample.rows(),
-        text_sample=gathered.text_sample(),
+        all_tokens=moments["token"].joined(left_out) if left_out is not None else None,
+        groups=groups,
+        token_sample=gathering.token_sample.rows(),
+        text_sample=gathering.text_sample(),
         analysed=len(texts),
-        tokens=shown,
+        tokens=told,
+        shown=shown,
         sae_rows=sae_rows,
         weights=weights,
         nulls=nulls,
@@ -162,7 +207,8 @@ def extract(
         models=models,
         warnings=[
             *_unread(len(every) - len(texts), request.analysis.max_tokens),
-            *_no_intervals(gathered.groups),
+            *_cut(counts, pair.reading.length, request.analysis.max_length),
+            *_no_intervals(groups),
             *nulls.warnings,
         ],
     )
@@ -175,7 +221,7 @@ def _other_costs(request: AnalysisRequest) -> list[float]:
     return [2.0, *retrained, *([2.0] * (finetune.checkpoints if finetune else 0))]
 
 
-def _within(reading: Reading, texts: list[str], max_tokens: int) -> tuple[list[str], int]:
+def _within(reading: Reading, texts: list[Text], max_tokens: int) -> tuple[list[Text], int]:
     """The first texts, up to the one with which the limit is reached, and how many tokens they have.
 
     Raises:
@@ -190,27 +236,87 @@ def _within(reading: Reading, texts: list[str], max_tokens: int) -> tuple[list[s
     return texts[:reached], counts[reached - 1]
 
 
-def _gather(
-    request: AnalysisRequest,
-    pair: Pair,
-    texts: list[str],
-    groups: dict[ViewName, GroupStore],
-    heldout: _Heldout | None,
-    tick: Callable[[float], None],
-) -> tuple[Gathering, dict[ViewName, PairMoments]]:
-    gathering = Gathering(pair.reading.causal, request.seed, groups)
-    read = 0
-    try:
+class _Read(NamedTuple):
+    """A batch of a group of texts, and the states of both models on it."""
+
+    group: int
+    batch: Batch
+    base: States
+    tuned: States
+
+
+def _with_inliers(pair: Pair, texts: Sequence[Text]) -> tuple[Pair, Iterator[_Read]]:
+    """The pair with its rule for outliers, which its first batches settle; and all batches, these included."""
+
+    def read() -> Iterator[_Read]:
         for group, batch in pair.reading.grouped(texts):
-            rows = gathering.add(group, batch, *pair.states(batch))
+            yield _Read(group, batch, *pair.states(batch))
+
+    stream, first, tokens, size = read(), [], 0, 0
+    for one in stream:
+        first.append(one)
+        tokens += int(one.batch.real.sum())
+        size += sum(state.nbytes for state in (*one.base, *one.tuned))
+        if tokens >= INLIER_TOKENS or size >= INLIER_BYTES:
+            break
+    inliers = Inliers.of(pair.reading.causal, [(one.batch, one.base, one.tuned) for one in first])
+    return pair.with_inliers(inliers), chain(first, stream)
+
+
+def _gather(
+    pair: Pair, stream: Iterator[_Read], gathering: Gathering, heldout: _Heldout | None, tick: Callable[[int], None]
+) -> tuple[dict[ViewName, PairMoments], int, int]:
+    """The moments, and how many words were left out: first ones and other outliers. `tick` hears of texts read."""
+    inliers, read, first, outliers = _rule(pair.reading), 0, 0, 0
+    try:
+        for group, words, base, tuned in stream:
+            batch = inliers.judged(words, base, tuned)
+            left_out = words.real & ~batch.real
+            at_start = int(left_out[:, 0].sum()) if inliers.causal else 0
+            first, outliers = first + at_start, outliers + int(left_out.sum()) - at_start
+            rows = gathering.add(group, batch, base, tuned, left_out)
             read += len(batch.indices)
             if heldout is not None and not heldout.rows.full:
                 heldout.rows.add(torch.cat(rows))
                 heldout.contexts.add(batch)
-            tick(read / len(texts))
-        return gathering, gathering.moments()
+            tick(read)
+        _require_tokens(gathering.tokens, first + outliers)
+        return gathering.moments(), first, outliers
     except NotFinite as error:
         raise InputError.at(f"/{error.side}/uri", str(error)) from error
+
+
+def _require_tokens(counted: int, left_out: int) -> None:
+    if counted < MIN_ROWS:
+        raise InputError.at(
+            "/dataset",
+            f"{counted} tokens are left to compare, at least {MIN_ROWS} are needed; {left_out} first tokens of texts "
+            "and outliers do not count. Give more texts, or longer ones",
+        )
+
+
+def _of(texts: int, tick: Callable[[float], None]) -> Callable[[int], None]:
+    return lambda read: tick(read / texts)
+
+
+def _rule(reading: Reading) -> Inliers:
+    if reading.inliers is None:
+        raise ValueError("which tokens count is not known yet")
+    return reading.inliers
+
+
+def _cut(counts: TokenCounts, length: int, wanted: int | None) -> list[ReportWarning]:
+    found = []
+    if counts.unread:
+        message = (
+            f"{counts.unread_share:.1%} of the tokens were not read: texts are cut at {length} tokens "
+            "(analysis.max_length); what happens beyond is not in this report"
+        )
+        found.append(ReportWarning(code="texts_cut", message=message))
+    if wanted is not None and length < wanted:
+        message = f"analysis.max_length is {wanted}, but the tokenizer and both models read {length} tokens at most"
+        found.append(ReportWarning(code="length_reduced", message=message))
+    return found
 
 
 def _unread(texts: int, max_tokens: int) -> list[ReportWarning]:
@@ -274,7 +380,7 @@ def _sae_rows(
         train: where they go. heldout: of the compared texts; with too few others most of them are trained on.
     """
     split = resolved.split
-    texts = [row.text for row in chain(split.spare, split.held_out, split.train)]
+    texts = [row.content for row in chain(split.spare, split.held_out, split.train)]
     used = 0
     for batch in _spare_batches(pair, texts):
         used += len(batch.indices)
@@ -295,7 +401,7 @@ def _control_rows(
     request: AnalysisRequest,
     resolved: Resolved,
     pair: Pair,
-    texts: list[str],
+    texts: list[Text],
     bounds: tuple[int, int],
     folder: Path,
     tick: Callable[[float], None],
@@ -308,7 +414,7 @@ def _control_rows(
     model = random_copy(pair.base, request.seed)
 
     def rows_of(batch: Batch) -> Tensor:
-        return token_rows(hidden_states(model, batch), batch)
+        return token_rows(pair.reading.states.states(model, batch), pair.reading.known(batch))
 
     train, heldout = (
         ActivationStore(folder / f"control-{name}", max_rows=rows)
@@ -325,10 +431,12 @@ def _control_rows(
 
 
 def _pair_rows(pair: Pair, batch: Batch) -> Tensor:
-    return torch.cat([token_rows(states, batch) for states in pair.states(batch)])
+    base, tuned = pair.states(batch)
+    batch = _rule(pair.reading).judged(batch, base, tuned)
+    return torch.cat([token_rows(states, batch) for states in (base, tuned)])
 
 
-def _spare_batches(pair: Pair, texts: list[str]) -> Iterator[Batch]:
+def _spare_batches(pair: Pair, texts: list[Text]) -> Iterator[Batch]:
     for start in range(0, len(texts), SPARE_TEXTS_AT_ONCE):
         part = texts[start : start + SPARE_TEXTS_AT_ONCE]
         yield from batches(pair.reading.tokenizer, part, BATCH_TEXTS, pair.reading.length, BATCH_TOKENS)
@@ -345,21 +453,27 @@ def _shared(compared: _Heldout, train: ActivationStore, folder: Path) -> _Heldou
     return _Heldout(measured, compared.contexts.without_first(taken))
 
 
-def _token_drift(request: AnalysisRequest, pair: Pair, analysed: list[str], frame: Frame) -> TokenDrift:
+def _token_drift(request: AnalysisRequest, pair: Pair, shown: list[Text], frame: Frame) -> TokenDrift:
     """1 - centred cosine of every token of the shown texts, layer by layer."""
-    shown = request.analysis.texts or analysed[:DEFAULT_TEXTS_SHOWN]
     tokenizer = pair.reading.tokenizer
     found: dict[int, TokenText] = {}
     for batch in batches(tokenizer, shown, BATCH_TEXTS, pair.reading.length):
-        base, tuned = (torch.stack(states) for states in pair.states(batch))
+        states = pair.states(batch)
+        batch = _rule(pair.reading).judged(batch, *states)
+        base, tuned = (torch.stack(side) for side in states)
         cosines = row_cosines(base.double() - frame.base[:, None, None], tuned.double() - frame.tuned[:, None, None])
         for row, index in enumerate(batch.indices):
             length = int(batch.attention_mask[row].sum())
             found[index] = TokenText(
-                text=shown[index],
+                text=shown_text(shown[index]),
                 tokens=tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
                 special=(~batch.real[row, :length]).tolist(),
                 drift=[[round(1 - float(value), 4) for value in layer[row, :length]] for layer in cosines],
             )
     source = "request" if request.analysis.texts else "dataset"
     return TokenDrift(source=source, texts=[found[index] for index in sorted(found)])
+
+
+def shown_text(text: Text) -> str:
+    """A text as people read it; of a pair both, with a bar between."""
+    return text if isinstance(text, str) else " | ".join(text)

@@ -16,7 +16,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from layerdrift.backends.sources import fingerprint
@@ -24,8 +24,8 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import FineTuneRun, TrainingPoint
 from layerdrift.contract.request import AnalysisRequest, FineTune, Lora, NullName
 from workers.models.device import best_device
-from workers.models.loading import load_classifier, load_tokenizer
-from workers.models.structure import blocks_of
+from workers.models.loading import load_classifier
+from workers.models.structure import blocks_of, shares_blocks
 from workers.models.texts import usable_length
 from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.tick import NO_NUMBERS, Numbers, SharedTicks, Tick
@@ -116,9 +116,8 @@ def training_data(request: AnalysisRequest, resolved: Resolved) -> TrainingData:
         raise InputError.at(
             "/dataset/label_column", f"{len(labels)} different labels; a classifier takes up to {MAX_LABELS}"
         )
-    tokenizer = load_tokenizer(resolved.base.folder, None)
     split = resolved.split
-    return TrainingData(tokenizer, request.analysis.max_length, labels, split.train, split.held_out)
+    return TrainingData(resolved.tokenizer, resolved.length, labels, split.train, split.held_out)
 
 
 @contextmanager
@@ -132,11 +131,23 @@ def fresh_classifier(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = load_classifier(resolved.base.folder, "/base/uri", best_device(), data.labels)
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = data.tokenizer.pad_token_id
+        if recipe.frozen and shares_blocks(model.base_model):
+            raise InputError.at(
+                "/finetune/freeze_first",
+                f"the blocks of {type(model).__name__} share their weights: freezing one freezes them all. Freeze "
+                "nothing, or train the head alone (finetune.method head)",
+            )
+        if model.config.pad_token_id is None:  # so that the saved classifier can be run on batches elsewhere
+            model.config.pad_token_id = _padding(data.tokenizer)
         if recipe.settings.method == "lora":
             _add_adapters(model, recipe)
         yield model, replace(data, length=usable_length(data.tokenizer, model, data.length))
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """What batches are padded with where a tokenizer is used as people do: by its padding token, else its last one."""
+    named = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    return next((one for one in named if isinstance(one, int)), None)
 
 
 def _add_adapters(model: PreTrainedModel, recipe: Recipe) -> None:

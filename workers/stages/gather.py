@@ -5,8 +5,8 @@ Used for the pair itself and for every pair that it is compared with: nulls, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -15,10 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from layerdrift.contract.report import ViewName
-from workers.analysis.moments import BLOCK_ROWS, PairMoments
+from workers.analysis.moments import BLOCK_ROWS, Frame, PairMoments
 from workers.analysis.rowsums import take_rows
 from workers.analysis.streams import Group, Rows, RowSample, StreamedMoments
-from workers.models.texts import Batch, batches
+from workers.models.inliers import Inliers
+from workers.models.states import StateReader
+from workers.models.texts import Batch, Text, batches
 from workers.scratch import GroupStore
 
 BATCH_TEXTS, BATCH_TOKENS = 32, 1024
@@ -51,13 +53,22 @@ StatesOf = Callable[[Batch], States]
 
 @dataclass(frozen=True)
 class Reading:
-    """How texts are read: the same for every model of an analysis."""
+    """How texts are read: the same for every model of an analysis.
+
+    states: reads the layers of every model. inliers: which tokens count; None before the rule is known.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     length: int
     causal: bool
+    states: StateReader
+    inliers: Inliers | None = None
 
-    def grouped(self, texts: list[str]) -> Iterator[tuple[int, Batch]]:
+    def known(self, batch: Batch) -> Batch:
+        """The batch without the outliers that were found in its texts before."""
+        return batch if self.inliers is None else self.inliers.known(batch)
+
+    def grouped(self, texts: Sequence[Text]) -> Iterator[tuple[int, Batch]]:
         """Batches of one group after another; text number i is in group i mod G, whatever the texts' order means."""
         groups = group_count(len(texts))
         for group in range(groups):
@@ -80,8 +91,9 @@ def group_count(texts: int) -> int:
 class BatchRows(NamedTuple):
     """What one model's states on a batch give the views.
 
-    tokens: [L + 1, N, D], the real tokens. cls: [L + 1, B, D], the first token of each text (last, in a decoder).
-    mean: [L + 1, B, D], over its real tokens. Texts without a real token are left out of the last two.
+    tokens: [L + 1, N, D], the tokens that count. cls: [L + 1, B, D], the first token of each text (last, in a decoder).
+    mean: [L + 1, B, D], over its tokens that count. Texts without such a token are left out of the last two; from `cls`
+    also those of a decoder whose last token is an outlier.
     """
 
     tokens: Tensor
@@ -100,11 +112,14 @@ def batch_rows(states: States, batch: Batch, causal: bool, out: Tensor | None = 
         inputs = layer.contiguous(), batch.real, position
         take_rows(*(one.numpy() for one in (*inputs, *written)))
     kept = batch.real.any(1)
-    return BatchRows(out, cls, mean) if bool(kept.all()) else BatchRows(out, cls[:, kept], mean[:, kept])
+    ends = kept
+    if causal and batch.outlying is not None:
+        ends = kept & ~batch.outlying[torch.arange(len(position)), position]
+    return BatchRows(out, cls if bool(ends.all()) else cls[:, ends], mean if bool(kept.all()) else mean[:, kept])
 
 
 def token_rows(states: States, batch: Batch) -> Tensor:
-    """The states of real tokens alone; [L + 1, N, D]."""
+    """The states of the tokens that count; [L + 1, N, D]."""
     return batch_rows(states, batch, causal=False).tokens
 
 
@@ -150,8 +165,36 @@ class _TokenBuffer:
         return max(at_least, BATCH_TOKENS, min(BLOCK_ROWS, BUFFER_BYTES // row_bytes))
 
 
+@dataclass
+class LeftOut:
+    """Moments of the words that do not count. They wait in memory until the frame of the others is known."""
+
+    _waiting: list[Rows] = field(default_factory=list)
+    _moments: PairMoments | None = None
+
+    def add(self, rows: Rows, frame: Frame | None) -> None:
+        """Takes rows [S, N, D] of both models; `frame` as soon as there is one."""
+        self._waiting.append(rows)
+        if frame is not None and sum(waiting.n for waiting in self._waiting) >= BLOCK_ROWS // 4:
+            self._sum(frame)
+
+    def moments(self, frame: Frame | None) -> PairMoments | None:
+        """Of all of them; None where none came."""
+        if frame is not None and self._waiting:
+            self._sum(frame)
+        return self._moments
+
+    def _sum(self, frame: Frame) -> None:
+        if self._moments is None:
+            self._moments = PairMoments.zeros(frame)
+        self._moments.add(*Rows.joined(self._waiting))
+        self._waiting = []
+
+
 class Gathering:
     """Moments of all views, and samples of tokens and texts, as batches come; the models run once.
+
+    The tokens that the analysis leaves out are summed apart, so that its numbers with all tokens can be told.
 
     Args:
         seed: of the sample of tokens.
@@ -165,6 +208,7 @@ class Gathering:
         self._causal = causal
         self._tokens = _TokenBuffer(self.views["token"])
         self._sampled: list[tuple[list[int], Rows]] = []
+        self._left_out = LeftOut()
 
     def _stream(self, view: ViewName) -> StreamedMoments:
         sink = self.groups[view].put if view in self.groups else _forget
@@ -175,12 +219,18 @@ class Gathering:
         """Tokens compared so far."""
         return self.views["token"].rows + self._tokens.count
 
-    def add(self, group: int, batch: Batch, base: States, tuned: States) -> Rows:
+    def add(self, group: int, batch: Batch, base: States, tuned: States, left_out: Tensor | None = None) -> Rows:
         """Takes the states of a group's batch in both models; the token rows of both, in memory that is used again.
+
+        Args:
+            left_out: [B, T] bool, words that do not count; for the numbers with all tokens.
 
         Raises:
             NotFinite: a state of this batch or of an earlier one is NaN or infinite.
         """
+        if left_out is not None and bool(left_out.any()):
+            words = batch._replace(real=left_out)
+            self._left_out.add(Rows(token_rows(base, words), token_rows(tuned, words)), self.views["token"].frame)
         tokens = self._tokens.room(group, batch, base)
         one, other = (
             batch_rows(states, batch, self._causal, out) for states, out in zip((base, tuned), tokens, strict=True)
@@ -195,6 +245,10 @@ class Gathering:
         """Of each view; the last groups go to their stores. NotFinite as in `add`."""
         self._tokens.flush()
         return {view: stream.finished() for view, stream in self.views.items()}
+
+    def left_out(self) -> PairMoments | None:
+        """The moments of the words that do not count, under the token view's frame; None where there are none."""
+        return self._left_out.moments(self.views["token"].frame)
 
     def text_sample(self) -> TextSample:
         """The mean-view rows that were kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,8 @@ from workers.analysis.geometry import Geometry, PairDistances
 from workers.analysis.moments import NotFinite, row_cosines
 from workers.analysis.similarity import SiteSimilarity, similarities
 from workers.models.loading import load_body
-from workers.models.texts import Batch, hidden_states
+from workers.models.states import StateReader
+from workers.models.texts import Batch, Text
 from workers.stages.finetune import Tuned
 from workers.stages.gather import Gathering, Reading, States, StatesOf, group_count, token_rows
 from workers.stages.pair import Pair
@@ -58,9 +59,10 @@ class Nulls:
     warnings: list[ReportWarning]
 
 
-def nulls_of(pair: Pair, tuned: Tuned | None, texts: list[str], ticks: SharedTicks) -> Nulls:
+def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], ticks: SharedTicks) -> Nulls:
     """The numerical null, and those that the fine-tune left models for."""
-    numerical = against(pair.base, numerical_twin(pair.base))
+    reader = pair.reading.states
+    numerical = against(reader, pair.base, numerical_twin(reader, pair.base))
     found = [measured_null("numerical", pair.reading, texts, numerical, ticks.next("the numerical null"))]
     del numerical
     consistency = None
@@ -72,7 +74,8 @@ def nulls_of(pair: Pair, tuned: Tuned | None, texts: list[str], ticks: SharedTic
             found.append(measured_null(name, pair.reading, texts, gathering.states, tick))
             consistency = gathering.found()
         else:
-            found.append(measured_null(name, pair.reading, texts, against(pair.base, states_of(other)), tick))
+            states = against(reader, pair.base, states_of(reader, other))
+            found.append(measured_null(name, pair.reading, texts, states, tick))
     return Nulls(
         [null for null in found if isinstance(null, MeasuredNull)],
         consistency,
@@ -83,7 +86,7 @@ def nulls_of(pair: Pair, tuned: Tuned | None, texts: list[str], ticks: SharedTic
 def measured_null(
     name: NullName,
     reading: Reading,
-    texts: list[str],
+    texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],
     tick: Callable[[float], None],
 ) -> MeasuredNull | ReportWarning:
@@ -109,7 +112,7 @@ def measured_null(
 
 def gathered_pair(
     reading: Reading,
-    texts: list[str],
+    texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],
     tick: Callable[[float], None],
 ) -> Gathering:
@@ -117,7 +120,7 @@ def gathered_pair(
     gathering = Gathering(reading.causal, seed=0, groups={})
     read = 0
     for group, batch in reading.grouped(texts):
-        gathering.add(group, batch, *states(batch))
+        gathering.add(group, reading.known(batch), *states(batch))
         read += len(batch.indices)
         tick(max(read / len(texts), gathering.tokens / NULL_TOKENS))
         if gathering.tokens >= NULL_TOKENS:
@@ -125,7 +128,7 @@ def gathered_pair(
     return gathering
 
 
-def numerical_twin(model: PreTrainedModel) -> StatesOf:
+def numerical_twin(reader: StateReader, model: PreTrainedModel) -> StatesOf:
     """The same model in bfloat16, run on each batch in two halves with paddings of their own."""
     twin = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type]
 
@@ -136,13 +139,7 @@ def numerical_twin(model: PreTrainedModel) -> StatesOf:
             if not len(half):
                 continue
             longest = int(batch.attention_mask[half].sum(1).max())
-            part = Batch(
-                batch.input_ids[half, :longest],
-                batch.attention_mask[half, :longest],
-                batch.real[half, :longest],
-                [batch.indices[index] for index in half.tolist()],
-            )
-            layers = hidden_states(twin, part)
+            layers = reader.states(twin, batch.rows(half, longest))
             if not found:
                 found = [torch.zeros(rows, length, layer.shape[2]) for layer in layers]
             for whole, layer in zip(found, layers, strict=True):
@@ -152,14 +149,14 @@ def numerical_twin(model: PreTrainedModel) -> StatesOf:
     return states
 
 
-def against(one: PreTrainedModel, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:
+def against(reader: StateReader, one: PreTrainedModel, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:
     """The states of both on a batch."""
-    return lambda batch: (hidden_states(one, batch), other(batch))
+    return lambda batch: (reader.states(one, batch), other(batch))
 
 
-def states_of(model: PreTrainedModel) -> StatesOf:
+def states_of(reader: StateReader, model: PreTrainedModel) -> StatesOf:
     """A model's states on a batch."""
-    return lambda batch: hidden_states(model, batch)
+    return lambda batch: reader.states(model, batch)
 
 
 class _ConsistencyGathering:
@@ -173,8 +170,9 @@ class _ConsistencyGathering:
 
     def states(self, batch: Batch) -> tuple[States, States]:
         base, tuned = self._pair.states(batch)
-        other = hidden_states(self._other, batch)
+        other = self._pair.reading.states.states(self._other, batch)
         group = batch.indices[0] % len(self._counts)
+        batch = self._pair.reading.known(batch)
         origin = token_rows(base, batch).double()
         changes = [token_rows(states, batch).double() - origin for states in (tuned, other)]
         self._sums[group] += row_cosines(*changes).sum(1)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ModelInfo, PartName, WeightDrift
-from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.weights import weight_difference
 from workers.models.device import best_device
-from workers.models.loading import load_body, load_tokenizer
+from workers.models.inliers import Inliers
+from workers.models.loading import load_body
+from workers.models.states import StateReader
 from workers.models.structure import blocks_of, is_causal, weight_groups
-from workers.models.texts import Batch, hidden_states, usable_length
+from workers.models.texts import Batch, usable_length
 from workers.stages.gather import Reading, States
 from workers.stages.resolve import Checkpoint
 
@@ -28,31 +29,38 @@ class Pair:
 
     def states(self, batch: Batch) -> tuple[States, States]:
         """The states of both."""
-        return hidden_states(self.base, batch), hidden_states(self.tuned, batch)
+        read = self.reading.states.states
+        return read(self.base, batch), read(self.tuned, batch)
+
+    def with_inliers(self, inliers: Inliers) -> Pair:
+        """The same pair, now that it is known which tokens count."""
+        return replace(self, reading=replace(self.reading, inliers=inliers))
 
     @property
     def shape(self) -> tuple[int, int]:
         """L + 1 layers, D wide."""
-        return len(blocks_of(self.base)) + 1, int(self.base.config.hidden_size)
+        return self.reading.states.layers, self.reading.states.width
 
 
-def load_pair(request: AnalysisRequest, base: Checkpoint, tuned: Checkpoint) -> Pair:
-    """Both models, on the best device.
+def load_pair(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenizerBase, length: int) -> Pair:
+    """Both models, on the best device; texts are read up to `length` tokens, or what both models have positions for.
 
     Raises:
-        InputError: a model is broken, or the two do not fit together.
+        InputError: a model is broken, its layers cannot be read, or the two do not fit together.
     """
     device = best_device()
     base_model = load_body(base.folder, "/base/uri", device)
     tuned_model = load_body(tuned.folder, "/tuned/uri", device)
-    tokenizer = load_tokenizer(base.folder, tuned.folder)
     blocks = len(blocks_of(base_model))
     if type(base_model) is not type(tuned_model) or len(blocks_of(tuned_model)) != blocks:
         raise InputError.at(
             "/tuned/uri", f"a {type(tuned_model).__name__} cannot be compared with a {type(base_model).__name__}"
         )
-    length = min(usable_length(tokenizer, model, request.analysis.max_length) for model in (base_model, tuned_model))
-    return Pair(base_model, tuned_model, Reading(tokenizer, length, is_causal(base_model)))
+    states = StateReader.of(base_model, "/base/uri")
+    if StateReader.of(tuned_model, "/tuned/uri") != states:
+        raise InputError.at("/tuned/uri", "the two models pass their states on in different shapes")
+    length = min(usable_length(tokenizer, model, length) for model in (base_model, tuned_model))
+    return Pair(base_model, tuned_model, Reading(tokenizer, length, is_causal(base_model), states))
 
 
 def model_info(model: PreTrainedModel, checkpoint: Checkpoint) -> ModelInfo:
@@ -63,7 +71,7 @@ def model_info(model: PreTrainedModel, checkpoint: Checkpoint) -> ModelInfo:
         architecture=type(model).__name__,
         parameters=model.num_parameters(),
         blocks=len(blocks_of(model)),
-        hidden_size=model.config.hidden_size,
+        hidden_size=model.config.get_text_config().hidden_size,
     )
 
 

@@ -96,7 +96,7 @@ def _engine() -> Engine:
 
 
 def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted) -> DatasetInfo:
-    rows = extracted.sae_rows
+    rows, counts = extracted.sae_rows, extracted.counts
     return DatasetInfo(
         source=request.dataset.uri or "inline",
         sha256=resolved.dataset_sha256,
@@ -104,6 +104,11 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted)
         analysed_texts=extracted.moments["mean"].n,
         analysed_tokens=extracted.moments["token"].n,
         train_texts=len(resolved.split.train),
+        max_length=extracted.reading.length,
+        unread_share=counts.unread_share,
+        left_out_first=counts.first,
+        left_out_outliers=counts.outliers,
+        left_out_share=counts.left_out_share,
         sae_texts=rows.texts if rows else 0,
         sae_distinct_tokens=rows.train.rows if rows else 0,
     )
@@ -122,6 +127,7 @@ def _layers(found: Findings) -> list[Layer]:
             drifted=of_layer.drifted,
             task_consistency=compared.consistency[index] if compared.consistency else None,
             similarity=compared.similarity[index],
+            all_tokens=compared.all_tokens[index] if compared.all_tokens else None,
             weights=found.extracted.weights[index],
             probe=compared.probed.layers[index] if compared.probed else None,
             graft=grafts[index] if grafts else None,

@@ -1,34 +1,37 @@
-"""Stage `resolve`: fetches the checkpoints and the data set, checks them, and deals out the rows."""
+"""Stage `resolve`: fetches the data set and the checkpoints, makes them plain, checks them, and deals out the rows."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from layerdrift.backends.sources import PinnedModel, Pins, Sources, fingerprint, shape_error
-from layerdrift.backends.tables import Columns, Row, inline_rows, parse, read_lines, table_encoding
+from layerdrift.backends.tables import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
 from workers.models.adapters import merge_adapter
 from workers.models.loading import load_config
+from workers.models.staging import stage_checkpoint
+from workers.models.texts import fitting_length
+from workers.models.tokenizers import common_tokenizer
+from workers.stages.dataset import read_dataset
 from workers.stages.tick import Tick
 
 FINETUNE_ANALYSED_SHARE = 0.3
 """The analysis takes at most this share of the rows, so that the fine-tune has the rest."""
 
 
+LENGTH_TEXTS = 2_000
+"""Texts whose lengths settle how many tokens of a text are read, where none is asked for."""
+
 HELD_OUT, MIN_HELD_OUT = 500, 50
 """Rows that a fine-tune's best weights are chosen by: spare ones, or a tenth of the training rows where too few are."""
-
-
-PARQUET_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,15 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What the other stages work on."""
+    """What the other stages work on.
+
+    tokenizer: the base model's, for both. length: tokens of a text that are read, as far as the models have positions.
+    """
 
     base: Checkpoint
     tuned: Checkpoint | None
+    tokenizer: PreTrainedTokenizerBase
+    length: int
     split: Split
     usable_rows: int
     dataset_sha256: str
@@ -74,33 +82,58 @@ def resolve(
     Raises:
         InputError: something is unusable, or is no longer what was pinned.
     """
-    base, tuned = fetch_checkpoints(pins, sources, folder, max_parameters, tick)
-    tick(0.8, f"reading {pins.dataset.source}")
-    rows, sha256 = _rows(request, pins, sources, folder)
-    usable, warnings = distinct(rows)
-    return Resolved(base, tuned, deal(usable, request), len(usable), sha256, warnings)
+    tick(0.0, f"reading {pins.dataset.source}")  # first: a column that is missing is known before gigabytes are copied
+    dataset = read_dataset(request, pins, sources, folder)
+    usable, warnings = distinct(dataset.rows)
+    split = deal(usable, request)
+    fetched = fetch_checkpoints(pins, sources, folder, max_parameters, tick)
+    tuned = fetched.tuned.folder if fetched.tuned else None
+    common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in usable])
+    if common.differing:
+        usable = [row for number, row in enumerate(usable) if number not in common.differing]
+        split = deal(usable, request)
+    read = [row.content for row in split.analysed[:LENGTH_TEXTS]]
+    return Resolved(
+        base=fetched.base,
+        tuned=fetched.tuned,
+        tokenizer=common.tokenizer,
+        length=request.analysis.max_length or fitting_length(common.tokenizer, read),
+        split=split,
+        usable_rows=len(usable),
+        dataset_sha256=dataset.sha256,
+        warnings=[*dataset.warnings, *warnings, *fetched.warnings, *common.warnings],
+    )
 
 
-def fetch_checkpoints(
-    pins: Pins, sources: Sources, folder: Path, max_parameters: int, tick: Tick
-) -> tuple[Checkpoint, Checkpoint | None]:
-    """The pinned checkpoints in `folder`, adapters merged; None without a tuned one.
+class Fetched(NamedTuple):
+    """The checkpoints of a request, made plain; None without a tuned one."""
+
+    base: Checkpoint
+    tuned: Checkpoint | None
+    warnings: list[ReportWarning]
+
+
+def fetch_checkpoints(pins: Pins, sources: Sources, folder: Path, max_parameters: int, tick: Tick) -> Fetched:
+    """The pinned checkpoints in `folder`, adapters merged.
 
     Raises:
         InputError: one is unusable, or is no longer what was pinned.
     """
     tick(0.0, f"fetching {pins.base.uri}")
-    base = _checkpoint(sources, pins.base, "/base/uri", folder / "base", max_parameters, _within(tick, 0.0, 0.4))
+    base, warnings = _checkpoint(
+        sources, pins.base, "/base/uri", folder / "base", max_parameters, _within(tick, 0.0, 0.4)
+    )
     tuned = None
     if pins.tuned is not None:
         tick(0.4, f"fetching {pins.tuned.uri}")
         fetching = _within(tick, 0.4, 0.8)
         if pins.tuned.adapter:
-            tuned = _adapted(sources, pins.tuned, base, folder, fetching)
+            tuned, more = _adapted(sources, pins.tuned, base, folder, fetching)
         else:
-            tuned = _checkpoint(sources, pins.tuned, "/tuned/uri", folder / "tuned", max_parameters, fetching)
+            tuned, more = _checkpoint(sources, pins.tuned, "/tuned/uri", folder / "tuned", max_parameters, fetching)
+        warnings = [*warnings, *more]
         _check_same_shape(base, tuned, max_parameters)
-    return base, tuned
+    return Fetched(base, tuned, warnings)
 
 
 def _within(tick: Tick, start: float, end: float) -> Callable[[float], None]:
@@ -115,72 +148,51 @@ def _checkpoint(
     folder: Path,
     max_parameters: int,
     tick: Callable[[float], None],
-) -> Checkpoint:
+) -> tuple[Checkpoint, list[ReportWarning]]:
     fingerprint = sources.fetch_model(pinned, pointer, folder, tick)
+    warnings = stage_checkpoint(folder, pointer)
     load_config(folder, pointer, max_parameters)
-    return Checkpoint(folder, pinned.uri, fingerprint)
+    return Checkpoint(folder, pinned.uri, fingerprint), warnings
 
 
 def _adapted(
     sources: Sources, pinned: PinnedModel, base: Checkpoint, folder: Path, tick: Callable[[float], None]
-) -> Checkpoint:
+) -> tuple[Checkpoint, list[ReportWarning]]:
     """The base model with a PEFT adapter merged into it."""
     adapter, target = folder / "adapter", folder / "tuned"
     sources.fetch_model(pinned, "/tuned/uri", adapter, tick)
-    merge_adapter(base.folder, adapter, target, "/tuned/uri")
-    return Checkpoint(target, pinned.uri, fingerprint(target))
+    warnings = merge_adapter(base.folder, adapter, target, "/tuned/uri", base.uri)
+    return Checkpoint(target, pinned.uri, fingerprint(target)), warnings
 
 
 def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int) -> None:
     one = load_config(base.folder, "/base/uri", max_parameters)
     other = load_config(tuned.folder, "/tuned/uri", max_parameters)
     for what, name in (("blocks", "num_hidden_layers"), ("hidden width", "hidden_size")):
-        if getattr(one, name) != getattr(other, name):
-            raise shape_error(what, getattr(one, name), getattr(other, name))
-
-
-def _rows(request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path) -> tuple[list[Row], str]:
-    labelled = request.finetune is not None
-    if pins.dataset.sha256 is not None:
-        return list(inline_rows(request.dataset)), pins.dataset.sha256
-    path = folder / "dataset"
-    if pins.dataset.file is None:
-        raise ValueError("the data set is neither inline nor a file")
-    sha256 = sources.fetch_dataset(pins.dataset, path)
-    where, encoding = pins.dataset.source, table_encoding(pins.dataset.file.name)
-    columns = Columns.of(request.dataset, labelled)
-    if encoding.format == "parquet":
-        return list(_parquet_rows(path, columns, where)), sha256
-    lines = read_lines(path, encoding, sources.max_dataset_bytes, where)
-    return list(parse(lines, encoding.format, columns, where)), sha256
-
-
-def _parquet_rows(path: Path, columns: Columns, where: str) -> Iterator[Row]:
-    """The rows of a Parquet file; its text column must hold strings, its labels strings, integers or truth values."""
-    try:
-        with pq.ParquetFile(path) as file:
-            columns.require(file.schema_arrow.names, where)
-            wanted = [name for name in (columns.text, columns.label) if name in file.schema_arrow.names]
-            for batch in file.iter_batches(PARQUET_ROWS, columns=wanted):
-                yield from parse((json.dumps(row) + "\n" for row in batch.to_pylist()), "jsonl", columns, where)
-    except (pa.ArrowException, OSError, TypeError) as error:
-        raise InputError.at("/dataset/uri", f"{where} cannot be read as Parquet: {error}") from error
+        sizes = [getattr(config.get_text_config(), name, None) for config in (one, other)]
+        if sizes[0] != sizes[1]:
+            raise shape_error(what, *sizes)
 
 
 def distinct(rows: list[Row]) -> tuple[list[Row], list[ReportWarning]]:
-    """The first row of each text, blank ones left out; a text that stood twice could be tuned on and judged on."""
-    filled = [row for row in rows if row.text.strip()]
-    first = {row.text.strip(): row for row in reversed(filled)}
-    usable = [row for row in filled if first[row.text.strip()] is row]
+    """The first row of each text, or of each pair, blank ones left out; one that stood twice could be on both sides."""
+    filled = [row for row in rows if row.text.strip() and (row.pair is None or row.pair.strip())]
+    first = {_identity(row): row for row in reversed(filled)}
+    usable = [row for row in filled if first[_identity(row)] is row]
+    paired = any(row.pair is not None for row in rows)
     warnings = []
     for code, count, what in (
-        ("blank_texts", len(rows) - len(filled), "have a blank text"),
-        ("repeated_texts", len(filled) - len(usable), "repeat the text of an earlier row"),
+        ("blank_texts", len(rows) - len(filled), f"have a blank text{' or a blank second text' if paired else ''}"),
+        ("repeated_texts", len(filled) - len(usable), f"repeat the {'pair' if paired else 'text'} of an earlier row"),
     ):
         if count:
             message = f"{count} of {len(rows)} rows {what} and were passed over"
             warnings.append(ReportWarning(code=code, message=message))
     return usable, warnings
+
+
+def _identity(row: Row) -> tuple[str, str | None]:
+    return row.text.strip(), None if row.pair is None else row.pair.strip()
 
 
 def deal(rows: list[Row], request: AnalysisRequest) -> Split:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from layerdrift.contract.report import LatentAblation, Measured, SpliceInfo
 from workers.analysis.sae import SaeStack
-from workers.models.splices import Edit, spliced
+from workers.models.loading import body_of
+from workers.models.states import Edit
 from workers.stages.answers import Predicted, Questions, Scores, by_text, grouped, kl_bits, quality
 from workers.stages.intervals import ratio
 from workers.stages.tick import Tick
@@ -79,7 +80,8 @@ class SplicedLoss:
 
     def _answers(self, layer: int, edit: Edit) -> Iterator[Predicted]:
         for batch in self._questions.batches():
-            with spliced(self._model.base_model, layer, edit, batch.real):
+            reading = self._questions.reading
+            with reading.states.edited(body_of(self._model), layer, edit, reading.known(batch).real):
                 found = self._questions.answered(self._model, batch)
             yield found
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.report import TokenDrift, TokenLatents, TokenText
-from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.sae import SaeStack
 from workers.models.texts import batches
+from workers.stages.extract import Extracted
 from workers.stages.gather import BATCH_TEXTS
 from workers.stages.pair import load_pair
 from workers.stages.resolve import Checkpoint, Resolved
@@ -21,17 +21,17 @@ MAX_ENTRIES = 180_000
 
 
 def with_latents(
-    request: AnalysisRequest,
     resolved: Resolved,
     checkpoint: Checkpoint,
-    shown: TokenDrift,
+    extracted: Extracted,
     dictionaries: Dictionaries,
     tick: Tick,
 ) -> TokenDrift:
     """The shown texts with the latents of their tokens; texts beyond MAX_ENTRIES as they were."""
+    shown = extracted.tokens
     strongest, count = budget(shown.texts, dictionaries.layers)
-    texts = [text.text for text in shown.texts[:count]]
-    pair = load_pair(request, resolved.base, checkpoint)
+    texts = extracted.shown[:count]
+    pair = load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length)
     found: dict[int, TokenLatents] = {}
     for batch in batches(pair.reading.tokenizer, texts, BATCH_TEXTS, pair.reading.length):
         sides = [torch.stack(states).cpu() for states in pair.states(batch)]

@@ -22,7 +22,7 @@ from layerdrift.contract.report import Evaluation
 from layerdrift.contract.request import FineTune
 from workers.models.device import fast_dtype
 from workers.models.prefix import PrefixCache
-from workers.models.structure import blocks_of, parameters_before
+from workers.models.structure import blocks_of, parameters_before, shares_blocks
 from workers.models.texts import Batch, batches, run
 from workers.stages.tick import Tick
 
@@ -216,7 +216,7 @@ def evaluate(model: PreTrainedModel, data: TrainingData, rows: list[Row]) -> tup
     targets = torch.tensor([known.get(str(row.label), -1) for row in rows])
     right = torch.zeros(len(rows), dtype=torch.bool)
     loss, counted = 0.0, 0
-    for batch in batches(data.tokenizer, [row.text for row in rows], EVALUATED_AT_ONCE, data.length):
+    for batch in batches(data.tokenizer, [row.content for row in rows], EVALUATED_AT_ONCE, data.length):
         with torch.inference_mode():
             logits = run(model, batch).logits.float().cpu()
         wanted = targets[batch.indices]
@@ -258,7 +258,7 @@ def _training_mode(model: nn.Module) -> None:
 
 def _prefix_cache(model: PreTrainedModel, recipe: Recipe, rows: int) -> PrefixCache | None:
     prefix = len(blocks_of(model.base_model)) if recipe.body_frozen else recipe.prefix
-    return PrefixCache(model, prefix, rows) if prefix else None
+    return PrefixCache(model, prefix, rows) if prefix and not shares_blocks(model.base_model) else None
 
 
 def _logits(
@@ -298,7 +298,7 @@ def _epochs(data: TrainingData, settings: FineTune, seed: int) -> Iterator[tuple
     numbers = data.numbers()
     for epoch in range(settings.epochs):
         order = torch.randperm(len(data.train), generator=generator).tolist()
-        texts = [data.train[index].text for index in order]
+        texts = [data.train[index].content for index in order]
         found = list(batches(data.tokenizer, texts, settings.batch_size, data.length))
         largest = max(range(len(found)), key=lambda index: found[index].input_ids.numel())
         drawn = torch.randperm(len(found), generator=generator).tolist()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +14,16 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
+from layerdrift.backends import keys
 from layerdrift.backends.settings import Settings
-from layerdrift.contract.errors import ConflictError, DeniedError, NotFoundError, UnavailableError
+from layerdrift.contract.errors import ConflictError, DeniedError, LayerdriftError, NotFoundError, UnavailableError
 
 _NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _EXISTS = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 _UNNAMEABLE = {"400", "InvalidRequest", "InvalidBucketName", "KeyTooLongError", "InvalidURI"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_HEADER_REFUSED = {400, 403, 405, 501}
+"""HTTP statuses by which a store refuses `If-None-Match` where it takes the same write without that header."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,21 @@ class Part(NamedTuple):
     etag: str
 
 
+class Children(NamedTuple):
+    """What lies directly under a prefix."""
+
+    blobs: list[BlobInfo]
+    folders: list[str]
+    """Longer prefixes that have objects under them, each with a slash at its end."""
+
+
 class BlobStore:
     """One bucket. Every verb raises UnavailableError when S3 is away, NotFoundError when the object is not there."""
 
     def __init__(self, client: Any, bucket: str, signer: Any = None) -> None:
         self._client = client
         self._signer = signer or client
+        self._conditional: bool | None = None
         self.bucket = bucket
 
     @classmethod
@@ -66,6 +79,9 @@ class BlobStore:
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path" if endpoint else "auto"},
+                # boto3 adds x-amz-checksum-* headers by default, which other makers' stores may refuse
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
                 retries={"mode": "standard", "max_attempts": 4},
                 connect_timeout=5,
                 read_timeout=60,
@@ -97,13 +113,68 @@ class BlobStore:
             self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=media_type)
 
     def put_new(self, key: str, body: bytes, media_type: str) -> bool:
-        """Writes an object unless there is one of its key; of many who try at once, exactly one is told True."""
+        """Writes an object unless there is one of its key; of many who try at once, exactly one is told True.
+
+        A store without conditional writes cannot promise that: callers that look before any of them has written are
+        all told True, and the last write stays.
+        """
+        if not self.supports_conditional_writes():
+            return self._put_if_missing(key, body, media_type)
         try:
             with self._translated(key):
                 self._client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=media_type, IfNoneMatch="*")
         except ConflictError:
             return False
         return True
+
+    def _put_if_missing(self, key: str, body: bytes, media_type: str) -> bool:
+        """Looks, then writes; others may write in between."""
+        try:
+            self.head(key)
+        except NotFoundError:
+            self.put(key, body, media_type)
+            return True
+        return False
+
+    @property
+    def conditional_writes(self) -> bool | None:
+        """What `supports_conditional_writes` has found; None while nothing is known."""
+        return self._conditional
+
+    def supports_conditional_writes(self) -> bool:
+        """Whether the store honours `If-None-Match: *`. The first call finds out by writing a probe object.
+
+        Raises:
+            UnavailableError: S3 is away; the next call tries again.
+        """
+        if self._conditional is None:
+            self._conditional = self._probe_conditional_writes()
+        return self._conditional
+
+    def _probe_conditional_writes(self) -> bool:
+        key = f"{keys.PROBES}{uuid.uuid4().hex}"
+        try:
+            self.put(key, b"", "text/plain")
+        except DeniedError:  # these credentials write elsewhere only: nothing can be tried, and most stores have it
+            return True
+        try:
+            with self._translated(key):
+                return self._refuses_second_write(key)
+        finally:
+            with suppress(LayerdriftError):
+                self.delete(key)
+
+    def _refuses_second_write(self, key: str) -> bool:
+        """Whether a conditional write fails because the object is there; not because of its header."""
+        try:
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=b"", IfNoneMatch="*")
+        except ClientError as error:
+            if _code(error) in _EXISTS:
+                return True
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _HEADER_REFUSED:
+                return False
+            raise
+        return False
 
     def put_file(self, key: str, path: Path) -> None:
         """Uploads a file, in parts where it is large."""
@@ -175,19 +246,23 @@ class BlobStore:
         """The objects under a prefix, by key."""
         with self._translated(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            return [
-                BlobInfo(item["Key"], int(item["Size"]), str(item["ETag"]).strip('"'))
-                for page in pages
-                for item in page.get("Contents", [])
-            ]
+            return [_info(item) for page in pages for item in page.get("Contents", [])]
 
-    def folders(self, prefix: str) -> Sequence[str]:
-        """What lies directly under a prefix and has more under it, with the prefix and a slash at the end."""
+    def children(self, prefix: str) -> Children:
+        """The objects and the folders directly under a prefix."""
+        found = Children([], [])
         with self._translated(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=prefix, Delimiter="/"
             )
-            return [str(item["Prefix"]) for page in pages for item in page.get("CommonPrefixes", [])]
+            for page in pages:
+                found.blobs.extend(_info(item) for item in page.get("Contents", []))
+                found.folders.extend(str(item["Prefix"]) for item in page.get("CommonPrefixes", []))
+        return found
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """What lies directly under a prefix and has more under it, with the prefix and a slash at the end."""
+        return self.children(prefix).folders
 
     def delete_all(self, prefix: str) -> None:
         """Removes every object under a prefix."""
@@ -219,3 +294,8 @@ class BlobStore:
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def _info(item: dict[str, Any]) -> BlobInfo:
+    """An entry of a listing."""
+    return BlobInfo(item["Key"], int(item["Size"]), str(item["ETag"]).strip('"'))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import dataclass
 
 from layerdrift.backends.access import KeyStore
@@ -15,6 +17,9 @@ from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import Sources
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.backends.webhooks import WebhookQueue, WebhookTargets
+from layerdrift.contract.errors import LayerdriftError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,21 @@ class Deployment:
             webhooks=WebhookTargets(settings),
             webhook_queue=WebhookQueue(client),
         )
+
+    def probe_store(self) -> bool | None:
+        """Whether S3 has conditional writes; logs a warning where it has none. None where S3 cannot be asked now."""
+        try:
+            found = self.blobs.supports_conditional_writes()
+        except LayerdriftError as error:
+            logger.warning("whether S3 has conditional writes is not known yet: %s", error.detail)
+            return None
+        if not found:
+            logger.warning(
+                "this S3 has no conditional writes (If-None-Match): equal requests make one job only while all API "
+                "servers share one Redis; see docs/operations.md"
+            )
+        return found
+
+    def probe_store_in_background(self) -> None:
+        """Does `probe_store` in a thread: a start waits for no S3 that is away."""
+        threading.Thread(target=self.probe_store, name="store-probe", daemon=True).start()

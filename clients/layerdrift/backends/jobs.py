@@ -18,6 +18,7 @@ from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.exceptions import WatchError
+from redis.lock import Lock
 from redis.retry import Retry
 
 from layerdrift.backends import events, keys
@@ -44,6 +45,9 @@ def connect_redis(settings: Settings) -> redis.Redis:
         health_check_interval=30,
     )
 
+
+SUBMISSION_SECONDS = 30.0
+"""How long one submission may hold up equal ones, on a store without conditional writes."""
 
 SCANNED = 1000
 """Records that one page looks at, at most."""
@@ -72,7 +76,7 @@ class JobStore:
         if existing is None:
             admit()
             # whether S3 has one that Redis has lost is told by the write itself
-            if self._blobs.put_new(keys.job_object(record.owned), record.model_dump_json().encode(), _JSON):
+            if self._put_new(record):
                 self._insert(record)
                 return record, True
             existing = self.get(record.id, record.tenant)
@@ -82,6 +86,18 @@ class JobStore:
             return existing, False
         admit()
         return self._reopen(record)
+
+    def _put_new(self, record: JobRecord) -> bool:
+        """Writes a record to S3 unless it is there; of equal submissions at once, one alone is told True.
+
+        S3 decides which. Where it has no conditional writes, a lock in Redis lets one at a time look and write.
+        """
+        key, body = keys.job_object(record.owned), record.model_dump_json().encode()
+        if self._blobs.supports_conditional_writes():
+            return self._blobs.put_new(key, body, _JSON)
+        name = keys.submission(record.id)
+        with Lock(self._redis, name, timeout=SUBMISSION_SECONDS, blocking_timeout=SUBMISSION_SECONDS):
+            return self._blobs.put_new(key, body, _JSON)
 
     def _insert(self, record: JobRecord) -> None:
         """Puts a record into Redis, unless there is one by now."""

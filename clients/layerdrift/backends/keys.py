@@ -24,6 +24,8 @@ WEBHOOKS = "ld:webhooks"
 
 TENANTS = "tenants/"
 API_KEY_OBJECTS = "keys/"
+PROBES = "probes/"
+"""Prefix: objects that the service writes to learn what the store can do, and deletes at once."""
 
 
 def workers(queue: str) -> str:
@@ -56,6 +58,11 @@ def open_jobs_of(tenant: str) -> str:
 def job(analysis_id: str) -> str:
     """String: the job record as JSON."""
     return f"ld:job:{analysis_id}"
+
+
+def submission(analysis_id: str) -> str:
+    """Lock: whoever makes the job, where the store cannot tell which of several was first."""
+    return f"ld:submission:{analysis_id}"
 
 
 def lease(analysis_id: str) -> str:

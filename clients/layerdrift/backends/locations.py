@@ -1,21 +1,26 @@
 """Folders that files are read from: on this disk, in a bucket, in a zip that was uploaded. `registries` has the rest.
 
-Nothing is executed and nothing is unpickled here; a location gives the files directly in it, and their bytes.
+A location shows one folder: the files directly in it, their bytes, and its folders. What operating systems and tools
+leave beside them (`__MACOSX`, `.DS_Store`, `.git`) is not shown. Nothing is executed and nothing is unpickled here.
 """
 
 from __future__ import annotations
 
+import copy
 import io
+import posixpath
 import zipfile
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from layerdrift.backends import keys
-from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.blobs import BlobStore, Children
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.contract.errors import NotFoundError
 from layerdrift.contract.upload import Upload
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20
 MAX_ARCHIVE_FILES = 1000
+_JUNK = {"__macosx", "thumbs.db", "desktop.ini", ".ds_store", ".ipynb_checkpoints"}
+_JUNK_PREFIXES = ("._", ".git")
 
 
 class PinnedFile(BaseModel):
@@ -43,11 +50,27 @@ class Location(Protocol):
     def files(self) -> list[PinnedFile]:
         """The files directly in it."""
 
+    def folders(self) -> list[str]:
+        """The names of the folders directly in it."""
+
+    def inside(self, folder: str) -> Location:
+        """A folder of it, by its path relative to this one; nothing is asked or checked yet."""
+
     def read(self, name: str, length: int) -> bytes:
         """The first bytes of a file."""
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """A file's bytes, some megabytes at a time."""
+
+
+def is_shown(path: str) -> bool:
+    """Whether no part of a relative path is junk, or leads out of its folder."""
+    return not any(_is_junk(part) or part in ("", ".", "..") for part in path.split("/"))
+
+
+def _is_junk(name: str) -> bool:
+    """Whether an operating system or a tool left this, and no training."""
+    return name.lower() in _JUNK or name.startswith(_JUNK_PREFIXES)
 
 
 class Folder:
@@ -60,11 +83,27 @@ class Folder:
 
     def files(self) -> list[PinnedFile]:
         found = []
-        for entry in sorted(self._path.iterdir()) if self._only is None else [self._path / self._only]:
-            if entry.is_file() and entry.name.isprintable() and within(entry.resolve(), self._roots):
+        for entry in self._shown():
+            if entry.is_file():
                 stat = entry.stat()
                 found.append(PinnedFile(name=entry.name, size=stat.st_size, version=f"mtime:{stat.st_mtime_ns}"))
         return found
+
+    def folders(self) -> list[str]:
+        return [entry.name for entry in self._shown() if entry.is_dir()]
+
+    def inside(self, folder: str) -> Folder:
+        return Folder(self._path / folder, self._roots)
+
+    def _shown(self) -> Iterator[Path]:
+        """What is in it and may be read; a link may only lead to what may be read itself."""
+        if self._only is not None:
+            entries = [self._path / self._only]
+        else:
+            entries = sorted(entry for entry in self._path.iterdir() if is_shown(entry.name))
+        for entry in entries:
+            if entry.name.isprintable() and _leads_within(entry, self._roots):
+                yield entry
 
     def read(self, name: str, length: int) -> bytes:
         with (self._path / name).open("rb") as stream:
@@ -77,7 +116,7 @@ class Folder:
 
 
 class Prefix:
-    """The objects directly under a prefix of a bucket."""
+    """The objects directly under a prefix of a bucket; listed once."""
 
     def __init__(self, store: BlobStore, prefix: str, only: str | None = None) -> None:
         self._store = store
@@ -85,21 +124,77 @@ class Prefix:
         self._only = only
 
     def files(self) -> list[PinnedFile]:
-        if self._only is not None:
-            found = [self._store.head(self._prefix + self._only)]
-        else:
-            found = [blob for blob in self._store.list(self._prefix) if "/" not in blob.key[len(self._prefix) :]]
+        named = ((blob.key[len(self._prefix) :], blob) for blob in self._children.blobs)
         return [
-            PinnedFile(name=blob.key[len(self._prefix) :], size=blob.size, version=f"etag:{blob.etag}")
-            for blob in found
-            if blob.key != self._prefix
+            PinnedFile(name=name, size=blob.size, version=f"etag:{blob.etag}")
+            for name, blob in named
+            if self._only is not None or is_shown(name)
         ]
+
+    def folders(self) -> list[str]:
+        names = (key[len(self._prefix) : -1] for key in self._children.folders)
+        return [name for name in names if is_shown(name)]
+
+    def inside(self, folder: str) -> Prefix:
+        return Prefix(self._store, f"{self._prefix}{folder}/")
+
+    @cached_property
+    def _children(self) -> Children:
+        if self._only is not None:
+            return Children([self._store.head(self._prefix + self._only)], [])
+        return self._store.children(self._prefix)
 
     def read(self, name: str, length: int) -> bytes:
         return self._store.get(self._prefix + name, length=length)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         return self._store.chunks(self._prefix + name, CHUNK_BYTES)
+
+
+class Tree(ABC):
+    """A place that lists all its files at once, by paths; shows one folder of them at a time."""
+
+    _prefix = ""
+
+    @abstractmethod
+    def every_file(self) -> Iterable[PinnedFile]:
+        """The files of all folders, named by their paths."""
+
+    @abstractmethod
+    def read_path(self, path: str, length: int) -> bytes:
+        """The first bytes of a file of any folder."""
+
+    @abstractmethod
+    def chunks_of_path(self, path: str) -> Iterator[bytes]:
+        """The bytes of a file of any folder."""
+
+    def files(self) -> list[PinnedFile]:
+        return [file for file in self._below() if "/" not in file.name]
+
+    def folders(self) -> list[str]:
+        return sorted({file.name.partition("/")[0] for file in self._below() if "/" in file.name})
+
+    def inside(self, folder: str) -> Self:
+        view = copy.copy(self)
+        view._prefix = f"{self._prefix}{folder}/"
+        return view
+
+    def read(self, name: str, length: int) -> bytes:
+        return self.read_path(self._prefix + name, length)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        return self.chunks_of_path(self._prefix + name)
+
+    @cached_property
+    def _every(self) -> list[PinnedFile]:
+        return list(self.every_file())
+
+    def _below(self) -> Iterator[PinnedFile]:
+        """The files of this folder and of those in it, named by their paths from here."""
+        for file in self._every:
+            name = file.name.removeprefix(self._prefix)
+            if file.name.startswith(self._prefix) and is_shown(name):
+                yield file.model_copy(update={"name": name})
 
 
 def pinned_upload(upload: Upload) -> PinnedFile:
@@ -119,6 +214,12 @@ class UploadedFile:
 
     def files(self) -> list[PinnedFile]:
         return [pinned_upload(self._upload)]
+
+    def folders(self) -> list[str]:
+        return []
+
+    def inside(self, folder: str) -> Location:
+        raise NotFoundError(f"{self._upload.uri} is a file and has no folder {folder}")
 
     def read(self, name: str, length: int) -> bytes:
         return self._blobs.get(self._key, length=length)
@@ -161,8 +262,8 @@ class _Ranges(io.RawIOBase):
         return len(found)
 
 
-class Archive:
-    """The files of a zip that was uploaded: those at its top, or in its one folder; nothing is written to disk.
+class Archive(Tree):
+    """The files of a zip that was uploaded, from the folder on that holds them all; nothing is written to disk.
 
     Raises:
         ValueError: it is no zip, has links or too many files, or a file of it is larger than it says.
@@ -182,40 +283,47 @@ class Archive:
         linked = [member.filename for member in members if (member.external_attr >> 16) & 0o170000 == 0o120000]
         if linked:
             raise ValueError(f"the zip holds links ({linked[0]!r}); only files are read")
-        tops = {PurePosixPath(member.filename).parts[:-1] for member in members}
-        folder = next(iter(tops)) if len(tops) == 1 else ()
-        self._members = {
-            PurePosixPath(member.filename).name: member
-            for member in members
-            if PurePosixPath(member.filename).parts[:-1] == folder and ".." not in folder
-        }
+        self._members = {path: member for member in members if is_shown(path := _member_path(member))}
+        shared = posixpath.commonpath([posixpath.dirname(path) for path in self._members] or [""])
+        self._prefix = f"{shared}/" if shared else ""
 
-    def files(self) -> list[PinnedFile]:
-        return [
-            PinnedFile(name=name, size=member.file_size, version=self._version)
-            for name, member in sorted(self._members.items())
-        ]
+    def every_file(self) -> Iterator[PinnedFile]:
+        for path, member in sorted(self._members.items()):
+            yield PinnedFile(name=path, size=member.file_size, version=self._version)
 
-    def read(self, name: str, length: int) -> bytes:
+    def read_path(self, path: str, length: int) -> bytes:
         found = bytearray()
-        for chunk in self.chunks(name):
+        for chunk in self.chunks_of_path(path):
             found += chunk
             if len(found) >= length:
                 break
         return bytes(found[:length])
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        member = self._members[name]
+    def chunks_of_path(self, path: str) -> Iterator[bytes]:
+        member = self._members[path]
         done = 0
         try:
             with self._zip.open(member) as stream:
                 while chunk := stream.read(CHUNK_BYTES):
                     done += len(chunk)
                     if done > member.file_size:
-                        raise ValueError(f"{name} is larger than the zip says")
+                        raise ValueError(f"{path} is larger than the zip says")
                     yield chunk
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-            raise ValueError(f"{name} in the zip is broken ({error})") from error
+            raise ValueError(f"{path} in the zip is broken ({error})") from error
+
+
+def _member_path(member: zipfile.ZipInfo) -> str:
+    """A member's path with slashes: some tools of Windows write backslashes."""
+    return str(PurePosixPath(member.filename.replace("\\", "/").lstrip("/")))
+
+
+def _leads_within(entry: Path, roots: list[Path]) -> bool:
+    """Whether a path, links followed, lies under one of these folders; a loop of links does not."""
+    try:
+        return within(entry.resolve(), roots)
+    except (OSError, RuntimeError):
+        return False
 
 
 def within(path: Path, roots: list[Path]) -> bool:

@@ -127,7 +127,7 @@ class Opener:
         store = self._blobs.of_bucket(bucket)
         if folder:
             prefix = Prefix(store, key.rstrip("/") + "/")
-            if not prefix.files():
+            if not prefix.files() and not prefix.folders():
                 raise InputError.at(pointer, f"{uri} holds no objects, or they cannot be listed")
             return prefix
         parent, _, name = key.rpartition("/")

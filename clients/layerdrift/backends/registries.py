@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 
-from layerdrift.backends.locations import CHUNK_BYTES, Location, PinnedFile
-from layerdrift.contract.errors import DeniedError, InputError, NotFoundError, UnavailableError
+from layerdrift.backends.locations import CHUNK_BYTES, Location, PinnedFile, Tree, is_shown
+from layerdrift.contract.errors import DeniedError, NotFoundError, UnavailableError
 
 _SECONDS = 60.0
+_COMPONENTS, _TOKENIZER = "components", "tokenizer"
+_MODEL, _ADAPTER = "model", "peft"
+"""Folders that mlflow.transformers makes."""
 
 
 class Remote:
@@ -90,7 +93,7 @@ class Bearer(httpx.Auth):
         yield request
 
 
-class HubRepository:
+class HubRepository(Tree):
     """A model repository of a Hugging Face hub at one commit; `revision` is what a branch or tag stands for now."""
 
     def __init__(self, endpoint: str, name: str, revision: str, token: str | None) -> None:
@@ -103,32 +106,28 @@ class HubRepository:
     def revision(self) -> str:
         return str(self._info["sha"])
 
-    def files(self) -> list[PinnedFile]:
-        return [
-            PinnedFile(
-                name=entry["rfilename"],
-                size=int(entry.get("size") or 0),
-                version=f"blob:{(entry.get('lfs') or {}).get('sha256') or entry.get('blobId')}",
-            )
-            for entry in self._info.get("siblings", [])
-            if "/" not in entry["rfilename"]
-        ]
+    def every_file(self) -> Iterator[PinnedFile]:
+        for entry in self._info.get("siblings", []):
+            content = (entry.get("lfs") or {}).get("sha256") or entry.get("blobId")
+            yield PinnedFile(name=entry["rfilename"], size=int(entry.get("size") or 0), version=f"blob:{content}")
 
-    def read(self, name: str, length: int) -> bytes:
-        return self._remote.head(self._path(name), length)
+    def read_path(self, path: str, length: int) -> bytes:
+        return self._remote.head(self._url_of(path), length)
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        return self._remote.chunks(self._path(name))
+    def chunks_of_path(self, path: str) -> Iterator[bytes]:
+        return self._remote.chunks(self._url_of(path))
 
-    def _path(self, name: str) -> str:
-        return f"/{self._name}/resolve/{self.revision}/{quote(name)}"
+    def _url_of(self, path: str) -> str:
+        return f"/{self._name}/resolve/{self.revision}/{quote(path)}"
 
 
 class MlflowVersion:
-    """A version of a model in an MLflow registry, as `mlflow.transformers` logs it or as a plain folder.
+    """A version of a model in an MLflow registry: a plain folder, or what one of MLflow's flavours makes.
 
-    Its artifacts are read through the tracking server where that serves them, else with `folder_of` from where they
-    lie: `s3:` or `file:`, under the same rules as such URIs in a request.
+    `mlflow.transformers` puts a model into `model`, an adapter into `peft`, and the tokenizer of either into
+    `components/tokenizer`: a folder of this location has those files too where it lacks them. The artifacts are read
+    through the tracking server where that serves them, else with `folder_of` from where they lie: `s3:` or `file:`,
+    under the same rules as such URIs in a request.
 
     Args:
         wanted: a version's number, or `@alias`.
@@ -150,13 +149,23 @@ class MlflowVersion:
         return str(self._version["version"])
 
     def files(self) -> list[PinnedFile]:
-        return [file.model_copy(update={"name": name}) for name, (_, file) in self._places.items()]
+        return self._top.files()
+
+    def folders(self) -> list[str]:
+        names = self._top.folders()
+        # beside an adapter lies the base model that it was trained on
+        return [name for name in names if not (name == _MODEL and _ADAPTER in names)]
+
+    def inside(self, folder: str) -> Location:
+        place = self._top.inside(folder)
+        tokenizer = self._tokenizer
+        return place if tokenizer is None or folder.startswith(_COMPONENTS) else _Completed(place, tokenizer)
 
     def read(self, name: str, length: int) -> bytes:
-        return self._places[name][0].read(name, length)
+        return self._top.read(name, length)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        return self._places[name][0].chunks(name)
+        return self._top.chunks(name)
 
     def _found(self, name: str, wanted: str) -> dict[str, Any]:
         registry = "/api/2.0/mlflow"
@@ -172,28 +181,50 @@ class MlflowVersion:
         return found["model_version"]  # type: ignore[no-any-return]
 
     @cached_property
-    def _places(self) -> dict[str, tuple[Location, PinnedFile]]:
-        """Where each file lies: at the top, or as mlflow.transformers puts them, the model beside its tokenizer."""
+    def _top(self) -> Location:
         name, version = self._version["name"], self.revision
-        uri = self._remote.json("/api/2.0/mlflow/model-versions/get-download-uri", name=name, version=version)
-        root = str(uri["artifact_uri"]).rstrip("/")
-        top = self._inside(root)
-        if "config.json" in top:
-            return top
-        found = {}
-        for folder in ("components/tokenizer", "model"):
-            with suppress(InputError, NotFoundError):  # what is missing is named by whoever looks for the files
-                found.update(self._inside(f"{root}/{folder}"))
-        return found
-
-    def _inside(self, uri: str) -> dict[str, tuple[Location, PinnedFile]]:
+        answer = self._remote.json("/api/2.0/mlflow/model-versions/get-download-uri", name=name, version=version)
+        uri = str(answer["artifact_uri"]).rstrip("/")
         parts = urlsplit(uri)
-        if parts.scheme == "mlflow-artifacts":  # of whatever host: the registry is asked, and no other server
-            made = f"mlflow:{self.revision} of {self._version.get('creation_timestamp')}"
-            place: Location = _Served(self._remote, parts.path.strip("/"), made)
-        else:
-            place = self._folder_of(uri)
-        return {file.name: (place, file) for file in place.files()}
+        if parts.scheme != "mlflow-artifacts":
+            return self._folder_of(uri)
+        # of whatever host: the registry is asked, and no other server
+        made = f"mlflow:{self.revision} of {self._version.get('creation_timestamp')}"
+        return _Served(self._remote, parts.path.strip("/"), made)
+
+    @cached_property
+    def _tokenizer(self) -> Location | None:
+        if _COMPONENTS not in self._top.folders():
+            return None
+        components = self._top.inside(_COMPONENTS)
+        return components.inside(_TOKENIZER) if _TOKENIZER in components.folders() else None
+
+
+class _Completed:
+    """A folder, and the files of a second one that it lacks."""
+
+    def __init__(self, first: Location, second: Location) -> None:
+        self._first = first
+        self._second = second
+
+    def files(self) -> list[PinnedFile]:
+        return [file for _, file in self._places.values()]
+
+    def folders(self) -> list[str]:
+        return self._first.folders()
+
+    def inside(self, folder: str) -> Location:
+        return _Completed(self._first.inside(folder), self._second)
+
+    def read(self, name: str, length: int) -> bytes:
+        return self._places[name][0].read(name, length)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        return self._places[name][0].chunks(name)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Location, PinnedFile]]:
+        return {file.name: (place, file) for place in (self._second, self._first) for file in place.files()}
 
 
 class _Served:
@@ -205,12 +236,22 @@ class _Served:
         self._version = version
 
     def files(self) -> list[PinnedFile]:
-        found = self._remote.json("/api/2.0/mlflow-artifacts/artifacts", path=self._path)
         return [
             PinnedFile(name=entry["path"], size=int(entry["file_size"]), version=self._version)
-            for entry in found.get("files", [])
-            if not entry["is_dir"] and "/" not in entry["path"]
+            for entry in self._entries
+            if not entry["is_dir"]
         ]
+
+    def folders(self) -> list[str]:
+        return [entry["path"] for entry in self._entries if entry["is_dir"]]
+
+    def inside(self, folder: str) -> Location:
+        return _Served(self._remote, f"{self._path}/{folder}", self._version)
+
+    @cached_property
+    def _entries(self) -> list[dict[str, Any]]:
+        found = self._remote.json("/api/2.0/mlflow-artifacts/artifacts", path=self._path)
+        return [entry for entry in found.get("files", []) if "/" not in entry["path"] and is_shown(entry["path"])]
 
     def read(self, name: str, length: int) -> bytes:
         return self._remote.head(self._of(name), length)

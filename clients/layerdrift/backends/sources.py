@@ -16,6 +16,16 @@ from typing import Any, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdrift.backends.blobs import BlobStore
+from layerdrift.backends.checkpoint_configs import Shape, check_adapter_config, check_config, check_files, shape_of
+from layerdrift.backends.checkpoint_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    MAX_CONFIG_BYTES,
+    find_checkpoint,
+    folder_of,
+    listed,
+)
 from layerdrift.backends.locations import (
     Location,
     PinnedFile,
@@ -29,34 +39,30 @@ from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, No
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _WEIGHTS = ".safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-_VOCABULARIES = {
+VOCABULARIES = {
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
     "spiece.model",
+    "spm.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
+    "bpe.codes",
 }
-_TOKENIZER = {
-    *_VOCABULARIES,
+TOKENIZER_FILES = {
+    *VOCABULARIES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "merges.txt",
+    "vocab.bpe",
+    "chat_template.jinja",
 }
-_MAX_CONFIG_BYTES = 4 << 20
-MAX_BLOCKS, MAX_WIDTH = 1_000, 65_536
-"""Depth and width beyond which a configuration is taken for a mistake, before anything is built from it."""
-
-_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _T = TypeVar("_T")
-_WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
 
 
 class PinnedModel(BaseModel):
@@ -66,6 +72,7 @@ class PinnedModel(BaseModel):
 
     uri: str
     revision: str | None = Field(default=None, description="commit of a hub's repository, or version in MLflow")
+    folder: str = Field(default="", description="path of the checkpoint inside what `uri` names; empty: all of it")
     adapter: bool = Field(default=False, description="a PEFT adapter of the base model, not a whole checkpoint")
     files: list[PinnedFile]
 
@@ -90,18 +97,31 @@ class Pins(BaseModel):
     dataset: PinnedDataset
 
 
-class _Shape(NamedTuple):
-    """Depth and width that a configuration tells; None where it does not."""
+class _Opened(NamedTuple):
+    """The folder of a location that holds a checkpoint, and the files in it."""
 
-    blocks: object
-    width: object
+    uri: str
+    pointer: str
+    revision: str | None
+    folder: str
+    location: Location
+    files: list[PinnedFile]
+
+    @property
+    def names(self) -> set[str]:
+        """The names of its files."""
+        return {file.name for file in self.files}
+
+    def pinned(self, files: list[PinnedFile], adapter: bool = False) -> PinnedModel:
+        """The model that some of the files are."""
+        return PinnedModel(uri=self.uri, revision=self.revision, folder=self.folder, adapter=adapter, files=files)
 
 
 class _Looked(NamedTuple):
     """A checkpoint that was looked at."""
 
     model: PinnedModel
-    shape: _Shape
+    shape: Shape
 
 
 class Sources:
@@ -144,12 +164,10 @@ class Sources:
         return Pins(base=base.model, tuned=tuned.model if tuned else None, dataset=dataset)
 
     def _pin_model(self, reference: ModelRef, pointer: str) -> _Looked:
-        location = self._opener.open(reference.uri, pointer, folder=True)
-        files = location.files()
-        revision = location.revision if isinstance(location, HubRepository | MlflowVersion) else None
-        names = {file.name for file in files}
-        if pointer == "/tuned/uri" and ADAPTER_CONFIG in names and CONFIG not in names:
-            return self._pin_adapter(reference.uri, revision, location, files)
+        opened = self._open_checkpoint(reference.uri, pointer)
+        location, names = opened.location, opened.names
+        if _is_adapter(opened):
+            return self._pin_adapter(opened)
         if CONFIG not in names:
             raise InputError.at(
                 pointer, f"{reference.uri} holds no {CONFIG}; it must name a folder in transformers' layout"
@@ -157,18 +175,26 @@ class Sources:
         weights = {name for name in names if name.endswith(_WEIGHTS)}
         if WEIGHTS not in names and not (INDEX in names and weights):
             raise InputError.at(pointer, _no_weights(reference.uri, names))
-        if pointer == "/base/uri" and not names & _VOCABULARIES:
+        if pointer == "/base/uri" and not names & VOCABULARIES:
             raise InputError.at(
-                pointer, f"{reference.uri} holds no tokenizer (one of {', '.join(sorted(_VOCABULARIES))})"
+                pointer, f"{reference.uri} holds no tokenizer (one of {', '.join(sorted(VOCABULARIES))})"
             )
         config = self._config(location, pointer, reference.uri)
-        self._check_config(config, pointer, reference.uri)
+        check_config(config, pointer, reference.uri)
+        check_files(names, pointer, reference.uri)
         if INDEX in names:
             self._check_index(location, names, pointer, reference.uri)
-        wanted = {CONFIG, INDEX, *weights, *_TOKENIZER}
-        pinned = self._limited([file for file in files if file.name in wanted], pointer, reference.uri)
-        shape = _Shape(_first(config, _DEPTH_KEYS), _first(config, _WIDTH_KEYS))
-        return _Looked(PinnedModel(uri=reference.uri, revision=revision, files=pinned), shape)
+        wanted = {CONFIG, INDEX, *weights, *TOKENIZER_FILES}
+        pinned = self._limited([file for file in opened.files if file.name in wanted], pointer, reference.uri)
+        return _Looked(opened.pinned(pinned), shape_of(config))
+
+    def _open_checkpoint(self, uri: str, pointer: str) -> _Opened:
+        """The checkpoint's own folder, which may lie inside what the URI names."""
+        top = self._opener.open(uri, pointer, folder=True)
+        revision = top.revision if isinstance(top, HubRepository | MlflowVersion) else None
+        folder = find_checkpoint(top, uri, pointer)
+        location = folder_of(top, folder)
+        return _Opened(uri, pointer, revision, folder, location, listed(location, uri, pointer))
 
     def _limited(self, files: list[PinnedFile], pointer: str, uri: str) -> list[PinnedFile]:
         """The files; InputError where they are too large together."""
@@ -177,37 +203,26 @@ class Sources:
             raise InputError.at(pointer, f"{uri} has {size} bytes; this service reads up to {limit}")
         return files
 
-    def _pin_adapter(self, uri: str, revision: str | None, location: Location, files: list[PinnedFile]) -> _Looked:
-        pointer = "/tuned/uri"
-        if ADAPTER_WEIGHTS not in {file.name for file in files}:
+    def _pin_adapter(self, opened: _Opened) -> _Looked:
+        """An adapter, and the tokenizer that was saved with it."""
+        uri, pointer = opened.uri, opened.pointer
+        if ADAPTER_WEIGHTS not in opened.names:
             raise InputError.at(pointer, f"{uri} holds no {ADAPTER_WEIGHTS}; pickled adapters are refused")
-        config = self._config(location, pointer, uri, ADAPTER_CONFIG)
-        if not isinstance(config.get("peft_type"), str):
-            raise InputError.at(pointer, f"{ADAPTER_CONFIG} of {uri} names no peft_type")
-        if config.get("auto_mapping"):
-            raise InputError.at(pointer, f"{ADAPTER_CONFIG} of {uri} names code to import (auto_mapping): refused")
-        wanted = [file for file in files if file.name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-        pinned = self._limited(wanted, pointer, uri)
-        return _Looked(PinnedModel(uri=uri, revision=revision, adapter=True, files=pinned), _Shape(None, None))
-
-    @staticmethod
-    def _check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
-        if not isinstance(config.get("model_type"), str):
-            raise InputError.at(pointer, f"{CONFIG} of {uri} names no model_type")
-        for what, names, limit in (("blocks", _DEPTH_KEYS, MAX_BLOCKS), ("hidden width", _WIDTH_KEYS, MAX_WIDTH)):
-            value = _first(config, names)
-            if value is not None and not (type(value) is int and 1 <= value <= limit):
-                raise InputError.at(pointer, f"{CONFIG} of {uri} gives {value!r} as {what}; 1 to {limit} are possible")
+        config = self._config(opened.location, pointer, uri, ADAPTER_CONFIG)
+        check_adapter_config(config, pointer, uri)
+        wanted = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES}
+        pinned = self._limited([file for file in opened.files if file.name in wanted], pointer, uri)
+        return _Looked(opened.pinned(pinned, adapter=True), Shape(None, None))
 
     def _config(self, location: Location, pointer: str, uri: str, name: str = CONFIG) -> dict[str, Any]:
         try:
-            config = json.loads(location.read(name, _MAX_CONFIG_BYTES).decode())
+            config = json.loads(location.read(name, MAX_CONFIG_BYTES).decode())
         except (ValueError, RecursionError) as error:
             raise InputError.at(pointer, f"{name} of {uri} is not JSON: {error}") from error
+        except OSError as error:
+            raise InputError.at(pointer, f"{name} of {uri} cannot be read: {error.strerror}") from error
         if not isinstance(config, dict):
             raise InputError.at(pointer, f"{name} of {uri} is not a JSON object")
-        if "auto_map" in config:
-            raise InputError.at(pointer, f"{name} of {uri} names code to run (auto_map), which is refused: remove it")
         return config
 
     def _check_index(self, location: Location, names: set[str], pointer: str, uri: str) -> None:
@@ -307,10 +322,31 @@ class Sources:
 
     def _reopen(self, pinned: PinnedModel, pointer: str) -> Location:
         """What was pinned, at the revision that it had then."""
-        return self._opener.open(at_revision(pinned.uri, pinned.revision), pointer, folder=True)
+        top = self._opener.open(at_revision(pinned.uri, pinned.revision), pointer, folder=True)
+        try:
+            return folder_of(top, pinned.folder)
+        except (NotFoundError, DeniedError, OSError) as error:
+            raise InputError.at(pointer, f"{pinned.uri} is no longer there: {error}") from error
 
 
-def _check_shapes(base: _Shape, tuned: _Shape) -> None:
+def _is_adapter(opened: _Opened) -> bool:
+    """Whether a folder holds a PEFT adapter; InputError where it holds a model too, or is to be the base."""
+    names, uri = opened.names, opened.uri
+    if ADAPTER_CONFIG not in names:
+        return False
+    whole = next((name for name in (WEIGHTS, INDEX) if name in names), None)
+    if whole is not None and ADAPTER_WEIGHTS in names:
+        detail = f"{uri} holds both a model ({whole}) and an adapter ({ADAPTER_WEIGHTS}); remove one of them"
+        raise InputError.at(opened.pointer, detail)
+    if whole is not None or (CONFIG in names and ADAPTER_WEIGHTS not in names):
+        return False
+    if opened.pointer == "/base/uri":
+        detail = f"{uri} is a PEFT adapter ({ADAPTER_CONFIG}); the base must be a whole checkpoint: name the model"
+        raise InputError.at(opened.pointer, f"{detail} that the adapter was trained on")
+    return True
+
+
+def _check_shapes(base: Shape, tuned: Shape) -> None:
     """Refuses at once a pair whose configurations already tell of another depth or width."""
     for what, one, other in zip(("blocks", "hidden width"), base, tuned, strict=True):
         if one is not None and other is not None and one != other:
@@ -345,10 +381,6 @@ def _collected(problems: list[FieldProblem], action: Callable[[], _T]) -> _T | N
     except InputError as error:
         problems.extend(error.errors)
         return None
-
-
-def _first(config: dict[str, Any], names: tuple[str, ...]) -> object:
-    return next((config[name] for name in names if name in config), None)
 
 
 def _no_weights(uri: str, names: set[str]) -> str:

@@ -28,6 +28,7 @@ class Asked:
     finetune: bool
     dataset: str | None
     text_column: str | None
+    text_pair_column: str | None
     label_column: str | None
     max_examples: int | None
     name: str | None
@@ -71,6 +72,7 @@ def _fields(asked: Asked) -> dict[str, Any]:
         "tuned.uri": asked.tuned,
         "dataset.uri": asked.dataset,
         "dataset.text_column": asked.text_column,
+        "dataset.text_pair_column": asked.text_pair_column,
         "dataset.label_column": asked.label_column,
         "dataset.max_examples": asked.max_examples,
         "name": asked.name,

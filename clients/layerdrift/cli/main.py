@@ -35,6 +35,7 @@ from layerdrift.cli.submitting import (
     Set,
     Tag,
     TextColumn,
+    TextPairColumn,
     Tuned,
 )
 from layerdrift.contract.analysis import Analysis, Status
@@ -92,6 +93,7 @@ def submit(
     finetune: Finetune = False,
     request: RequestFile = None,
     text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
     label_column: LabelColumn = None,
     max_examples: MaxExamples = None,
     name: Name = None,
@@ -104,7 +106,20 @@ def submit(
 ) -> None:
     """Submit a pair, or a model to fine-tune; prints the analysis's id. Local files and folders are uploaded."""
     asked = Asked(
-        request, base, tuned, finetune, dataset, text_column, label_column, max_examples, name, tag, seed, no_sae, set_
+        request,
+        base,
+        tuned,
+        finetune,
+        dataset,
+        text_column,
+        text_pair_column,
+        label_column,
+        max_examples,
+        name,
+        tag,
+        seed,
+        no_sae,
+        set_,
     )
     with connected(url) as client:
         analysis = client.submit(build(asked, client))

@@ -27,6 +27,7 @@ from layerdrift.cli.submitting import (
     Set,
     Tag,
     TextColumn,
+    TextPairColumn,
     Tuned,
 )
 from layerdrift.contract.errors import InputError
@@ -92,6 +93,7 @@ def review(
     verdict: VerdictOut = None,
     request: RequestFile = None,
     text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
     label_column: LabelColumn = None,
     max_examples: MaxExamples = None,
     name: Name = None,
@@ -108,7 +110,20 @@ def review(
     targets = Targets(junit, markdown, html, report, png, verdict)
     targets.check()
     asked = Asked(
-        request, base, tuned, finetune, dataset, text_column, label_column, max_examples, name, tag, seed, no_sae, set_
+        request,
+        base,
+        tuned,
+        finetune,
+        dataset,
+        text_column,
+        text_pair_column,
+        label_column,
+        max_examples,
+        name,
+        tag,
+        seed,
+        no_sae,
+        set_,
     )
     with Client(url) as client:
         analysis = client.submit(build(asked, client))

@@ -17,7 +17,12 @@ RequestFile = Annotated[
     Path | None, typer.Option("--request", "-r", help="A whole request as YAML or JSON; other options go before it.")
 ]
 TextColumn = Annotated[str | None, typer.Option("--text-column", help="Column of the texts; else `text`.")]
-LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the labels; else `label`.")]
+TextPairColumn = Annotated[
+    str | None, typer.Option("--text-pair-column", help="Column of the second texts, for models that read pairs.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="Column of the labels; else `label`, where there is one.")
+]
 MaxExamples = Annotated[int | None, typer.Option("--max-examples", help="Texts that are analysed.")]
 Name = Annotated[str | None, typer.Option("--name", help="For people; shown in lists and in the report.")]
 Tag = Annotated[list[str], typer.Option("--tag", help="key=value, for people and filters; may be repeated.")]

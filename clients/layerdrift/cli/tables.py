@@ -123,7 +123,11 @@ def comparison(found: Comparison) -> Table:
     """Both reports, and what lies between, layer by layer."""
     unlike = [
         what
-        for what, same in (("base", found.same_base), ("data", found.same_dataset), ("settings", found.same_settings))
+        for what, same in (
+            ("base", found.same_base),
+            ("data", found.same_dataset),
+            (f"settings: {', '.join(found.unlike_settings)}", found.same_settings),
+        )
         if not same
     ]
     title = f"{found.one} → {found.other}" + (f"  (other {', '.join(unlike)})" if unlike else "")
@@ -170,6 +174,8 @@ def _table(*headings: str, title: str | None = None) -> Table:
 
 
 def _both(found: Difference) -> str:
+    if found.incomparable is not None:
+        return f"{words.number(found.one)} | {words.number(found.other)} ({found.incomparable})"
     return f"{words.number(found.one)} → {words.number(found.other)}"
 
 

@@ -9,18 +9,25 @@ from layerdrift.contract.report import Layer, Measured, Report, ZoneName
 
 
 class Difference(BaseModel):
-    """One number in both reports; `difference` is other - one, null where either is."""
+    """One number in both reports; `difference` is other - one, null where either is, or where they are not alike."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     one: float | None
     other: float | None
     difference: float | None
+    incomparable: str | None = Field(default=None, description="why the two are not the same quantity; null: they are")
 
     @classmethod
-    def of(cls, one: float | None, other: float | None) -> Difference:
+    def of(cls, one: float | None, other: float | None, incomparable: str | None = None) -> Difference:
         """Both, and what lies between."""
-        return cls(one=one, other=other, difference=None if one is None or other is None else other - one)
+        known = one is not None and other is not None and incomparable is None
+        return cls(
+            one=one,
+            other=other,
+            difference=other - one if known and one is not None and other is not None else None,
+            incomparable=incomparable,
+        )
 
 
 class LayerComparison(BaseModel):
@@ -45,9 +52,12 @@ class Comparison(BaseModel):
     one: str = Field(description="id of the first analysis")
     other: str = Field(description="id of the second analysis")
     same_base: bool = Field(description="whether both were tuned from the same weights")
-    same_dataset: bool = Field(description="whether both were measured on the same data")
+    same_dataset: bool = Field(description="whether both were measured on the same rows of the same data")
     same_settings: bool = Field(
         description="whether both were measured alike; if not, numbers may differ by that alone"
+    )
+    unlike_settings: list[str] = Field(
+        default=[], description="what was measured otherwise, as paths of the request or the report"
     )
     accuracy: Difference = Field(description="of the tuned models")
     freeze_first: Difference
@@ -65,17 +75,86 @@ def compare(one: Report, other: Report) -> Comparison:
         one=one.analysis_id,
         other=other.analysis_id,
         same_base=one.models["base"].fingerprint == other.models["base"].fingerprint,
-        same_dataset=one.dataset.sha256 == other.dataset.sha256,
-        same_settings=one.request.analysis == other.request.analysis and one.request.seed == other.request.seed,
-        accuracy=Difference.of(_accuracy(one), _accuracy(other)),
-        freeze_first=Difference.of(one.recommendation.freeze_first, other.recommendation.freeze_first),
-        layers=[_layer(first, second) for first, second in zip(one.layers, other.layers, strict=True)],
+        same_dataset=_same_dataset(one, other),
+        same_settings=not unlike_settings(one, other),
+        unlike_settings=unlike_settings(one, other),
+        accuracy=Difference.of(_accuracy(one), _accuracy(other), incomparable("outputs", one, other)),
+        freeze_first=Difference.of(
+            one.recommendation.freeze_first,
+            other.recommendation.freeze_first,
+            incomparable("recommendation", one, other),
+        ),
+        layers=[_layer(number, one, other) for number in range(len(one.layers))],
     )
 
 
-def _layer(one: Layer, other: Layer) -> LayerComparison:
+def unlike_settings(one: Report, other: Report) -> list[str]:
+    """What the two were measured with otherwise: paths of the request, and what followed from the data."""
+    found = [
+        f"analysis.{name}"
+        for name in type(one.request.analysis).model_fields
+        if name not in ("texts", "max_length") and _setting(one, name) != _setting(other, name)
+    ]
+    if one.dataset.max_length != other.dataset.max_length:
+        found.append("analysis.max_length")
+    found += [
+        f"dataset.{name}"
+        for name in ("text_column", "text_pair_column", "label_column", "max_examples")
+        if getattr(one.request.dataset, name) != getattr(other.request.dataset, name)
+    ]
+    if one.request.seed != other.request.seed:
+        found.append("seed")
+    if (one.request.finetune is None) != (other.request.finetune is None):
+        found.append("finetune")
+    if one.engine.version != other.engine.version:
+        found.append("engine.version")
+    return found
+
+
+def _setting(report: Report, name: str) -> object:
+    value = getattr(report.request.analysis, name)
+    return sorted(set(value)) if isinstance(value, list) else value
+
+
+def _same_dataset(one: Report, other: Report) -> bool:
+    """Whether both read the same rows of the same data."""
+    alike = ("sha256", "rows", "analysed_texts")
+    return all(getattr(one.dataset, name) == getattr(other.dataset, name) for name in alike)
+
+
+def incomparable(quantity: str, one: Report, other: Report) -> str | None:
+    """Why a quantity of two reports is not the same thing in both; None where it is.
+
+    Args:
+        quantity: the first name of its path below a layer (`graft`, `probe`, `sae`) or the report (`outputs`, ...).
+    """
+    if quantity in ("graft", "causal"):
+        measures = [report.causal.graft.measure if report.causal.graft else None for report in (one, other)]
+        return (
+            None
+            if measures[0] == measures[1] or None in measures
+            else f"measured as {' and as '.join(map(str, measures))}"
+        )
+    if quantity == "probe":
+        classes = [(report.probes.classes, report.probes.folds) if report.probes else None for report in (one, other)]
+        return None if classes[0] == classes[1] or None in classes else "probes of other classes"
+    if quantity == "sae":
+        same = one.request.analysis.sae == other.request.analysis.sae
+        return None if same else "autoencoders of other settings"
+    if quantity == "outputs" and one.outputs and other.outputs:
+        same = one.outputs.kind == other.outputs.kind and sorted(one.outputs.labels) == sorted(other.outputs.labels)
+        return None if same else "answers of another kind or other classes"
+    if quantity == "recommendation" and "none" in (one.recommendation.basis, other.recommendation.basis):
+        return "one of the two gives no advice"
+    return None
+
+
+def _layer(number: int, one_report: Report, other_report: Report) -> LayerComparison:
+    one, other = one_report.layers[number], other_report.layers[number]
+
     def both(read: str) -> Difference:
-        return Difference.of(_read(one, read), _read(other, read))
+        reason = incomparable(read.split(".")[0], one_report, other_report)
+        return Difference.of(_read(one, read), _read(other, read), reason)
 
     return LayerComparison(
         index=one.index,
@@ -84,7 +163,9 @@ def _layer(one: Layer, other: Layer) -> LayerComparison:
         drifted=(one.drifted, other.drifted),
         drift=both("drift"),
         excess_drift=both("excess_drift"),
-        relative_l2=Difference.of(*(layer.similarity["token"].relative_l2.value for layer in (one, other))),
+        relative_l2=Difference.of(
+            one.similarity["token"].relative_l2.value, other.similarity["token"].relative_l2.value
+        ),
         probe=both("probe.tuned"),
         graft=both("graft.prefix"),
         transfer_excess=both("sae.transfer_excess"),

@@ -33,7 +33,7 @@ class InspectedLayer(BaseModel):
     """One layer, token by token."""
 
     drift: list[float | None] = Field(
-        description="1 - cosine of the two centred states, 0 (same) to 2 (opposite); null for special tokens"
+        description="1 - cosine of the two centred states, 0 (same) to 2 (opposite); null where `special`"
     )
     base_norm: list[float] = Field(description="Euclidean norm of the base model's state")
     tuned_norm: list[float] = Field(description="the same in the tuned model")
@@ -48,7 +48,9 @@ class InspectedText(BaseModel):
 
     text: str
     tokens: list[str]
-    special: list[bool] = Field(description="special tokens, which the analysis does not count")
+    special: list[bool] = Field(
+        description="tokens that are not compared: [CLS], [SEP] and the like, a causal model's first one, outliers"
+    )
     truncated: bool = Field(description="whether its end was not read: analysis.max_length tokens are")
     layers: list[InspectedLayer] = Field(description="index 0: the embeddings")
 

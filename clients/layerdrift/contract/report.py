@@ -85,7 +85,9 @@ class SaeQuality(ReportModel):
 class WeightDrift(ReportModel):
     """How far the weights of one part of a layer moved."""
 
-    relative_frobenius: float = Field(ge=0, description="Frobenius norm of the difference over that of the base, >= 0")
+    relative_frobenius: float | None = Field(
+        ge=0, description="Frobenius norm of the difference over that of the base, >= 0; null: the base's are all zero"
+    )
     effective_rank: float | None = Field(
         description="directions the difference spreads over, mean over the part's matrices; null: no matrix moved"
     )
@@ -281,6 +283,13 @@ class LayerGraft(ReportModel):
     block: Measured = Field(description="with this block of the base model alone (layer 0: its embeddings)")
 
 
+class AllTokens(ReportModel):
+    """The token view with first tokens and outliers in it, which everything else leaves out."""
+
+    drift: float = Field(description="1 - CKA; about 0 (same) to 1 (unrelated)")
+    relative_l2: float | None = Field(description="Frobenius norm of the difference over that of the base, >= 0")
+
+
 class Layer(ReportModel):
     """One layer. Index 0 is the output of the embeddings, index i that of block i."""
 
@@ -300,6 +309,9 @@ class Layer(ReportModel):
         description="mean cosine of the changes that two fine-tunes with different seeds made, [-1, 1]; null `reseed`",
     )
     similarity: dict[ViewName, Similarity]
+    all_tokens: AllTokens | None = Field(
+        default=None, description="with the tokens that are left out elsewhere; null: none were"
+    )
     weights: dict[PartName, WeightDrift] = Field(default={}, description="by part; parts that a layer lacks are absent")
     probe: LayerProbe | None = None
     graft: LayerGraft | None = None
@@ -330,7 +342,9 @@ class Recommendation(ReportModel):
     """What to freeze next time."""
 
     freeze_first: int = Field(ge=0, description="k: the embeddings and the first k blocks; 0: nothing")
-    basis: Literal["predicted", "validated"] = Field(description="`validated` only where a retraining confirmed it")
+    basis: Literal["predicted", "validated", "none"] = Field(
+        description="`validated` only where a retraining confirmed it; `none`: there is no advice, `evidence` says why"
+    )
     evidence: str = Field(description="what it rests on, in words")
 
 
@@ -354,6 +368,23 @@ class DatasetInfo(ReportModel):
     analysed_texts: int
     analysed_tokens: int = Field(description="tokens compared, special ones not counted")
     train_texts: int = Field(description="rows the fine-tune was trained on; 0 for a pair")
+    max_length: int | None = Field(
+        default=None, description="tokens of a text that were read, special ones counted; null: an older report"
+    )
+    unread_share: float | None = Field(
+        default=None, ge=0, le=1, description="share of the texts' tokens that lie beyond max_length and were not read"
+    )
+    left_out_first: int = Field(
+        default=0, ge=0, description="first tokens of texts, which are not compared in a causal model"
+    )
+    left_out_outliers: int = Field(
+        default=0,
+        ge=0,
+        description="other tokens that are not compared: their norm is beyond 10 medians at some layer of either model",
+    )
+    left_out_share: float = Field(
+        default=0.0, ge=0, le=1, description="both, as a share of the tokens that were read, special ones not counted"
+    )
     sae_texts: int = Field(description="texts the autoencoders were trained on")
     sae_distinct_tokens: int = Field(description="distinct tokens the autoencoders were trained on")
 
@@ -385,6 +416,13 @@ class Outputs(ReportModel):
     tuned: ModelOutputs | None = None
     majority_accuracy: float | None = Field(
         default=None, ge=0, le=1, description="share of the commonest label: what a constant reaches"
+    )
+    accuracy_change: Measured | None = Field(
+        default=None, description="accuracy of the tuned model less the base model's on the same texts, -1 to 1"
+    )
+    perplexity_ratio: Measured | None = Field(
+        default=None,
+        description="perplexity of the tuned model over the base model's on the same tokens, > 0; above 1: worse",
     )
     disagreement: Measured | None = Field(
         default=None, description="share of the examples to which the two give different answers, 0 to 1"
@@ -517,7 +555,9 @@ class TokenText(ReportModel):
 
     text: str
     tokens: list[str]
-    special: list[bool] = Field(description="[CLS], [SEP] and the like")
+    special: list[bool] = Field(
+        description="tokens that are not compared: [CLS], [SEP] and the like, a causal model's first one, outliers"
+    )
     drift: list[list[float]] = Field(
         description="[layer][token]: 1 - cosine of the two models' centred activations, 0 (same) to 2 (opposite)"
     )
@@ -534,12 +574,21 @@ class TokenDrift(ReportModel):
 
 
 WARNING_CODES: Final = (
+    "adapter_base",
+    "added_tokens",
+    "answers_not_explained",
+    "answers_not_judged",
+    "answers_worse",
     "blank_texts",
     "different_classes",
     "few_sae_tokens",
     "identical_bodies",
     "identical_models",
+    "labels_as_numbers",
+    "left_out_tokens",
+    "length_reduced",
     "measures_disagree",
+    "no_better_than_majority",
     "no_intervals",
     "no_mask_token",
     "null_not_computed",
@@ -548,10 +597,17 @@ WARNING_CODES: Final = (
     "repeated_texts",
     "sae_on_analysed_texts",
     "sae_on_trained_texts",
+    "shared_blocks",
+    "single_texts_of_pairs",
+    "texts_cut",
     "texts_not_reached",
+    "tokenizers_differ",
     "undefined_cka",
     "unknown_labels",
+    "unlabelled_rows",
+    "unusable_labels",
     "within_chance",
+    "wrapped_weights",
 )
 """All that there are, for whoever asks for one by its code."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 MAX_TEXTS_SHOWN = 200
 MAX_TEXT_CHARACTERS = 10_000
@@ -63,11 +63,17 @@ class InlineData(RequestModel):
     labels: list[Label] | None = Field(
         default=None, max_length=MAX_INLINE_TEXTS, description="one label for each text; needed to fine-tune"
     )
+    pairs: list[InlineText] | None = Field(
+        default=None,
+        max_length=MAX_INLINE_TEXTS,
+        description="the second text of each pair, for models that read two; null: single texts",
+    )
 
     @model_validator(mode="after")
-    def _as_many_labels_as_texts(self) -> Self:
-        if self.labels is not None and len(self.labels) != len(self.texts):
-            raise ValueError(f"{len(self.texts)} texts but {len(self.labels)} labels; give one label for each text")
+    def _one_for_each_text(self) -> Self:
+        for name, one, items in (("labels", "label", self.labels), ("pairs", "second text", self.pairs)):
+            if items is not None and len(items) != len(self.texts):
+                raise ValueError(f"{len(self.texts)} texts but {len(items)} {name}; give one {one} for each text")
         return self
 
 
@@ -78,17 +84,28 @@ class DatasetRef(RequestModel):
         default=None,
         min_length=1,
         max_length=2_000,
-        description="`file:`, `s3:` or `upload:` URI of a .csv, .tsv, .jsonl, .ndjson, .txt or .parquet file; CSV and "
-        "TSV with a header, text in UTF-8, plain text with one text a line; .gz, .bz2 and .xz after it are expanded",
+        description="`file:`, `s3:` or `upload:` URI of a .csv, .tsv, .jsonl, .ndjson, .json, .txt or .parquet file: "
+        "CSV (commas, semicolons, tabs or |) and TSV with a header, a JSON array of objects, plain text, a text "
+        "a line. UTF-8, or UTF-16 and UTF-32 with a byte order mark; .gz, .bz2 and .xz after the suffix are expanded",
         examples=["s3://data/reviews.csv"],
     )
     inline: InlineData | None = Field(default=None, description="the data themselves")
-    text_column: str = Field(default="text", min_length=1, description="column or key that holds the text")
-    label_column: str = Field(
-        default="label",
+    text_column: str = Field(
+        default="text",
         min_length=1,
-        description="column or key that holds the label; without a fine-tune it may be absent: accuracy and probes, "
-        "which need labels, are then left out",
+        description="column or key that holds the text; `data.text` also reads the key `text` inside `data`",
+    )
+    text_pair_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column or key that holds the second text of a pair, for models that read two (NLI, rerankers); "
+        "null: single texts",
+    )
+    label_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column or key that holds the label. A column that is named here must exist; null: the column "
+        "`label` where there is one, and no accuracy and no probes where there is none",
     )
     max_examples: int = Field(
         default=2_000,
@@ -102,6 +119,18 @@ class DatasetRef(RequestModel):
         if (self.uri is None) == (self.inline is None):
             raise ValueError("give exactly one of uri and inline")
         return self
+
+    @field_validator("text_column", "text_pair_column", "label_column")
+    @classmethod
+    def _columns_of_a_file(cls, name: str | None, info: ValidationInfo) -> str | None:
+        """A column named beside inline data would be ignored."""
+        field = info.field_name or ""
+        inline: InlineData | None = info.data.get("inline")
+        if inline is None or name == cls.model_fields[field].default:
+            return name
+        if not (field == "label_column" and name == "label" and inline.labels is not None):
+            raise ValueError(f"inline data have texts, pairs and labels, but no columns; leave {field} out")
+        return name
 
 
 class Lora(RequestModel):
@@ -238,7 +267,13 @@ class AnalysisSettings(RequestModel):
         le=100_000_000,
         description="texts are read until so many tokens are compared; special ones do not count",
     )
-    max_length: int = Field(default=128, ge=8, le=8_192, description="tokens of a text that are read")
+    max_length: int | None = Field(
+        default=None,
+        ge=8,
+        le=8_192,
+        description="tokens of a text that are read; null: the 95th percentile of the texts' lengths, up to 512 and to "
+        "what both models can read. The report says which length was used and what share of the tokens was not read",
+    )
     nulls: list[NullName] = Field(
         default=["numerical"],
         max_length=3,

@@ -14,6 +14,7 @@ def render(report: Report) -> str:
         f"# {plain(report.name) or 'Layer drift report'}",
         words.headline(report),
         words.outcome(report),
+        *(f"**{plain(line)}**" for line in words.cautions(report)),
         words.advice(report),
         *(f"> **{warning.code}**: {plain(warning.message)}" for warning in report.warnings),
         layer_table(report),

@@ -40,9 +40,20 @@ def headline(report: Report) -> str:
     first, last = report.layers[0], report.layers[-1]
     return (
         f"Drift (1 - CKA) goes from {first.drift:.3f} at the {first.name} to {last.drift:.3f} at {last.name}: "
-        + "; ".join(f"{span(zone)} {ZONE_MEANING[zone.name]}" for zone in report.zones)
+        + "; ".join(f"{span(zone)} {ZONE_MEANING[zone.name]}" for zone in _joined(report.zones))
         + "."
     )
+
+
+def _joined(zones: list[Zone]) -> list[Zone]:
+    """Neighbours of one name as one: an unmoved bottom and a layer above it that hardly moved read alike."""
+    joined: list[Zone] = []
+    for zone in zones:
+        if joined and joined[-1].name == zone.name:
+            joined[-1] = joined[-1].model_copy(update={"last": zone.last})
+        else:
+            joined.append(zone)
+    return joined
 
 
 def span(zone: Zone) -> str:
@@ -57,6 +68,8 @@ def advice(report: Report) -> str:
     recommendation = report.recommendation
     if _identical(report):
         return recommendation.evidence
+    if recommendation.basis == "none":
+        return f"No advice on what to freeze. {recommendation.evidence}"
     if recommendation.freeze_first == 0:
         return f"Freeze nothing ({recommendation.basis}). {recommendation.evidence}"
     return (
@@ -77,8 +90,11 @@ def outcome(report: Report) -> str | None:
         said = f"The tuned model {said}"
         if outputs.base is not None:
             said += f"; the base model {_quality(outputs, outputs.base)}"
+    if outputs.perplexity_ratio is not None and outputs.perplexity_ratio.value is not None:
+        said += f". That is {outputs.perplexity_ratio.value:.3g} times the base model's on the same tokens"
+        said += _between(outputs.perplexity_ratio, "{:.3g}")
     if outputs.majority_accuracy is not None:
-        said += f"; always saying the commonest label would give {outputs.majority_accuracy:.1%}"
+        said += f"; majority class {outputs.majority_accuracy:.1%}"
     if outputs.disagreement is not None and outputs.disagreement.value is not None:
         said += f". The two models disagree on {outputs.disagreement.value:.1%} of {outputs.examples} answers"
     return said + "."
@@ -100,6 +116,31 @@ def latent(found: ChangedLatent, width: int) -> str:
     if found.probe is not None and found.probe.cosine > BEYOND_CHANCE / math.sqrt(width):
         said += f" Of the labels its direction points most to “{found.probe.label}” (cosine {found.probe.cosine:.2f})."
     return said
+
+
+UNREAD_SHOWN = 0.01
+"""Beyond this share of tokens that were not read, the first screen says so."""
+
+FIRST_SCREEN = (
+    "answers_worse",
+    "answers_not_explained",
+    "adapter_base",
+    "tokenizers_differ",
+    "no_better_than_majority",
+)
+"""Codes of warnings without which the finding reads as something else."""
+
+
+def cautions(report: Report) -> list[str]:
+    """What must stand beside the finding itself, on the first screen."""
+    said = [warning.message for warning in report.warnings if warning.code in FIRST_SCREEN]
+    data = report.dataset
+    if data.unread_share is not None and data.unread_share > UNREAD_SHOWN:
+        said.append(
+            f"{data.unread_share:.1%} of the texts' tokens lie beyond {data.max_length} tokens and were not read "
+            "(analysis.max_length)."
+        )
+    return [line if line.endswith(".") else f"{line[0].upper()}{line[1:]}." for line in said]
 
 
 RUNS: dict[SaeRunName, str] = {
@@ -129,10 +170,16 @@ def _quality(outputs: Outputs, model: ModelOutputs) -> str:
     if model.accuracy is not None and model.accuracy.value is not None:
         ends = model.accuracy.low, model.accuracy.high
         between = "" if None in ends else f" (95 %: {percent(ends[0])} to {percent(ends[1])})"
-        return f"labels {model.accuracy.value:.1%}{between} of {outputs.examples} texts rightly"
+        return f"has an accuracy of {model.accuracy.value:.1%}{between} on {outputs.examples} texts"
     if model.perplexity is not None and model.perplexity.value is not None:
         return f"has a perplexity of {model.perplexity.value:.2f} over {outputs.examples} tokens"
     return "was not judged"
+
+
+def _between(number: Measured, shape: str) -> str:
+    if number.low is None or number.high is None:
+        return ""
+    return f" (95 %: {shape.format(number.low)} to {shape.format(number.high)})"
 
 
 def limits(report: Report) -> list[str]:

@@ -524,8 +524,8 @@ def test_the_nulls_are_drawn_beside_the_drift() -> None:
 
 def test_the_outcome_says_how_well_the_models_answer() -> None:
     assert words.outcome(report()) == (
-        "After 10 steps the fine-tune labels 90.0% (95 %: 89.0 % to 91.0 %) of 50 texts rightly; always saying the "
-        "commonest label would give 50.0%."
+        "After 10 steps the fine-tune has an accuracy of 90.0% (95 %: 89.0 % to 91.0 %) on 50 texts; majority class "
+        "50.0%."
     )
     number = {"value": 3.5}
     outputs = {

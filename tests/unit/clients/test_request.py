@@ -35,6 +35,7 @@ def test_a_pair_needs_nothing_but_two_models_and_a_dataset() -> None:
         (PAIR | {"dataset": {"uri": "s3://d/x.csv", "inline": {"texts": ["a"]}}}, "exactly one of uri and inline"),
         (PAIR | {"dataset": {"inline": {"texts": []}}}, "at least 1 item"),
         (PAIR | {"dataset": {"inline": {"texts": ["a", "b"], "labels": ["x"]}}}, "2 texts but 1 labels"),
+        (PAIR | {"dataset": {"inline": {"texts": ["a", "b"], "pairs": ["x"]}}}, "2 texts but 1 pairs"),
         (without("tuned") | {"finetune": {}, "dataset": {"inline": {"texts": ["a"]}}}, "needs dataset.inline.labels"),
         (without("tuned") | {"finetune": {"learning_rate": float("nan")}}, "greater than 0|finite number"),
         (PAIR | {"name": "\ud83d"}, "half a surrogate pair"),
@@ -46,6 +47,20 @@ def test_a_pair_needs_nothing_but_two_models_and_a_dataset() -> None:
 def test_a_wrong_request_is_refused_with_its_reason(body: dict[str, Any], part_of_message: str) -> None:
     with pytest.raises(ValidationError, match=part_of_message):
         AnalysisRequest.model_validate(body)
+
+
+@pytest.mark.parametrize(
+    ("field", "default"), [("text_column", "text"), ("text_pair_column", None), ("label_column", None)]
+)
+def test_a_column_named_beside_inline_data_is_refused_at_its_field(field: str, default: str | None) -> None:
+    inline = {"inline": {"texts": ["a"]}}
+    with pytest.raises(ValidationError) as error:
+        AnalysisRequest.model_validate(PAIR | {"dataset": {**inline, field: "other"}})
+    (problem,) = error.value.errors()
+    assert problem["loc"] == ("dataset", field)
+    assert f"leave {field} out" in problem["msg"]
+    AnalysisRequest.model_validate(PAIR | {"dataset": {**inline, field: default}})
+    AnalysisRequest.model_validate(PAIR | {"dataset": {"uri": "s3://d/x.csv", field: "other"}})
 
 
 def test_every_field_of_the_request_is_described() -> None:

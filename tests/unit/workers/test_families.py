@@ -49,7 +49,7 @@ def test_a_pair_of_every_family_is_compared_and_grafted(family: str, tmp_path: P
     assert compared.drift[:2] == [0.0, 0.0]
     assert compared.drift[2] > 0
     assert [layer.drifted for layer in compared.layers[:3]] == [False, False, True]
-    found = judge(request(), given, checkpoint, compared, None, extracted.analysed, tmp_path, tick)
+    found = judge(request(), given, checkpoint, compared, None, extracted, tmp_path, tick)
     assert found.outputs is None
     assert found.causal.graft is not None
     assert found.causal.graft.measure == "state_change"

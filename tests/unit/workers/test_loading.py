@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from layerdrift.contract.errors import InputError
 from tests.conftest import save_model, tiny_bert
-from workers.models.loading import load_body, load_classifier, load_config, load_tokenizer
+from workers.models.loading import load_body, load_classifier, load_config
+from workers.models.tokenizers import common_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -107,7 +108,7 @@ def test_models_that_split_texts_otherwise_are_not_compared(folder: Path, tmp_pa
     state["model"]["vocab"]["movies"] = state["model"]["vocab"].pop("movie")
     (other / "tokenizer.json").write_text(json.dumps(state))
     with pytest.raises(InputError, match="different vocabularies"):
-        load_tokenizer(folder, other)
+        common_tokenizer(folder, other, [])
     for path in other.glob("tokenizer*"):
         path.unlink()
-    assert load_tokenizer(folder, other).padding_side == "right"
+    assert common_tokenizer(folder, other, []).tokenizer.padding_side == "right"

@@ -9,9 +9,10 @@ import torch
 
 from layerdrift.contract.report import ReportWarning
 from tests.benchmarks.measures import rounded
-from tests.conftest import BLOCKS, add_noise, make_texts, save_model, tiny_bert, tiny_tokenizer
+from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert, tiny_tokenizer
 from tests.unit.workers.test_stages import SCRATCH_BYTES, compared, resolved, tick, tuning
-from workers.models.texts import batches, hidden_states
+from workers.models.states import StateReader, hidden_states
+from workers.models.texts import Batch, batches
 from workers.stages.compare import compare
 from workers.stages.extract import extract
 from workers.stages.finetune import finetune
@@ -26,7 +27,7 @@ def base(tmp_path: Path) -> Path:
 
 def test_the_twin_gives_the_same_states_up_to_the_rounding_of_bfloat16(tmp_path: Path) -> None:
     model = tiny_bert(0)
-    twin = numerical_twin(model)
+    twin = numerical_twin(StateReader.of(model, ""), model)
     for batch in batches(tiny_tokenizer(tmp_path), make_texts(33), 16, 64):
         for one, other in zip(hidden_states(model, batch), twin(batch), strict=True):
             real = batch.attention_mask.bool()
@@ -58,11 +59,11 @@ def test_noise_well_above_rounding_is_called_drift(base: Path, tmp_path: Path) -
 
 
 def test_a_model_that_overflows_in_the_null_costs_the_null_and_says_so(tmp_path: Path) -> None:
-    reading = Reading(tiny_tokenizer(tmp_path), 64, causal=False)
+    reading = Reading(tiny_tokenizer(tmp_path), 64, causal=False, states=StateReader(BLOCKS + 1, HIDDEN))
     model = tiny_bert(0)
 
-    def states(batch: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        found = hidden_states(model, batch)  # type: ignore[arg-type]
+    def states(batch: Batch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        found = hidden_states(model, batch)
         return found, [layer * torch.inf for layer in found]
 
     found = measured_null("numerical", reading, make_texts(60), states, lambda _: None)

@@ -105,7 +105,7 @@ def test_a_run_that_no_longer_improves_ends_early_and_no_worse(store: Activation
     whole = run(store, fresh(store), config)
     assert whole.steps == 3000
     assert early.steps < 2400
-    assert float(early.unexplained[-1].max()) < 1.1 * float(whole.unexplained[-1].max())
+    assert float(early.unexplained[-1].mean()) < 1.1 * float(whole.unexplained[-1].mean())  # of few steps each
 
 
 def test_a_run_that_improves_is_not_ended(store: ActivationStore) -> None:

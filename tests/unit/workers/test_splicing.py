@@ -16,8 +16,9 @@ from tests.unit.workers.test_answers import causal_lm, classifier
 from tests.unit.workers.test_families import made
 from tests.unit.workers.test_structure import FAMILIES
 from workers.analysis.sae import SaeStack
-from workers.models.splices import spliced
-from workers.models.texts import Batch, batches, hidden_states
+from workers.models.states import StateReader, hidden_states
+from workers.models.texts import Batch, batches
+from workers.models.texts import run as run_batch
 from workers.stages.answers import Questions
 from workers.stages.gather import Reading, token_rows
 from workers.stages.splicing import Dictionaries, SplicedLoss, ablation, loss_recovered, splices
@@ -31,14 +32,14 @@ def a_batch(folder: Path) -> Batch:
 
 
 def run(model: PreTrainedModel, batch: Batch) -> Tensor:
-    return torch.as_tensor(model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state)
+    return torch.as_tensor(run_batch(model, batch).last_hidden_state)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_edited_at_their_layer_and_nowhere_else(family: str, tmp_path: Path) -> None:
     """What the model says of itself at that layer, put in, changes nothing; anything else reaches the end."""
     model, batch = made(family, 0).eval(), a_batch(tmp_path)
-    states = hidden_states(model, batch)
+    reader, states = StateReader.of(model, ""), hidden_states(model, batch)
     end = states[-1]
     for layer, own in enumerate(states):
         seen: list[Tensor] = []
@@ -47,9 +48,9 @@ def test_states_are_edited_at_their_layer_and_nowhere_else(family: str, tmp_path
             seen.append(rows)
             return rows * 0.5
 
-        with spliced(model, layer, lambda rows: rows, batch.real):
+        with reader.edited(model, layer, lambda rows: rows, batch.real):
             torch.testing.assert_close(run(model, batch), end, atol=1e-5, rtol=1e-5)
-        with spliced(model, layer, edit, batch.real):
+        with reader.edited(model, layer, edit, batch.real):
             changed = run(model, batch)
         torch.testing.assert_close(seen[0], own[batch.real], atol=1e-5, rtol=1e-5)
         assert float((changed - end)[batch.real].abs().max()) > 1e-4
@@ -64,7 +65,8 @@ def test_an_edit_that_fails_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     def fails(_: Tensor) -> Tensor:
         raise RuntimeError("no")
 
-    with pytest.raises(RuntimeError, match="no"), spliced(model, 1, fails, batch.real):
+    reader = StateReader.of(model, "")
+    with pytest.raises(RuntimeError, match="no"), reader.edited(model, 1, fails, batch.real):
         run(model, batch)
     torch.testing.assert_close(hidden_states(model, batch)[-1], end)
 
@@ -82,7 +84,9 @@ def asked(model: PreTrainedModel, folder: Path, labels: bool = True) -> tuple[Sp
     tokenizer = tiny_tokenizer(folder)
     rows = [Row(text, None) for text in make_texts(60)]
     causal = model.config.model_type == "gpt2"
-    questions = Questions(Reading(tokenizer, 32, causal), rows, "causal_lm" if causal else "classifier")
+    questions = Questions(
+        Reading(tokenizer, 32, causal, StateReader(BLOCKS + 1, HIDDEN)), rows, "causal_lm" if causal else "classifier"
+    )
     targets = _own_answers(questions, model) if labels and not causal else None
     body: PreTrainedModel = model.base_model  # type: ignore[assignment]
     found = [token_rows(hidden_states(body, batch), batch) for batch in questions.batches()]

@@ -6,22 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from layerdrift.backends.tables import Columns, Row
+from layerdrift.backends.tables import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Zone
 from layerdrift.contract.request import AnalysisRequest
 from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert
 from workers.analysis.similarity import SiteSimilarity, cross_site_cka
 from workers.analysis.zones import fit_zones
+from workers.models.tokenizers import load_tokenizer
 from workers.stages.compare import Compared, compare, recommended
 from workers.stages.extract import Extracted, extract
 from workers.stages.finetune import finetune
-from workers.stages.resolve import Checkpoint, Resolved, Split, _parquet_rows, deal, distinct
+from workers.stages.resolve import Checkpoint, Resolved, Split, deal, distinct
 from workers.stages.sae import train_saes
 from workers.stages.tick import NO_NUMBERS, Numbers
 
@@ -51,7 +50,16 @@ def labelled(count: int, seed: int = 0) -> list[Row]:
 def resolved(base: Path, texts: int = 120, spare: int = 0, train: int = 0) -> Resolved:
     rows = labelled(texts + spare + train)
     split = Split(rows[:texts], rows[texts : texts + train], rows[texts + train :])
-    return Resolved(Checkpoint(base, "file:///base", "0" * 64), None, split, len(rows), "0" * 64, [])
+    return Resolved(
+        base=Checkpoint(base, "file:///base", "0" * 64),
+        tuned=None,
+        tokenizer=load_tokenizer(base, "/base/uri"),
+        length=128,
+        split=split,
+        usable_rows=len(rows),
+        dataset_sha256="0" * 64,
+        warnings=[],
+    )
 
 
 def compared(base: Path, tuned: Path, folder: Path) -> tuple[Extracted, Compared]:
@@ -74,31 +82,6 @@ def extracted_pair(
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return save_model(tiny_bert(0), tmp_path / "base")
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"text": ["a", "b"], "label": [1, 2]}, None),
-        ({"text": ["a", "b"], "label": ["x", None]}, "'label' must be a string"),
-        ({"body": ["a", "b"], "label": [1, 2]}, "has no column 'text'"),
-        ({"text": [1, 2], "label": [1, 2]}, "'text' is not a string"),
-    ],
-)
-def test_parquet_tables_are_read_by_their_columns(
-    tmp_path: Path, columns: dict[str, list[Any]], message: str | None
-) -> None:
-    path = tmp_path / "x.parquet"
-    pq.write_table(pa.table(columns | {"other": [[1], [2]]}), path)
-    both = Columns("text", "label", labelled=True)
-    if message is None:
-        assert list(_parquet_rows(path, both, "x.parquet")) == [Row("a", "1"), Row("b", "2")]
-    else:
-        with pytest.raises(InputError, match=message):
-            list(_parquet_rows(path, both, "x.parquet"))
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="cannot be read as Parquet"):
-        list(_parquet_rows(path, both, "x.parquet"))
 
 
 def test_a_model_and_itself_show_nothing(base: Path, tmp_path: Path) -> None:
@@ -128,7 +111,7 @@ def test_noise_in_one_block_shows_from_there_on_and_nowhere_before(base: Path, t
     for text in extracted.tokens.texts:
         assert all(value == 0.0 for layer in text.drift[:block] for value in layer)
         assert all(max(layer) > 0.01 for layer in text.drift[block:])
-    moved = [any(part.relative_frobenius > 0 for part in layer.values()) for layer in extracted.weights]
+    moved = [any((part.relative_frobenius or 0) > 0 for part in layer.values()) for layer in extracted.weights]
     assert moved == [index == block for index in range(BLOCKS + 1)]
 
 
@@ -166,7 +149,7 @@ def test_activations_that_are_not_finite_name_the_model_and_the_layer(base: Path
     with torch.no_grad():
         for parameter in norm.parameters():
             parameter.fill_(3e38)
-    with pytest.raises(InputError, match="tuned model are NaN or infinite at layer 2") as caught:
+    with pytest.raises(InputError, match="at layer 2 hold NaN, infinite or unwritten") as caught:
         compared(base, save_model(model, tmp_path / "broken"), tmp_path / "scratch")
     assert caught.value.errors[0].pointer == "/tuned/uri"
 
@@ -437,6 +420,16 @@ def test_a_text_that_stands_twice_is_never_on_both_sides() -> None:
         ("repeated_texts", "2 of 7"),
     ]
     assert distinct(usable) == (usable, [])
+
+
+def test_a_pair_is_the_same_where_both_of_its_texts_are() -> None:
+    rows = [Row("a", "1", pair) for pair in ("x", "y", " x", "", "  ")] + [Row("", "1", "x"), Row("b", "1", "x")]
+    usable, warnings = distinct(rows)
+    assert usable == [rows[0], rows[1], rows[6]]
+    assert [(warning.code, warning.message) for warning in warnings] == [
+        ("blank_texts", "3 of 7 rows have a blank text or a blank second text and were passed over"),
+        ("repeated_texts", "1 of 7 rows repeat the pair of an earlier row and were passed over"),
+    ]
 
 
 def test_texts_that_were_not_reached_are_said(base: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_every_weight_of_a_block_belongs_to_one_part(model: PreTrainedModel) -> 
     assert len(names) == len(set(names))
     assert [set(groups) for groups in blocks] == [{"attention", "mlp", "norm"}] * BLOCKS
     inside = {name for groups in blocks for part in groups.values() for name in part}
-    of_blocks = {id(parameter) for parameter in blocks_of(model).parameters()}
+    of_blocks = {id(parameter) for block in blocks_of(model) for parameter in block.parameters()}
     assert inside == {name for name, parameter in model.named_parameters() if id(parameter) in of_blocks}
     assert all("norm" in name.lower() or "ln_" in name for groups in blocks for name in groups["norm"])
     assert any("embed" in name or "wte" in name or "shared" in name for name in embeddings["embeddings"])

@@ -10,7 +10,8 @@ from transformers import BertTokenizer, RobertaConfig, RobertaModel
 
 from layerdrift.contract.errors import InputError
 from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_bert, tiny_tokenizer
-from workers.models.texts import batches, hidden_states, usable_length
+from workers.models.states import hidden_states
+from workers.models.texts import batches, usable_length
 
 
 @pytest.fixture

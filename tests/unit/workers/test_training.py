@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def with_held_out(base: Path, train: int = 128, held_out: int = 60) -> Resolved:
     given = resolved(base, texts=100, train=train)
     rows = labelled(400 + held_out)[400:]
     split = Split(given.split.analysed, given.split.train, rows[:0], rows)
-    return Resolved(given.base, None, split, given.usable_rows, given.dataset_sha256, [])
+    return replace(given, split=split)
 
 
 def trained(given: Resolved, asked: AnalysisRequest, recipe: Recipe) -> tuple[dict[str, torch.Tensor], Training]:
@@ -58,7 +59,8 @@ def test_the_cache_of_a_frozen_prefix_changes_nothing_but_the_time(base: Path, m
     plain, slow = trained(given, asked, recipe)
     assert (run.cached, slow.cached) == (True, False)
     for name, value in plain.items():
-        torch.testing.assert_close(cached[name], value, atol=2e-4, rtol=1e-3, msg=name)
+        if not name.endswith("key.bias"):  # no answer depends on it: Adam moves it by the rounding of a zero gradient
+            torch.testing.assert_close(cached[name], value, atol=2e-4, rtol=1e-3, msg=name)
     assert run.losses == pytest.approx(slow.losses, abs=1e-3)
 
 

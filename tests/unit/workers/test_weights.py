@@ -47,8 +47,14 @@ def test_vectors_have_a_norm_but_no_rank() -> None:
 
 
 def test_nothing_to_compare_is_refused() -> None:
-    with pytest.raises(ValueError, match="not all zero"):
+    with pytest.raises(ValueError, match="needs tensors"):
         weight_difference([])
+
+
+def test_what_was_zero_has_no_relative_norm_once_it_moves() -> None:
+    zero = torch.zeros(4, 4)
+    assert weight_difference([(zero, zero.clone())]).relative_frobenius == 0.0
+    assert weight_difference([(zero, torch.eye(4))]).relative_frobenius is None
 
 
 def test_the_effective_rank_of_an_even_spectrum_is_its_length() -> None:

@@ -1,0 +1,136 @@
+"""What the configuration of a checkpoint or an adapter shows by itself: refusals before anything is fetched.
+
+Reads dictionaries only; which files they come from is the business of `sources`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from layerdrift.contract.errors import InputError
+
+MAX_BLOCKS, MAX_WIDTH = 1_000, 65_536
+"""Depth and width beyond which a configuration is taken for a mistake, before anything is built from it."""
+
+_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
+_TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
+"""Where multimodal configurations keep the configuration of their language model."""
+
+READ_QUANTISATIONS = ("fp8", "mxfp4", "gguf")
+"""Stored formats that are read, dequantised by transformers itself without another package. Of gguf only the name stays
+in config.json: safetensors files of such a model hold its dequantised weights."""
+
+_QUANTISERS = {
+    "bitsandbytes": "bitsandbytes (4 or 8 bits)",
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "compressed-tensors": "compressed-tensors",
+    "modelopt": "NVIDIA ModelOpt",
+    "hqq": "HQQ",
+    "quanto": "Quanto",
+    "torchao": "torchao",
+    "aqlm": "AQLM",
+    "eetq": "EETQ",
+}
+
+MERGED_ADAPTERS = (
+    "LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "FOURIERFT", "HRA", "LN_TUNING", "VBLORA", "BONE",
+    "SHIRA", "MISS", "RANDLORA", "C3A", "ROAD", "WAVEFT", "OSF", "DELORA", "GRALORA",
+)  # fmt: skip
+"""PEFT methods that change weights, so that they can be merged into the base model."""
+
+PROMPT_METHODS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
+"""PEFT methods that put something in front of or between the tokens and leave the weights as they are."""
+
+
+class Shape(NamedTuple):
+    """Depth and width that a configuration tells; None where it does not."""
+
+    blocks: object
+    width: object
+
+
+def text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the language model inside a multimodal one, else the configuration itself."""
+    for name in _TEXT_PARTS:
+        inner = config.get(name)
+        if isinstance(inner, dict) and inner:
+            return inner if _first(inner, _DEPTH_KEYS) is not None else text_part(inner) or inner
+    return config
+
+
+def shape_of(config: dict[str, Any]) -> Shape:
+    """What a configuration tells of the blocks that will be compared."""
+    inner = text_part(config)
+    return Shape(_first(inner, _DEPTH_KEYS), _first(inner, _WIDTH_KEYS))
+
+
+def check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
+    """Refuses a checkpoint whose configuration shows that it cannot be read.
+
+    Raises:
+        InputError: no model type, an impossible size, or weights quantised in a way that is not read.
+    """
+    if not isinstance(config.get("model_type"), str):
+        raise InputError.at(pointer, f"config.json of {uri} names no model_type")
+    for what, value, limit in zip(("blocks", "hidden width"), shape_of(config), (MAX_BLOCKS, MAX_WIDTH), strict=True):
+        if value is not None and not (type(value) is int and 1 <= value <= limit):
+            raise InputError.at(pointer, f"config.json of {uri} gives {value!r} as {what}; 1 to {limit} are possible")
+    _check_quantisation(config, pointer, uri)
+
+
+def check_files(names: set[str], pointer: str, uri: str) -> None:
+    """Refuses a folder whose files tell of a quantisation that config.json does not mention."""
+    for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json"):
+        if name in names:
+            raise InputError.at(pointer, _quantised(uri, f"as {name} says"))
+
+
+def check_adapter_config(config: dict[str, Any], pointer: str, uri: str) -> None:
+    """Refuses an adapter that cannot be merged into the weights of its base model.
+
+    Raises:
+        InputError: it names no method, or one that changes no weights.
+    """
+    method = config.get("peft_type")
+    if not isinstance(method, str):
+        raise InputError.at(pointer, f"adapter_config.json of {uri} names no peft_type")
+    if method.upper() in PROMPT_METHODS:
+        raise InputError.at(
+            pointer,
+            f"the adapter {uri} is of type {method}: it puts learnt states before the tokens and changes no weights, "
+            "so there is nothing to merge into the blocks and nothing to compare block by block. Give an adapter that "
+            f"changes weights ({', '.join(MERGED_ADAPTERS[:5])}, …) or a whole checkpoint",
+        )
+    if method.upper() not in MERGED_ADAPTERS:
+        raise InputError.at(
+            pointer,
+            f"the adapter {uri} is of type {method}, which is not read; read are {', '.join(MERGED_ADAPTERS)}. Merge "
+            "it into its base model with merge_and_unload() and give the whole checkpoint",
+        )
+
+
+def _check_quantisation(config: dict[str, Any], pointer: str, uri: str) -> None:
+    for part in (config, text_part(config)):
+        found = part.get("quantization_config") or part.get("compression_config")
+        if not found:
+            continue
+        method = str(found.get("quant_method") or "") if isinstance(found, dict) else ""
+        if isinstance(found, dict) and not method:
+            method = "bitsandbytes" if any("load_in_" in key for key in found) else "unknown"
+        if method.lower() not in READ_QUANTISATIONS:
+            known = next((text for name, text in _QUANTISERS.items() if method.lower().startswith(name)), method)
+            raise InputError.at(pointer, _quantised(uri, f"with {known}"))
+
+
+def _quantised(uri: str, how: str) -> str:
+    return (
+        f"{uri} is quantised {how}; its stored weights are not the model's, and this service does not turn them back. "
+        "Give the checkpoint it was quantised from, or load it where it runs, call model.dequantize(), save it with "
+        "save_pretrained, and give that"
+    )
+
+
+def _first(config: dict[str, Any], names: tuple[str, ...]) -> object:
+    return next((config[name] for name in names if name in config), None)

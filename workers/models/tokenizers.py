@@ -1,0 +1,147 @@
+"""One tokenizer for both models of a pair: the base model's, after the tuned one's was asked on the same texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from layerdrift.backends.sources import VOCABULARIES
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.report import ReportWarning
+from workers.models.loading import loaded
+from workers.models.texts import Text, encode
+
+TOLERATED_SHARE = 0.05
+"""Texts that the two tokenizers may split otherwise: so many are passed over, more make the pair incomparable."""
+
+SHOWN_TOKENS, SHOWN_IDS = 10, 8
+ASKED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class CommonTokenizer:
+    """What both models are read with.
+
+    differing: numbers of the asked texts whose ids differ between the tokenizers, to be passed over.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    warnings: list[ReportWarning] = field(default_factory=list)
+    differing: frozenset[int] = frozenset()
+
+
+def load_tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer, padding on the right; InputError where it cannot be read."""
+    tokenizer: PreTrainedTokenizerBase = loaded(
+        folder,
+        pointer,
+        "the tokenizer",
+        lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+    )
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def common_tokenizer(base: Path, tuned: Path | None, texts: Sequence[Text]) -> CommonTokenizer:
+    """The base model's tokenizer, asked with the tuned model's on all texts.
+
+    Tokens that one of the two has more than the other make no difference where no text has them; in texts that do, both
+    models see the base model's ids.
+
+    Raises:
+        InputError: the vocabularies differ, or more than 5 % of the texts get other ids.
+    """
+    tokenizer = load_tokenizer(base, "/base/uri")
+    if tuned is None or not any((tuned / name).exists() for name in VOCABULARIES):
+        return CommonTokenizer(tokenizer)
+    other = load_tokenizer(tuned, "/tuned/uri")
+    added = _added_tokens(tokenizer, other)
+    differing, with_added = [], 0
+    for start in range(0, len(texts), ASKED_AT_ONCE):
+        part = texts[start : start + ASKED_AT_ONCE]
+        pairs = zip(encode(tokenizer, part, None), encode(other, part, None), strict=True)
+        for number, (one, another) in enumerate(pairs, start=start):
+            if one.ids == another.ids:
+                continue
+            if _holds(texts[number], added):
+                with_added += 1
+            else:
+                differing.append(number)
+    if len(differing) > TOLERATED_SHARE * len(texts):
+        raise InputError.at("/tuned/uri", _disagreement(tokenizer, other, texts[differing[0]], differing, len(texts)))
+    warnings = [*_told_added(added, with_added, len(texts)), *_told_differing(differing, len(texts))]
+    return CommonTokenizer(tokenizer, warnings, frozenset(differing))
+
+
+def _added_tokens(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase) -> list[str]:
+    """Tokens that only one of the two has; InputError where a common token has another id."""
+    one, other = base.get_vocab(), tuned.get_vocab()
+    common = one.keys() & other.keys()
+    moved = sorted(token for token in common if one[token] != other[token])
+    missing = sorted(one.keys() - common)
+    added = sorted(other.keys() - common, key=lambda token: other[token])
+    taken = {number: token for token, number in one.items()}
+    replaced = [token for token in added if other[token] in taken]
+    if replaced and not moved:
+        raise InputError.at(
+            "/tuned/uri",
+            "the models have different vocabularies, so their tokens cannot be compared one by one: number "
+            f"{other[replaced[0]]} is {taken[other[replaced[0]]]!r} in the base and {replaced[0]!r} in the tuned one. "
+            "Give the tuned checkpoint the tokenizer that it was trained with",
+        )
+    if moved or (missing and len(missing) > TOLERATED_SHARE * len(one)):
+        what = f"{moved[0]!r} is {one[moved[0]]} and {other[moved[0]]}" if moved else f"{missing[0]!r} is in one alone"
+        raise InputError.at(
+            "/tuned/uri",
+            "the models have different vocabularies, so their tokens cannot be compared one by one: "
+            f"{what}. Give the tuned checkpoint the tokenizer that it was trained with",
+        )
+    return [*added, *missing]
+
+
+def _holds(text: Text, tokens: list[str]) -> bool:
+    whole = text if isinstance(text, str) else "\n".join(text)
+    return any(token in whole for token in tokens)
+
+
+def _told_added(added: list[str], with_added: int, texts: int) -> list[ReportWarning]:
+    if not added:
+        return []
+    shown = ", ".join(added[:SHOWN_TOKENS]) + (f" and {len(added) - SHOWN_TOKENS} more" if added[SHOWN_TOKENS:] else "")
+    message = f"only one of the two tokenizers knows {shown}; texts are read with the base model's tokenizer"
+    if with_added:
+        message += (
+            f". {with_added} of {texts} texts hold such tokens: there the tuned model is read otherwise than it was "
+            "trained"
+        )
+    return [ReportWarning(code="added_tokens", message=message)]
+
+
+def _told_differing(differing: list[int], texts: int) -> list[ReportWarning]:
+    if not differing:
+        return []
+    message = f"{len(differing)} of {texts} texts are split otherwise by the two tokenizers and were passed over"
+    return [ReportWarning(code="tokenizers_differ", message=message)]
+
+
+def _disagreement(
+    base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase, text: Text, differing: list[int], texts: int
+) -> str:
+    one, other = (encode(tokenizer, [text], None)[0].ids for tokenizer in (base, tuned))
+    place = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    around = slice(max(0, place - 1), place + SHOWN_IDS)
+    shown = [_shown(tokenizer, ids[around]) for tokenizer, ids in ((base, one), (tuned, other))]
+    return (
+        f"the two tokenizers split {len(differing)} of {texts} texts otherwise (normalisation, pre-tokenizer or "
+        f"special tokens): base {shown[0]}, tuned {shown[1]}. Both models must see the same tokens: give both "
+        "checkpoints the tokenizer that the tuned model was trained with"
+    )
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    tokens: Any = tokenizer.convert_ids_to_tokens(ids)
+    return " ".join(map(str, tokens))

@@ -1,0 +1,99 @@
+"""The rows of a request's data set, read whole, and what a reader of the report must know of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from layerdrift.backends.sources import Pins, Sources
+from layerdrift.backends.table_rows import Columns, Row, RowReader, whole_number_labels
+from layerdrift.backends.tables import inline_rows, read_rows, table_encoding
+from layerdrift.contract.report import ReportWarning
+from layerdrift.contract.request import AnalysisRequest
+from workers.stages.parquet_rows import parquet_rows
+
+_PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("sentence_A", "sentence_B"),
+    ("question", "sentence"),
+    ("question1", "question2"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("text_a", "text_b"),
+    ("anchor", "positive"),
+)
+"""Columns that hold the two texts of a pair, in the order that models read them."""
+
+
+class DatasetRows(NamedTuple):
+    """All rows of a data set, blank ones and repetitions included, and the sha256 of the file or of the inline data."""
+
+    rows: list[Row]
+    sha256: str
+    warnings: list[ReportWarning]
+
+
+def read_dataset(request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path) -> DatasetRows:
+    """Fetches the pinned data set into `folder` and reads it.
+
+    Raises:
+        InputError: it is no longer what was pinned, or cannot be read.
+    """
+    if pins.dataset.sha256 is not None:
+        return DatasetRows(list(inline_rows(request.dataset)), pins.dataset.sha256, [])
+    if pins.dataset.file is None:
+        raise ValueError("the data set is neither inline nor a file")
+    path = folder / "dataset"
+    sha256 = sources.fetch_dataset(pins.dataset, path)
+    encoding = table_encoding(pins.dataset.file.name)
+    reader = RowReader(Columns.of(request.dataset, request.finetune is not None), pins.dataset.source)
+    if encoding.format == "parquet":
+        rows = list(parquet_rows(path, reader))
+    else:
+        rows = list(read_rows(path, encoding, sources.max_dataset_bytes, reader))
+    if encoding.format in ("csv", "tsv"):
+        rows = whole_number_labels(rows)
+    return DatasetRows(rows, sha256, reading_warnings(reader, rows))
+
+
+def reading_warnings(reader: RowReader, rows: list[Row]) -> list[ReportWarning]:
+    """What there is to say of the rows that a reader made: all of them, as they were read."""
+    return [*_about_labels(reader, rows), *_about_pairs(reader)]
+
+
+def _about_labels(reader: RowReader, rows: list[Row]) -> list[ReportWarning]:
+    name, total = reader.columns.label_name, len(rows)
+    unusable = sum(reader.unusable.values())
+    unlabelled = sum(row.label is None for row in rows) - unusable
+    warnings = []
+    if unlabelled and (reader.columns.label is not None or unlabelled + unusable < total):
+        message = (
+            f"{unlabelled} of {total} rows have no label in column {name!r}; nothing that needs labels counts them"
+        )
+        warnings.append(ReportWarning(code="unlabelled_rows", message=message))
+    if unusable:
+        kinds = ", ".join(f"{kind} ({count} rows)" for kind, count in sorted(reader.unusable.items()))
+        message = (
+            f"{unusable} of {total} rows hold in column {name!r} what cannot be a label: {kinds}. They count as "
+            "unlabelled; a label is a string, a number or a truth value"
+        )
+        warnings.append(ReportWarning(code="unusable_labels", message=message))
+    return warnings
+
+
+def _about_pairs(reader: RowReader) -> list[ReportWarning]:
+    """A warning where the text is one of a well-known pair whose other text is there and not read."""
+    if reader.columns.pair is not None:
+        return []
+    prefix, dot, name = reader.columns.text.rpartition(".")
+    for pair in _PAIRS:
+        first, second = (f"{prefix}{dot}{one}" for one in pair)
+        partner = second if name == pair[0] else first
+        if name in pair and partner in reader.names:
+            message = (
+                f"column {reader.columns.text!r} is read alone, but the data set also has {partner!r}. If the models "
+                f"read pairs, set text_column to {first!r} and text_pair_column to {second!r}"
+            )
+            return [ReportWarning(code="single_texts_of_pairs", message=message)]
+    return []

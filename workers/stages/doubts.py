@@ -1,0 +1,123 @@
+"""What the models' answers say against advice that rests on representations: then none is given, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from layerdrift.contract.report import Measured, Outputs, Recommendation
+from workers.analysis.zones import GENERAL_CEILING
+from workers.models.loading import body_of
+
+MIN_ADVICE_TEXTS = 100
+"""On fewer texts neither a curve nor answers tell layers apart well enough to advise on them."""
+
+WORSE_PERPLEXITY = 1.2
+"""A perplexity that rises by more than this factor, at the lower end of its interval, is worse."""
+
+MANY_ANSWERS = 0.3
+"""A share of changed answers that needs a drift to explain it."""
+
+SAME_HEAD = 0.1
+"""Heads that differ by less, relative to the base model's norm, answer alike for the same representations."""
+
+
+class Doubt(NamedTuple):
+    """A reason not to advise. code: of the warning that tells it; None where the numbers alone tell it."""
+
+    reason: str
+    code: str | None = None
+    message: str = ""
+
+
+def doubts_of(outputs: Outputs | None, drift: Sequence[float], head_change: float | None, texts: int) -> list[Doubt]:
+    """Everything that speaks against advice on what to freeze.
+
+    Args:
+        drift: 1 - CKA at layers 0 to L.
+        head_change: how far the two heads differ, relative Frobenius norm; None where only one model has such a head.
+        texts: that were compared.
+    """
+    found = []
+    if outputs is not None:
+        found += [*_worse(outputs), *_no_better_than_majority(outputs), *_unexplained(outputs, drift, head_change)]
+    if texts < MIN_ADVICE_TEXTS:
+        found.append(Doubt(f"{texts} texts are too few to tell layers apart; give {MIN_ADVICE_TEXTS} or more"))
+    return found
+
+
+def without_doubts(recommendation: Recommendation, doubts: list[Doubt]) -> Recommendation:
+    """The advice, or none where something speaks against it."""
+    if not doubts:
+        return recommendation
+    reasons = "; ".join(doubt.reason for doubt in doubts)
+    return Recommendation(freeze_first=0, basis="none", evidence=f"{reasons[0].upper()}{reasons[1:]}.")
+
+
+def _worse(outputs: Outputs) -> list[Doubt]:
+    ratio, change = outputs.perplexity_ratio, outputs.accuracy_change
+    if ratio is not None and ratio.value is not None and _low(ratio) > WORSE_PERPLEXITY:
+        said = f"the tuned model's perplexity on these texts is {ratio.value:.3g} times the base model's"
+    elif change is not None and change.value is not None and _high(change) < 0:
+        said = f"the tuned model's accuracy on these texts is {-100 * change.value:.1f} points below the base model's"
+    else:
+        return []
+    message = f"{said}: it answers worse than the model that it came from"
+    return [Doubt(f"{said}, so there is nothing here to repeat", "answers_worse", message)]
+
+
+def _no_better_than_majority(outputs: Outputs) -> list[Doubt]:
+    accuracy = outputs.tuned.accuracy if outputs.tuned else None
+    majority = outputs.majority_accuracy
+    if accuracy is None or accuracy.value is None or majority is None or _low(accuracy) > majority:
+        return []
+    said = (
+        f"the tuned model's accuracy of {accuracy.value:.1%} is not above the share of the majority class "
+        f"({majority:.1%})"
+    )
+    return [Doubt(f"{said}, so what its layers do for the task cannot be told", "no_better_than_majority", said)]
+
+
+def _unexplained(outputs: Outputs, drift: Sequence[float], head_change: float | None) -> list[Doubt]:
+    """Answers that changed though no layer did: something is not seen. A classifier's new head explains as much."""
+    disagreement = outputs.disagreement
+    if disagreement is None or disagreement.value is None or not any(drift) or max(drift) > GENERAL_CEILING:
+        return []
+    new_head = outputs.kind == "classifier" and (head_change is None or head_change > SAME_HEAD)
+    if new_head or _low(disagreement) < MANY_ANSWERS:
+        return []
+    said = (
+        f"{disagreement.value:.0%} of the answers changed, but drift stays at {max(drift):.3f} or below at every layer"
+    )
+    message = f"{said}: the measures do not see what changed the answers, so no layer can be called unchanged"
+    return [Doubt(f"{said}, so the drift curve does not show what changed", "answers_not_explained", message)]
+
+
+def relative_head_change(base: PreTrainedModel, tuned: PreTrainedModel) -> float | None:
+    """How far the parameters outside the bodies differ, Frobenius norm over the base model's; None where none match.
+
+    A head that is tied to the embeddings has no parameters of its own: 0.
+    """
+    inside = {id(parameter) for model in (base, tuned) for parameter in body_of(model).parameters()}
+    others = {name: one for name, one in tuned.named_parameters() if id(one) not in inside}
+    heads = {name: one for name, one in base.named_parameters() if id(one) not in inside}
+    if not heads and not others:
+        return 0.0
+    pairs = [(heads[name], others[name]) for name in heads.keys() & others.keys()]
+    if not pairs or any(one.shape != other.shape for one, other in pairs):
+        return None
+    with torch.no_grad():
+        difference = sum(float((other.float() - one.float()).square().sum()) for one, other in pairs)
+        size = sum(float(one.float().square().sum()) for one, _ in pairs)
+    return (difference / size) ** 0.5 if size else None
+
+
+def _low(number: Measured) -> float:
+    return (number.value or 0.0) if number.low is None else number.low
+
+
+def _high(number: Measured) -> float:
+    return (number.value or 0.0) if number.high is None else number.high
