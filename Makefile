@@ -79,7 +79,7 @@ test-slow: $(STAMP)  ## verdicts on five real pairs: classifiers, and a chat mod
 	$(BIN)/pytest tests/slow -m slow
 
 compatibility: $(STAMP)  ## docs/compatibility.md from the tested cases
-	@$(BIN)/python -m deploy.docs.compatibility
+	@$(BIN)/python -m tests.cases.document
 
 lock: $(STAMP)  ## write down the versions that are installed now
 	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|wheel)==' > requirements.lock

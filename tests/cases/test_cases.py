@@ -9,6 +9,7 @@ import pytest
 from layerdrift.sdk import Client
 from tests.cases import good_inputs, right_before, wrong_numbers
 from tests.cases.case import Case, Ground
+from tests.cases.document import CASES, PAGE, page
 
 
 @pytest.fixture
@@ -36,3 +37,12 @@ def test_good_inputs_are_read_or_refused_with_what_to_do(case: Case, ground: Gro
 @pytest.mark.parametrize("case", named(right_before.CASES))
 def test_what_was_right_before_is_right(case: Case, ground: Ground) -> None:
     case.check(case.asked(ground))
+
+
+def test_the_page_on_compatibility_is_that_of_the_cases() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "make compatibility writes it anew"
+
+
+def test_no_two_cases_have_one_number() -> None:
+    numbers = [case.number for case in CASES]
+    assert len(numbers) == len(set(numbers))

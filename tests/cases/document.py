@@ -1,0 +1,45 @@
+"""docs/compatibility.md out of the cases, so that users can look up their checkpoint: `make compatibility`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from tests.cases import good_inputs, right_before, wrong_numbers
+from tests.cases.case import Area, Case
+
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+CASES: list[Case] = [*wrong_numbers.CASES, *good_inputs.CASES, *right_before.CASES]
+_HEAD = """# What is read: models, adapters, formats
+
+Made by `make compatibility` from the cases in `tests/cases`. Each is a tiny input that a test sends through the API.
+
+- *supported*: compared as it is.
+- *converted*: turned into a plain checkpoint first (an adapter is merged, a prefix taken off, weights dequantised).
+- *warned*: compared, and the report says what to know.
+- *refused*: a problem document names the place, what was found and what to change.
+
+Other families work where their blocks can be found (one list of modules as long as the configured depth, or one block
+that runs as often) and pass on states of one width. Any other model is refused with what was found.
+"""
+
+
+def page() -> str:
+    """The page, an area after another."""
+    parts = [_HEAD]
+    for area in get_args(Area):
+        rows = [case for case in CASES if case.area == area]
+        if rows:
+            parts.append(f"## {area[0].upper()}{area[1:]}\n")
+            parts.append("| input | answer | to know |\n|---|---|---|")
+            parts += [f"| {_cell(case.what)} | {case.answer} | {_cell(case.note)} |" for case in rows]
+            parts.append("")
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

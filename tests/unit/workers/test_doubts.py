@@ -1,0 +1,66 @@
+"""What the answers say against advice on freezing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from layerdrift.contract.report import Outputs, Recommendation
+from workers.stages.doubts import doubts_of, without_doubts
+
+ADVICE = Recommendation(freeze_first=3, basis="predicted", evidence="The curve says so.")
+LOW, HIGH = [0.0, 0.01, 0.05], [0.0, 0.2, 0.5]
+
+
+def outputs(**changes: Any) -> Outputs:
+    return Outputs.model_validate({"kind": "causal_lm", "examples": 500, **changes})
+
+
+def number(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high}
+
+
+SOUND_LM = outputs(perplexity_ratio=number(0.9, 0.85, 0.95), disagreement=number(0.2, 0.19, 0.21))
+WRECKED_LM = outputs(perplexity_ratio=number(15.7, 14, 17), disagreement=number(0.67, 0.65, 0.69))
+SOUND = outputs(
+    kind="classifier",
+    tuned={"accuracy": number(0.8, 0.77, 0.83)},
+    accuracy_change=number(0.3, 0.2, 0.4),
+    majority_accuracy=0.5,
+)
+MAJORITY = outputs(kind="classifier", tuned={"accuracy": number(0.5, 0.45, 0.55)}, majority_accuracy=0.5)
+WORSE = outputs(kind="classifier", accuracy_change=number(-0.1, -0.15, -0.05))
+
+
+@pytest.mark.parametrize("given", [None, SOUND_LM, SOUND])
+def test_a_sound_model_on_texts_enough_gets_its_advice(given: Outputs | None) -> None:
+    assert without_doubts(ADVICE, doubts_of(given, HIGH, 0.0, 200)) == ADVICE
+
+
+@pytest.mark.parametrize(
+    ("given", "drift", "texts", "code", "words"),
+    [
+        (WRECKED_LM, HIGH, 200, "answers_worse", "15.7 times"),
+        (WORSE, HIGH, 200, "answers_worse", "10.0 points below"),
+        (MAJORITY, HIGH, 200, "no_better_than_majority", "majority class"),
+        (outputs(disagreement=number(0.67, 0.65, 0.69)), LOW, 200, "answers_not_explained", "67% of the answers"),
+        (SOUND_LM, HIGH, 99, None, "99 texts are too few"),
+    ],
+)
+def test_what_speaks_against_advice_takes_it_back_with_the_reason(
+    given: Outputs, drift: list[float], texts: int, code: str | None, words: str
+) -> None:
+    found = doubts_of(given, drift, 0.0, texts)
+    assert [doubt.code for doubt in found] == [code]
+    advice = without_doubts(ADVICE, found)
+    assert (advice.basis, advice.freeze_first) == ("none", 0)
+    assert words in advice.evidence
+
+
+def test_a_new_head_explains_changed_answers_and_an_unmoved_body_needs_no_explanation() -> None:
+    changed = outputs(kind="classifier", disagreement=number(0.6, 0.5, 0.7))
+    assert [doubt.code for doubt in doubts_of(changed, LOW, 0.01, 200)] == ["answers_not_explained"]
+    assert doubts_of(changed, LOW, 0.9, 200) == []
+    assert doubts_of(changed, LOW, None, 200) == []
+    assert doubts_of(changed, [0.0, 0.0], 0.0, 200) == []
