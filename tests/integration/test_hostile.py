@@ -57,7 +57,10 @@ def far_offsets(folder: Path) -> None:
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (pickled, "pickled weights only"),
-    "auto_map": (lambda folder: changed_config(folder, auto_map={"AutoModel": "evil.Model"}), "names code to run"),
+    "auto_map": (
+        lambda folder: changed_config(folder, model_type="evil", auto_map={"AutoModel": "evil.Model"}),
+        "needs code of its repository",
+    ),
     "index outside": (outside_index, "names files that are not in the folder"),
     "link outside": (linked_weights, "holds no model.safetensors"),
     "a trillion parameters": (
