@@ -251,7 +251,7 @@ def test_two_reports_are_compared_layer_by_layer(
     for layer, first, second in zip(found["layers"], reports[0].layers, reports[1].layers, strict=True):
         assert layer["drift"]["difference"] == pytest.approx(second.drift - first.drift)
         assert layer["drifted"] == [first.drifted, second.drifted]
-        assert layer["transfer_excess"] == {"one": None, "other": None, "difference": None}
+        assert layer["transfer_excess"] == {"one": None, "other": None, "difference": None, "incomparable": None}
     assert found["layers"][-1]["drift"]["difference"] < 0
     itself = http.get(f"/v1/analyses/{done.id}/compare/{done.id}").json()
     assert {layer["drift"]["difference"] for layer in itself["layers"]} == {0.0}

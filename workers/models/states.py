@@ -61,9 +61,9 @@ class StateReader:
             if kept.shape != (_CHECK_TEXTS, _CHECK_TOKENS, reader.width):
                 raise InputError.at(pointer, _misshapen(name, layer, kept, reader.width))
             if not bool(torch.isfinite(kept).all()):
-                raise InputError.at(
-                    pointer, f"the states of {name} at layer {layer} hold NaN, infinite or unwritten values"
-                )
+                side = pointer.strip("/").split("/")[0]
+                found = f"the activations of the {side} model are NaN or infinite at layer {layer}, or were not written"
+                raise InputError.at(pointer, found)
         return reader
 
     def standard(self, state: Tensor, tokens: int) -> Tensor:

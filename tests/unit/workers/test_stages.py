@@ -149,7 +149,7 @@ def test_activations_that_are_not_finite_name_the_model_and_the_layer(base: Path
     with torch.no_grad():
         for parameter in norm.parameters():
             parameter.fill_(3e38)
-    with pytest.raises(InputError, match="at layer 2 hold NaN, infinite or unwritten") as caught:
+    with pytest.raises(InputError, match="tuned model are NaN or infinite at layer 2") as caught:
         compared(base, save_model(model, tmp_path / "broken"), tmp_path / "scratch")
     assert caught.value.errors[0].pointer == "/tuned/uri"
 
