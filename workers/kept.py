@@ -110,13 +110,13 @@ def finetune_name(request: AnalysisRequest, resolved: Resolved) -> str:
     """A hash of all that the weights of a request's fine-tunes depend on."""
     rows = hashlib.sha256()
     for part in (resolved.split.train, resolved.split.held_out):
-        rows.update(json.dumps([(row.text, row.label) for row in part]).encode())
+        rows.update(json.dumps([(row.text, row.pair, row.label) for row in part]).encode())
     depends = {
         "engine": __version__,
         "device": device_name(best_device()),
         "base": resolved.base.fingerprint,
         "finetune": request.finetune.model_dump(mode="json") if request.finetune else None,
-        "max_length": request.analysis.max_length,
+        "max_length": resolved.length,
         "nulls": sorted(set(request.analysis.nulls) - {"numerical"}),
         "seed": request.seed,
         "rows": rows.hexdigest(),

@@ -63,7 +63,7 @@ function explorer(text, place) {
       const drift = layer.drift[index];
       const share = drift === null ? 0 : Math.min(1, drift);
       element.style.background = drift === null ? "none" : `color-mix(in oklab, var(--specialised) ${Math.round(70 * share)}%, var(--paper))`;
-      element.title = drift === null ? "special token: not counted" : `drift ${drift.toFixed(3)}`;
+      element.title = drift === null ? "not compared: a special token, a causal model's first token, or an outlier" : `drift ${drift.toFixed(3)}`;
       element.setAttribute("aria-pressed", String(index === picked));
     });
     latents.replaceChildren(...["base", "tuned"].map((side) => strongest(side, layer, picked)));

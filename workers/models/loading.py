@@ -270,6 +270,17 @@ def loaded(folder: Path, pointer: str, what: str, load: Callable[[], _T]) -> _T:
         return load()
     except InputError:
         raise
+    except ImportError as error:
+        raise InputError.at(
+            pointer,
+            f"{what} needs a Python package that this service does not have ({error.name or _first_line(error)}). Save "
+            "it where you have that package in a form that needs none: a tokenizer as tokenizer.json (a fast one, by "
+            "save_pretrained), weights dequantised",
+        ) from error
     except Exception as error:  # transformers raises nearly anything on files that are broken
         reason = str(error).replace(str(folder), "the folder") or type(error).__name__
         raise InputError.at(pointer, f"{what} could not be loaded: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,7 +11,7 @@ from layerdrift.contract.report import ModelInfo, PartName, WeightDrift
 from workers.analysis.weights import weight_difference
 from workers.models.device import best_device
 from workers.models.inliers import Inliers
-from workers.models.loading import load_body
+from workers.models.loading import load_body, loaded
 from workers.models.states import StateReader
 from workers.models.structure import blocks_of, is_causal, weight_groups
 from workers.models.texts import Batch, usable_length
@@ -56,11 +56,18 @@ def load_pair(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenize
         raise InputError.at(
             "/tuned/uri", f"a {type(tuned_model).__name__} cannot be compared with a {type(base_model).__name__}"
         )
-    states = StateReader.of(base_model, "/base/uri")
-    if StateReader.of(tuned_model, "/tuned/uri") != states:
+    states = _reader(base_model, base, "/base/uri")
+    if _reader(tuned_model, tuned, "/tuned/uri") != states:
         raise InputError.at("/tuned/uri", "the two models pass their states on in different shapes")
     length = min(usable_length(tokenizer, model, length) for model in (base_model, tuned_model))
-    return Pair(base_model, tuned_model, Reading(tokenizer, length, is_causal(base_model), states))
+    causal = loaded(base.folder, "/base/uri", "the model's answer to a small batch", lambda: is_causal(base_model))
+    return Pair(base_model, tuned_model, Reading(tokenizer, length, causal, states))
+
+
+def _reader(model: PreTrainedModel, checkpoint: Checkpoint, pointer: str) -> StateReader:
+    """How the states of a model are read; InputError where it cannot even run a small batch."""
+    what = "the model's states on a small batch"
+    return loaded(checkpoint.folder, pointer, what, lambda: StateReader.of(model, pointer))
 
 
 def model_info(model: PreTrainedModel, checkpoint: Checkpoint) -> ModelInfo:
