@@ -16,6 +16,7 @@ from peft import LoraConfig, PromptTuningConfig
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -93,6 +94,21 @@ def adapted(
     base = make.saved(make.model_of("llama", tie_word_embeddings=True), ground.folder / "base")
     adapter = make.adapter(base, ground.folder / "adapter", config, auto, rows)
     make.edit_json(adapter / "adapter_config.json", base_model_name_or_path="base", **stored)
+    return make.request(base, adapter)
+
+
+def renamed_reserved(ground: Ground) -> dict[str, Any]:
+    """A reserved token of the base has a name in the tuned tokenizer; no text holds either."""
+    asked = make.pair(ground.folder, words=Words(added=("<|reserved_1|>",)), vocab_size=VOCABULARY + 1)
+    Words(added=("<|im_start|>",)).save(ground.folder / "tuned")
+    return asked
+
+
+def masked_adapter(ground: Ground) -> dict[str, Any]:
+    base = make.saved(make.model_of("bert", AutoModelForMaskedLM), ground.folder / "base", Words(added=("[MASK]",)))
+    config = LoraConfig(r=2, target_modules=["query", "value"])
+    adapter = make.adapter(base, ground.folder / "adapter", config, AutoModelForMaskedLM)
+    make.edit_json(adapter / "adapter_config.json", base_model_name_or_path="base")
     return make.request(base, adapter)
 
 
@@ -297,7 +313,7 @@ CASES = [
         "`modules_to_save` with tied embeddings",
         "converted",
         lambda ground: adapted(ground, lora(modules_to_save=["embed_tokens", "lm_head"])),
-        report_with(lambda report: _drifts(report)),
+        report_with(lambda report: _drifts(report), lambda report: _has_perplexity(report)),
     ),
     Case(
         "2.3b",
@@ -305,7 +321,7 @@ CASES = [
         "a key in adapter_config.json that this PEFT does not know",
         "converted",
         lambda ground: adapted(ground, lora(), invented_by_a_later_version=7),
-        report_with(lambda report: _drifts(report)),
+        report_with(lambda report: _drifts(report), lambda report: _has_perplexity(report)),
     ),
     Case(
         "2.4",
@@ -313,7 +329,7 @@ CASES = [
         "`task_type` null",
         "converted",
         lambda ground: adapted(ground, lora(task_type=None)),
-        report_with(lambda report: _drifts(report)),
+        report_with(lambda report: _drifts(report), lambda report: _has_perplexity(report)),
     ),
     Case(
         "2.4b",
@@ -332,12 +348,28 @@ CASES = [
         report_with(lambda report: _drifts(report)),
     ),
     Case(
+        "2.2c",
+        "tokenizers",
+        "a reserved token that has another name in the tuned tokenizer",
+        "warned",
+        renamed_reserved,
+        report_with(drift_from(2), warns("added_tokens", "<|im_start|>")),
+    ),
+    Case(
+        "2.4d",
+        "adapters",
+        "LoRA on a masked language model, `task_type` null",
+        "converted",
+        masked_adapter,
+        report_with(lambda report: _drifts(report), warns("answers_not_judged", "mask token")),
+    ),
+    Case(
         "2.5",
         "adapters",
         "adapter trained after the vocabulary grew",
         "converted",
         lambda ground: adapted(ground, lora(modules_to_save=["embed_tokens", "lm_head"]), rows=VOCABULARY + 3),
-        report_with(lambda report: _drifts(report)),
+        report_with(lambda report: _drifts(report), lambda report: _has_perplexity(report)),
         "the base gets as many rows",
     ),
     Case(

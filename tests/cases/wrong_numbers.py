@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from layerdrift.contract.report import Report
 from tests.cases import builders as make
@@ -158,6 +158,27 @@ def labelled_lines(ground: Ground, label: str) -> dict[str, Any]:
     path = ground.folder / "data.jsonl"
     path.write_text("\n".join(lines))
     return make.request(base, tuned, uri=path.as_uri())
+
+
+def partly_labelled(ground: Ground) -> dict[str, Any]:
+    base, tuned = make.classifiers(ground.folder)
+    texts = make_texts(TEXTS, seed=3)
+    answers = make.own_answers(tuned, texts)
+    path = ground.folder / "data.jsonl"
+    rows = [{"text": text, "label": answers[n] if n % 2 else None} for n, text in enumerate(texts)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return make.request(base, tuned, uri=path.as_uri())
+
+
+def stars(ground: Ground) -> dict[str, Any]:
+    base, tuned = make.classifiers(ground.folder)
+    texts = make_texts(TEXTS, seed=3)
+    return make.request(base, tuned, inline={"texts": texts, "labels": [1 + n for n in make.own_answers(tuned, texts)]})
+
+
+def seeing_ahead(ground: Ground) -> dict[str, Any]:
+    """A head for the next token on a model that sees it."""
+    return make.pair(ground.folder, "bert", AutoModelForCausalLM, part="layer.1.")
 
 
 def long_texts(ground: Ground, length: int | None) -> dict[str, Any]:
@@ -386,6 +407,32 @@ CASES = [
         "warned",
         lambda ground: labelled_lines(ground, "[{}]"),
         report_with(warns("unusable_labels", "list"), warns("answers_not_judged")),
+    ),
+    Case(
+        "1.9c",
+        "data sets",
+        "labels of some rows only",
+        "warned",
+        partly_labelled,
+        report_with(accuracy(1.0), warns("unlabelled_rows")),
+        "accuracy is over the rows with a label",
+    ),
+    Case(
+        "1.15b",
+        "heads",
+        "labels 1 to C where classes are 0 to C - 1",
+        "warned",
+        stars,
+        report_with(warns("answers_not_judged", "no class")),
+    ),
+    Case(
+        "1.2b",
+        "heads",
+        "a head for the next token on a model that sees it (`BertLMHeadModel`, XLNet)",
+        "warned",
+        seeing_ahead,
+        report_with(drift_from(2), warns("answers_not_judged", "next token")),
+        "representations only",
     ),
     Case(
         "1.10",

@@ -65,6 +65,7 @@ def smol_base(folder: Path) -> Path:
         return target
     gguf = _smol_file(folder / "downloads")
     quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    del quantised.config.quantization_config
     model = LlamaForCausalLM(quantised.config)
     model.load_state_dict(quantised.state_dict())
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)

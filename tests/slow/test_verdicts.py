@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +23,6 @@ from layerdrift.gate import judge
 from layerdrift.render import words
 from layerdrift.sdk import Client
 from tests.slow.real_pairs import SOUND, WRECKING, first_reviews, smol_base, smol_lora, town_texts
-from workers.models.adapters import merge_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -103,11 +103,11 @@ def test_a_wrecked_chat_model_fails_and_its_curve_rises(service: Client, inputs:
 def drift_apart(base: Path, adapter: Path, texts: list[str]) -> list[float]:
     """1 - debiased CKA of all tokens but first ones, layer by layer, from transformers' own states; the judge."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    target = KEPT / "merged"
-    merge_adapter(base, adapter, target, "/tuned/uri")
     rows: list[list[Tensor]] = []
-    for folder in (base, target):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for adapted in (False, True):
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        if adapted:
+            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         layers: list[list[Tensor]] = []
         for text in texts:
             ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=LENGTH)["input_ids"]

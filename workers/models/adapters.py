@@ -45,6 +45,17 @@ _TUNERS = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "randlor
 _WRAPPED = ("modules_to_save", "original_module")
 """How PEFT's methods begin the names of the parameters that they put into a module."""
 
+_ARCHITECTURES: dict[str, Any] = {
+    "ForMaskedLM": AutoModelForMaskedLM,
+    "ForCausalLM": AutoModelForCausalLM,
+    "LMHeadModel": AutoModelForCausalLM,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
+    "ForConditionalGeneration": AutoModelForImageTextToText,
+}
+"""The base model's own head comes before others that would fit the names: PEFT has no task for masked models."""
+
 _EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in", "embed_out")
 
 
@@ -110,11 +121,13 @@ def _base_for(base: Path, adapter: _Adapter) -> PreTrainedModel:
 
 def _model_class(config: PretrainedConfig, adapter: _Adapter) -> Any:
     """The class that has a module for every one of the adapter's tensors: by its task where that fits, else any."""
+    architecture = (config.architectures or [""])[0]
+    own = next((kind for suffix, kind in _ARCHITECTURES.items() if architecture.endswith(suffix)), None)
     named = _TASKS.get(str(adapter.stored.get("task_type")))
-    others = [body_class(config), *_TASKS.values(), AutoModelForMaskedLM, AutoModelForImageTextToText]
+    others = [AutoModelForMaskedLM, *_TASKS.values(), AutoModelForImageTextToText]
     missing: dict[Any, list[str]] = {}
-    for kind in [named, *others] if named is not None else others:
-        if kind in missing or not (kind is body_class(config) or type(config) in kind._model_mapping):
+    for kind in (named, body_class(config), own, *others):
+        if kind is None or kind in missing or not (kind is body_class(config) or type(config) in kind._model_mapping):
             continue
         missing[kind] = list(_without_module(config, kind, adapter))
         if not missing[kind]:
@@ -205,11 +218,11 @@ def _tied_where_equal(model: PreTrainedModel) -> None:
     """Ties the head to the embeddings again, or writes down that they differ now."""
     head: Any = model.get_output_embeddings()
     embeddings: Any = model.get_input_embeddings()
-    if torch.equal(head.weight, embeddings.weight):
+    same = torch.equal(head.weight, embeddings.weight)
+    if same:
         head.weight = embeddings.weight
-    else:
-        model.config.get_text_config().tie_word_embeddings = False
-        model.config.tie_word_embeddings = False
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = same  # transformers takes it back once it sees the copy
 
 
 def _modules_not_saved(adapter: _Adapter, modules: set[str]) -> list[str]:

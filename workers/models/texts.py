@@ -92,13 +92,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length
     found = []
     for number, ids in enumerate(encoded["input_ids"]):
         at_start, at_end = _doubled(ids, start, end)
-        first, last = int(at_start), len(ids) - int(at_end)
-        if max_length is not None:
-            last = min(last, first + max_length)
+        kept = list(range(int(at_start), len(ids) - int(at_end)))
+        if max_length is not None and len(kept) > max_length:
+            ends = kept[-1:] if end is not None and ids[kept[-1]] == end else []
+            kept = [*kept[: max_length - len(ends)], *ends]
         masks, types = encoded["special_tokens_mask"][number], encoded.get("token_type_ids")
-        special = [bool(mask) or one in specials for mask, one in zip(masks, ids, strict=True)]
-        kinds = None if types is None else types[number][first:last]
-        found.append(Encoded(ids[first:last], special[first:last], kinds))
+        found.append(
+            Encoded(
+                [ids[place] for place in kept],
+                [bool(masks[place]) or ids[place] in specials for place in kept],
+                None if types is None else [types[number][place] for place in kept],
+            )
+        )
     return found
 
 

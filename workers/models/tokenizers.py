@@ -85,7 +85,10 @@ def _added_tokens(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase)
     missing = sorted(one.keys() - common)
     added = sorted(other.keys() - common, key=lambda token: other[token])
     taken = {number: token for token, number in one.items()}
-    replaced = [token for token in added if other[token] in taken]
+    added_later = {str(token) for one_of in (base, tuned) for token in one_of.added_tokens_decoder.values()}
+    replaced = [  # a word by another; reserved tokens may get names
+        token for token in added if other[token] in taken and not {token, taken[other[token]]} & added_later
+    ]
     if replaced and not moved:
         raise InputError.at(
             "/tuned/uri",

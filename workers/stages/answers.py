@@ -101,8 +101,12 @@ def _continued(model: PreTrainedModel, batch: Batch) -> Predicted:
     return Predicted(logits[asked].float().log_softmax(-1), batch.input_ids[:, 1:][asked], texts[asked])
 
 
+UNKNOWN, UNLABELLED = -1, -2
+"""In place of a class: a label that is none of the model's, which counts as answered wrongly, or no label at all."""
+
+
 class Targets(NamedTuple):
-    """classes: [N], the class of every row's label, -1 unknown. numbered: labels were read as numbers of classes."""
+    """classes: [N], the class of every row's label, UNKNOWN, or UNLABELLED. numbered: read as numbers of classes."""
 
     classes: Tensor
     numbered: bool
@@ -115,32 +119,38 @@ class Targets(NamedTuple):
 
 def class_targets(rows: list[Row], names: list[str]) -> Targets:
     """The classes of the rows' labels: by name, else by number where every label is one and within range."""
-    labels = [None if row.label is None else row.label.strip().casefold() for row in rows]
     by_name = {name.casefold(): index for index, name in enumerate(names)}
-    found = [by_name.get(label, -1) if label is not None else -1 for label in labels]
-    numbers = [None if label is None else _class_number(label, len(names)) for label in labels]
-    if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
-        return Targets(torch.tensor([-1 if number is None else number for number in numbers]), numbered=False)
-    if any(index >= 0 for index in found):
+    labels = [_label(row, by_name) for row in rows]
+    found = [UNLABELLED if label is None else by_name.get(label, UNKNOWN) for label in labels]
+    numbers = [UNLABELLED if label is None else _class_number(label, len(names)) for label in labels]
+    without_names = all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    if any(index >= 0 for index in found) and not without_names:
         return Targets(torch.tensor(found), numbered=False)
-    if any(label is not None and number is None for label, number in zip(labels, numbers, strict=True)):
-        return Targets(torch.full((len(rows),), -1), numbered=False)
-    return Targets(torch.tensor([-1 if number is None else number for number in numbers]), numbered=True)
+    if UNKNOWN in numbers:  # labels from 1 to C would be read as the class after theirs
+        numbers = [min(number, UNKNOWN) for number in numbers]
+    return Targets(torch.tensor(numbers), numbered=not without_names)
 
 
-def _class_number(label: str, classes: int) -> int | None:
-    """The class that a label such as 1, 1.0 or LABEL_1 is the number of; None where it is none."""
+def _label(row: Row, by_name: dict[str, int]) -> str | None:
+    """A row's label in small letters; None where it has none, which data sets such as SNLI write as -1."""
+    label = None if row.label is None else row.label.strip().casefold()
+    return None if label == "-1" and label not in by_name else label
+
+
+def _class_number(label: str, classes: int) -> int:
+    """The class that a label such as 1, 1.0 or LABEL_1 is the number of; UNKNOWN where it is none."""
     digits = label.removeprefix("label_")
     whole = digits.removesuffix(".0")
-    return int(whole) if whole.isascii() and whole.isdecimal() and int(whole) < classes else None
+    return int(whole) if whole.isascii() and whole.isdecimal() and int(whole) < classes else UNKNOWN
 
 
 def quality(predicted: Predicted, kind: HeadKind, texts: int) -> Scores:
     """Right answers (classifiers) or negative log-likelihood in nats (language models) by text."""
     if kind == "classifier":
-        values = (predicted.log_probs.argmax(-1) == predicted.targets).double()
-    else:
-        values = -predicted.log_probs.gather(1, predicted.targets[:, None])[:, 0].double()
+        labelled = predicted.targets != UNLABELLED
+        values = (predicted.log_probs.argmax(-1) == predicted.targets).double()[labelled]
+        return by_text(values, predicted.texts[labelled], texts)
+    values = -predicted.log_probs.gather(1, predicted.targets[:, None])[:, 0].double()
     return by_text(values, predicted.texts, texts)
 
 
@@ -207,7 +217,7 @@ class Judge:
             self._reference = answers
         ones = torch.ones(len(answers), dtype=torch.float64)
         if self.measure == "accuracy":
-            return Scores((answers.argmax(-1) == self._targets).double(), ones)
+            return Scores((answers.argmax(-1) == self._targets).double(), (self._targets != UNLABELLED).double())
         if self.measure == "kl":
             return Scores(kl_bits(self._reference, answers).double(), ones)
         exact = answers.double()

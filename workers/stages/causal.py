@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,8 @@ from workers.models.structure import shares_blocks
 from workers.stages.answers import (
     RANGES,
     TRANSFORMS,
+    UNKNOWN,
+    UNLABELLED,
     Judge,
     Measure,
     Predicted,
@@ -110,6 +111,13 @@ def judge(
     weights, warnings = _base_weights(request, resolved, folder)
     tuned = load_headed(checkpoint.folder, "/tuned/uri", device)
     warnings += _head_warnings(checkpoint, tuned)
+    if tuned is not None and tuned.kind == "causal_lm" and not extracted.reading.causal:
+        tuned = None
+        message = (
+            "the tuned model's answers were not judged: its head predicts the next token, but the model sees later "
+            "tokens. Its representations were compared all the same"
+        )
+        warnings.append(ReportWarning(code="answers_not_judged", message=message))
     rows = resolved.split.analysed[: extracted.analysed]
     model = tuned.model if tuned else load_body(checkpoint.folder, "/tuned/uri", device)
     questions = Questions(extracted.reading, rows, tuned.kind if tuned else "classifier")
@@ -241,11 +249,12 @@ def _outputs(
 
     outputs = Outputs(
         kind=tuned.kind,
-        examples=int(sums["tuned"].counts.sum()),
+        examples=texts if tuned.kind == "classifier" else int(sums["tuned"].counts.sum()),
+        labelled=None if targets is None else int((targets != UNLABELLED).sum()),
         labels=names,
         base=of_model("base"),
         tuned=of_model("tuned"),
-        majority_accuracy=_majority(questions.rows) if targets is not None else None,
+        majority_accuracy=_majority(targets) if targets is not None else None,
         accuracy_change=_difference(sums) if base and judged and tuned.kind == "classifier" else None,
         perplexity_ratio=_perplexity_ratio(sums) if base and tuned.kind != "classifier" else None,
         disagreement=_measured(sums["disagreement"], "accuracy") if base else None,
@@ -310,19 +319,21 @@ def _common_order(base: Headed, names: list[str]) -> list[int] | None:
     return [known.index(name) for name in names] if sorted(known) == sorted(names) else None
 
 
-def _majority(rows: list[Row]) -> float:
-    return Counter(row.label for row in rows).most_common(1)[0][1] / len(rows)
+def _majority(targets: Tensor) -> float:
+    """The share of the majority class among the texts with a label."""
+    labelled = targets[targets != UNLABELLED]
+    return int((labelled - UNKNOWN).bincount()[1:].max()) / len(labelled)
 
 
 def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarning]:
     labelled = sum(row.label is not None for row in rows)
-    unknown = labelled if targets is None else int((targets < 0).sum())
+    unknown = labelled if targets is None else int((targets == UNKNOWN).sum())
     if not labelled:
         message = "the data set has no labels, so the accuracy of the classifiers is not known"
         return [ReportWarning(code="answers_not_judged", message=message)]
     if not unknown:
         return []
-    message = f"{unknown} of {len(rows)} texts have no label that the tuned model knows; " + (
+    message = f"{unknown} of {labelled} labels are no class of the tuned model; " + (
         "accuracy is left out" if targets is None else "they count as answered wrongly"
     )
     found = [ReportWarning(code="unknown_labels", message=message)]
@@ -407,13 +418,19 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
         return None
     costs = [graft.prefix_cost for graft in grafts]
     kept = -1
+    blocks = len(grafts) - 1
     while kept + 1 < len(costs) and _low(costs[kept + 1]) <= tolerated:
         kept += 1
+    if kept == blocks:
+        evidence = (
+            "With all of the base model's blocks in its place the tuned model answers as well on these texts, so they "
+            "do not show what was learnt. Compare the models on texts of the task."
+        )
+        return Recommendation(freeze_first=0, basis="none", evidence=evidence)
     looked_at = grafts[kept if kept > 0 else kept + 1]
     change = f"{info.measure} goes from {info.ungrafted:.3f} to {looked_at.prefix.value or 0.0:.3f}"
     if looked_at.prefix_cost.low is not None and looked_at.prefix_cost.high is not None:
         change += f" (cost {looked_at.prefix_cost.low:.3f} to {looked_at.prefix_cost.high:.3f}, 95 %)"
-    blocks = len(grafts) - 1
     bottom = f"first {kept} of {blocks} blocks" if kept > 0 else f"first of {blocks} blocks"
     bottom = "embeddings" if kept < 0 else f"embeddings and {bottom}"
     found = f"With the base model's {bottom} in its place the tuned model's {change} on {info.examples} texts, "
@@ -421,7 +438,7 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
         found += "more than chance gives: what was learnt there matters to the answers."
     else:
         found += f"which is not beyond chance and {tolerated:g}; "
-        found += "with one block more it is." if kept < blocks else "these are all of its blocks."
+        found += "with one block more it is."
     evidence = f"{found} {NOT_RETRAINED}"
     return Recommendation(freeze_first=max(kept, 0), basis="predicted", evidence=evidence)
 

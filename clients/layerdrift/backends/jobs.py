@@ -16,8 +16,8 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import LockError, WatchError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.exceptions import WatchError
 from redis.lock import Lock
 from redis.retry import Retry
 
@@ -46,7 +46,7 @@ def connect_redis(settings: Settings) -> redis.Redis:
     )
 
 
-SUBMISSION_SECONDS = 30.0
+SUBMISSION_SECONDS, SUBMISSION_WAIT_SECONDS = 300.0, 60.0
 """How long one submission may hold up equal ones, on a store without conditional writes."""
 
 SCANNED = 1000
@@ -96,8 +96,14 @@ class JobStore:
         if self._blobs.supports_conditional_writes():
             return self._blobs.put_new(key, body, _JSON)
         name = keys.submission(record.id)
-        with Lock(self._redis, name, timeout=SUBMISSION_SECONDS, blocking_timeout=SUBMISSION_SECONDS):
+        lock = Lock(self._redis, name, timeout=SUBMISSION_SECONDS, blocking_timeout=SUBMISSION_WAIT_SECONDS)
+        if not lock.acquire():
+            raise UnavailableError("the same request is being stored at this moment; try again")
+        try:
             return self._blobs.put_new(key, body, _JSON)
+        finally:
+            with suppress(LockError):  # it ran out by itself: what was written is written
+                lock.release()
 
     def _insert(self, record: JobRecord) -> None:
         """Puts a record into Redis, unless there is one by now."""

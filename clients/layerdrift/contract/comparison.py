@@ -88,6 +88,10 @@ def compare(one: Report, other: Report) -> Comparison:
     )
 
 
+_DEFAULTS = {"label_column": "label"}
+"""What is read where the request names nothing."""
+
+
 def unlike_settings(one: Report, other: Report) -> list[str]:
     """What the two were measured with otherwise: paths of the request, and what followed from the data."""
     found = [
@@ -100,7 +104,8 @@ def unlike_settings(one: Report, other: Report) -> list[str]:
     found += [
         f"dataset.{name}"
         for name in ("text_column", "text_pair_column", "label_column", "max_examples")
-        if getattr(one.request.dataset, name) != getattr(other.request.dataset, name)
+        if (getattr(one.request.dataset, name) or _DEFAULTS.get(name))
+        != (getattr(other.request.dataset, name) or _DEFAULTS.get(name))
     ]
     if one.request.seed != other.request.seed:
         found.append("seed")
@@ -129,12 +134,10 @@ def incomparable(quantity: str, one: Report, other: Report) -> str | None:
         quantity: the first name of its path below a layer (`graft`, `probe`, `sae`) or the report (`outputs`, ...).
     """
     if quantity in ("graft", "causal"):
-        measures = [report.causal.graft.measure if report.causal.graft else None for report in (one, other)]
-        return (
-            None
-            if measures[0] == measures[1] or None in measures
-            else f"measured as {' and as '.join(map(str, measures))}"
-        )
+        return _unlike_grafts(one, other)
+    if quantity == "excess_drift":
+        nulls = [sorted(null.name for null in report.nulls) for report in (one, other)]
+        return None if nulls[0] == nulls[1] else "drift beyond other nulls"
     if quantity == "probe":
         classes = [(report.probes.classes, report.probes.folds) if report.probes else None for report in (one, other)]
         return None if classes[0] == classes[1] or None in classes else "probes of other classes"
@@ -147,6 +150,16 @@ def incomparable(quantity: str, one: Report, other: Report) -> str | None:
     if quantity == "recommendation" and "none" in (one.recommendation.basis, other.recommendation.basis):
         return "one of the two gives no advice"
     return None
+
+
+def _unlike_grafts(one: Report, other: Report) -> str | None:
+    grafts = one.causal.graft, other.causal.graft
+    if grafts[0] is None or grafts[1] is None:
+        return None
+    if grafts[0].measure != grafts[1].measure:
+        return f"measured as {grafts[0].measure} and as {grafts[1].measure}"
+    classes = [sorted(report.outputs.labels) if report.outputs else [] for report in (one, other)]
+    return None if classes[0] == classes[1] else "answers of other classes"
 
 
 def _layer(number: int, one_report: Report, other_report: Report) -> LayerComparison:

@@ -412,6 +412,9 @@ class Outputs(ReportModel):
     kind: Literal["classifier", "causal_lm", "masked_lm"]
     examples: int = Field(description="texts (classifiers) or predicted tokens (language models)")
     labels: list[str] = Field(default=[], description="classes, in the order of the tuned model")
+    labelled: int | None = Field(
+        default=None, description="texts with a label, which accuracy is over; null: language models, or none known"
+    )
     base: ModelOutputs | None = None
     tuned: ModelOutputs | None = None
     majority_accuracy: float | None = Field(

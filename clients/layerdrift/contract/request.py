@@ -128,7 +128,7 @@ class DatasetRef(RequestModel):
         inline: InlineData | None = info.data.get("inline")
         if inline is None or name == cls.model_fields[field].default:
             return name
-        if not (field == "label_column" and name == "label" and inline.labels is not None):
+        if not (field == "label_column" and name == "label"):  # the default of version 0.1, in stored requests
             raise ValueError(f"inline data have texts, pairs and labels, but no columns; leave {field} out")
         return name
 

@@ -26,7 +26,7 @@ BEYOND_CHANCE = 2.0
 """Cosines of unrelated directions deviate from 0 by one over the root of the width; so many times that is a sign."""
 
 STRATEGIES = {
-    "recommended": "as recommended",
+    "recommended": "as many as grafts or drift predict",
     "nothing": "freeze nothing",
     "half": "freeze half",
     "gradient_norm": "least gradient norm, as many",
@@ -37,6 +37,11 @@ def headline(report: Report) -> str:
     """The finding in one sentence."""
     if _identical(report):
         return "Below their heads the two models are identical on these texts: no layer drifted at all."
+    if any(warning.code == "answers_not_explained" for warning in report.warnings):
+        most = max(layer.drift for layer in report.layers)
+        return (
+            f"Drift (1 - CKA) stays at {most:.3f} or below at every layer, which does not explain the changed answers."
+        )
     first, last = report.layers[0], report.layers[-1]
     return (
         f"Drift (1 - CKA) goes from {first.drift:.3f} at the {first.name} to {last.drift:.3f} at {last.name}: "
@@ -91,7 +96,7 @@ def outcome(report: Report) -> str | None:
         if outputs.base is not None:
             said += f"; the base model {_quality(outputs, outputs.base)}"
     if outputs.perplexity_ratio is not None and outputs.perplexity_ratio.value is not None:
-        said += f". That is {outputs.perplexity_ratio.value:.3g} times the base model's on the same tokens"
+        said += f". The tuned model's perplexity is {outputs.perplexity_ratio.value:.3g} times the base model's"
         said += _between(outputs.perplexity_ratio, "{:.3g}")
     if outputs.majority_accuracy is not None:
         said += f"; majority class {outputs.majority_accuracy:.1%}"
@@ -170,7 +175,7 @@ def _quality(outputs: Outputs, model: ModelOutputs) -> str:
     if model.accuracy is not None and model.accuracy.value is not None:
         ends = model.accuracy.low, model.accuracy.high
         between = "" if None in ends else f" (95 %: {percent(ends[0])} to {percent(ends[1])})"
-        return f"has an accuracy of {model.accuracy.value:.1%}{between} on {outputs.examples} texts"
+        return f"has an accuracy of {model.accuracy.value:.1%}{between} on {outputs.labelled or outputs.examples} texts"
     if model.perplexity is not None and model.perplexity.value is not None:
         return f"has a perplexity of {model.perplexity.value:.2f} over {outputs.examples} tokens"
     return "was not judged"

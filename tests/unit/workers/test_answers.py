@@ -115,17 +115,30 @@ def test_divergences_agree_with_scipy_and_stay_in_their_range() -> None:
 
 def test_labels_are_known_by_name_or_where_there_are_no_names_by_number() -> None:
     rows = [Row("a", label) for label in ("Negative", "positive", "0", None, "other")]
-    assert class_targets(rows, ["negative", "positive"]).classes.tolist() == [0, 1, -1, -1, -1]
+    assert class_targets(rows, ["negative", "positive"]).classes.tolist() == [0, 1, -1, -2, -1]
     numbered = class_targets([Row("a", label) for label in ("1", "LABEL_0", "1.0", None)], ["LABEL_0", "LABEL_1"])
-    assert (numbered.classes.tolist(), numbered.numbered) == ([1, 0, 1, -1], False)
+    assert (numbered.classes.tolist(), numbered.numbered) == ([1, 0, 1, -2], False)
 
 
 def test_numbers_of_classes_with_names_are_read_where_all_are_within_range() -> None:
     inside = class_targets([Row("a", label) for label in ("1", "0", None, "2.0")], ["low", "mid", "high"])
-    assert (inside.classes.tolist(), inside.numbered) == ([1, 0, -1, 2], True)
-    for label in ("3", "-1", "x", "1.5"):
+    assert (inside.classes.tolist(), inside.numbered) == ([1, 0, -2, 2], True)
+    for label in ("3", "x", "1.5"):
         beyond = class_targets([Row("a", one) for one in ("1", label)], ["low", "mid", "high"])
         assert not beyond.known
+
+
+def test_labels_from_one_on_are_not_taken_for_the_classes_after_theirs() -> None:
+    stars = class_targets([Row("a", str(star)) for star in (1, 2, 3)], ["LABEL_0", "LABEL_1", "LABEL_2"])
+    assert not stars.known
+
+
+def test_texts_without_a_label_are_neither_right_nor_wrong() -> None:
+    targets = class_targets([Row("a", label) for label in ("yes", None, "-1", "other")], ["no", "yes"]).classes
+    assert targets.tolist() == [1, -2, -2, -1]
+    answers = torch.tensor([[0.0, 1.0]]).repeat(4, 1).log_softmax(-1)
+    scores = quality(Predicted(answers, targets, torch.arange(4)), "classifier", 4)
+    assert (scores.sums.tolist(), scores.counts.tolist()) == ([1, 0, 0, 0], [1, 0, 0, 1])
 
 
 def shift(model: PreTrainedModel, by: float) -> None:
