@@ -26,8 +26,8 @@ from workers.models.grafts import BaseWeights
 from workers.models.loading import HeadKind, head_kind, load_headed
 from workers.models.states import StateReader
 from workers.stages.answers import Judge, Predicted, Questions, class_targets, divergence_bits, kl_bits, quality
-from workers.stages.causal import predicted_by_grafts
 from workers.stages.gather import Reading
+from workers.stages.grafting import predicted_by_grafts
 from workers.stages.sweep import NOT_RETRAINED
 
 CPU = torch.device("cpu")
@@ -224,7 +224,6 @@ def graft(cost: float, low: float | None = None, high: float | None = None) -> L
         ([graft(0.0), graft(0.03, 0.01, 0.05), graft(0.0, -0.01, 0.01)], 0, "embeddings and first of 2 blocks"),
         ([graft(0.03, 0.01, 0.05), graft(0.0)], 0, "embeddings in its place"),
         ([graft(0.0), graft(0.004), graft(0.006)], 1, "with one block more it is"),
-        ([graft(0.0), graft(-0.02, -0.03, -0.01)], 1, "these are all of its blocks"),
     ],
 )
 def test_advice_goes_up_to_the_first_graft_that_is_seen_to_do_harm(
@@ -235,5 +234,13 @@ def test_advice_goes_up_to_the_first_graft_that_is_seen_to_do_harm(
     assert (advice.freeze_first, advice.basis) == (freeze_first, "predicted")
     assert words in advice.evidence
     assert advice.evidence.endswith(NOT_RETRAINED)
+
+
+def test_grafts_of_every_block_that_cost_nothing_advise_nothing() -> None:
+    costs = [graft(0.0), graft(-0.02, -0.03, -0.01)]
+    advice = predicted_by_grafts(GraftInfo(measure="accuracy", ungrafted=0.8, examples=500), costs)
+    assert advice is not None
+    assert (advice.freeze_first, advice.basis) == (0, "none")
+    assert "do not show what was learnt" in advice.evidence
     without_answers = GraftInfo(measure="state_change", ungrafted=0.0, examples=500)
     assert predicted_by_grafts(without_answers, costs) is None
