@@ -44,6 +44,16 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 3,
 }
+USUAL_NAMES = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "intermediate_size",
+)  # fmt: skip
+OWN_NAMES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": 64},
+    "xlnet": {"d_model": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "d_inner": 2 * WIDTH},
+    "xlm": {"emb_dim": WIDTH, "n_layers": BLOCKS, "n_heads": HEADS},
+}
+"""Families whose configurations call the sizes otherwise."""
+
 Change = Callable[[PreTrainedModel], None]
 
 
@@ -92,11 +102,15 @@ WITH_START, WITHOUT_START = Words(), Words(start=None)
 def model_of(family: str, auto: Any = AutoModelForCausalLM, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random model of a family, with weights large enough for its blocks to matter."""
     sizes = {**SIZES, "initializer_range": 0.2, **changes}
-    if family == "gpt2":
-        sizes |= {"n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": 64}
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
-            sizes.pop(name)
-        sizes.pop("intermediate_size")
+    if family in OWN_NAMES:
+        taken = (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            "intermediate_size",
+        )
+        sizes = {name: one for name, one in sizes.items() if name not in taken} | OWN_NAMES[family]
     config = CONFIG_MAPPING[family](**sizes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

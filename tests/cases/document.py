@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from tests.cases import good_inputs, right_before, wrong_numbers
+from tests.cases import good_inputs, of_a_kind, right_before, wrong_numbers
 from tests.cases.case import Area, Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
-CASES: list[Case] = [*wrong_numbers.CASES, *good_inputs.CASES, *right_before.CASES]
+CASES: list[Case] = [*wrong_numbers.CASES, *good_inputs.CASES, *of_a_kind.CASES, *right_before.CASES]
 _HEAD = """# What is read: models, adapters, formats
 
 Made by `make compatibility` from the cases in `tests/cases`. Each is a tiny input that a test sends through the API.

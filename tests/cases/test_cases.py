@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerdrift.sdk import Client
-from tests.cases import good_inputs, right_before, wrong_numbers
+from tests.cases import good_inputs, of_a_kind, right_before, wrong_numbers
 from tests.cases.case import Case, Ground
 from tests.cases.document import CASES, PAGE, page
 
@@ -31,6 +31,11 @@ def test_inputs_that_gave_a_wrong_number_give_the_right_one(case: Case, ground: 
 
 @pytest.mark.parametrize("case", named(good_inputs.CASES))
 def test_good_inputs_are_read_or_refused_with_what_to_do(case: Case, ground: Ground) -> None:
+    case.check(case.asked(ground))
+
+
+@pytest.mark.parametrize("case", named(of_a_kind.CASES))
+def test_other_inputs_of_these_kinds_are_read_or_refused_alike(case: Case, ground: Ground) -> None:
     case.check(case.asked(ground))
 
 

@@ -41,9 +41,17 @@ _TASKS: dict[str, Any] = {
     "TOKEN_CLS": AutoModelForTokenClassification,
     "QUESTION_ANS": AutoModelForQuestionAnswering,
 }
-_TUNERS = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "randlora_", "hra_", "fourierft_", "token_")
-_WRAPPED = ("modules_to_save", "original_module")
+_TUNERS = (
+    "lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "randlora_", "hra_", "fourierft_", "token_",
+    "trainable_tokens_",
+)  # fmt: skip
 """How PEFT's methods begin the names of the parameters that they put into a module."""
+
+_WRAPPED = ("modules_to_save", "original_module")
+"""How PEFT names whole modules that it trains beside the others."""
+
+_BASE_LAYER = "base_layer"
+"""How PEFT names the module that it put its own around; embeddings and biases are saved under that name."""
 
 _ARCHITECTURES: dict[str, Any] = {
     "ForMaskedLM": AutoModelForMaskedLM,
@@ -153,7 +161,7 @@ def _without_module(config: PretrainedConfig, kind: Any, adapter: _Adapter) -> I
 def _module(name: str) -> str:
     """The module that a tensor of an adapter changes: what stands before the method's own names."""
     parts = name.split(".")
-    own = (place for place, part in enumerate(parts) if part.startswith(_TUNERS) or part in _WRAPPED)
+    own = (place for place, part in enumerate(parts) if part.startswith(_TUNERS) or part in (*_WRAPPED, _BASE_LAYER))
     end = next(own, len(parts) - 1)
     return ".".join(parts[:end])
 
@@ -166,7 +174,7 @@ def _embedding_rows(adapter: _Adapter) -> int | None:
     """Rows of the vocabulary that the adapter was trained with, where it holds tensors of embeddings."""
     found = []
     for name, tensor in adapter.weights.items():
-        parts = name.split(".")
+        parts = [part for part in name.split(".") if part != _BASE_LAYER]
         if parts[-1] == "weight" and len(parts) > 1 and parts[-2] in _EMBEDDINGS and tensor.dim() == 2:
             found.append(len(tensor))
         elif parts[-1] == "lora_embedding_A":
@@ -198,9 +206,22 @@ def _merged(model: PreTrainedModel, adapter: _Adapter, folder: Path) -> PreTrain
                 adapter.pointer,
                 f"{len(left)} tensors of the adapter are of no module that it names, first {left[0]}",
             )
-        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+        merged = _unloaded(wrapped, adapter)
     if tied:
         _tied_where_equal(merged)
+    return merged
+
+
+def _unloaded(wrapped: Any, adapter: _Adapter) -> PreTrainedModel:
+    """The plain model, the adapter's changes added to its weights."""
+    try:
+        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise InputError.at(
+            adapter.pointer,
+            f"the adapter loads, but cannot be merged into its base model's weights: {error} Train it without that, or "
+            "give a whole checkpoint in which its change is a part of the weights",
+        ) from error
     return merged
 
 

@@ -6,6 +6,7 @@ language model is the body, and its own head the head.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -39,6 +40,7 @@ _WEIGHTS: dict[str, Any] = {
     "ignore_mismatched_sizes": True,  # so that we can say which; `_checked` refuses them
     "output_loading_info": True,
 }
+_HEADED_CLASS = re.compile(r"For[A-Z]|LMHeadModel$")
 _HEADS = ("pooler", "classifier", "score", "cls.", "lm_head", "qa_outputs", "pre_classifier")
 
 
@@ -100,9 +102,18 @@ def is_multimodal(config: PretrainedConfig) -> bool:
     return config.get_text_config() is not config
 
 
+def below_heads(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without its heads, whatever attribute holds it."""
+    body: PreTrainedModel = model.base_model  # type: ignore[assignment]
+    if body is not model or not _HEADED_CLASS.search(type(model).__name__):
+        return body
+    inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    return inner[0] if len(inner) == 1 else body
+
+
 def body_of(model: PreTrainedModel) -> PreTrainedModel:
     """The body below a model's heads whose layers are compared: in a multimodal model its language model."""
-    body: PreTrainedModel = model.base_model  # type: ignore[assignment]
+    body = below_heads(model)
     if not is_multimodal(body.config):
         return body
     inner = body.get_decoder()
@@ -250,7 +261,7 @@ def _checked(
         raise InputError.at(
             pointer, f"the weights lack {len(missing)} tensors that config.json asks for, first {missing[0]}"
         )
-    body: nn.Module = model.base_model
+    body = below_heads(model)
     parts = {name for name, _ in (*body.named_children(), *body.named_parameters(recurse=False))}
     refuse_untaken(info["unexpected_keys"], parts, model.base_model_prefix, pointer)
     misshapen = [entry for entry in info["mismatched_keys"] if not any(head in str(entry) for head in _HEADS)]

@@ -18,7 +18,7 @@ from transformers.utils.generic import ModelOutput
 
 from layerdrift.contract.errors import InputError
 from workers.models.structure import blocks_of, probe_inputs, run_states
-from workers.models.texts import Batch, known_tokens, padded_for
+from workers.models.texts import Batch, known_tokens, padded_for, reads_padding
 
 _CHECK_TEXTS, _CHECK_TOKENS = 2, 5
 
@@ -32,13 +32,14 @@ class StateReader:
 
     order: where texts, tokens and features lie in what a block passes on; (0, 1, 2) nearly everywhere, (1, 0, 2) in
     XLNet. The model's own output has texts first. copies: states are copied as they pass, since later blocks overwrite
-    them.
+    them. reads_padding: texts of different lengths are read apart, since padding would change their states.
     """
 
     layers: int
     width: int
     order: tuple[int, int, int] = (0, 1, 2)
     copies: bool = False
+    reads_padding: bool = False
 
     @staticmethod
     def of(model: PreTrainedModel, pointer: str) -> StateReader:
@@ -55,7 +56,8 @@ class StateReader:
         order = _order(states[0], states[-1].shape[-1])
         if order is None:
             raise InputError.at(pointer, f"block 1 of {name} takes states of shape {_shape(states[0])}, {_EXPECTED}")
-        reader = StateReader(len(states), states[0].shape[order[2]], order, overwritten)
+        width = states[0].shape[order[2]]
+        reader = StateReader(len(states), width, order, overwritten, reads_padding(model))
         for layer, state in enumerate(states):
             kept = state if layer == len(states) - 1 else reader.standard(state, _CHECK_TOKENS)
             if kept.shape != (_CHECK_TEXTS, _CHECK_TOKENS, reader.width):
@@ -73,10 +75,23 @@ class StateReader:
     def states(self, model: PreTrainedModel, batch: Batch) -> list[Tensor]:
         """The states at every layer, L + 1 times [B, T, D], on the CPU."""
         known_tokens(model, batch)
+        if self.reads_padding and bool((batch.attention_mask == 0).any()):
+            return self._states_by_length(model, batch)
         with torch.inference_mode(), padded_for(model, batch) as inputs:
             *inner, last = run_states(model, inputs, self.copies)
         tokens = batch.input_ids.shape[1]
         return [*(self.standard(state, tokens).cpu() for state in inner), last[:, :tokens].cpu()]
+
+    def _states_by_length(self, model: PreTrainedModel, batch: Batch) -> list[Tensor]:
+        """The same, read in parts that need no padding; zeros where the batch has padding."""
+        found: list[Tensor] = []
+        for rows, part in batch.by_length():
+            states = self.states(model, part)
+            if not found:
+                found = [state.new_zeros(*batch.input_ids.shape, self.width) for state in states]
+            for whole, state in zip(found, states, strict=True):
+                whole[rows, : state.shape[1]] = state
+        return found
 
     @contextmanager
     def edited(self, body: nn.Module, layer: int, edit: Edit, chosen: Tensor) -> Iterator[None]:

@@ -30,7 +30,7 @@ def block_list(model: nn.Module) -> nn.ModuleList:
     if len(found) != 1:
         raise InputError(
             f"the blocks of {type(model).__name__} could not be found: {len(found)} module lists have its "
-            f"configured depth of {depth}"
+            f"configured depth of {depth}, and it takes one, of whole blocks. This architecture is not compared"
         )
     return found[0]
 
@@ -75,12 +75,17 @@ def _shared_blocks(model: nn.Module) -> list[nn.Module]:
     finally:
         for handle in handles:
             handle.remove()
-    for one in short:
-        inside = {id(member) for member in one}
-        ran = [module for module in calls if id(module) in inside]
-        if len(ran) == _depth(model):
-            return ran
-    return []
+    found = [(one, ran) for one in short if len(ran := _calls_of(one, calls)) == _depth(model)]
+    if not found:
+        return []
+    outermost, ran = found[0]
+    inside = {id(module) for module in outermost.modules()}
+    return ran if all(id(one) in inside for one, _ in found) else []  # else parts of blocks, as in XLM
+
+
+def _calls_of(modules: nn.ModuleList, calls: list[nn.Module]) -> list[nn.Module]:
+    members = {id(member) for member in modules}
+    return [module for module in calls if id(module) in members]
 
 
 def probe_inputs(model: nn.Module, texts: int, tokens: int) -> dict[str, Tensor]:
@@ -186,7 +191,7 @@ def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
     say) is counted where it is used. 0 gives the embeddings; at the last layer a final norm belongs to it.
 
     Raises:
-        InputError: the model has fewer blocks.
+        InputError: the model has fewer blocks, or has no gradient.
     """
     depth = len(blocks_of(model))
     if block > depth:
@@ -195,7 +200,13 @@ def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
     ids = torch.ones(1, 4, dtype=torch.int64, device=parameters[0].device)
     with torch.enable_grad():
         states = run_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-        gradients = torch.autograd.grad(states[block].sum(), parameters, allow_unused=True)
+        try:
+            gradients = torch.autograd.grad(states[block].sum(), parameters, allow_unused=True)
+        except RuntimeError as error:  # blocks that write over what their gradient needs, as in RWKV
+            name = type(model).__name__
+            raise InputError(
+                f"which parameters layer {block} of {name} depends on could not be found: {error}"
+            ) from error
     return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 

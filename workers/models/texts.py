@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
@@ -21,6 +24,11 @@ WINDOW_BATCHES = 16
 """Texts are sorted by length within windows of so many batches, which halves the padding."""
 
 COUNTED_AT_ONCE = 1024
+
+PADDING_TOLERANCE = 1e-3
+"""What padding may change in a model's answer to a text, relative to the answer."""
+
+_reading_padding: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 LENGTH_CEILING = 512
 LENGTH_PERCENTILE = 95
@@ -51,6 +59,13 @@ class Batch(NamedTuple):
         cut = [None if one is None else one[chosen, :length] for one in (self.token_types, self.outlying)]
         ids, mask, real = (one[chosen, :length] for one in (self.input_ids, self.attention_mask, self.real))
         return Batch(ids, mask, real, [self.indices[index] for index in chosen.tolist()], *cut)
+
+    def by_length(self) -> Iterator[tuple[Tensor, Batch]]:
+        """The batch in parts without padding: the rows of each part, and the part."""
+        lengths = self.attention_mask.sum(1)
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            yield rows, self.rows(rows, length)
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,8 @@ def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wa
         InputError: the tokenizer's own limit leaves no room for a text.
     """
     config = model.config.get_text_config()
-    positions = int(getattr(config, "max_position_embeddings", None) or wanted)
+    named = int(getattr(config, "max_position_embeddings", None) or 0)
+    positions = named if named > 0 else wanted  # XLNet names -1: as many as there are
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
             positions -= module.padding_idx + 1  # the positions of such a table begin after the padding's
@@ -261,8 +277,56 @@ def _unused_id(ids: Tensor, known: int) -> int:
     return next((number for number in range(known) if number not in used), 0)
 
 
-def run(model: PreTrainedModel, batch: Batch, **options: bool) -> Any:
-    """The model's output on a batch; InputError where the tokenizer knows more tokens than the model."""
-    known_tokens(model, batch)
+def reads_padding(model: PreTrainedModel) -> bool:
+    """Whether what a model makes of a text depends on how far it is padded, as in FNet or XLNet's classifier.
+
+    Found by trying: one text alone, and beside a longer one.
+    """
+    found = _reading_padding.get(model)
+    if found is None:
+        found = _reading_padding[model] = _tried_padding(model)
+    return found
+
+
+def _tried_padding(model: PreTrainedModel) -> bool:
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    ids = (torch.arange(18) * 7 + 3).remainder(vocabulary).view(2, 9)
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    both = Batch(ids, mask, mask.bool(), [0, 1])
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            beside, alone = (_answer(model, batch)[0, :5].float() for batch in (both, both.rows(torch.tensor([0]), 5)))
+    finally:
+        model.train(was_training)
+    return bool((beside - alone).norm() > PADDING_TOLERANCE * alone.norm())
+
+
+def _answer(model: PreTrainedModel, batch: Batch) -> Tensor:
     with padded_for(model, batch) as inputs:
-        return model(**inputs, **options)
+        output = model(**inputs)
+    answer: Tensor = output.logits if "logits" in output else output.last_hidden_state
+    return answer
+
+
+def run(model: PreTrainedModel, batch: Batch, **options: bool) -> Any:
+    """The model's output on a batch, of which `logits` is read.
+
+    Raises:
+        InputError: the tokenizer knows more tokens than the model.
+    """
+    known_tokens(model, batch)
+    if not bool((batch.attention_mask == 0).any()) or not reads_padding(model):
+        with padded_for(model, batch) as inputs:
+            return model(**inputs, **options)
+    logits: dict[int, Tensor] = {}
+    for rows, part in batch.by_length():
+        with padded_for(model, part) as inputs:
+            found = model(**inputs, **options).logits
+        missing = batch.input_ids.shape[1] - part.input_ids.shape[1] if found.dim() == 3 else 0
+        logits |= {
+            row: pad(one, (0, 0, 0, missing)) if missing else one for row, one in zip(rows.tolist(), found, strict=True)
+        }
+    return SimpleNamespace(logits=torch.stack([logits[row] for row in range(len(batch.indices))]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from layerdrift.backends.sources import VOCABULARIES
 from layerdrift.contract.errors import InputError
@@ -20,6 +22,7 @@ TOLERATED_SHARE = 0.05
 
 SHOWN_TOKENS, SHOWN_IDS = 10, 8
 ASKED_AT_ONCE = 1024
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,61 @@ def load_tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
         "the tokenizer",
         lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
     )
-    tokenizer.padding_side = "right"
-    return tokenizer
+    filed = loaded(folder, pointer, TOKENIZER, lambda: _as_its_file_says(folder, tokenizer))
+    filed.padding_side = "right"
+    return filed
+
+
+def _as_its_file_says(folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer that tokenizer.json holds, where transformers built another one by the name of a class.
+
+    What tokenizer_config.json says by name (case, accents, spaces, added ends) counts more than tokenizer.json, as it
+    does in transformers.
+    """
+    path = folder / TOKENIZER
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not path.is_file():
+        return tokenizer
+    named = folder / "tokenizer_config.json"
+    config = json.loads(named.read_text(encoding="utf-8")) if named.is_file() else {}
+    own = json.loads(tokenizer.backend_tokenizer.to_str())
+    state = json.loads(Tokenizer.from_file(str(path)).to_str())
+    for part, type_name, keys in _OVERRIDES:
+        for step in _steps(state[part]):
+            if step["type"] == type_name:
+                step.update({key: config[name] for key, name in keys.items() if config.get(name) is not None})
+    if any(config.get(name) is not None for name in ("add_bos_token", "add_eos_token")):
+        state["post_processor"] = own["post_processor"]
+    if all(own[part] == state[part] for part in ("normalizer", "pre_tokenizer", "post_processor", "model")):
+        return tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )
+
+
+_OVERRIDES = (
+    (
+        "normalizer",
+        "BertNormalizer",
+        {
+            "lowercase": "do_lower_case",
+            "strip_accents": "strip_accents",
+            "handle_chinese_chars": "tokenize_chinese_chars",
+        },
+    ),
+    ("pre_tokenizer", "ByteLevel", {"add_prefix_space": "add_prefix_space"}),
+)
+"""Parts of tokenizer.json, the type of a step in them, and its fields by the names that tokenizer_config.json uses."""
+
+
+def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a normaliser or pre-tokenizer, which may be one or a sequence of them."""
+    if part is None:
+        return []
+    inner = part.get("normalizers") or part.get("pretokenizers")
+    return [part] if inner is None else [found for one in inner for found in _steps(one)]
 
 
 def common_tokenizer(base: Path, tuned: Path | None, texts: Sequence[Text]) -> CommonTokenizer:

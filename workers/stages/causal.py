@@ -22,6 +22,7 @@ from workers.stages.answers import Questions
 from workers.stages.compare import Compared
 from workers.stages.doubts import doubts_of, relative_head_change, without_doubts
 from workers.stages.extract import Extracted
+from workers.stages.gather import Reading
 from workers.stages.grafting import base_weights, graft_costs, predicted_by_grafts
 from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.latents import promoted
@@ -82,13 +83,9 @@ def judge(
     weights, warnings = base_weights(request, resolved, folder)
     tuned = load_headed(checkpoint.folder, "/tuned/uri", device)
     warnings += _head_warnings(checkpoint, tuned)
-    if tuned is not None and tuned.kind == "causal_lm" and not extracted.reading.causal:
+    if tuned is not None and (unasked := _cannot_be_asked(tuned, extracted.reading)):
         tuned = None
-        message = (
-            "the tuned model's answers were not judged: its head predicts the next token, but the model sees later "
-            "tokens. Its representations were compared all the same"
-        )
-        warnings.append(ReportWarning(code="answers_not_judged", message=message))
+        warnings += unasked
     rows = resolved.split.analysed[: extracted.analysed]
     model = tuned.model if tuned else load_body(checkpoint.folder, "/tuned/uri", device)
     questions = Questions(extracted.reading, rows, tuned.kind if tuned else "classifier")
@@ -124,6 +121,20 @@ def judge(
     if any(drift > 0 for drift in compared.drift):
         recommendation = without_doubts(recommendation, doubts)
     return Judged(outputs, grafts, found, latents, causal, recommendation, warnings)
+
+
+def _cannot_be_asked(tuned: Headed, reading: Reading) -> list[ReportWarning]:
+    """Why a head cannot be asked on these texts; empty where it can."""
+    codes = ["answers_not_judged"]
+    if tuned.kind == "causal_lm" and not reading.causal:
+        reason = "its head predicts the next token, but the model sees later tokens"
+    elif tuned.kind == "masked_lm" and reading.tokenizer.mask_token_id is None:
+        reason = "its head fills in masked tokens, but the tokenizer has no mask token to ask with"
+        codes.append("no_mask_token")
+    else:
+        return []
+    message = f"the tuned model's answers were not judged: {reason}. Its representations were compared all the same"
+    return [ReportWarning(code=code, message=message) for code in codes]
 
 
 def _head_warnings(checkpoint: Checkpoint, tuned: Headed | None) -> list[ReportWarning]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import GraftInfo, LayerGraft, Measured, Recommendation, ReportWarning
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device
@@ -33,7 +34,11 @@ def base_weights(
         return None, []
     body = load_body(resolved.base.folder, "/base/uri", best_device())
     if not shares_blocks(body):
-        return BaseWeights(body, folder / "grafts"), []
+        try:
+            return BaseWeights(body, folder / "grafts"), []
+        except InputError as error:
+            message = f"{error.detail.splitlines()[0]}; grafts and advice on freezing are left out"
+            return None, [ReportWarning(code="no_grafts", message=message)]
     message = (
         f"the blocks of {type(body).__name__} share their weights: no block can be exchanged or frozen without the "
         "others, so grafts and advice on freezing are left out"

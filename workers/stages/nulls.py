@@ -62,9 +62,7 @@ class Nulls:
 def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], ticks: SharedTicks) -> Nulls:
     """The numerical null, and those that the fine-tune left models for."""
     reader = pair.reading.states
-    numerical = against(reader, pair.base, numerical_twin(reader, pair.base))
-    found = [measured_null("numerical", pair.reading, texts, numerical, ticks.next("the numerical null"))]
-    del numerical
+    found = [_numerical_null(pair, texts, ticks.next("the numerical null"))]
     consistency = None
     for name, checkpoint in (tuned.retrained if tuned else {}).items():
         other = load_body(checkpoint.folder, "/finetune", pair.base.device)
@@ -81,6 +79,20 @@ def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], ticks: Shar
         consistency,
         [null for null in found if isinstance(null, ReportWarning)],
     )
+
+
+def _numerical_null(pair: Pair, texts: Sequence[Text], tick: Callable[[float], None]) -> MeasuredNull | ReportWarning:
+    """The base model against itself in bfloat16; a warning where it does not run in that precision."""
+    reader = pair.reading.states
+    try:
+        states = against(reader, pair.base, numerical_twin(reader, pair.base))
+        return measured_null("numerical", pair.reading, texts, states, tick)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        message = f"{DESCRIPTIONS['numerical']}: the model does not run so ({reason}); drift is not compared with it"
+        return ReportWarning(code="null_not_computed", message=message)
 
 
 def measured_null(

@@ -51,7 +51,7 @@ def measured(scores: Scores, measure: Measure) -> Measured:
 
 def outputs_of(
     questions: Questions, base: Headed | None, tuned: Headed, tick: Callable[[float], None]
-) -> tuple[Outputs | None, list[ReportWarning]]:
+) -> tuple[Outputs, list[ReportWarning]]:
     """One pass over the texts with both models, or the tuned one alone where the base has no such head."""
     texts = len(questions.rows)
     targets, names, warnings = None, [], []
@@ -61,10 +61,6 @@ def outputs_of(
         targets = known.classes if known.known else None
         warnings = [*_numbered_labels(known, names), *_unknown_labels(questions.rows, targets)]
         warnings += _pair_model(questions, names)
-    elif tuned.kind == "masked_lm" and questions.reading.tokenizer.mask_token_id is None:
-        message = "the tokenizer has no mask token to ask with"
-        codes = ("no_mask_token", "answers_not_judged")
-        return None, [ReportWarning(code=code, message=message) for code in codes]
     order = common_order(base, names) if base is not None and tuned.kind == "classifier" else None
     if base is not None and tuned.kind == "classifier" and order is None:
         base = None

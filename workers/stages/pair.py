@@ -51,8 +51,8 @@ def load_pair(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenize
     device = best_device()
     base_model = load_body(base.folder, "/base/uri", device)
     tuned_model = load_body(tuned.folder, "/tuned/uri", device)
-    blocks = len(blocks_of(base_model))
-    if type(base_model) is not type(tuned_model) or len(blocks_of(tuned_model)) != blocks:
+    blocks = _block_count(base_model, "/base/uri")
+    if type(base_model) is not type(tuned_model) or _block_count(tuned_model, "/tuned/uri") != blocks:
         raise InputError.at(
             "/tuned/uri", f"a {type(tuned_model).__name__} cannot be compared with a {type(base_model).__name__}"
         )
@@ -62,6 +62,13 @@ def load_pair(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenize
     length = min(usable_length(tokenizer, model, length) for model in (base_model, tuned_model))
     causal = loaded(base.folder, "/base/uri", "the model's answer to a small batch", lambda: is_causal(base_model))
     return Pair(base_model, tuned_model, Reading(tokenizer, length, causal, states))
+
+
+def _block_count(model: PreTrainedModel, pointer: str) -> int:
+    try:
+        return len(blocks_of(model))
+    except InputError as error:
+        raise InputError.at(pointer, error.detail) from error
 
 
 def _reader(model: PreTrainedModel, checkpoint: Checkpoint, pointer: str) -> StateReader:

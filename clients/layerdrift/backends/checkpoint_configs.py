@@ -37,11 +37,16 @@ _QUANTISERS = {
 MERGED_ADAPTERS = (
     "LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "FOURIERFT", "HRA", "LN_TUNING", "VBLORA", "BONE",
     "SHIRA", "MISS", "RANDLORA", "C3A", "ROAD", "WAVEFT", "OSF", "DELORA", "GRALORA",
+    "TRAINABLE_TOKENS",
 )  # fmt: skip
 """PEFT methods that change weights, so that they can be merged into the base model."""
 
 PROMPT_METHODS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 """PEFT methods that put something in front of or between the tokens and leave the weights as they are."""
+
+
+READ_ENCODER_DECODERS = ("t5", "mt5", "umt5", "t5gemma")
+"""Model types whose encoder is read, though the checkpoint also holds a decoder."""
 
 
 class Shape(NamedTuple):
@@ -77,6 +82,13 @@ def check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
     for what, value, limit in zip(("blocks", "hidden width"), shape_of(config), (MAX_BLOCKS, MAX_WIDTH), strict=True):
         if value is not None and not (type(value) is int and 1 <= value <= limit):
             raise InputError.at(pointer, f"config.json of {uri} gives {value!r} as {what}; 1 to {limit} are possible")
+    kind = config["model_type"]
+    if config.get("is_encoder_decoder") is True and kind not in READ_ENCODER_DECODERS:
+        raise InputError.at(
+            pointer,
+            f"{uri} is an encoder-decoder ({kind}), which is not read. Encoders and decoders are, and the encoders of "
+            f"{', '.join(READ_ENCODER_DECODERS)}: give a checkpoint of the encoder or the decoder alone",
+        )
     _check_quantisation(config, pointer, uri)
 
 

@@ -53,7 +53,7 @@ def parse(pieces: Iterable[str], format: TableFormat, reader: RowReader, whole: 
         return _parse_objects(_json_lines(pieces, reader.where), "line", reader)
     if format == "json":
         return _parse_objects(_json_items(pieces, reader.where, whole), "item", reader)
-    return _parse_delimited(pieces, format, reader)
+    return _parse_delimited(pieces, format, reader, whole)
 
 
 def format_inside(format: TableFormat, start: str, reader: RowReader) -> TableFormat:
@@ -72,13 +72,14 @@ def format_inside(format: TableFormat, start: str, reader: RowReader) -> TableFo
     raise _no_list(content, reader.where)
 
 
-def _parse_delimited(lines: Iterable[str], format: TableFormat, reader: RowReader) -> Iterator[Row]:
+def _parse_delimited(lines: Iterable[str], format: TableFormat, reader: RowReader, whole: bool) -> Iterator[Row]:
     where = reader.where
     if format == "tsv":
         cells = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         lines, delimiter = _delimiter(iter(lines), reader.columns, where)
-        cells = csv.reader(lines, delimiter=delimiter)
+        cells = csv.reader(lines, delimiter=delimiter, strict=True)
+    begun = 1
     try:
         header = next(cells, None)
         if header is None:
@@ -91,8 +92,15 @@ def _parse_delimited(lines: Iterable[str], format: TableFormat, reader: RowReade
                 detail = f"{where}, line {cells.line_num}: {len(values)} cells, but the header names {len(header)}"
                 raise InputError.at("/dataset/uri", detail)
             yield reader.row(dict(zip(header, values, strict=True)), f"line {cells.line_num}")
+            begun = cells.line_num + 1
     except csv.Error as error:
-        raise InputError.at("/dataset/uri", f"{where}, line {cells.line_num}: {error}") from error
+        if not whole and "unexpected end" in str(error):
+            return  # the cell goes on beyond what is known of the file
+        lines_of = f"line {begun}" if begun >= cells.line_num else f"lines {begun} to {cells.line_num}"
+        detail = (
+            f'{where}, {lines_of}: {error}. A cell with quotes in its text is written in quotes, with each doubled: ""'
+        )
+        raise InputError.at("/dataset/uri", detail) from error
 
 
 def _delimiter(lines: Iterator[str], columns: Columns, where: str) -> tuple[Iterator[str], str]:

@@ -592,6 +592,7 @@ WARNING_CODES: Final = (
     "length_reduced",
     "measures_disagree",
     "no_better_than_majority",
+    "no_grafts",
     "no_intervals",
     "no_mask_token",
     "null_not_computed",
