@@ -75,8 +75,8 @@ bench-page: $(STAMP) chromium  ## how soon the demo's report page shows somethin
 test-faults: $(STAMP)  ## kills, stops, empties and fills what jobs rest on, with the real servers (a quarter of an hour)
 	$(BIN)/pytest tests/faults -m faults
 
-test-slow: $(STAMP)  ## verdicts on five real pairs: classifiers, and a chat model with a sound and a wrecking LoRA (half an hour)
-	$(BIN)/pytest tests/slow -m slow
+test-slow: $(STAMP) chromium $(PEERS_STAMP)  ## verdicts on five real pairs, the tutorial, restarts: what takes long (half an hour)
+	$(BIN)/pytest -m slow
 
 compatibility: $(STAMP)  ## docs/compatibility.md from the tested cases
 	@$(BIN)/python -m tests.cases.document

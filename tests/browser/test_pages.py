@@ -117,6 +117,7 @@ def test_filters_find_and_the_list_follows_what_runs(page: Page, done: Analysis,
     expect(page.get_by_role("link", name="films v7")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_one_that_runs_loses_the_connection_comes_back_and_is_cancelled(
     chromium: Browser, stack: Stack, client: Client, base_folder: Path, noised_folder: Path
 ) -> None:

@@ -39,6 +39,14 @@ def masked_without_mask_token(ground: Ground) -> dict[str, Any]:
     return asked
 
 
+def adapter_without_head(ground: Ground) -> dict[str, Any]:
+    """LoRA of a language model over a checkpoint that holds its body alone."""
+    base = make.saved(make.model_of("llama", AutoModel), ground.folder / "base")
+    adapter = make.adapter(base, ground.folder / "adapter", lora())
+    make.edit_json(adapter / "adapter_config.json", base_model_name_or_path="base")
+    return make.request(base, adapter)
+
+
 def with_grafts(asked: dict[str, Any]) -> dict[str, Any]:
     asked["analysis"]["grafts"] = True
     return asked
@@ -55,6 +63,10 @@ def quoted_lines(ground: Ground) -> dict[str, Any]:
     """Cells in quotes with line ends and doubled quotes in them."""
     texts = [f'"{text}\nhe said ""{text}"""' for text in make_texts(TEXTS, seed=3)]
     return data_file(ground, "data.csv", ("text\n" + "".join(f"{text}\n" for text in texts)).encode())
+
+
+def _drifts(report: Report) -> None:
+    assert report.layers[-1].drift > 1e-4
 
 
 def drifts(report: Report) -> None:
@@ -153,6 +165,19 @@ CASES = [
         "converted",
         lambda ground: adapted(ground, TrainableTokensConfig(token_indices=[5, 6, 7], task_type="CAUSAL_LM")),
         report_with(value(lambda report: report.outputs is not None, True)),
+    ),
+    Case(
+        "4.10b",
+        "adapters",
+        "an adapter for a head that neither it nor its base holds",
+        "warned",
+        adapter_without_head,
+        report_with(
+            lambda report: _drifts(report),
+            warns("answers_not_judged", "no head"),
+            value(lambda report: report.outputs, None),
+        ),
+        "representations only",
     ),
     Case(
         "4.10",

@@ -40,6 +40,7 @@ def shell(stack: Stack, tmp_path: Path) -> Shell:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_the_tutorial_ends_in_a_green_a_red_and_a_yellow_gate(shell: Shell, tmp_path: Path) -> None:
     inputs = fetch(ROOT / "var" / "demo")
     (tmp_path / "var").mkdir()

@@ -89,6 +89,7 @@ def tags(mlflow: MlflowServer, version: str, wanted: str) -> dict[str, str]:
     raise TimeoutError(f"version {version} has no tag {wanted} after {SECONDS} s: {found}")
 
 
+@pytest.mark.slow
 def test_a_new_version_is_reviewed_and_the_verdict_comes_back(
     mlflow: MlflowServer, receiver: Program, base_folder: Path, noised_folder: Path, tmp_path: Path
 ) -> None:

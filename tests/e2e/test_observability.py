@@ -71,6 +71,7 @@ def collector() -> Iterator[Collector]:
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_request_and_its_job_are_one_trace_and_the_worker_counts_it(
     collector: Collector,
     start_stack: Callable[..., Stack],

@@ -279,6 +279,7 @@ def test_a_real_model_tuned_above_a_frozen_bottom_drifts_from_there_on(client: C
     assert all(graft is not None and graft.prefix.value == report.causal.graft.ungrafted for graft in grafts[:4])
 
 
+@pytest.mark.slow
 def test_a_real_model_and_itself_show_exactly_nothing(client: Client, roots: Path) -> None:
     inputs = fetch(roots / "real")
     request = {
@@ -522,6 +523,7 @@ def test_health_readiness_and_docs_answer_without_the_internet(stack: Stack) -> 
         assert "Problem" in schema["components"]["schemas"]
 
 
+@pytest.mark.slow
 def test_programs_that_die_are_started_again_and_the_job_goes_on(
     stack: Stack, client: Client, base_folder: Path, reviews: Path
 ) -> None:
@@ -546,6 +548,7 @@ def test_programs_that_die_are_started_again_and_the_job_goes_on(
     assert last.status is Status.CANCELLED
 
 
+@pytest.mark.slow
 def test_data_survive_a_restart_and_nothing_is_left_running(
     start_stack: Callable[[Path], Stack], tmp_path: Path, base_folder: Path, noised_folder: Path
 ) -> None:
@@ -563,6 +566,7 @@ def test_data_survive_a_restart_and_nothing_is_left_running(
         assert client.submit(AnalysisRequest.model_validate(body(base_folder, noised_folder))).status == "succeeded"
 
 
+@pytest.mark.slow
 def test_servers_that_the_environment_names_are_used_and_not_started(
     stack: Stack, roots: Path, tmp_path: Path, base_folder: Path, noised_folder: Path
 ) -> None:

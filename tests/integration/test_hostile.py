@@ -140,7 +140,7 @@ DATA: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a field without end": (
         "open.csv",
         lambda path: path.write_text('text\n"open' + "x\n" * (2 << 20)),
-        "field larger than field limit",
+        "lines 2 to",
     ),
     "deep JSON": ("deep.jsonl", lambda path: path.write_text("[" * 100_000 + "\n"), "not JSON"),
     "no rows": ("none.csv", lambda path: path.write_text("text\n"), "holds no rows"),

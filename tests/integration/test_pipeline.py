@@ -144,6 +144,7 @@ def taken_over(deployment: Deployment, record: JobRecord) -> bool:
     return any(stage.detail.startswith("taken over") for stage in deployment.jobs.get(record.id).progress.stages)
 
 
+@pytest.mark.slow
 def test_the_same_fine_tune_is_made_once_for_two_analyses(
     deployment: Deployment, tuning: Callable[..., JobRecord]
 ) -> None:
@@ -164,6 +165,7 @@ def test_the_same_fine_tune_is_made_once_for_two_analyses(
     assert not taken_over(deployment, third)
 
 
+@pytest.mark.slow
 def test_a_kept_fine_tune_that_was_changed_is_made_again(
     deployment: Deployment, tuning: Callable[..., JobRecord]
 ) -> None:
@@ -208,6 +210,7 @@ def once(happens: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]
     assert not watcher.is_alive()
 
 
+@pytest.mark.slow
 def test_autoencoders_go_on_where_a_lost_worker_left_them(
     deployment: Deployment, sae_job: JobRecord, valkey: redis.Redis
 ) -> None:

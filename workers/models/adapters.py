@@ -31,7 +31,7 @@ from layerdrift.backends.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHT
 from layerdrift.backends.sources import TOKENIZER_FILES
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
-from workers.models.loading import body_class, loaded, read_config, whole_model
+from workers.models.loading import Whole, below_heads, body_class, loaded, read_config, whole_model
 
 _PREFIX = "base_model.model."
 _HEAD_WEIGHTS = ("classifier.weight", "score.weight", "classifier.out_proj.weight", "qa_outputs.weight")
@@ -84,8 +84,10 @@ def merge_adapter(base: Path, adapter: Path, target: Path, pointer: str, base_ur
         InputError: the adapter is broken, NaN, or fits another base.
     """
     found = _read(adapter, pointer)
-    model = _base_for(base, found)
-    merged = loaded(adapter, pointer, "the adapter", lambda: _merged(model, found, adapter))
+    whole = _base_for(base, found)
+    merged = loaded(adapter, pointer, "the adapter", lambda: _merged(whole.model, found, adapter))
+    if any(not _holds(found, name) for name in whole.drawn):
+        merged = below_heads(merged)  # a head that is in no file would answer at random
     merged.save_pretrained(target, safe_serialization=True)
     for name in TOKENIZER_FILES:
         if (adapter / name).exists():
@@ -111,7 +113,7 @@ def _config(stored: dict[str, Any]) -> PeftConfig:
     return config
 
 
-def _base_for(base: Path, adapter: _Adapter) -> PreTrainedModel:
+def _base_for(base: Path, adapter: _Adapter) -> Whole:
     """The base model under the head whose modules the adapter's names are of, with embeddings as large as it needs."""
     config = read_config(base, "/base/uri")
     kind = _model_class(config, adapter)
@@ -119,12 +121,23 @@ def _base_for(base: Path, adapter: _Adapter) -> PreTrainedModel:
     if kind in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
         options["num_labels"] = _labels(adapter)
     cpu = torch.device("cpu")
-    model = whole_model(base, adapter.pointer, cpu, kind, options)
+    whole = whole_model(base, adapter.pointer, cpu, kind, options)
     rows = _embedding_rows(adapter)
-    embeddings: Any = model.get_input_embeddings()
+    embeddings: Any = whole.model.get_input_embeddings()
     if rows is not None and rows > len(embeddings.weight):
-        model.resize_token_embeddings(rows, mean_resizing=False)
-    return model
+        whole.model.resize_token_embeddings(rows, mean_resizing=False)
+    return whole
+
+
+def _holds(adapter: _Adapter, parameter: str) -> bool:
+    """Whether the adapter's file has a whole parameter of the model, not just a change of it."""
+    for name in adapter.weights:
+        if any(part.startswith(_TUNERS) for part in name.split(".")):
+            continue
+        module = _module(name.removeprefix(_PREFIX))
+        if module and parameter.startswith(f"{module}."):
+            return True
+    return False
 
 
 def _model_class(config: PretrainedConfig, adapter: _Adapter) -> Any:

@@ -29,6 +29,7 @@ from transformers import (
 from layerdrift.backends.checkpoint_folder import CONFIG
 from layerdrift.contract.errors import InputError
 from workers.models.staging import refuse_untaken
+from workers.models.texts import reads_padding
 
 _T = TypeVar("_T")
 _OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -40,6 +41,7 @@ _WEIGHTS: dict[str, Any] = {
     "ignore_mismatched_sizes": True,  # so that we can say which; `_checked` refuses them
     "output_loading_info": True,
 }
+ANSWER = "the model's answer to a small batch"
 _HEADED_CLASS = re.compile(r"For[A-Z]|LMHeadModel$")
 _HEADS = ("pooler", "classifier", "score", "cls.", "lm_head", "qa_outputs", "pre_classifier")
 
@@ -138,7 +140,7 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
             pointer, f"the encoder of {config.model_type} is not fine-tuned here; give the tuned checkpoint instead"
         )
     id2label = dict(enumerate(labels))
-    return _checked(
+    model = _checked(
         folder,
         pointer,
         device,
@@ -150,17 +152,31 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
             **_WEIGHTS,
         ),
     )
+    loaded(folder, pointer, ANSWER, lambda: reads_padding(model))
+    return model
 
 
-def whole_model(
-    folder: Path, pointer: str, device: torch.device, kind: Any, options: dict[str, Any]
-) -> PreTrainedModel:
+class Whole(NamedTuple):
+    """A model with a head. drawn: the tensors that its files lack or have in another shape, drawn at random instead."""
+
+    model: PreTrainedModel
+    drawn: list[str]
+
+
+def whole_model(folder: Path, pointer: str, device: torch.device, kind: Any, options: dict[str, Any]) -> Whole:
     """A checkpoint as a model of one of transformers' classes; a head that the files lack is drawn at random.
 
     Raises:
         InputError: as `load_body`.
     """
-    return _checked(folder, pointer, device, lambda: kind.from_pretrained(folder, **options, **_WEIGHTS))
+    drawn: list[str] = []
+
+    def load() -> tuple[PreTrainedModel, dict[str, Any]]:
+        model, info = kind.from_pretrained(folder, **options, **_WEIGHTS)
+        drawn.extend([*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])])
+        return model, info
+
+    return Whole(_checked(folder, pointer, device, load), drawn)
 
 
 HeadKind = Literal["classifier", "causal_lm", "masked_lm"]
@@ -232,16 +248,11 @@ def load_headed(folder: Path, pointer: str, device: torch.device) -> Headed | No
     if kind is None:
         return None
     loader = _loader(kind, read_config(folder, pointer))
-    missing: list[str] = []
-
-    def load() -> tuple[PreTrainedModel, dict[str, Any]]:
-        model, info = loader.from_pretrained(folder, **_WEIGHTS)
-        missing.extend(info["missing_keys"])
-        missing.extend(str(entry) for entry in info["mismatched_keys"])
-        return model, info
-
-    model = _checked(folder, pointer, device, load)
-    return None if missing else Headed(kind, model)
+    whole = whole_model(folder, pointer, device, loader, {})
+    if whole.drawn:
+        return None
+    loaded(folder, pointer, ANSWER, lambda: reads_padding(whole.model))
+    return Headed(kind, whole.model)
 
 
 def _loader(kind: HeadKind, config: PretrainedConfig) -> Any:

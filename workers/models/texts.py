@@ -280,7 +280,7 @@ def _unused_id(ids: Tensor, known: int) -> int:
 def reads_padding(model: PreTrainedModel) -> bool:
     """Whether what a model makes of a text depends on how far it is padded, as in FNet or XLNet's classifier.
 
-    Found by trying: one text alone, and beside a longer one.
+    Found by trying, once for each model: one text alone, and beside a longer one. `run` knows what was tried.
     """
     found = _reading_padding.get(model)
     if found is None:
@@ -294,13 +294,14 @@ def _tried_padding(model: PreTrainedModel) -> bool:
     mask = torch.ones_like(ids)
     mask[0, 5:] = 0
     both = Batch(ids, mask, mask.bool(), [0, 1])
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]  # a frozen part is not
     model.eval()
     try:
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             beside, alone = (_answer(model, batch)[0, :5].float() for batch in (both, both.rows(torch.tensor([0]), 5)))
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
     return bool((beside - alone).norm() > PADDING_TOLERANCE * alone.norm())
 
 
@@ -318,7 +319,7 @@ def run(model: PreTrainedModel, batch: Batch, **options: bool) -> Any:
         InputError: the tokenizer knows more tokens than the model.
     """
     known_tokens(model, batch)
-    if not bool((batch.attention_mask == 0).any()) or not reads_padding(model):
+    if not _reading_padding.get(model, False) or not bool((batch.attention_mask == 0).any()):
         with padded_for(model, batch) as inputs:
             return model(**inputs, **options)
     logits: dict[int, Tensor] = {}

@@ -118,9 +118,14 @@ class Targets(NamedTuple):
 
 
 def class_targets(rows: list[Row], names: list[str]) -> Targets:
-    """The classes of the rows' labels: by name, else by number where every label is one and within range."""
-    by_name = {name.casefold(): index for index, name in enumerate(names)}
-    labels = [_label(row, by_name) for row in rows]
+    """The classes of the rows' labels: by name, else by number where every label is one and within range.
+
+    Capital and small letters are alike, unless classes differ in nothing else.
+    """
+    folded = len({name.casefold() for name in names}) == len(names)
+    distinct = names if len(set(names)) == len(names) else []  # two classes of one name are told by number alone
+    by_name = {name.casefold() if folded else name: index for index, name in enumerate(distinct)}
+    labels = [_label(row, by_name, folded) for row in rows]
     found = [UNLABELLED if label is None else by_name.get(label, UNKNOWN) for label in labels]
     numbers = [UNLABELLED if label is None else _class_number(label, len(names)) for label in labels]
     without_names = all(name == f"LABEL_{index}" for index, name in enumerate(names))
@@ -131,15 +136,16 @@ def class_targets(rows: list[Row], names: list[str]) -> Targets:
     return Targets(torch.tensor(numbers), numbered=not without_names)
 
 
-def _label(row: Row, by_name: dict[str, int]) -> str | None:
-    """A row's label in small letters; None where it has none, which data sets such as SNLI write as -1."""
-    label = None if row.label is None else row.label.strip().casefold()
+def _label(row: Row, by_name: dict[str, int], folded: bool) -> str | None:
+    """A row's label as `by_name` has it; None where it has none, which data sets such as SNLI write as -1."""
+    label = None if row.label is None else row.label.strip()
+    label = label.casefold() if label is not None and folded else label
     return None if label == "-1" and label not in by_name else label
 
 
 def _class_number(label: str, classes: int) -> int:
     """The class that a label such as 1, 1.0 or LABEL_1 is the number of; UNKNOWN where it is none."""
-    digits = label.removeprefix("label_")
+    digits = label.casefold().removeprefix("label_")
     whole = digits.removesuffix(".0")
     return int(whole) if whole.isascii() and whole.isdecimal() and int(whole) < classes else UNKNOWN
 

@@ -89,28 +89,19 @@ def judge(
     rows = resolved.split.analysed[: extracted.analysed]
     model = tuned.model if tuned else load_body(checkpoint.folder, "/tuned/uri", device)
     questions = Questions(extracted.reading, rows, tuned.kind if tuned else "classifier")
-    outputs: Outputs | None = None
-    found: Spliced | None = None
-    latents = trained.latents if trained else []
     asking, splicing = ticks.next("outputs of the models"), ticks.next("autoencoders in the models")
-    head_change = None
+    answers = _Answers(None, None, trained.latents if trained else [], None)
     if tuned is not None:
-        base = _base_with_head(resolved, tuned)
-        outputs, more = outputs_of(questions, base, tuned, asking)
+        answers, more = _answers(questions, resolved, tuned, trained, request.seed, asking, splicing)
         warnings += more
-        head_change = relative_head_change(base.model, tuned.model) if base is not None else None
-        if trained is not None and outputs is not None:
-            found = _spliced(trained.dictionaries, questions, base, tuned, request.seed, splicing)
-        if trained is not None and tuned.kind == "causal_lm":
-            latents = promoted(trained.latents, trained.dictionaries, tuned.model, questions.reading.tokenizer)
-        del base
     grafts, info = None, None
     grafting = ticks.next("grafts")
     if weights is not None:
         grafts, info = graft_costs(weights, model, questions, tuned is not None, grafting)
     del model, tuned
-    causal = Causal(graft=info, splice=found.info if found else None)
-    doubts = doubts_of(outputs, compared.drift, head_change, len(rows))
+    spliced = answers.spliced
+    causal = Causal(graft=info, splice=spliced.info if spliced else None)
+    doubts = doubts_of(answers.outputs, compared.drift, answers.head_change, len(rows))
     warnings += [ReportWarning(code=doubt.code, message=doubt.message) for doubt in doubts if doubt.code is not None]
     recommendation = compared.recommendation
     if info is not None and grafts is not None and any(drift > 0 for drift in compared.drift):
@@ -120,7 +111,39 @@ def judge(
         causal = causal.model_copy(update={"sweep": sweep})
     if any(drift > 0 for drift in compared.drift):
         recommendation = without_doubts(recommendation, doubts)
-    return Judged(outputs, grafts, found, latents, causal, recommendation, warnings)
+    return Judged(answers.outputs, grafts, spliced, answers.latents, causal, recommendation, warnings)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What asking both models found; head_change as `relative_head_change` gives it."""
+
+    outputs: Outputs | None
+    spliced: Spliced | None
+    latents: list[ChangedLatent]
+    head_change: float | None
+
+
+def _answers(
+    questions: Questions,
+    resolved: Resolved,
+    tuned: Headed,
+    trained: Trained | None,
+    seed: int,
+    asking: Tick,
+    splicing: Tick,
+) -> tuple[_Answers, list[ReportWarning]]:
+    """Outputs of both models, with autoencoders in them where there are some."""
+    base = _base_with_head(resolved, tuned)
+    outputs, warnings = outputs_of(questions, base, tuned, asking)
+    head_change = relative_head_change(base.model, tuned.model) if base is not None else None
+    if trained is None:
+        return _Answers(outputs, None, [], head_change), warnings
+    spliced = _spliced(trained.dictionaries, questions, base, tuned, seed, splicing)
+    latents = trained.latents
+    if tuned.kind == "causal_lm":
+        latents = promoted(trained.latents, trained.dictionaries, tuned.model, questions.reading.tokenizer)
+    return _Answers(outputs, spliced, latents, head_change), warnings
 
 
 def _cannot_be_asked(tuned: Headed, reading: Reading) -> list[ReportWarning]:

@@ -11,7 +11,7 @@ from layerdrift.contract.report import ModelInfo, PartName, WeightDrift
 from workers.analysis.weights import weight_difference
 from workers.models.device import best_device
 from workers.models.inliers import Inliers
-from workers.models.loading import load_body, loaded
+from workers.models.loading import ANSWER, load_body, loaded
 from workers.models.states import StateReader
 from workers.models.structure import blocks_of, is_causal, weight_groups
 from workers.models.texts import Batch, usable_length
@@ -60,7 +60,7 @@ def load_pair(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenize
     if _reader(tuned_model, tuned, "/tuned/uri") != states:
         raise InputError.at("/tuned/uri", "the two models pass their states on in different shapes")
     length = min(usable_length(tokenizer, model, length) for model in (base_model, tuned_model))
-    causal = loaded(base.folder, "/base/uri", "the model's answer to a small batch", lambda: is_causal(base_model))
+    causal = loaded(base.folder, "/base/uri", ANSWER, lambda: is_causal(base_model))
     return Pair(base_model, tuned_model, Reading(tokenizer, length, causal, states))
 
 

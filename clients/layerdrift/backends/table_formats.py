@@ -85,6 +85,7 @@ def _parse_delimited(lines: Iterable[str], format: TableFormat, reader: RowReade
         if header is None:
             raise InputError.at("/dataset/uri", f"{where} is empty")
         reader.columns.require(header, where)
+        begun = cells.line_num + 1
         for values in cells:
             if not values:
                 continue
@@ -94,7 +95,7 @@ def _parse_delimited(lines: Iterable[str], format: TableFormat, reader: RowReade
             yield reader.row(dict(zip(header, values, strict=True)), f"line {cells.line_num}")
             begun = cells.line_num + 1
     except csv.Error as error:
-        if not whole and "unexpected end" in str(error):
+        if not whole and "unexpected end" in str(error) and begun > 2:
             return  # the cell goes on beyond what is known of the file
         lines_of = f"line {begun}" if begun >= cells.line_num else f"lines {begun} to {cells.line_num}"
         detail = (

@@ -116,6 +116,10 @@ def test_divergences_agree_with_scipy_and_stay_in_their_range() -> None:
 def test_labels_are_known_by_name_or_where_there_are_no_names_by_number() -> None:
     rows = [Row("a", label) for label in ("Negative", "positive", "0", None, "other")]
     assert class_targets(rows, ["negative", "positive"]).classes.tolist() == [0, 1, -1, -2, -1]
+    cased = class_targets([Row("a", label) for label in ("Pos", "pos", "POS")], ["pos", "Pos"])
+    assert cased.classes.tolist() == [1, 0, -1]
+    same = class_targets([Row("a", label) for label in ("other", "other")], ["other", "other"])
+    assert not same.known
     numbered = class_targets([Row("a", label) for label in ("1", "LABEL_0", "1.0", None)], ["LABEL_0", "LABEL_1"])
     assert (numbered.classes.tolist(), numbered.numbered) == ([1, 0, 1, -2], False)
 

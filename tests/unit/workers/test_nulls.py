@@ -35,6 +35,7 @@ def test_the_twin_gives_the_same_states_up_to_the_rounding_of_bfloat16(tmp_path:
             assert 1e-4 < difference < 0.05
 
 
+@pytest.mark.slow
 def test_of_twenty_pairs_that_rounding_tells_apart_no_layer_is_called_drifted(base: Path, tmp_path: Path) -> None:
     """Rounded to float16, to bfloat16, and eighteen times at random to one of the two nearest bfloat16."""
     drifted = []

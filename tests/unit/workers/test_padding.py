@@ -31,8 +31,11 @@ TEXTS = [text for count in (2, 5, 9, 20) for text in make_texts(6, seed=count) i
 def test_padding_that_changes_answers_is_seen(family: str, auto: Any, changes: dict[str, Any], expected: bool) -> None:
     model = make.model_of(family, auto, **changes)
     model.train()
+    frozen = next(module for module in model.modules() if module is not model)
+    frozen.eval()
+    before = [module.training for module in model.modules()]
     assert reads_padding(model) is expected
-    assert model.training
+    assert [module.training for module in model.modules()] == before
 
 
 @pytest.mark.parametrize("family", ["fnet", "xlnet", "bert", "llama"])
@@ -51,6 +54,7 @@ def test_a_text_in_a_batch_has_the_states_that_it_has_alone(family: str) -> None
 @pytest.mark.parametrize("family", ["xlnet", "bert"])
 def test_a_text_in_a_batch_has_the_answer_that_it_has_alone(family: str) -> None:
     model = make.model_of(family, AutoModelForSequenceClassification)
+    reads_padding(model)
     lengths = set()
     with torch.no_grad():
         for batch in batches(make.WITH_START.made(), TEXTS, 8, 64):
