@@ -210,7 +210,7 @@ def adapter(base: Path, folder: Path, config: Any, auto: Any = AutoModelForCausa
         wrapped = get_peft_model(model, config)
         with torch.no_grad():
             for name, parameter in wrapped.named_parameters():
-                if "lora_B" in name:
+                if "lora_B" in name or "trainable_tokens" in name:
                     parameter.add_(0.2 * torch.randn(parameter.shape))
         wrapped.save_pretrained(str(folder))
     return folder

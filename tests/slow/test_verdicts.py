@@ -125,7 +125,8 @@ def drift_apart(base: Path, adapter: Path, texts: list[str]) -> list[float]:
 
 def _outlying(rows: Tensor) -> Tensor:
     norms = rows.norm(dim=1)
-    return norms > 10 * norms.median()
+    outlying: Tensor = norms > 10 * norms.median()
+    return outlying
 
 
 def debiased_cka(x: Tensor, y: Tensor) -> float:

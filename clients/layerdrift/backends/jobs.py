@@ -47,7 +47,7 @@ def connect_redis(settings: Settings) -> redis.Redis:
 
 
 SUBMISSION_SECONDS, SUBMISSION_WAIT_SECONDS = 300.0, 60.0
-"""How long one submission may hold up equal ones, on a store without conditional writes."""
+"""How long one submission may hold its lock, and how long equal ones wait, where S3 has no conditional writes."""
 
 SCANNED = 1000
 """Records that one page looks at, at most."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForTextEncoding, PreTrainedModel
 
+from layerdrift.backends.checkpoint_configs import READ_ENCODER_DECODERS
 from layerdrift.contract.errors import InputError
 from tests.conftest import tiny_tokenizer
 from tests.unit.workers.test_stages import SCRATCH_BYTES, request, resolved, tick
@@ -71,3 +72,8 @@ def test_the_encoder_of_t5_is_not_fine_tuned_and_says_so(tmp_path: Path) -> None
     folder = saved(made("t5", 0), tmp_path / "t5")
     with pytest.raises(InputError, match="the encoder of t5 is not fine-tuned here"):
         load_classifier(folder, "/base/uri", torch.device("cpu"), ["a", "b"])
+
+
+def test_the_post_knows_the_encoder_decoders_whose_encoder_is_read() -> None:
+    names: dict[str, str] = AutoModelForTextEncoding._model_mapping._model_mapping
+    assert set(READ_ENCODER_DECODERS) == {kind for kind, name in names.items() if name.endswith("EncoderModel")}
