@@ -34,8 +34,10 @@ rules:
 
 
 @pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def mlflow(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[MlflowServer]:
+    """A registry whose `reviews` has a champion."""
     with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
+        server.alias("reviews", "champion", server.register("reviews", base_folder))
         yield server
 
 
@@ -91,9 +93,8 @@ def tags(mlflow: MlflowServer, version: str, wanted: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_new_version_is_reviewed_and_the_verdict_comes_back(
-    mlflow: MlflowServer, receiver: Program, base_folder: Path, noised_folder: Path, tmp_path: Path
+    mlflow: MlflowServer, receiver: Program, noised_folder: Path, tmp_path: Path
 ) -> None:
-    mlflow.alias("reviews", "champion", mlflow.register("reviews", base_folder))
     hook = {"name": "layerdrift", "url": f"http://{LOOPBACK}:{receiver.env['PORT']}/", "secret": SECRET}
     mlflow.post("webhooks", hook | {"events": [{"entity": "MODEL_VERSION", "action": "CREATED"}]})
     supervisor = Supervisor()
