@@ -29,7 +29,7 @@ from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
 from workers.checkpoints import BucketCheckpoints
 from workers.kept import KeptFinetunes, finetune_name
-from workers.models.device import give_memory_back
+from workers.models.device import give_memory_back, start_threads
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.stages.causal import judge
 from workers.stages.compare import compare
@@ -63,6 +63,7 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
 
     A worker that dies, or that Redis or S3 fail, leaves the record open: the lease ends and the job is announced again.
     """
+    start_threads()
     with logs.bound(job_id=analysis_id):
         _run_leased(deployment, analysis_id)
 

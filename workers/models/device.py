@@ -7,6 +7,7 @@ import gc
 import resource
 from contextlib import suppress
 
+import numba
 import torch
 
 
@@ -26,6 +27,17 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 def device_name(device: torch.device) -> str:
     """What a reader would call it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def start_threads() -> None:
+    """Starts numba's threads, as many as torch has, before anything is computed in this process.
+
+    When numba starts them it sets OpenMP's number, which is torch's as well. Sums over another number of threads round
+    otherwise, and a training makes much of that: a worker's first job would not give what its second one does.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.get_num_threads()))
+    torch.set_num_threads(threads)
 
 
 def give_memory_back() -> None:
