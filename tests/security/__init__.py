@@ -1,0 +1,1 @@
+"""The running product, attacked: what reaches it, what one request may take, what comes out of it."""
