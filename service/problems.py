@@ -25,6 +25,7 @@ from layerdrift.contract.errors import (
     UnavailableError,
     sayable,
 )
+from layerdrift.contract.plain import visible
 
 RETRY_AFTER_SECONDS = 5
 _UNREADABLE = "There was an error parsing the body"
@@ -48,9 +49,9 @@ class ProblemResponse(JSONResponse):
         super().__init__(content, status_code=problem.status, headers=headers)
 
 
-def problem_response(error: LayerdriftError) -> ProblemResponse:
-    """The answer that an error of ours is."""
-    headers = {}
+def problem_response(error: LayerdriftError, more: Mapping[str, str] | None = None) -> ProblemResponse:
+    """The answer that an error of ours is, with more headers where they are given."""
+    headers = dict(more or {})
     if isinstance(error, RateError):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, UnauthorizedError):
@@ -84,7 +85,7 @@ def install(app: FastAPI) -> None:
 def field_problems(errors: Sequence[Any]) -> list[FieldProblem]:
     """pydantic's errors as places in the request body and what to change there."""
     found = [
-        FieldProblem(pointer=sayable(_pointer(error)), detail=sayable(_explained(error)))
+        FieldProblem(pointer=visible(sayable(_pointer(error))), detail=sayable(_explained(error)))
         for error in errors[:MAX_ERRORS]
     ]
     if len(errors) > MAX_ERRORS:

@@ -26,8 +26,11 @@ class CodeHost:
     branches: set[str] = field(default_factory=set)
     uploads: list[bytes] = field(default_factory=list)
     contents_allowed: bool = True
+    authors: dict[int, str] = field(default_factory=dict)
 
     def github(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+        if path == "/user":  # a run's own token may not ask who it is
+            return 403, {"message": "Resource not accessible by integration"}
         if found := re.fullmatch(r"/repos/o/r/issues/7/comments", path):
             if method == "POST":
                 return 201, self._commented(max(self.comments, default=0) + 1, body["body"])
@@ -60,6 +63,8 @@ class CodeHost:
 
     def gitlab(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         notes = "/projects/5/merge_requests/7/notes"
+        if path == "/user":
+            return 200, {"id": 1}
         if path == "/projects/5/uploads":
             self.uploads.append(body)
             return 201, {"markdown": "![drift](/uploads/1/drift.png)"}
@@ -76,7 +81,14 @@ class CodeHost:
         return self._comment(number)
 
     def _comment(self, number: int) -> dict[str, Any]:
-        return {"id": number, "body": self.comments[number], "html_url": f"{self.url}/o/r/pull/7#c{number}"}
+        login = self.authors.get(number, "github-actions[bot]")
+        return {
+            "id": number,
+            "body": self.comments[number],
+            "html_url": f"{self.url}/o/r/pull/7#c{number}",
+            "user": {"login": login},
+            "author": {"id": 1 if number not in self.authors else 2},
+        }
 
 
 @contextmanager

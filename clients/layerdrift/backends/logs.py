@@ -6,7 +6,9 @@ import logging
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+from layerdrift.contract.plain import visible
 
 _QUIET = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer", "celery.redirected")
 
@@ -15,6 +17,14 @@ bind = structlog.contextvars.bind_contextvars
 
 bound = structlog.contextvars.bound_contextvars
 """The same, as a context manager."""
+
+
+def _one_line(_: object, __: str, event: EventDict) -> EventDict:
+    """Whatever was quoted in an event, it begins no line of its own; a traceback has as many as it has."""
+    return {
+        name: visible(value) if isinstance(value, str) and name != "exception" else value
+        for name, value in event.items()
+    }
 
 
 def configure(form: str) -> None:
@@ -26,9 +36,11 @@ def configure(form: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    render: Processor = structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
+    render: list[Processor] = [structlog.processors.JSONRenderer()]
+    if form != "json":
+        render = [_one_line, structlog.dev.ConsoleRenderer()]
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render]
+        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)

@@ -12,6 +12,7 @@ from layerdrift.backends.sources import Pins
 from layerdrift.contract.analysis import Analysis, Links, Progress, Status
 from layerdrift.contract.errors import Problem
 from layerdrift.contract.key import DEFAULT_TENANT
+from layerdrift.contract.plain import STORED
 from layerdrift.contract.request import AnalysisRequest, Webhook
 
 DEFAULT_PRIORITY = 5
@@ -55,6 +56,11 @@ class JobRecord(BaseModel):
     deliveries: list[Delivery] = []
     drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
     trace: str | None = Field(default=None, description="traceparent of the request that made it")
+
+    @classmethod
+    def stored(cls, body: bytes) -> JobRecord:
+        """A record as it was written, by this version or an earlier one."""
+        return cls.model_validate_json(body, context=STORED)
 
     @property
     def owned(self) -> keys.Owned:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from layerdrift.contract.errors import InputError, LayerdriftError
 from layerdrift.contract.policy import Decision
+from layerdrift.render.escaping import lines
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -80,4 +81,4 @@ def _say(error: LayerdriftError, as_json: bool) -> None:
     console = Console(stderr=True, soft_wrap=True)
     for line in said:
         console.print("error: ", style="bold red", end="")
-        console.print(line, highlight=False, markup=False)
+        console.print(lines(line), highlight=False, markup=False)

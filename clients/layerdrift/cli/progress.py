@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from layerdrift.contract.analysis import Analysis, Status
+from layerdrift.contract.plain import visible
 from layerdrift.sdk import AnalysisFailed, Client
 from layerdrift.sdk.files import Heard
 
@@ -54,7 +55,7 @@ def _bars(client: Client, analysis_id: str, timeout: float | None) -> Analysis:
                     tasks[stage.name] = bars.add_task(stage.name.value, total=1.0, start=False, detail="")
                 if stage.status != "pending" and not bars.tasks[tasks[stage.name]].started:
                     bars.start_task(tasks[stage.name])
-                bars.update(tasks[stage.name], completed=stage.fraction, detail=stage.detail)
+                bars.update(tasks[stage.name], completed=stage.fraction, detail=visible(stage.detail))
     return last
 
 
@@ -81,5 +82,5 @@ def uploading(name: str) -> Iterator[Heard]:
         console=console,
         disable=not console.is_terminal,
     ) as bars:
-        task = bars.add_task(name, total=None)
+        task = bars.add_task(visible(name), total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)

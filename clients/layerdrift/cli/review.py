@@ -31,6 +31,7 @@ from layerdrift.cli.submitting import (
     Tuned,
 )
 from layerdrift.contract.errors import InputError
+from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.gate import judge
@@ -150,7 +151,7 @@ def gate(
     path = Path(analysis)
     if path.suffix == ".json" and path.is_file():
         try:
-            found = Report.model_validate_json(path.read_bytes())
+            found = Report.model_validate_json(path.read_bytes(), context=STORED)
         except ValueError as error:
             raise InputError(f"{path} is no report of layerdrift: {error}") from error
         _conclude(found, asking.judge(found), targets, None, as_json)

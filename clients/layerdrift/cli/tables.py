@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from layerdrift.contract.analysis import Analysis
@@ -20,6 +19,7 @@ from layerdrift.contract.key import ApiKey
 from layerdrift.contract.policy import Decision, Verdict
 from layerdrift.contract.report import Layer, Report
 from layerdrift.render import words
+from layerdrift.render.escaping import lines, terminal
 from layerdrift.render.verdict import SAID
 
 ZONE_STYLE = {"general": "blue", "transitional": "yellow", "specialised": "red"}
@@ -34,7 +34,10 @@ def say(*shown: Table | str) -> None:
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
     with _somebody_reads():
         for one in shown:
-            console.print(one, soft_wrap=isinstance(one, str), markup=not isinstance(one, str))
+            if isinstance(one, str):
+                console.print(lines(one), soft_wrap=True, markup=False)
+            else:
+                console.print(one)
 
 
 def put(text: str) -> None:
@@ -73,15 +76,15 @@ def analyses(found: list[Analysis]) -> Table:
         stage = (
             f"{one.progress.stage} {one.progress.fraction:.0%}" if one.progress.stage and not one.status.final else ""
         )
-        table.add_row(one.id, one.status.value, stage, escape(one.name), f"{one.created_at:%Y-%m-%d %H:%M}")
+        table.add_row(one.id, one.status.value, stage, terminal(one.name), f"{one.created_at:%Y-%m-%d %H:%M}")
     return table
 
 
 def analysis(one: Analysis) -> Table:
     """Its stages."""
-    table = _table("stage", "status", "done", "what", title=escape(f"{one.id} {one.status}  {one.name}"))
+    table = _table("stage", "status", "done", "what", title=terminal(f"{one.id} {one.status}  {one.name}"))
     for stage in one.progress.stages:
-        table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", escape(stage.detail))
+        table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", terminal(stage.detail))
     return table
 
 
@@ -114,8 +117,8 @@ def verdict(found: Verdict) -> Table:
     table = _table("", "check", "found", title=title)
     for check in found.checks:
         colour = DECISION_STYLE[check.decision]
-        said = check.detail if check.decision == "pass" else f"{check.said}\n{check.detail}"
-        table.add_row(f"[{colour}]{check.decision}[/{colour}]", check.id, escape(said))
+        said = [check.detail] if check.decision == "pass" else [check.said, check.detail]
+        table.add_row(f"[{colour}]{check.decision}[/{colour}]", check.id, "\n".join(terminal(line) for line in said))
     return table
 
 
@@ -149,10 +152,10 @@ def inspection(found: Inspection) -> list[Table]:
     """For each text its tokens and their drift, a column for each layer."""
     tables = []
     for text in found.texts:
-        table = _table("token", *(str(index) for index in range(len(text.layers))), title=escape(text.text))
+        table = _table("token", *(str(index) for index in range(len(text.layers))), title=terminal(text.text))
         for place, token in enumerate(text.tokens):
             drift = [layer.drift[place] for layer in text.layers]
-            table.add_row(escape(token), *("" if value is None else f"{value:.3f}" for value in drift))
+            table.add_row(terminal(token), *("" if value is None else f"{value:.3f}" for value in drift))
         tables.append(table)
     return tables
 
@@ -162,7 +165,7 @@ def keys(found: Sequence[ApiKey]) -> Table:
     table = _table("key", "name", "scopes", "requests a minute", "open jobs", "priority", "created")
     for key in found:
         numbers = (str(key.requests_per_minute), str(key.open_jobs), str(key.priority))
-        table.add_row(key.id, escape(key.name), ", ".join(sorted(key.scopes)), *numbers, f"{key.created_at:%Y-%m-%d}")
+        table.add_row(key.id, terminal(key.name), ", ".join(sorted(key.scopes)), *numbers, f"{key.created_at:%Y-%m-%d}")
     return table
 
 

@@ -5,6 +5,7 @@ LayerdriftError
 +-- UnauthorizedError   401  no API key, or one that is not known
 +-- ForbiddenError      403  the key may not do this
 +-- NotFoundError       404  no such analysis
++-- LateError           408  the body of the request did not come in time
 +-- ConflictError       409  the analysis is in a state where this cannot be done
 +-- TooLargeError       413  what was sent is larger than the service takes
 +-- RateError           429  too many requests, or too many open jobs; says when to come back
@@ -21,6 +22,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from layerdrift.contract.plain import visible
+
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -28,8 +31,8 @@ MAX_DETAIL_CHARACTERS = 2_000
 
 
 def sayable(detail: str) -> str:
-    """A message that can be sent whatever was quoted in it: whole characters, and not without end."""
-    whole = detail.encode("utf-8", "replace").decode()
+    """A message that can be sent and shown whatever was quoted in it: its characters whole, and not without end."""
+    whole = "\n".join(visible(line) for line in detail.encode("utf-8", "replace").decode().split("\n"))
     return whole if len(whole) <= MAX_DETAIL_CHARACTERS else whole[:MAX_DETAIL_CHARACTERS] + "…"
 
 
@@ -108,6 +111,12 @@ class NotFoundError(LayerdriftError):
     kind = "not-found"
     title = "Not found"
     status = 404
+
+
+class LateError(LayerdriftError):
+    kind = "late"
+    title = "The request did not come in time"
+    status = 408
 
 
 class ConflictError(LayerdriftError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from layerdrift.contract.plain import Plain
 
 MAX_TEXTS_SHOWN = 200
 MAX_TEXT_CHARACTERS = 10_000
@@ -15,24 +18,26 @@ MIN_EXAMPLES = 20
 
 NullName = Literal["numerical", "reseed", "label_shuffle"]
 Label = str | int
+TagName = Annotated[Plain, Field(min_length=1, max_length=100)]
+TagValue = Annotated[Plain, Field(max_length=500)]
 InlineText = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARACTERS)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
 
 
-def _has_surrogate(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _strings(key)
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+    """Every string of a JSON document, keys included."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, Mapping):
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
 
 
 class RequestModel(BaseModel):
@@ -47,7 +52,7 @@ class ModelRef(RequestModel):
     A tuned one may be a PEFT adapter of the base: adapter_config.json and adapter_model.safetensors.
     """
 
-    uri: str = Field(
+    uri: Plain = Field(
         min_length=1,
         max_length=2_000,
         description="`file:///folder` under one of the service's model roots, `s3://bucket/prefix/`, "
@@ -80,7 +85,7 @@ class InlineData(RequestModel):
 class DatasetRef(RequestModel):
     """Where the texts come from. Exactly one of `uri` and `inline`."""
 
-    uri: str | None = Field(
+    uri: Plain | None = Field(
         default=None,
         min_length=1,
         max_length=2_000,
@@ -90,20 +95,23 @@ class DatasetRef(RequestModel):
         examples=["s3://data/reviews.csv"],
     )
     inline: InlineData | None = Field(default=None, description="the data themselves")
-    text_column: str = Field(
+    text_column: Plain = Field(
         default="text",
         min_length=1,
+        max_length=500,
         description="column or key that holds the text; `data.text` also reads the key `text` inside `data`",
     )
-    text_pair_column: str | None = Field(
+    text_pair_column: Plain | None = Field(
         default=None,
         min_length=1,
+        max_length=500,
         description="column or key that holds the second text of a pair, for models that read two (NLI, rerankers); "
         "null: single texts",
     )
-    label_column: str | None = Field(
+    label_column: Plain | None = Field(
         default=None,
         min_length=1,
+        max_length=500,
         description="column or key that holds the label. A column that is named here must exist; null: the column "
         "`label` where there is one, and no accuracy and no probes where there is none",
     )
@@ -301,8 +309,8 @@ class AnalysisSettings(RequestModel):
 class Webhook(RequestModel):
     """Who is told when the analysis has ended, in the form of Standard Webhooks."""
 
-    url: str = Field(min_length=1, max_length=2_000, description="https: URL of a public address")
-    secret_ref: str = Field(
+    url: Plain = Field(min_length=1, max_length=2_000, description="https: URL of a public address")
+    secret_ref: Plain = Field(
         min_length=1,
         max_length=100,
         description="which of the operator's secrets signs it (LAYERDRIFT_WEBHOOK_SECRETS)",
@@ -312,8 +320,8 @@ class Webhook(RequestModel):
 class AnalysisRequest(RequestModel):
     """A pair of checkpoints to compare, or one and how to fine-tune it. Exactly one of `tuned` and `finetune`."""
 
-    name: str = Field(default="", max_length=200, description="for people; shown in lists and in the report")
-    tags: dict[str, str] = Field(default={}, max_length=50, description="for people and filters")
+    name: Plain = Field(default="", max_length=200, description="for people; shown in lists and in the report")
+    tags: dict[TagName, TagValue] = Field(default={}, max_length=50, description="for people and filters")
     base: ModelRef = Field(description="the checkpoint before")
     tuned: ModelRef | None = Field(default=None, description="the checkpoint after")
     finetune: FineTune | None = Field(default=None, description="make the checkpoint after from `base` and `dataset`")
@@ -328,7 +336,7 @@ class AnalysisRequest(RequestModel):
     @classmethod
     def _whole_characters(cls, body: object) -> object:
         """Half a surrogate pair, from a text cut inside an emoji, is no text: nothing could store or show it."""
-        if any(_has_surrogate(text) for text in _strings(body)):
+        if any(_SURROGATE.search(text) for text in _strings(body)):
             raise ValueError("a string holds half a surrogate pair: cut texts between characters, not inside one")
         return body
 

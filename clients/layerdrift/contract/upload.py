@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from layerdrift.contract.plain import Plain
+
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -15,7 +17,7 @@ class UploadRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    filename: str = Field(
+    filename: Plain = Field(
         min_length=1,
         max_length=255,
         pattern=r"^[^/\\\x00-\x1f]+$",

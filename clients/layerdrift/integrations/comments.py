@@ -16,6 +16,7 @@ import httpx
 from layerdrift.contract.errors import InputError, LayerdriftError, TransportError
 
 _SECONDS = 60.0
+_ACTIONS = "github-actions[bot]"
 CHARTS_BRANCH = "layerdrift-charts"
 """Branch of a GitHub repository that pictures are kept on: comments there cannot carry them."""
 
@@ -100,12 +101,18 @@ class GitHubPull:
         return f"![Drift by layer]({url})"
 
     def say(self, marker: str, body: str) -> str:
-        own = next((one for one in self._comments() if marker in one["body"]), None)
+        me = self._login()
+        own = next((one for one in self._comments() if one["user"]["login"] == me and marker in one["body"]), None)
         if own is not None:
             place = f"/repos/{self.repository}/issues/comments/{own['id']}"
             return str(_taken(self.http.patch(place, json={"body": body}))["html_url"])
         place = f"/repos/{self.repository}/issues/{self.number}/comments"
         return str(_taken(self.http.post(place, json={"body": body}))["html_url"])
+
+    def _login(self) -> str:
+        """Whose token it is; anybody may write our marker into a comment. A run's own token may not ask."""
+        answer = self.http.get("/user")
+        return str(answer.json()["login"]) if answer.is_success else _ACTIONS
 
     def _comments(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -163,10 +170,11 @@ class GitLabMerge:
 
     def say(self, marker: str, body: str) -> str:
         place = f"/projects/{self.project}/merge_requests/{self.number}/notes"
+        me = _taken(self.http.get("/user"))["id"]
         page: str | None = "1"
         while page:
             answer = self.http.get(place, params={"per_page": 100, "page": page})
-            own = next((note for note in _taken(answer) if marker in note["body"]), None)
+            own = next((note for note in _taken(answer) if note["author"]["id"] == me and marker in note["body"]), None)
             if own is not None:
                 _taken(self.http.put(f"{place}/{own['id']}", json={"body": body}))
                 return f"note {own['id']}"

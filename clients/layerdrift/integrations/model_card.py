@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Report
 from layerdrift.render import markdown, words
+from layerdrift.render.escaping import markdown_code
 from layerdrift.render.verdict import SAID
 
 _BEGIN, _END = "<!-- layerdrift:begin -->", "<!-- layerdrift:end -->"
@@ -21,7 +22,8 @@ def section(report: Report, verdict: Verdict | None) -> str:
     base = report.models["base"]
     parts = [
         "## Layer drift",
-        f"Compared with its base `{base.uri}` on {report.dataset.analysed_texts} texts. {words.headline(report)}",
+        f"Compared with its base {markdown_code(base.uri)} on {report.dataset.analysed_texts} texts. "
+        f"{words.headline(report)}",
         words.outcome(report),
         words.advice(report),
         markdown.layer_table(report),

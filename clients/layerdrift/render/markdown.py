@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 from layerdrift.contract.report import Layer, Report
 from layerdrift.render import words
+from layerdrift.render.escaping import markdown, markdown_code
 
 
 def render(report: Report) -> str:
     """Headline, advice, warnings, the table of layers, provenance."""
     parts = [
-        f"# {plain(report.name) or 'Layer drift report'}",
+        f"# {markdown(report.name) or 'Layer drift report'}",
         words.headline(report),
         words.outcome(report),
-        *(f"**{plain(line)}**" for line in words.cautions(report)),
+        *(f"**{markdown(line)}**" for line in words.cautions(report)),
         words.advice(report),
-        *(f"> **{warning.code}**: {plain(warning.message)}" for warning in report.warnings),
+        *(f"> **{warning.code}**: {markdown(warning.message)}" for warning in report.warnings),
         layer_table(report),
         " ".join(words.limits(report)),
         _provenance(report),
@@ -66,17 +65,7 @@ def _row(cells: list[str]) -> str:
 def _provenance(report: Report) -> str:
     base, tuned = report.models["base"], report.models["tuned"]
     return (
-        f"{_code(base.uri)} (sha256 `{base.fingerprint[:12]}`) → {_code(tuned.uri)} (sha256 "
+        f"{markdown_code(base.uri)} (sha256 `{base.fingerprint[:12]}`) → {markdown_code(tuned.uri)} (sha256 "
         f"`{tuned.fingerprint[:12]}`); {report.dataset.analysed_tokens} tokens of {report.dataset.analysed_texts} "
         f"texts; layerdrift {report.engine.version}; analysis `{report.analysis_id}`."
     )
-
-
-def plain(text: str) -> str:
-    """Text of the user's that cannot become markup."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Text of the user's inside a code span, which nothing but a backtick can end."""
-    return f"`{' '.join(text.split()).replace('`', chr(39))}`"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from datetime import datetime
 
 from layerdrift.contract.policy import Check, Decision, Verdict
-from layerdrift.render.markdown import plain
-
-_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from layerdrift.render import escaping
 
 SIGN: dict[Decision, str] = {"pass": "✅", "warn": "⚠️", "fail": "❌"}
 SAID: dict[Decision, str] = {
@@ -30,18 +27,18 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
     totals = {"tests": str(len(verdict.checks)), "failures": str(counts["fail"]), "errors": "0", "skipped": "0"}
     totals["time"] = f"{seconds:.3f}"
     root = ET.Element("testsuites", {"name": "layerdrift", **totals})
-    suite = ET.SubElement(root, "testsuite", {"name": _xml(name), "timestamp": at.isoformat(), **totals})
+    suite = ET.SubElement(root, "testsuite", {"name": escaping.xml(name), "timestamp": at.isoformat(), **totals})
     properties = ET.SubElement(suite, "properties")
     for key, value in (("analysis_id", verdict.analysis_id), ("decision", verdict.decision)):
         ET.SubElement(properties, "property", {"name": key, "value": value})
     for check in verdict.checks:
         case = ET.SubElement(suite, "testcase", {"classname": "layerdrift.policy", "name": check.id, "time": "0"})
         if check.decision == "fail":
-            failure = ET.SubElement(case, "failure", {"type": "policy", "message": _xml(check.said)})
-            failure.text = _xml(_explained(check))
+            failure = ET.SubElement(case, "failure", {"type": "policy", "message": escaping.xml(check.said)})
+            failure.text = escaping.xml(_explained(check))
         else:
             out = ET.SubElement(case, "system-out")
-            out.text = _xml(f"{check.decision}: {_explained(check)}")
+            out.text = escaping.xml(f"{check.decision}: {_explained(check)}")
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
@@ -54,8 +51,11 @@ def markdown(verdict: Verdict) -> str:
     lines += ["| | check | found | asked |", "|---|---|---|---|"]
     order: dict[Decision, int] = {"fail": 0, "warn": 1, "pass": 2}
     for check in sorted(verdict.checks, key=lambda one: order[one.decision]):
-        what = f"**{plain(check.id)}**" + (f"<br>{plain(check.said)}" if check.decision != "pass" else "")
-        lines.append(f"| {SIGN[check.decision]} | {what} | {plain(check.detail)} | {plain(check.limit)} |")
+        name, said, found, limit = (
+            escaping.markdown(text) for text in (check.id, check.said, check.detail, check.limit)
+        )
+        what = f"**{name}**" if check.decision == "pass" else f"**{name}**<br>{said}"
+        lines.append(f"| {SIGN[check.decision]} | {what} | {found} | {limit} |")
     if verdict.baseline:
         lines += ["", f"Baseline: `{verdict.baseline}`."]
     return "\n".join(lines) + "\n"
@@ -64,8 +64,3 @@ def markdown(verdict: Verdict) -> str:
 def _explained(check: Check) -> str:
     where = f"\n{check.path} {check.limit}" if check.path else ""
     return f"{check.said}\n{check.detail}{where}" if check.decision != "pass" else f"{check.detail}{where}"
-
-
-def _xml(text: str) -> str:
-    """Without the characters that XML 1.0 cannot hold."""
-    return _NO_XML.sub("", text)

@@ -20,6 +20,7 @@ from layerdrift.contract.comparison import Comparison
 from layerdrift.contract.errors import LayerdriftError, TransportError
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
+from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
@@ -218,8 +219,8 @@ def keys() -> Call[list[ApiKey]]:
 
 
 def create_key(request: KeyRequest) -> Call[NewKey]:
-    """Repeated, it would make another one."""
-    body = request.model_dump(mode="json")
+    """Repeated, it would make another one. Limits that were not set are left to the service."""
+    body = request.model_dump(mode="json", exclude_unset=True)
     return Call("POST", "/v1/keys", _into(NewKey), body=body, repeatable=False)
 
 
@@ -230,4 +231,4 @@ def revoke_key(key_id: str) -> Call[None]:
 
 def _into(kind: type[_Model]) -> Callable[[httpx.Response], _Model]:
     """How an answer of a kind is read."""
-    return lambda answer: kind.model_validate_json(answer.content)
+    return lambda answer: kind.model_validate_json(answer.content, context=STORED)

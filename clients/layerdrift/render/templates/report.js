@@ -100,7 +100,11 @@ function table(spec) {
   const rows = Object.values(spec.datasets ?? {}).flat();
   const found = rows.length ? rows : valuesIn(spec);
   const columns = [...new Set(found.flatMap((row) => Object.keys(row)))];
-  const cell = (value) => (value === null || value === undefined ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  const cell = (value) => {
+    const text = value === null || value === undefined ? "" : String(value);
+    const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text; // a formula to a spreadsheet
+    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  };
   return [columns.join(","), ...found.map((row) => columns.map((column) => cell(row[column])).join(","))].join("\n") + "\n";
 }
 
