@@ -17,15 +17,23 @@ COPY service service
 COPY workers workers
 COPY deploy deploy
 
+# what the lock names, each file held against its hash; PyTorch by its version, for its builds have hashes of their own
+FROM base AS wheels
+RUN pip download --no-deps --require-hashes -r requirements.lock -d /wheels
+FROM wheels AS torch
+RUN pip download -c constraints.txt torch -d /torch --find-links /wheels
+
 FROM base AS service
-RUN pip install -c constraints.txt -c requirements.lock './clients[backends,otel]' '.[service]'
+RUN --mount=from=wheels,source=/wheels,target=/wheels \
+    pip install --no-index --find-links /wheels './clients[backends,otel]' '.[service]'
 USER layerdrift
 EXPOSE 8000
 HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health')"]
 CMD ["python", "-m", "service.main"]
 
 FROM base AS inspect
-RUN pip install -c constraints.txt -c requirements.lock './clients[backends,render,otel]' '.[service,worker]'
+RUN --mount=from=wheels,source=/wheels,target=/wheels --mount=from=torch,source=/torch,target=/torch \
+    pip install --no-index --find-links /wheels --find-links /torch './clients[backends,render,otel]' '.[service,worker]'
 USER layerdrift
 ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 EXPOSE 8000
@@ -33,7 +41,8 @@ HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen(
 CMD ["python", "-m", "service.main"]
 
 FROM base AS worker
-RUN pip install -c constraints.txt -c requirements.lock './clients[backends,render,otel]' '.[worker]'
+RUN --mount=from=wheels,source=/wheels,target=/wheels --mount=from=torch,source=/torch,target=/torch \
+    pip install --no-index --find-links /wheels --find-links /torch './clients[backends,render,otel]' '.[worker]'
 USER layerdrift
 ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # large freed tensors go back to the system, as in deploy/embedded/stack.py

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility bench bench-sae bench-api bench-page lint types contracts lock clean
+.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility audit test-security bench-hostile bench bench-sae bench-api bench-page lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,7 +18,9 @@ $(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.tom
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) must be Python 3.11 or later with venv (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@echo 'installing into $(VENV); this takes a minute or more'
-	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -c requirements.lock -e 'clients[render,backends]' -e '.[service,worker,embedded,dev]'
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch  # builds for CPUs and GPUs have hashes of their own
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation -e 'clients[render,backends]' -e '.[service,worker,embedded,dev]'
 	@touch $@
 
 $(PEERS_STAMP): $(STAMP)
@@ -72,6 +74,12 @@ test-browser: $(STAMP) chromium  ## the web page and the report in a real browse
 bench-page: $(STAMP) chromium  ## how soon the demo's report page shows something; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.page
 
+test-security: $(STAMP)  ## the running product attacked
+	$(BIN)/pytest tests/security
+
+bench-hostile: $(STAMP)  ## /health and honest requests beside 200 hostile ones; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.hostile
+
 test-faults: $(STAMP)  ## kills, stops, empties and fills what jobs rest on, with the real servers (a quarter of an hour)
 	$(BIN)/pytest tests/faults -m faults
 
@@ -81,9 +89,15 @@ test-slow: $(STAMP) chromium $(PEERS_STAMP)  ## verdicts on five real pairs, the
 compatibility: $(STAMP)  ## docs/compatibility.md from the tested cases
 	@$(BIN)/python -m tests.cases.document
 
-lock: $(STAMP)  ## write down the versions that are installed now
-	$(BIN)/pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|wheel)==' > requirements.lock
+lock: $(STAMP)  ## write down the versions that are installed now, with the hashes of their files
+	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install -qq --disable-pip-version-check pip-tools==7.6.2
+	@$(BIN)/pip freeze --exclude-editable --all | grep -viE '^(torch|pip|wheel)==' > build/versions.txt
+	@build/lock/bin/python deploy/lock.py build/versions.txt requirements.lock
 	@touch $(STAMP)
 
+audit:  ## known vulnerabilities of the locked packages, or that they could not be asked for
+	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install -qq --disable-pip-version-check pip-audit==2.10.1
+	@build/audit/bin/python deploy/audit.py
+
 clean:  ## take away .venv, .venv-peers and var
-	rm -rf $(VENV) $(PEERS) var
+	rm -rf $(VENV) $(PEERS) build var

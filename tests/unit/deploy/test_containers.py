@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.audit import report as audited
+from deploy.lock import only
 from layerdrift.backends.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,12 +62,50 @@ def test_extras_that_are_installed_are_declared() -> None:
 def test_the_service_image_does_not_ask_for_torch() -> None:
     stage = DOCKERFILE.split(" AS service")[1].split("FROM ")[0]
     assert "worker" not in stage
-    lines = [line for line in stage.splitlines() if line.startswith("RUN pip")]
-    assert lines == ["RUN pip install -c constraints.txt -c requirements.lock './clients[backends,otel]' '.[service]'"]
+    assert "torch" not in stage
+    assert "'./clients[backends,otel]' '.[service]'" in stage
+
+
+def test_images_install_what_the_lock_has_hashes_of() -> None:
+    downloads = re.findall(r"pip download (.*)", DOCKERFILE)
+    assert [line.split()[:4] for line in downloads] == [
+        ["--no-deps", "--require-hashes", "-r", "requirements.lock"],
+        ["-c", "constraints.txt", "torch", "-d"],
+    ]
+    installs = re.findall(r"pip install (.*)", DOCKERFILE)
+    assert len(installs) == 3
+    assert all(line.startswith("--no-index --find-links /wheels") for line in installs)
+    entries = re.split(r"\n(?=[a-z])", (ROOT / "requirements.lock").read_text().strip())
+    assert len(entries) > 100
+    assert all(re.match(r"[a-z0-9._-]+==\S+ \\\n +--hash=sha256:[0-9a-f]{64}", one) for one in entries)
+    assert not [one for one in entries if one.startswith(("torch==", "nvidia-"))]
+
+
+def test_the_lock_keeps_what_it_is_asked_for_alone() -> None:
+    def entry(name: str) -> str:
+        return f"{name} \\\n    --hash=sha256:1\n"
+
+    hashed = entry("a-b==1") + entry("torch==2") + "# a comment\n\n" + entry("setuptools==3")
+    assert only(hashed, "A_b==1\nsetuptools==3\n") == entry("a-b==1") + entry("setuptools==3")
+    with pytest.raises(SystemExit, match="no hashes of d"):
+        only(hashed, "d==1\n")
+
+
+def test_an_audit_that_asked_nobody_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped: dict[str, object] = {"name": "a", "skip_reason": "not found"}
+    clean: dict[str, object] = {"name": "b", "version": "1", "vulns": []}
+    bad: dict[str, object] = {"name": "c", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}
+    assert (audited([skipped]), capsys.readouterr().out) == (
+        0,
+        "not audited: the data base of vulnerabilities could not be reached\n",
+    )
+    assert (audited([skipped, clean]), capsys.readouterr().out) == (0, "1 of 2 packages audited, 0 vulnerabilities\n")
+    assert audited([clean, bad]) == 1
+    assert "c 1: CVE-1, mended in 2" in capsys.readouterr().out
 
 
 def test_images_are_pinned_to_a_version() -> None:
-    images = [line.split(" AS ")[0] for line in instructions("FROM") if not line.startswith("base")]
+    images = [line.split(" AS ")[0] for line in instructions("FROM") if not line.startswith(("base", "wheels"))]
     images += [service["image"] for service in COMPOSE["services"].values() if "image" in service]
     assert len(images) == 3
     for image in images:
