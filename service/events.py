@@ -13,16 +13,21 @@ import redis.asyncio
 from fastapi import APIRouter, Header
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from layerdrift.backends import keys
 from layerdrift.backends.jobs import JobStore
 from layerdrift.backends.records import JobRecord
 from layerdrift.contract.errors import UnavailableError
+from service.concurrency import ConcurrencyLimit
 from service.problems import documented
 from service.security import AnalysisId, Backends, Reader
 
 KEEP_ALIVE_SECONDS = 10.0
 """A comment is sent after so long without an event: proxies close what is silent."""
+
+STREAMS = ConcurrencyLimit("streams of events", of_tenant=64, in_all=256)
+"""Each holds a connection to Redis."""
 
 _EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
@@ -51,7 +56,19 @@ async def follow_analysis(
     start = last_event_id if last_event_id and _EVENT_ID.fullmatch(last_event_id) else "0"
     stream = _events(backends.settings.redis_url, backends.jobs, record, start)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    return _Counted(stream, key.tenant, headers)
+
+
+class _Counted(StreamingResponse):
+    """A stream that counts as open while it is sent."""
+
+    def __init__(self, stream: AsyncIterator[str], tenant: str, headers: dict[str, str]) -> None:
+        super().__init__(stream, media_type="text/event-stream", headers=headers)
+        self._tenant = tenant
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with STREAMS.held(self._tenant):
+            await super().__call__(scope, receive, send)
 
 
 async def _events(url: str, jobs: JobStore, record: JobRecord, position: str) -> AsyncIterator[str]:

@@ -6,9 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from layerdrift.backends.access import is_loopback, new_key
-from layerdrift.contract.errors import ConflictError, InputError, NotFoundError
-from layerdrift.contract.key import ApiKey, KeyRequest, NewKey, Scope
+from layerdrift.backends.access import key_of_tenant
+from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
 from service.problems import documented
 from service.security import Admin, Backends
 
@@ -19,11 +18,9 @@ router = APIRouter(tags=["keys"])
 
 @router.post("/v1/keys", status_code=201, responses=documented(401, 403, 422, 429, 503))
 def create_key(backends: Backends, key: Admin, body: KeyRequest) -> NewKey:
-    """Makes a key. The first one locks the service: from then on every request needs one."""
-    if Scope.ADMIN not in body.scopes and not backends.keys.exist():
-        raise InputError.at("/scopes", "the first key needs the scope admin: without one nobody could make another")
-    made = new_key(**body.model_dump(), tenant=key.tenant)
-    return NewKey(**made.model_dump(), secret=backends.keys.create(made))
+    """Makes a key within the limits of the one that asks. The first one locks the service: every request needs one."""
+    made = key_of_tenant(key, body)
+    return NewKey(**made.model_dump(), secret=backends.keys.create(made, maker=key))
 
 
 @router.get("/v1/keys", responses=documented(401, 403, 422, 429, 503))
@@ -35,9 +32,4 @@ def list_keys(backends: Backends, key: Admin) -> list[ApiKey]:
 @router.delete("/v1/keys/{key_id}", status_code=204, responses=documented(401, 403, 404, 409, 422, 429, 503))
 def revoke_key(backends: Backends, key: Admin, key_id: KeyId) -> None:
     """Makes a key useless. Once the last one is gone, the service asks for none again: on loopback alone, else 409."""
-    every = backends.keys.all()
-    if not any(found.id == key_id and found.tenant == key.tenant for found in every):
-        raise NotFoundError(f"there is no key {key_id}")
-    if len(every) == 1 and not is_loopback(backends.settings.host):
-        raise ConflictError("this is the last key, and others can reach the service: make another one first")
-    backends.keys.revoke(key_id)
+    backends.keys.revoke(key_id, key.tenant)

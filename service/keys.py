@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=["read", "submit"],
         choices=[str(scope) for scope in Scope],
         metavar="SCOPE",
-        help="read, submit, admin (default: read submit)",
+        help="read, submit, admin, operator (default: read submit)",
     )
     create.add_argument("--requests-per-minute", type=int, default=600)
     create.add_argument("--open-jobs", type=int, default=100, help="of its tenant, queued or running at once")

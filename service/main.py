@@ -32,14 +32,15 @@ from layerdrift.contract.errors import LayerdriftError, Problem
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.request import AnalysisRequest
 from service import events, inspect, key_routes, problems, routes, submit, uploads, web
+from service.connections import MAX_CONNECTIONS, BoundedProtocol
 from service.deadline import DeadlineMiddleware
 from service.hot import HotMiddleware, HotReports
 from service.keys import ensure_admin
 from service.limits import BodyLimitMiddleware
 from service.observed import ObservedMiddleware
 from service.security import Backends, Reader, Submitter
+from service.trusted_hosts import TrustedHostsMiddleware
 
-MAX_BODY_BYTES = 8 << 20
 SUBMIT_DEADLINE_SECONDS = 60.0
 SUBMIT_WORKERS = 2
 _LITSERVE_HEALTH = "/litserve/health"
@@ -74,8 +75,9 @@ def build_server(settings: Settings) -> ls.LitServer:
     app.mount(web.PREFIX, web.WebFiles(directory=web.FOLDER))
     problems.install(app)
     app.user_middleware.insert(0, Middleware(HotMiddleware, reports=HotReports()))
+    app.user_middleware.insert(0, Middleware(TrustedHostsMiddleware, settings=settings))
     app.user_middleware.insert(0, Middleware(ObservedMiddleware))
-    app.user_middleware.append(Middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES))
+    app.user_middleware.append(Middleware(BodyLimitMiddleware))
     app.user_middleware.append(
         Middleware(DeadlineMiddleware, paths=(submit.PATH, inspect.PATH), seconds=SUBMIT_DEADLINE_SECONDS)
     )
@@ -231,7 +233,7 @@ def _check_access(settings: Settings) -> None:
     store = Deployment.connect(settings).keys
     if settings.admin_key is not None:
         ensure_admin(store, settings.admin_key.get_secret_value())
-    if store.exist():
+    if store.needed():
         return
     if not is_loopback(settings.host):
         raise ValueError(
@@ -257,6 +259,8 @@ def main() -> None:
         num_api_servers=1,
         generate_client_file=False,
         access_log=False,
+        http=BoundedProtocol,
+        limit_concurrency=MAX_CONNECTIONS,
     )
 
 

@@ -21,12 +21,14 @@ from layerdrift.contract.artifact import Artifact
 from layerdrift.contract.comparison import Comparison, compare
 from layerdrift.contract.errors import ConflictError, LayerdriftError
 from layerdrift.contract.key import ApiKey
+from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.gate import judge
 from service.conditional import conditional
 from service.problems import documented
 from service.security import Admin, AnalysisId, Backends, Reader, Submitter
+from service.web import REPORT
 
 STATIC = "/static/docs"
 POLL_SECONDS = 2
@@ -149,6 +151,9 @@ def get_report(
     report = backends.reports.get(record.owned, format)
     cache_status = "layerdrift-redis; hit" if report.hit else "layerdrift-redis; fwd=uri-miss; stored"
     headers = {"Cache-Status": cache_status, "Vary": "Accept, Authorization", "Cache-Control": "private, no-cache"}
+    headers["X-Content-Type-Options"] = "nosniff"
+    if format == "html":
+        headers["Content-Security-Policy"] = REPORT
     return conditional(report.body, MEDIA_TYPES[format], if_none_match, headers)
 
 
@@ -192,7 +197,7 @@ def compare_analyses(
 
 def _report(backends: Deployment, key: ApiKey, analysis_id: str) -> Report:
     body = backends.reports.get(_succeeded(backends, key, analysis_id).owned, "json").body
-    return Report.model_validate_json(body)
+    return Report.model_validate_json(body, context=STORED)
 
 
 def _succeeded(backends: Deployment, key: ApiKey, analysis_id: str) -> JobRecord:

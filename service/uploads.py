@@ -9,11 +9,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from layerdrift.contract.upload import Upload, UploadRequest
+from service.concurrency import ConcurrencyLimit
 from service.problems import documented
 from service.security import Backends, Reader, Submitter
 
 PREFIX = "/v1/uploads/"
 UploadId = Annotated[str, Path(pattern=r"^up_[a-z2-7]{26}$", description="id of an upload")]
+
+RECEIVING = ConcurrencyLimit("uploads", of_tenant=8, in_all=32)
+"""Each holds some megabytes until S3 has them."""
 
 router = APIRouter(tags=["uploads"])
 
@@ -21,7 +25,10 @@ router = APIRouter(tags=["uploads"])
 @router.post("/v1/uploads", status_code=201, responses=documented(401, 403, 413, 422, 429, 503))
 def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, response: Response) -> Upload:
     """Announces an upload: PUT its bytes to `Location`, then name it by its `uri` in requests."""
+    backends.waiting_uploads.admit(key.tenant)
     upload = backends.uploads.announce(key.tenant, body)
+    if upload.status == "waiting":
+        backends.waiting_uploads.put(key.tenant, upload.id)
     response.headers["Location"] = f"{PREFIX}{upload.id}"
     return upload
 
@@ -38,15 +45,18 @@ def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, res
 )
 async def put_upload(backends: Backends, key: Submitter, upload_id: UploadId, request: Request) -> Upload:
     """The bytes of an upload as they are, checked against what was announced; sent twice, they are kept once."""
-    receiver = await run_in_threadpool(backends.uploads.receive, key.tenant, upload_id)
-    try:
-        async for chunk in request.stream():
-            await run_in_threadpool(receiver.take, chunk)
-        return await run_in_threadpool(receiver.finish)
-    except ClientDisconnect:
-        return await run_in_threadpool(backends.uploads.get, key.tenant, upload_id)  # nobody hears this
-    finally:
-        await run_in_threadpool(receiver.abort)
+    with RECEIVING.held(key.tenant):
+        receiver = await run_in_threadpool(backends.uploads.receive, key.tenant, upload_id)
+        try:
+            async for chunk in request.stream():
+                await run_in_threadpool(receiver.take, chunk)
+            done = await run_in_threadpool(receiver.finish)
+            await run_in_threadpool(backends.waiting_uploads.forget, key.tenant, upload_id)
+        except ClientDisconnect:
+            return await run_in_threadpool(backends.uploads.get, key.tenant, upload_id)  # nobody hears this
+        finally:
+            await run_in_threadpool(receiver.abort)
+        return done
 
 
 @router.get("/v1/uploads/{upload_id}", responses=documented(401, 403, 404, 422, 429, 503))
@@ -59,3 +69,4 @@ def get_upload(backends: Backends, key: Reader, upload_id: UploadId) -> Upload:
 def delete_upload(backends: Backends, key: Submitter, upload_id: UploadId) -> None:
     """Forgets an upload; analyses that have read it keep their reports."""
     backends.uploads.remove(key.tenant, upload_id)
+    backends.waiting_uploads.forget(key.tenant, upload_id)

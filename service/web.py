@@ -15,11 +15,11 @@ PREFIX = "/static/web"
 
 _PAGE = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
 _PAGE += "img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-# a report draws itself with scripts and styles of its own; it has no origin, and may fetch nothing
-_FRAME = (
+REPORT = (
     "sandbox allow-scripts allow-downloads allow-popups; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; frame-ancestors 'self'"
 )
-_FRAME += "style-src 'unsafe-inline'; img-src data: blob:; frame-ancestors 'self'"
+"""A report draws itself with scripts and styles of its own; it has no origin, and may fetch nothing."""
 
 router = APIRouter()
 
@@ -29,7 +29,7 @@ class WebFiles(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers["Content-Security-Policy"] = _FRAME if path == "frame.html" else _PAGE
+        response.headers["Content-Security-Policy"] = REPORT if path == "frame.html" else _PAGE
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "no-cache"
         return response

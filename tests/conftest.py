@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedModel, logging
 
 from deploy.embedded.stack import Stack
+from layerdrift.backends import keys
+from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.settings import Settings
 from layerdrift.sdk import Client
 
 logging.set_verbosity_error()
@@ -117,3 +121,32 @@ def client(stack: Stack) -> Iterator[Client]:
     """A client of the session's stack."""
     with Client(stack.url) as connected:
         yield connected
+
+
+@pytest.fixture
+def settings(stack: Stack, tmp_path: Path, roots: Path) -> Settings:
+    return stack.settings.model_copy(
+        update={
+            "redis_url": stack.settings.redis_url.removesuffix("/0") + "/1",
+            "s3_bucket": "integration",
+            "home": tmp_path,
+            "model_roots": [roots],
+            "readable_buckets": ["models"],
+        }
+    )
+
+
+@pytest.fixture
+def valkey(settings: Settings) -> redis.Redis:
+    """The database of these tests, empty, as one that has nothing to bring back from the bucket of earlier tests."""
+    client = redis.Redis.from_url(settings.redis_url)
+    client.flushdb()
+    client.set(keys.RESTORED, b"")
+    return client
+
+
+@pytest.fixture
+def deployment(settings: Settings, valkey: redis.Redis) -> Deployment:
+    made = Deployment.connect(settings)
+    made.blobs.ensure_bucket()
+    return made

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -72,7 +74,7 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
 
 def _run_leased(deployment: Deployment, analysis_id: str) -> None:
     jobs, settings = deployment.jobs, deployment.settings
-    with _leased(jobs, analysis_id, settings.lease_seconds) as lease:
+    with _leased(jobs, analysis_id, settings.lease_seconds, settings.cancel_seconds) as lease:
         if lease is None:
             logger.info("%s: another worker holds it", analysis_id)
             return
@@ -270,6 +272,26 @@ def _publish(deployment: Deployment, owned: keys.Owned, report: Report, artifact
         deployment.reports.put(owned, format, body)
 
 
+def _give_up(jobs: JobStore, analysis_id: str, owner: str) -> None:
+    """Ends a cancelled job that is stuck, and this process with it; not where it has just come to its end."""
+    ended = False
+
+    def end(found: JobRecord) -> JobRecord:
+        nonlocal ended
+        ended = not found.status.final
+        return found.ended(Status.CANCELLED) if ended else found
+
+    jobs.update(analysis_id, end)
+    if ended:
+        logger.warning("%s: cancelled, and still running; its process ends", analysis_id)
+        jobs.release_lease(analysis_id, owner)
+        _end_process()
+
+
+def _end_process() -> None:
+    os._exit(os.EX_SOFTWARE)
+
+
 def _problem(failure: StageFailed) -> Problem:
     cause = failure.__cause__
     if isinstance(cause, LayerdriftError):
@@ -289,8 +311,12 @@ def _worker_lost(times: int) -> Problem:
 
 
 @contextmanager
-def _leased(jobs: JobStore, analysis_id: str, seconds: float) -> Iterator[Lease | None]:
-    """Holds the job's lease, renewed from a thread. None: somebody else holds it."""
+def _leased(jobs: JobStore, analysis_id: str, seconds: float, patience: float) -> Iterator[Lease | None]:
+    """Holds the job's lease, renewed from a thread. None: somebody else holds it.
+
+    A job that was cancelled `patience` seconds ago and still goes on is stuck in something that never asks: it is
+    ended with its process, which the pool replaces.
+    """
     owner = uuid.uuid4().hex[:12]
     if not jobs.take_lease(analysis_id, owner, seconds):
         yield None
@@ -298,12 +324,17 @@ def _leased(jobs: JobStore, analysis_id: str, seconds: float) -> Iterator[Lease 
     lost, ended = threading.Event(), threading.Event()
 
     def renew() -> None:
-        while not ended.wait(seconds / 3):
+        cancelled_at: float | None = None
+        while not ended.wait(min(seconds, patience) / 3):
             try:
                 if not jobs.renew_lease(analysis_id, owner, seconds):
                     lost.set()
                     return
-            except redis.RedisError as error:
+                if cancelled_at is None and jobs.get(analysis_id).cancel_requested:
+                    cancelled_at = time.monotonic()
+                if cancelled_at is not None and time.monotonic() - cancelled_at > patience:
+                    _give_up(jobs, analysis_id, owner)
+            except (redis.RedisError, UnavailableError) as error:
                 logger.warning("%s: the lease could not be renewed: %s", analysis_id, error)
 
     heart = threading.Thread(target=renew, name=f"lease-{analysis_id}", daemon=True)

@@ -15,6 +15,13 @@ _RANK: dict[Decision, int] = {"pass": 0, "warn": 1, "fail": 2}
 _SHOWN = 3
 """Numbers that a check's detail names."""
 
+MAX_MATCHES = 20_000
+"""Numbers that one path of a rule may match."""
+
+MAX_MATCHES_IN_ALL = 100_000
+MAX_FINDINGS = 100
+"""Numbers of one check that a verdict lists."""
+
 BASELINE_CHECK = "baseline-comparable"
 """The check that every verdict with a baseline has: whether the two reports were measured alike."""
 
@@ -36,11 +43,19 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
     problems: list[InputError] = []
     if baseline is not None and policy.needs_baseline:
         checks.append(_comparable(compare(baseline, report)))
+    matched = 0
     for rule in policy.rules:
         try:
             checks.append(_check(policy, rule, report, baseline))
+            matched += checks[-1].matched
+            if matched > MAX_MATCHES_IN_ALL:
+                raise rule_error(
+                    policy, rule, f"the policy's rules match more than {MAX_MATCHES_IN_ALL} numbers; name fewer"
+                )
         except InputError as error:
             problems.append(error)
+        if len(problems) > MAX_FINDINGS:
+            break
     if problems:
         raise InputError("; ".join(error.detail for error in problems), [one for e in problems for one in e.errors])
     decision = max((check.decision for check in checks), key=_RANK.__getitem__)
@@ -81,7 +96,7 @@ def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) 
         limit=rule.limit,
         message=rule.message,
         detail=_detail(rule, known, broken, undefined),
-        findings=[Finding(path=match.path, observed=match.value) for match in [*broken, *missed]],
+        findings=[Finding(path=match.path, observed=match.value) for match in [*broken, *missed][:MAX_FINDINGS]],
     )
 
 
@@ -113,9 +128,11 @@ def _numbers(policy: Policy, rule: Rule, report: Report) -> list[_Number]:
 
 def _found(policy: Policy, rule: Rule, path: str, report: Report) -> list[Match]:
     try:
-        found = Path.parse(path).matches(report)
+        found = Path.parse(path).matches(report, MAX_MATCHES + 1)
     except PathError as error:
         raise rule_error(policy, rule, str(error)) from error
+    if len(found) > MAX_MATCHES:
+        raise rule_error(policy, rule, f"{path} matches more than {MAX_MATCHES} numbers; name fewer")
     if not found:
         raise rule_error(policy, rule, f"{path} matches nothing in this report")
     return found

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from layerdrift.contract.errors import FieldProblem, InputError
 from layerdrift.contract.policy import Policy
+
+MAX_ERRORS = 100
+MAX_CHARACTERS = 256 << 10
+MAX_DEPTH = 16
+MAX_EVENTS = 10_000
+_MAX_PLAIN_CHARACTERS = 2_000
+"""Of a value that may be a number."""
 
 _Pointer = tuple[str | int, ...]
 
@@ -40,6 +49,7 @@ def load(text: str, name: str = "policy") -> Policy:
     """
     places: dict[_Pointer, _Place] = {}
     try:
+        _check_size(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             raise PolicyError(f"{name} is empty", [FieldProblem(pointer="", detail=f"{name}:1:1: it is empty")])
@@ -49,7 +59,7 @@ def load(text: str, name: str = "policy") -> Policy:
         mark = error.problem_mark or error.context_mark
         place = _Place(mark.line + 1, mark.column + 1) if mark else _Place(1, 1)
         raise _error(name, [((), place, f"this is not YAML: {error.problem or error.context}")]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a number that Python does not take
         raise _error(name, [((), _Place(1, 1), f"this is not YAML: {error}")]) from error
     try:
         return Policy.model_validate(document)
@@ -60,7 +70,7 @@ def load(text: str, name: str = "policy") -> Policy:
             detail = _TYPES.get(item["type"], item["msg"].removeprefix("Value error, "))
             named = f"{pointer[-1]}: " if pointer and isinstance(pointer[-1], str) else ""
             found.append((pointer, _nearest(places, pointer), f"{named}{detail}"))
-        raise _error(name, found) from error
+        raise _error(name, found[:MAX_ERRORS]) from error
 
 
 def located(text: str, name: str, error: InputError) -> PolicyError:
@@ -80,6 +90,40 @@ def starter() -> str:
     return resources.files("layerdrift").joinpath("starter-policy.yaml").read_text(encoding="utf-8")
 
 
+def _check_size(text: str) -> None:
+    """YAMLError, before anything is built, where a document has more than policies need."""
+    if len(text) > MAX_CHARACTERS:
+        raise yaml.YAMLError(f"it has {len(text)} characters; policies have up to {MAX_CHARACTERS}")
+    try:
+        found = _excess(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except yaml.YAMLError:
+        return  # the loader says it better
+    if found is not None:
+        problem, start = found
+        mark = yaml.Mark("", start.index, start.line, start.column, None, 0)
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def _excess(events: Iterable[yaml.Event]) -> tuple[str, Any] | None:
+    """What a document has too much of, and where."""
+    depth = 0
+    for count, event in enumerate(events, start=1):
+        problem = ""
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            problem = "aliases (*) are not read"
+        elif isinstance(event, yaml.ScalarEvent) and not event.style and len(event.value) > _MAX_PLAIN_CHARACTERS:
+            problem = f"a value of {len(event.value)} characters without quotes"
+        if depth > MAX_DEPTH or count > MAX_EVENTS:
+            problem = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_EVENTS} values"
+        if problem:
+            return problem, event.start_mark
+    return None
+
+
 def _note(node: yaml.Node | None, pointer: _Pointer, places: dict[_Pointer, _Place]) -> None:
     """Writes down where every value of a document stands; a field's place is that of its name."""
     if node is None:
@@ -88,6 +132,8 @@ def _note(node: yaml.Node | None, pointer: _Pointer, places: dict[_Pointer, _Pla
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a name must be a word, not a list", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} stands here twice", problem_mark=key.start_mark)
             seen.add(key.value)

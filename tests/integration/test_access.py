@@ -34,9 +34,11 @@ def key(**changes: object) -> ApiKey:
 @pytest.fixture
 def store(deployment: Deployment) -> Iterator[Deployment]:
     """Without keys before and after."""
-    deployment.blobs.delete_all(keys.API_KEY_OBJECTS)
+    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
+        deployment.blobs.delete_all(prefix)
     yield deployment
-    deployment.blobs.delete_all(keys.API_KEY_OBJECTS)
+    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
+        deployment.blobs.delete_all(prefix)
 
 
 def test_only_a_hash_of_a_key_is_kept(store: Deployment, valkey: redis.Redis) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layerdrift.backends.sources import Pins, Sources
-from layerdrift.backends.table_rows import Columns, Row, RowReader, whole_number_labels
+from layerdrift.backends.table_rows import Columns, Row, RowReader, whole_number_labels, within_limit
 from layerdrift.backends.tables import inline_rows, read_rows, table_encoding
 from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import AnalysisRequest
@@ -49,9 +49,10 @@ def read_dataset(request: AnalysisRequest, pins: Pins, sources: Sources, folder:
     encoding = table_encoding(pins.dataset.file.name)
     reader = RowReader(Columns.of(request.dataset, request.finetune is not None), pins.dataset.source)
     if encoding.format == "parquet":
-        rows = list(parquet_rows(path, reader))
+        found = parquet_rows(path, reader, sources.max_dataset_bytes)
     else:
-        rows = list(read_rows(path, encoding, sources.max_dataset_bytes, reader))
+        found = read_rows(path, encoding, sources.max_dataset_bytes, reader)
+    rows = list(within_limit(found, reader.where))
     if encoding.format in ("csv", "tsv"):
         rows = whole_number_labels(rows)
     return DatasetRows(rows, sha256, reading_warnings(reader, rows))

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from layerdrift.backends.table_rows import (
     LABEL,
+    MAX_ROWS,
     MISSING,
+    ROW_BYTES,
     Row,
     RowReader,
     lookup,
@@ -22,7 +25,10 @@ from layerdrift.backends.table_rows import (
 )
 from layerdrift.contract.errors import InputError
 
-BATCH_ROWS = 4096
+BATCH_ROWS = 1024
+NESTED_BATCH_ROWS = 32
+"""Of structs, whose strings are expanded before they can be counted."""
+
 _TEXTS = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -36,18 +42,26 @@ _TEXTS = (
 _LABELS = (*_TEXTS, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
 
 
-def parquet_rows(path: Path, reader: RowReader) -> Iterator[Row]:
+def parquet_rows(path: Path, reader: RowReader, max_bytes: int) -> Iterator[Row]:
     """The rows of a Parquet file; bytes are read as UTF-8, structs by names such as `data.text`.
 
     Raises:
-        InputError: a column is missing or of a type that cannot be used, or the file is damaged.
+        InputError: a column is missing or of a type that cannot be used, the file is damaged, or what is read of it
+            expands to more than `max_bytes`.
     """
     where = reader.where
     try:
         with pq.ParquetFile(path) as file:
             wanted, unusable = _columns(file.schema_arrow, reader)
-            done = 0
-            for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+            _check_declared(file.metadata, wanted, max_bytes, where)
+        # a string that many rows share is expanded by nobody: it stays one, and rows have its number
+        with pq.ParquetFile(path, read_dictionary=wanted) as file:
+            done = size = 0
+            nested = any(pa.types.is_nested(field.type) for field in file.schema_arrow)
+            for batch in file.iter_batches(NESTED_BATCH_ROWS if nested else BATCH_ROWS, columns=wanted):
+                size += _expanded(batch)
+                if size > max_bytes:
+                    raise _too_large(where, max_bytes)
                 if unusable is not None:
                     reader.unusable[unusable] += batch.num_rows
                 for number, record in enumerate(_records(batch, reader, done), start=done + 1):
@@ -55,6 +69,41 @@ def parquet_rows(path: Path, reader: RowReader) -> Iterator[Row]:
                 done += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns may be damaged too
         raise InputError.at("/dataset/uri", f"{where} cannot be read as Parquet: {error}") from error
+
+
+def _check_declared(metadata: pq.FileMetaData, wanted: list[str], max_bytes: int, where: str) -> None:
+    """InputError where the file itself says that it is too large."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    size = sum(
+        column.total_uncompressed_size
+        for column in columns
+        if any(column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.") for name in wanted)
+    )
+    if size > max_bytes or metadata.num_rows > MAX_ROWS:
+        raise _too_large(where, max_bytes)
+
+
+def _expanded(batch: pa.RecordBatch) -> int:
+    """Bytes of a batch's values, each counted as often as rows have it."""
+    rows: int = batch.num_rows
+    return rows * ROW_BYTES + sum(_value_bytes(column) for column in batch.columns)
+
+
+def _value_bytes(column: pa.Array) -> int:
+    if pa.types.is_dictionary(column.type):
+        lengths = pc.binary_length(column.dictionary) if _is_one_of(column.type.value_type, _TEXTS) else None
+        found = pc.sum(lengths.take(column.indices)).as_py() if lengths is not None else column.nbytes
+        return int(found or 0)
+    size: int = column.nbytes
+    return size
+
+
+def _too_large(where: str, max_bytes: int) -> InputError:
+    return InputError.at(
+        "/dataset/uri",
+        f"{where} expands to more than {max_bytes} bytes, or has more than {MAX_ROWS} rows; give a part of it",
+    )
 
 
 def _records(batch: pa.RecordBatch, reader: RowReader, done: int) -> list[dict[str, Any]]:

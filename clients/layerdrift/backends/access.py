@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import logging
 import secrets
 import time
 from datetime import UTC, datetime
@@ -14,13 +15,27 @@ from redis.lock import Lock
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
-from layerdrift.contract.errors import ForbiddenError, NotFoundError, RateError, UnauthorizedError
-from layerdrift.contract.key import ApiKey, Scope
+from layerdrift.contract.errors import (
+    ConflictError,
+    ForbiddenError,
+    InputError,
+    NotFoundError,
+    RateError,
+    UnauthorizedError,
+)
+from layerdrift.contract.key import Allowance, ApiKey, KeyRequest, Scope
+from layerdrift.contract.plain import STORED
 
 _PREFIX = "ld_"
+logger = logging.getLogger(__name__)
 LOCK_SECONDS = 30.0
-_COUNT = "count"
-"""The field of the hash that says that it is whole, and how many keys it has."""
+_WHOLE = "whole"
+"""The field of the hash that says that all keys are in it: OPEN or LOCKED."""
+
+_OPEN, _LOCKED = b"open", b"locked"
+"""No key was ever made, or the last one was taken back; there are keys, or there were."""
+
+_LIMITS = ("requests_per_minute", "open_jobs", "priority")
 
 
 def new_key(**fields: object) -> ApiKey:
@@ -35,6 +50,31 @@ def require(key: ApiKey, scope: Scope) -> None:
         raise ForbiddenError(f"this key may not {scope}; its scopes are {', '.join(sorted(key.scopes))}")
 
 
+def key_of_tenant(maker: ApiKey, asked: KeyRequest) -> ApiKey:
+    """A key that another one of the same tenant makes: with no scope and no limit beyond its own.
+
+    An operator sets any. Limits that were not asked for are the usual ones, or the maker's where these are lower.
+
+    Raises:
+        ForbiddenError: a scope or a limit is beyond the maker's.
+    """
+    fields = asked.model_dump()
+    if Scope.OPERATOR in maker.scopes:
+        return new_key(**fields, tenant=maker.tenant)
+    if Scope.OPERATOR in asked.scopes:
+        raise ForbiddenError("only an operator makes operators: this key has not the scope operator")
+    for name in _LIMITS:
+        own = getattr(maker, name)
+        if name not in asked.model_fields_set:
+            fields[name] = min(fields[name], own)
+        elif fields[name] > own:
+            raise ForbiddenError(
+                f"{name} {fields[name]} is beyond this key's own, {own}; only the scope operator sets higher limits"
+            )
+    shared = maker.shared or Allowance(key=maker.id, requests_per_minute=maker.requests_per_minute)
+    return new_key(**fields, tenant=maker.tenant, shared=shared)
+
+
 ANYBODY = ApiKey(
     id="anybody",
     scopes=frozenset(Scope),
@@ -45,34 +85,65 @@ ANYBODY = ApiKey(
 
 
 class KeyStore:
-    """The API keys of one deployment."""
+    """The API keys of one deployment.
 
-    def __init__(self, client: redis.Redis, blobs: BlobStore) -> None:
+    Without a key anybody may do everything, but only while the API can be reached from this machine alone, and only
+    where there never was a key or somebody took the last one back: keys that were lost let nobody in.
+    """
+
+    def __init__(self, client: redis.Redis, blobs: BlobStore, host: str) -> None:
         self._redis = client
         self._blobs = blobs
+        self._host = host
 
-    def create(self, key: ApiKey, secret: str | None = None) -> str:
+    def create(self, key: ApiKey, secret: str | None = None, maker: ApiKey | None = None) -> str:
         """Makes a key; returns it, which is the only time that it is told.
 
         Args:
             secret: one that was chosen elsewhere, of 20 characters or more; else a random one.
+            maker: who asks for it over HTTP; None: the operator, on the machine.
+
+        Raises:
+            InputError: it is the first, and could not make another.
+            UnauthorizedError: ANYBODY asks, and another has made the first one meanwhile.
         """
         secret = secret or _PREFIX + secrets.token_urlsafe(32)
         digest = _digest(secret)
         body = key.model_dump_json().encode()
         with self._changing():
+            if maker is ANYBODY and self.needed():
+                raise UnauthorizedError("an API key is needed: somebody has just made the first one")
+            if maker is ANYBODY and Scope.ADMIN not in key.scopes:
+                raise InputError.at(
+                    "/scopes", "the first key needs the scope admin: without one nobody could make another"
+                )
+            self._blobs.put(keys.KEYS_NEEDED, b"{}", "application/json")
             self._blobs.put(keys.api_key_object(digest), body, "application/json")
             self._load()
         return secret
 
-    def revoke(self, key_id: str) -> None:
-        """Makes a key useless at once. NotFoundError where there is none of this id."""
+    def revoke(self, key_id: str, tenant: str | None = None) -> None:
+        """Makes a key useless at once. Once the last one is gone, none is asked for again: on loopback alone.
+
+        Args:
+            tenant: whose it must be; None: anybody's.
+
+        Raises:
+            NotFoundError: there is none of this id.
+            ConflictError: it is the last one, and others can reach the service.
+        """
         with self._changing():
-            found = [digest for digest, key in self._stored().items() if key.id == key_id]
+            stored = self._stored()
+            found = [digest for digest, key in stored.items() if key.id == key_id and tenant in (None, key.tenant)]
             if not found:
                 raise NotFoundError(f"there is no key {key_id}")
+            last = len(found) == len(stored)
+            if last and not is_loopback(self._host):
+                raise ConflictError("this is the last key, and others can reach the service: make another one first")
             for digest in found:
                 self._blobs.delete(keys.api_key_object(digest))
+            if last:
+                self._blobs.delete(keys.KEYS_NEEDED)
             self._load()
 
     def all(self) -> list[ApiKey]:
@@ -80,7 +151,7 @@ class KeyStore:
         return sorted(self._stored().values(), key=lambda key: key.created_at)
 
     def find(self, secret: str | None) -> ApiKey:
-        """Whose key it is; ANYBODY while there are no keys at all.
+        """Whose key it is; ANYBODY where none is asked for.
 
         Raises:
             UnauthorizedError: there are keys, and this is none of them.
@@ -91,17 +162,17 @@ class KeyStore:
             with self._changing():
                 self._load()
             whole, found = self._fields(digest)
-        if whole == b"0":
+        if whole == _OPEN and is_loopback(self._host):
             return ANYBODY
         if found is None:
             raise UnauthorizedError(
                 "this API key is not known" if secret else "an API key is needed: send Authorization: Bearer <key>"
             )
-        return ApiKey.model_validate_json(found)
+        return ApiKey.model_validate_json(found, context=STORED)
 
-    def exist(self) -> bool:
-        """Whether any key has been made."""
-        return bool(self._blobs.list(keys.API_KEY_OBJECTS))
+    def needed(self) -> bool:
+        """Whether keys are asked for, also where all were lost."""
+        return bool(self._blobs.list(keys.API_KEY_OBJECTS)) or self._marked()
 
     def knows(self, secret: str) -> bool:
         """Whether there is this key."""
@@ -113,24 +184,31 @@ class KeyStore:
             return
         now = time.time()
         minute = int(now // 60)
-        counter = keys.rate(key.id, minute)
+        limits = [("with this key", key.id, key.requests_per_minute)]
+        if key.shared is not None:
+            limits.append(("with all keys of one maker", f"shared:{key.shared.key}", key.shared.requests_per_minute))
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.incr(counter)
-            pipe.expire(counter, 120)
-            used = int(pipe.execute()[0])
-        if used > key.requests_per_minute:
-            seconds = max(1, round(60 * (minute + 1) - now))
-            raise RateError(f"more than {key.requests_per_minute} requests in a minute with this key", seconds)
+            for _, name, _ in limits:
+                pipe.incr(keys.rate(name, minute))
+                pipe.expire(keys.rate(name, minute), 120)
+            used = [int(count) for count in pipe.execute()[::2]]
+        for (whose, _, limit), count in zip(limits, used, strict=True):
+            if count > limit:
+                seconds = max(1, round(60 * (minute + 1) - now))
+                raise RateError(f"more than {limit} requests in a minute {whose}", seconds)
 
     def _fields(self, digest: str) -> tuple[bytes | None, bytes | None]:
-        found: Any = self._redis.hmget(keys.API_KEYS, [_COUNT, digest])
+        found: Any = self._redis.hmget(keys.API_KEYS, [_WHOLE, digest])
         return found[0], found[1]
+
+    def _marked(self) -> bool:
+        return bool(self._blobs.list(keys.KEYS_NEEDED))
 
     def _stored(self) -> dict[str, ApiKey]:
         found = {}
         for blob in self._blobs.list(keys.API_KEY_OBJECTS):
             digest = blob.key.removeprefix(keys.API_KEY_OBJECTS).removesuffix(".json")
-            found[digest] = ApiKey.model_validate_json(self._blobs.get(blob.key))
+            found[digest] = ApiKey.model_validate_json(self._blobs.get(blob.key), context=STORED)
         return found
 
     def _changing(self) -> Lock:
@@ -140,9 +218,14 @@ class KeyStore:
     def _load(self) -> None:
         """Puts all keys of S3, and no others, into Redis."""
         stored = self._stored()
+        if stored and not self._marked():  # of a version that wrote no such object
+            self._blobs.put(keys.KEYS_NEEDED, b"{}", "application/json")
+        locked = bool(stored) or self._marked()
+        if locked and not stored:
+            logger.error("API keys were made, and there are none in the bucket: nobody is let in until one is made")
         with self._redis.pipeline() as pipe:
             pipe.delete(keys.API_KEYS)
-            pipe.hset(keys.API_KEYS, _COUNT, str(len(stored)))
+            pipe.hset(keys.API_KEYS, _WHOLE, _LOCKED if locked else _OPEN)
             for digest, key in stored.items():
                 pipe.hset(keys.API_KEYS, digest, key.model_dump_json())
             pipe.execute()

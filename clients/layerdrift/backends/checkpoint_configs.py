@@ -5,6 +5,7 @@ Reads dictionaries only; which files they come from is the business of `sources`
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from layerdrift.contract.errors import InputError
@@ -12,6 +13,17 @@ from layerdrift.contract.errors import InputError
 MAX_BLOCKS, MAX_WIDTH = 1_000, 65_536
 """Depth and width beyond which a configuration is taken for a mistake, before anything is built from it."""
 
+MAX_COUNT = 100_000
+"""Of labels, heads, experts and whatever else a model has a module or a name for each of."""
+
+MAX_EXPERTS = 600_000
+"""Of all blocks together."""
+
+MAX_NUMBER = 2**40
+_MAX_DEPTH = 12
+_COUNT = re.compile(r"(num|n|nb)_\w+|depths?|\w*(layers?|blocks?|heads?|groups?|experts?|labels?|stages?|branches)")
+_NO_COUNT = re.compile(r"\w*(position|ctx|token|param|sample|step|length|window|vocab|embd|embed|size|dim|id)\w*")
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -82,6 +94,7 @@ def check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
     for what, value, limit in zip(("blocks", "hidden width"), shape_of(config), (MAX_BLOCKS, MAX_WIDTH), strict=True):
         if value is not None and not (type(value) is int and 1 <= value <= limit):
             raise InputError.at(pointer, f"config.json of {uri} gives {value!r} as {what}; 1 to {limit} are possible")
+    _check_numbers(config, pointer, uri)
     kind = config["model_type"]
     if config.get("is_encoder_decoder") is True and kind not in READ_ENCODER_DECODERS:
         raise InputError.at(
@@ -90,6 +103,32 @@ def check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
             f"{', '.join(READ_ENCODER_DECODERS)}: give a checkpoint of the encoder or the decoder alone",
         )
     _check_quantisation(config, pointer, uri)
+
+
+def _check_numbers(config: dict[str, Any], pointer: str, uri: str) -> None:
+    """InputError where a number would make a model of modules without end: it is built to count its weights."""
+    left: list[tuple[str, object, int]] = [("", config, 0)]
+    while left:
+        key, value, depth = left.pop()
+        if depth > _MAX_DEPTH:
+            raise InputError.at(pointer, f"config.json of {uri} has more than {_MAX_DEPTH} levels")
+        if isinstance(value, dict):
+            left += [(str(name), inner, depth + 1) for name, inner in value.items()]
+        elif isinstance(value, list):
+            left += [(key, inner, depth + 1) for inner in value]
+        elif type(value) is int:
+            counted = _COUNT.fullmatch(key) and not _NO_COUNT.fullmatch(key)
+            limit = MAX_COUNT if counted else MAX_NUMBER
+            if abs(value) > limit:
+                shown = value if abs(value) < 10**20 else "a number of more than 20 digits"
+                raise InputError.at(pointer, f"config.json of {uri} gives {shown} as {key}; up to {limit} are read")
+    inner = text_part(config)
+    blocks, experts = _first(inner, _DEPTH_KEYS), _first(inner, _EXPERT_KEYS)
+    if isinstance(blocks, int) and isinstance(experts, int) and blocks * experts > MAX_EXPERTS:
+        raise InputError.at(
+            pointer,
+            f"config.json of {uri} gives {blocks} blocks of {experts} experts; up to {MAX_EXPERTS} in all are read",
+        )
 
 
 def check_files(names: set[str], pointer: str, uri: str) -> None:

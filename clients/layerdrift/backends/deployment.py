@@ -15,7 +15,7 @@ from layerdrift.backends.jobs import JobStore, connect_redis
 from layerdrift.backends.queue import JobQueue, celery_app
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import Sources
-from layerdrift.backends.uploads import UploadStore
+from layerdrift.backends.uploads import UploadStore, WaitingUploads
 from layerdrift.backends.webhooks import WebhookQueue, WebhookTargets
 from layerdrift.contract.errors import LayerdriftError
 
@@ -33,6 +33,7 @@ class Deployment:
     queue: JobQueue
     sources: Sources
     uploads: UploadStore
+    waiting_uploads: WaitingUploads
     keys: KeyStore
     artifacts: ArtifactStore
     idempotency: IdempotencyKeys
@@ -45,6 +46,7 @@ class Deployment:
         blobs = BlobStore.connect(settings)
         client = connect_redis(settings)
         jobs = JobStore(client, blobs)
+        uploads = UploadStore(blobs, settings.max_upload_bytes)
         return cls(
             settings=settings,
             blobs=blobs,
@@ -52,8 +54,9 @@ class Deployment:
             reports=ReportCache(client, blobs, settings.report_cache_seconds),
             queue=JobQueue(celery_app(settings), client, jobs),
             sources=Sources(settings, blobs),
-            uploads=UploadStore(blobs, settings.max_upload_bytes),
-            keys=KeyStore(client, blobs),
+            uploads=uploads,
+            waiting_uploads=WaitingUploads(client, uploads),
+            keys=KeyStore(client, blobs, settings.host),
             artifacts=ArtifactStore(blobs),
             idempotency=IdempotencyKeys(client),
             webhooks=WebhookTargets(settings),

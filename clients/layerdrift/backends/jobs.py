@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -51,6 +51,11 @@ SUBMISSION_SECONDS, SUBMISSION_WAIT_SECONDS = 300.0, 60.0
 
 SCANNED = 1000
 """Records that one page looks at, at most."""
+
+PAGE_BYTES = 4 << 20
+"""A page ends with the record that brings it beyond this: one may be megabytes long."""
+
+_AT_ONCE = 20
 
 
 class JobStore:
@@ -148,11 +153,11 @@ class JobStore:
     def _known(self, analysis_id: str) -> JobRecord | None:
         """The record as Redis has it."""
         raw = self._redis.get(keys.job(analysis_id))
-        return None if raw is None else JobRecord.model_validate_json(_bytes(raw))
+        return None if raw is None else JobRecord.stored(_bytes(raw))
 
     def _stored(self, owned: keys.Owned) -> JobRecord | None:
         try:
-            return JobRecord.model_validate_json(self._blobs.get(keys.job_object(owned)))
+            return JobRecord.stored(self._blobs.get(keys.job_object(owned)))
         except NotFoundError:
             return None
 
@@ -191,7 +196,7 @@ class JobStore:
                     raw = pipe.get(keys.job(analysis_id))
                     if raw is None:
                         continue
-                    current = JobRecord.model_validate_json(_bytes(raw))
+                    current = JobRecord.stored(_bytes(raw))
                     changed = change(current)
                     if changed == current:
                         return current
@@ -222,33 +227,40 @@ class JobStore:
     ) -> tuple[list[JobRecord], str | None]:
         """Up to `limit` of a tenant's records, newest first, from `cursor` on; and the cursor of the next page.
 
-        At most SCANNED records are looked at: a page of rare ones may be short and still have a next one.
+        At most SCANNED records are looked at, and PAGE_BYTES of them are answered: a page may be short and still have a
+        next one.
         """
         index = _index(tenant, wanted.status)
         position = _decode_cursor(cursor) if cursor else None
         found: list[JobRecord] = []
+        size = 0
         for _ in range(0, SCANNED, limit):
             batch = self._ids_after(index, position, limit + 1)
-            for place, record in zip(batch[:limit], self._records([id_ for _, id_ in batch[:limit]]), strict=True):
+            for place, (record, length) in zip(
+                batch[:limit], self._records([id_ for _, id_ in batch[:limit]]), strict=False
+            ):
                 position = place
                 if record is not None and wanted.admits(record):
                     found.append(record)
-                if len(found) == limit:
+                    size += length
+                if len(found) == limit or size > PAGE_BYTES:
                     more = batch[-1] != position
                     return found, _encode_cursor(*position) if more else None
             if len(batch) <= limit:
                 return found, None
         return found, _encode_cursor(*position) if position else None
 
-    def _records(self, ids: list[str]) -> list[JobRecord | None]:
-        """The records of these ids in one trip; those that Redis has lost, from S3."""
-        if not ids:
-            return []
-        raw: Any = self._redis.mget([keys.job(analysis_id) for analysis_id in ids])
-        return [
-            JobRecord.model_validate_json(_bytes(one)) if one is not None else self.find(analysis_id)
-            for analysis_id, one in zip(ids, raw, strict=True)
-        ]
+    def _records(self, ids: list[str]) -> Iterator[tuple[JobRecord | None, int]]:
+        """The records of these ids and their bytes, some in one trip; those that Redis has lost, from S3."""
+        for start in range(0, len(ids), _AT_ONCE):
+            some = ids[start : start + _AT_ONCE]
+            raw: Any = self._redis.mget([keys.job(analysis_id) for analysis_id in some])
+            for analysis_id, one in zip(some, raw, strict=True):
+                if one is not None:
+                    yield JobRecord.stored(_bytes(one)), len(one)
+                else:
+                    record = self.find(analysis_id)
+                    yield record, len(record.model_dump_json()) if record else 0
 
     def _ids_after(self, index: str, position: tuple[int, str] | None, count: int) -> list[tuple[int, str]]:
         """The next ids of an index in falling order of (time, id), strictly after `position`."""

@@ -1,19 +1,23 @@
-"""Every key in Redis and in the bucket, in one place. What belongs to a tenant has its name in it."""
+"""Every key in Redis and in the bucket, in one place. What belongs to a tenant has its name in it.
+
+A name begins with what kind of key it is, and no two kinds begin alike: whatever a tenant is called, its keys are
+nobody else's.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-OPEN_JOBS = "ld:jobs:open"
+OPEN_JOBS = "ld:open-jobs"
 """Set of the ids of all tenants that are queued or running."""
 
 KNOWN_TENANTS = "ld:tenants"
 """Set of the tenants that have had a job since Redis was last empty."""
 
-RESTORED = "ld:restored"
-"""String: the records of S3 have been looked through since Redis was last empty."""
+RESTORED = "ld:restored:2"
+"""String: the records of S3 have been looked through since Redis was last empty, or since these keys got new names."""
 
-API_KEYS_LOCK = "ld:keys:lock"
+API_KEYS_LOCK = "ld:keys-lock"
 """Lock: whoever changes API keys, or fills Redis with them."""
 
 API_KEYS = "ld:keys"
@@ -24,6 +28,9 @@ WEBHOOKS = "ld:webhooks"
 
 TENANTS = "tenants/"
 API_KEY_OBJECTS = "keys/"
+KEYS_NEEDED = "access/keys-needed.json"
+"""Object: there was a key, and nobody took the last one back; without any the service lets nobody in."""
+
 PROBES = "probes/"
 """Prefix: objects that the service writes to learn what the store can do, and deletes at once."""
 
@@ -42,17 +49,17 @@ class Owned(NamedTuple):
 
 def jobs_by_time(tenant: str) -> str:
     """Sorted set of a tenant's analysis ids by creation time, microseconds."""
-    return f"ld:jobs:{tenant}"
+    return f"ld:jobs-by-time:{tenant}"
 
 
 def jobs_by_status(tenant: str, status: str) -> str:
     """The same, of those that stand so."""
-    return f"ld:jobs:{tenant}:{status}"
+    return f"ld:jobs-by-status:{tenant}:{status}"
 
 
 def open_jobs_of(tenant: str) -> str:
     """Set of a tenant's ids that are queued or running."""
-    return f"ld:jobs:open:{tenant}"
+    return f"ld:open-jobs-of:{tenant}"
 
 
 def job(analysis_id: str) -> str:
@@ -83,6 +90,11 @@ def events(analysis_id: str) -> str:
 def idempotency(tenant: str, digest: str) -> str:
     """String with a time to live: what a tenant's Idempotency-Key stood for, as JSON."""
     return f"ld:idempotency:{tenant}:{digest}"
+
+
+def waiting_uploads(tenant: str) -> str:
+    """Sorted set of a tenant's uploads whose bytes have not come, by when they were announced, seconds since 1970."""
+    return f"ld:waiting-uploads:{tenant}"
 
 
 def rate(key_id: str, minute: int) -> str:

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20
 MAX_ARCHIVE_FILES = 1000
+MAX_RATIO = 100
+"""How many times larger than a zip its files may be: weights and vocabularies are not made of repetitions."""
+
+_SMALL_BYTES = 64 << 20
+"""Files that may expand as they like."""
+
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini", ".ds_store", ".ipynb_checkpoints"}
 _JUNK_PREFIXES = ("._", ".git")
 
@@ -280,6 +286,11 @@ class Archive(Tree):
         members = [member for member in self._zip.infolist() if not member.is_dir()]
         if len(members) > MAX_ARCHIVE_FILES:
             raise ValueError(f"the zip holds {len(members)} files; {MAX_ARCHIVE_FILES} are read")
+        expanded = sum(member.file_size for member in members)
+        if expanded > max(_SMALL_BYTES, MAX_RATIO * pinned.size):
+            raise ValueError(
+                f"its files have {expanded} bytes, {expanded // max(1, pinned.size)} times those of the zip"
+            )
         linked = [member.filename for member in members if (member.external_attr >> 16) & 0o170000 == 0o120000]
         if linked:
             raise ValueError(f"the zip holds links ({linked[0]!r}); only files are read")

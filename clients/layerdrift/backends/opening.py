@@ -124,6 +124,12 @@ class Opener:
             raise InputError.at(
                 pointer, f"{uri}: of the service's own bucket only {own} can be named; use another bucket"
             )
+        if bucket != self._settings.s3_bucket and not self._may_read(f"{bucket}/{key}"):
+            raise InputError.at(
+                pointer,
+                f"{uri}: this service reads no objects there; its operator names the buckets that requests may, in "
+                "LAYERDRIFT_READABLE_BUCKETS",
+            )
         store = self._blobs.of_bucket(bucket)
         if folder:
             prefix = Prefix(store, key.rstrip("/") + "/")
@@ -134,6 +140,13 @@ class Opener:
         single = Prefix(store, f"{parent}/" if parent else "", only=name)
         single.files()
         return single
+
+    def _may_read(self, place: str) -> bool:
+        """Whether the settings let requests name an object of another bucket: by that, by a prefix in it, or by `*`."""
+        return any(
+            name == "*" or place.startswith(name if "/" in name else f"{name}/")
+            for name in self._settings.readable_buckets
+        )
 
 
 def at_revision(uri: str, revision: str | None) -> str:

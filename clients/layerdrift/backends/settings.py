@@ -19,6 +19,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LAYERDRIFT_", extra="ignore")
 
     host: str = Field(default="127.0.0.1", description="address the API binds to")
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="names that the API may be called by, separated by commas; default: those of loopback while it "
+        "binds there, else any",
+    )
     port: int = Field(default=8000, ge=1024, le=65535, description="port of the API")
     home: Path = Field(default=Path("var"), description="folder for data of the embedded stack and for scratch")
     model_roots: Annotated[list[Path], NoDecode] = Field(
@@ -35,6 +40,10 @@ class Settings(BaseSettings):
     )
     s3_region: str = Field(default="us-east-1")
     s3_bucket: str = Field(default="layerdrift", min_length=3, description="bucket for records and reports")
+    readable_buckets: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="buckets beside its own that s3: URIs may name, separated by commas; `bucket/prefix/` names a part",
+    )
     s3_access_key: SecretStr | None = Field(default=None, description="unset: boto3 looks in its usual places")
     s3_secret_key: SecretStr | None = Field(default=None)
     log_format: Literal["json", "plain"] = Field(default="json", description="of log lines")
@@ -73,6 +82,9 @@ class Settings(BaseSettings):
         default=120, ge=1, description="so often a long training of autoencoders is kept for whoever takes it over"
     )
     lease_seconds: int = Field(default=30, ge=3, description="a job whose worker is silent for so long is given away")
+    cancel_seconds: int = Field(
+        default=60, ge=1, description="a cancelled job that comes to no next step for so long is ended with its process"
+    )
     max_attempts: int = Field(default=3, ge=1, description="a job that lost so many workers fails")
 
     @field_validator("model_roots", mode="before")
@@ -80,10 +92,18 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
-    @field_validator("webhook_hosts", mode="before")
+    @field_validator("webhook_hosts", "allowed_hosts", "readable_buckets", mode="before")
     @classmethod
-    def _split_hosts(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _plain_names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if "/" in name or name.count(":") == 1:
+                raise ValueError(f"{name!r} is no host name: leave out scheme and port")
+        return [name.strip("[]").lower() for name in value]
 
     @field_validator("webhook_secrets")
     @classmethod

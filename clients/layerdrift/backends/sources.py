@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
@@ -35,7 +36,7 @@ from layerdrift.backends.registries import HubRepository, MlflowVersion
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_encoding
 from layerdrift.backends.uploads import SCHEME
-from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError
+from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError, StageError
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
 
@@ -275,6 +276,7 @@ class Sources:
         location = self._reopen(pinned, pointer)
         self._check_unchanged(location, pinned.files, pointer, pinned.uri)
         target.mkdir(parents=True)
+        _check_room(target, sum(file.size for file in pinned.files), pinned.uri)
         total, done = max(1, sum(file.size for file in pinned.files)), 0
         for file in pinned.files:
             with (target / file.name).open("wb") as stream:
@@ -304,8 +306,10 @@ class Sources:
             raise ValueError("an inline data set has no file")
         location, _ = self._dataset_file(pinned.source)
         self._check_unchanged(location, [pinned.file], "/dataset/uri", pinned.source)
+        _check_room(target.parent, pinned.file.size, pinned.source)
         with target.open("wb") as stream:
-            stream.writelines(location.chunks(pinned.file.name))
+            for chunk in self._chunks(location, pinned.file, "/dataset/uri", pinned.source):
+                stream.write(chunk)
         return file_sha256(target)
 
     @staticmethod
@@ -327,6 +331,16 @@ class Sources:
             return folder_of(top, pinned.folder)
         except (NotFoundError, DeniedError, OSError) as error:
             raise InputError.at(pointer, f"{pinned.uri} is no longer there: {error}") from error
+
+
+def _check_room(folder: Path, size: int, uri: str) -> None:
+    """StageError where a copy would fill this machine's disk."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise StageError(
+            f"{uri} has {size} bytes, and the worker's disk has room for {free} (No space left on device): make room "
+            "under LAYERDRIFT_HOME, or give a smaller one"
+        )
 
 
 def _is_adapter(opened: _Opened) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
@@ -27,6 +27,10 @@ MISSING: Final = object()
 _CHATS = {"messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns"}
 _EXACT = 2**53
 """Floats up to here are whole numbers exactly."""
+
+MAX_ROWS = 5_000_000
+ROW_BYTES = 100
+"""What a row takes beside its texts."""
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|NaN|NAN")
@@ -183,6 +187,14 @@ def _settled(label: str) -> str | None:
     if whole is None:
         return label
     return "0" if not whole[1].strip("+-0") else whole[1]
+
+
+def within_limit(rows: Iterable[Row], where: str) -> Iterator[Row]:
+    """The rows; InputError where there are more than MAX_ROWS: each takes memory, however short it is."""
+    for number, row in enumerate(rows, start=1):
+        if number > MAX_ROWS:
+            raise InputError.at("/dataset/uri", f"{where} has more than {MAX_ROWS} rows; give a part of it")
+        yield row
 
 
 class RowReader:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
+import redis
 from pydantic import BaseModel
 
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore, Part
-from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, TooLargeError
+from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, RateError, TooLargeError
+from layerdrift.contract.plain import STORED
 from layerdrift.contract.upload import Upload, UploadRequest
 
 SCHEME = "upload://"
+MAX_WAITING = 200
+WAITING_SECONDS = 24 * 3600
 PART_BYTES = 8 << 20
 """What is sent to S3 at once; S3 takes no fewer than 5 MiB but for the last part."""
 
@@ -25,6 +31,34 @@ class _Stored(BaseModel):
 
     upload: Upload
     expected: UploadRequest
+
+
+class WaitingUploads:
+    """Uploads that were announced and whose bytes have not come: a tenant has MAX_WAITING of them at most."""
+
+    def __init__(self, client: redis.Redis, uploads: UploadStore) -> None:
+        self._redis = client
+        self._uploads = uploads
+
+    def admit(self, tenant: str) -> None:
+        """RateError where as many as a tenant may have are waiting; those of WAITING_SECONDS ago are forgotten."""
+        waiting = keys.waiting_uploads(tenant)
+        late: Any = self._redis.zrangebyscore(waiting, "-inf", time.time() - WAITING_SECONDS)
+        for upload_id in (one.decode() for one in late):
+            with suppress(NotFoundError):
+                if self._uploads.get(tenant, upload_id).status == "waiting":
+                    self._uploads.remove(tenant, upload_id)
+            self.forget(tenant, upload_id)
+        if int(self._redis.zcard(waiting)) >= MAX_WAITING:
+            raise RateError(f"{MAX_WAITING} uploads wait for their bytes; send them, or delete some", 60)
+
+    def put(self, tenant: str, upload_id: str) -> None:
+        """One that was announced."""
+        self._redis.zadd(keys.waiting_uploads(tenant), {upload_id: time.time()})
+
+    def forget(self, tenant: str, upload_id: str) -> None:
+        """Its bytes have come, or it was deleted."""
+        self._redis.zrem(keys.waiting_uploads(tenant), upload_id)
 
 
 class UploadStore:
@@ -96,7 +130,7 @@ class UploadStore:
 
     def _read(self, tenant: str, upload_id: str) -> _Stored:
         try:
-            return _Stored.model_validate_json(self._blobs.get(keys.upload_record(tenant, upload_id)))
+            return _Stored.model_validate_json(self._blobs.get(keys.upload_record(tenant, upload_id)), context=STORED)
         except NotFoundError as error:
             raise NotFoundError(f"there is no upload {upload_id}") from error
 

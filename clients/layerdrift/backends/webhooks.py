@@ -6,6 +6,7 @@ they may reach nothing but public addresses: the name is resolved once, looked a
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -13,6 +14,7 @@ import ipaddress
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,16 +28,23 @@ from layerdrift.backends import keys
 from layerdrift.backends.jobs import JobStore
 from layerdrift.backends.records import Delivery, JobRecord
 from layerdrift.backends.settings import Settings
-from layerdrift.contract.errors import InputError
+from layerdrift.contract.errors import InputError, LayerdriftError
 from layerdrift.contract.request import Webhook
 
 BACKOFF_SECONDS = (5, 30, 120, 600, 3600, 6 * 3600, 24 * 3600)
 """Before each try after the first; after the last one nobody tries again."""
 
 CLAIM_SECONDS = 60
-TIMEOUT_SECONDS = 10.0
+DEADLINE_SECONDS = 10.0
+"""From connecting to the answer's status line, however slowly a receiver says it."""
+
+SENDERS = 8
+"""Analyses that are told of at once: a slow receiver holds one of them."""
+
+_POLL_SECONDS = 0.2
 _POINTER = "/webhook/url"
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
+"""All that is given out; what lies elsewhere is local, or writes an IPv4 address as an IPv6 one."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +121,7 @@ def is_public(address: str) -> bool:
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
             return is_public(str(found.ipv4_mapped))
-        if found.sixtofour is not None or found.teredo is not None or found in _NAT64:
+        if found not in _GLOBAL_IPV6 or found.sixtofour is not None or found.teredo is not None:
             return False
     return found.is_global and not found.is_multicast
 
@@ -122,7 +131,12 @@ def _public_literal(host: str) -> bool:
     try:
         return is_public(host)
     except ValueError:
-        return "." in host and not host.endswith((".local", ".internal", ".localhost"))
+        pass
+    try:
+        return is_public(socket.inet_ntoa(socket.inet_aton(host)))  # 127.1, 0x7f000001, 017700000001
+    except OSError:
+        name = host.rstrip(".")
+        return "." in name and not name.endswith((".local", ".internal", ".localhost"))
 
 
 class WebhookQueue:
@@ -166,11 +180,28 @@ class WebhookSender:
         self._targets = targets
 
     def send_due(self, stopped: Callable[[], bool]) -> int:
-        """Sends until nothing is due; how many tries were made."""
-        tries = 0
-        while not stopped() and (analysis_id := self._queue.take()) is not None:
-            tries += self._send_all(analysis_id)
-        return tries
+        """Sends until nothing is due, to SENDERS receivers at once; how many tries were made."""
+        running: list[threading.Thread] = []
+        tries: list[int] = []
+        while not stopped():
+            running = [thread for thread in running if thread.is_alive()]
+            analysis_id = self._queue.take() if len(running) < SENDERS else None
+            if analysis_id is not None:
+                thread = threading.Thread(target=self._send_one, args=(analysis_id, tries), name="sender", daemon=True)
+                thread.start()
+                running.append(thread)
+            elif running:
+                running[0].join(_POLL_SECONDS)
+            else:
+                break
+        return sum(tries)
+
+    def _send_one(self, analysis_id: str, tries: list[int]) -> None:
+        """Sends what an analysis has to tell; where that cannot be written down, it is offered again later."""
+        try:
+            tries.append(self._send_all(analysis_id))
+        except (redis.RedisError, LayerdriftError) as error:
+            logger.warning("%s: what became of its webhooks could not be written down: %s", analysis_id, error)
 
     def _send_all(self, analysis_id: str) -> int:
         record = self._jobs.find(analysis_id)
@@ -191,6 +222,8 @@ class WebhookSender:
         """None where it was taken, else why not."""
         try:
             self._post(record, delivery.webhook)
+        except TimeoutError:
+            return f"no answer within {DEADLINE_SECONDS:g} s"
         except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
             logger.warning(
                 "%s: the webhook to %s failed: %s", record.id, urlsplit(delivery.webhook.url).hostname, error
@@ -215,12 +248,19 @@ class WebhookSender:
         literal = f"[{address}]" if ":" in address else address
         there = urlunsplit(parts._replace(netloc=literal + (f":{parts.port}" if parts.port else "")))
         extensions = {"sni_hostname": parts.hostname} if parts.scheme == "https" else {}
-        with (
-            httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client,
-            client.stream("POST", there, content=body, headers=headers, extensions=extensions) as answer,
-        ):
-            if not answer.is_success:
-                raise ValueError(f"it answered {answer.status_code}")
+        status = asyncio.run(_status(there, body, headers, extensions))
+        if not 200 <= status < 300:
+            raise ValueError(f"it answered {status}")
+
+
+async def _status(url: str, body: bytes, headers: dict[str, str], extensions: dict[str, Any]) -> int:
+    """What a POST is answered, by its status line alone; TimeoutError after DEADLINE_SECONDS."""
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as client,
+        client.stream("POST", url, content=body, headers=headers, extensions=extensions) as answer,
+    ):
+        return answer.status_code
 
 
 def _noted(record: JobRecord, outcomes: dict[str, str | None]) -> JobRecord:

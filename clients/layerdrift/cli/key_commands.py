@@ -23,19 +23,23 @@ def create(
         Scope.READ,
         Scope.SUBMIT,
     ],
-    requests_per_minute: Annotated[int, typer.Option("--requests-per-minute", min=1)] = 600,
-    open_jobs: Annotated[int, typer.Option("--open-jobs", min=1, help="Of the tenant, queued or running.")] = 100,
-    priority: Annotated[int, typer.Option("--priority", min=0, max=9, help="Of its jobs: 9 before 0.")] = 5,
+    requests_per_minute: Annotated[
+        int | None, typer.Option("--requests-per-minute", min=1, help="Default: 600, or your own limit.")
+    ] = None,
+    open_jobs: Annotated[
+        int | None,
+        typer.Option("--open-jobs", min=1, help="Of the tenant, queued or running. Default: 100, or your own limit."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option("--priority", min=0, max=9, help="Of its jobs: 9 before 0. Default: 5, or your own.")
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it; it is not told again."""
-    asked = KeyRequest(
-        name=name,
-        scopes=frozenset(scope),
-        requests_per_minute=requests_per_minute,
-        open_jobs=open_jobs,
-        priority=priority,
+    limits = {"requests_per_minute": requests_per_minute, "open_jobs": open_jobs, "priority": priority}
+    asked = KeyRequest.model_validate(
+        {"name": name, "scopes": scope} | {limit: value for limit, value in limits.items() if value is not None}
     )
     with Client(url) as client:
         made = client.create_key(asked)

@@ -11,6 +11,7 @@ import re
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -96,12 +97,12 @@ class Path:
             raise PathError(f"{self.text} is no single value; go on with one of {', '.join(inside)}")
         return any(kind in (int, float) for kind in at)
 
-    def matches(self, document: BaseModel) -> list[Match]:
-        """Every value that it leads to; none where a list has no such entries.
+    def matches(self, document: BaseModel, at_most: int | None = None) -> list[Match]:
+        """Every value that it leads to, or the first of them; none where a list has no such entries.
 
         A null on the way is a match without a value: a part of the report that was not computed.
         """
-        return list(_walk(document, self.steps, ""))
+        return list(islice(_walk(document, self.steps, ""), at_most))
 
 
 def _chosen(inside: str, text: str) -> int | slice | _Filter:

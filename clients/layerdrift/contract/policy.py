@@ -135,7 +135,9 @@ class Check(BaseModel):
     limit: str
     message: str = Field(description="the rule's")
     detail: str = Field(description="what was found, in words")
-    findings: list[Finding] = Field(default=[], description="those that do not hold")
+    findings: list[Finding] = Field(
+        default=[], description="those that do not hold, the first hundred; `detail` says how many there are"
+    )
 
     @property
     def said(self) -> str:

@@ -30,7 +30,7 @@ STAMP = datetime(2026, 1, 1, tzinfo=UTC)
 def read(path: Path, table: dict[str, Any] | pa.Table, columns: Columns = MAYBE) -> tuple[list[Row], RowReader]:
     pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path)
     reader = RowReader(columns, "x.parquet")
-    return list(parquet_rows(path, reader)), reader
+    return list(parquet_rows(path, reader, 2**30)), reader
 
 
 @pytest.fixture
@@ -123,14 +123,14 @@ def test_a_damaged_parquet_file_is_refused(path: Path) -> None:
     read(path, {"text": ["a"]})
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match="cannot be read as Parquet"):
-        list(parquet_rows(path, RowReader(MAYBE, "x.parquet")))
+        list(parquet_rows(path, RowReader(MAYBE, "x.parquet"), 2**30))
 
 
 def test_a_parquet_column_with_a_damaged_name_is_refused(path: Path) -> None:
     read(path, {"text": ["a"], "marker": ["b"]})
     path.write_bytes(path.read_bytes().replace(b"marker", b"mark\xffr"))
     with pytest.raises(InputError, match="cannot be read as Parquet"):
-        list(parquet_rows(path, RowReader(MAYBE, "x.parquet")))
+        list(parquet_rows(path, RowReader(MAYBE, "x.parquet"), 2**30))
 
 
 @pytest.mark.parametrize(

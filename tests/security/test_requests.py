@@ -1,0 +1,454 @@
+"""No request stops the service: bodies, configurations, data, policies, records and connections have bounds."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from deploy.embedded.ports import LOOPBACK, choose
+from deploy.embedded.stack import Stack
+from layerdrift import gate, policies
+from layerdrift.backends import checkpoint_configs, sources, uploads
+from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.jobs import PAGE_BYTES
+from layerdrift.backends.records import JobRecord
+from layerdrift.backends.table_rows import Columns, Row, RowReader, within_limit
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import InputError, LateError, RateError, StageError
+from layerdrift.contract.policy import Policy
+from layerdrift.contract.report import Report
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.upload import UploadRequest
+from service import connections, limits
+from service.concurrency import ConcurrencyLimit
+from service.limits import MAX_DEPTH, check_structure
+from tests.conftest import make_texts, save_model, tiny_bert
+from tests.integration.test_pipeline import WatchedSources, submitted
+from workers import pipeline
+from workers.stages.parquet_rows import parquet_rows
+
+MIB = 1 << 20
+POST = "/v1/analyses"
+
+
+def nested(levels: int) -> bytes:
+    return b'{"a":' * levels + b"1" + b"}" * levels
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        nested(1_300_000),
+        b"[" * 4_000_000,
+        b"[" + b",".join([b"[" * 20 + b"]" * 20] * 5_000) + b"]",
+        json.dumps({f"field{number}": 1 for number in range(400_000)}).encode(),
+        b"[" + b"1," * 3_900_000 + b"1]",
+        b'"' * 8_000_000,
+        b'\\"\\\\"' * 1_600_000,
+        b'{"seed": ' + b"9" * 7_000_000 + b"}",
+    ],
+    ids=["objects", "arrays", "many arrays", "fields", "numbers", "quotes", "escapes", "digits"],
+)
+def test_bodies_that_are_long_to_read_are_refused_before_they_are(stack: Stack, body: bytes) -> None:
+    with pytest.raises(InputError):
+        check_structure(body)
+    said = httpx.post(stack.url + POST, content=body, headers={"Content-Type": "application/json"}, timeout=30)
+    assert said.status_code == 422
+    assert len(said.content) < 4_000
+
+
+def test_what_stands_in_texts_is_no_structure() -> None:
+    check_structure(
+        json.dumps({"texts": ['a "quoted" \\ [{,:}] text ' * 1_000] * 100, "x": [1, 2, {"y": None}]}).encode()
+    )
+    check_structure(nested(MAX_DEPTH))
+    check_structure(b"[" * MAX_DEPTH + b'"\\"]"' + b"]" * MAX_DEPTH)
+    with pytest.raises(InputError, match="levels"):
+        check_structure(nested(MAX_DEPTH + 1))
+    for odd in (b"", b'"', b'"\\', b"\\", b"]]]]", b"\xff\xfe"):
+        check_structure(odd)
+
+
+def test_each_route_takes_no_more_than_it_needs(stack: Stack) -> None:
+    for path, size in (
+        ("/v1/keys", 65 << 10),
+        ("/v1/uploads", 65 << 10),
+        (POST, 8 * MIB + 1),
+        ("/v1/inspect", 3 * MIB),
+    ):
+        said = httpx.post(stack.url + path, content=b" " * size, headers={"Content-Type": "application/json"})
+        assert (path, said.status_code, said.json()["type"]) == (path, 413, "urn:layerdrift:too-large")
+
+
+def test_a_body_with_many_mistakes_is_answered_with_few(stack: Stack) -> None:
+    said = httpx.post(stack.url + POST, json={f"f{number}": 1 for number in range(5_000)})
+    assert said.status_code == 422
+    assert len(said.json()["errors"]) <= 100
+    assert len(said.content) < 10_000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_labels": 30_000_000},
+        {"num_hidden_layers": 900, "num_experts": 4_096},
+        {"vision_config": {"depth": 10**9}},
+        {"num_attention_heads": 10**7},
+        {"anything": 10**4_000},
+        {"deep": json.loads("[" * 40 + "]" * 40)},
+    ],
+    ids=["labels", "experts", "inside", "heads", "digits", "levels"],
+)
+def test_numbers_of_a_configuration_are_bounded_at_the_post(
+    stack: Stack, base_folder: Path, roots: Path, changes: dict[str, Any]
+) -> None:
+    folder = save_model(tiny_bert(1), roots / f"numbers-{uuid.uuid4().hex}")
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    asked = request(base_folder, folder)
+    said = httpx.post(stack.url + POST, json=asked, timeout=30)
+    assert said.status_code == 422, said.text
+    assert said.json()["errors"][0]["pointer"] == "/tuned/uri"
+
+
+def test_every_family_of_transformers_stays_within_the_bounds() -> None:
+    from transformers import CONFIG_MAPPING
+
+    refused = []
+    for kind, config in CONFIG_MAPPING.items():
+        try:
+            found = config().to_dict() | {"model_type": kind}
+        except Exception:
+            continue
+        try:
+            checkpoint_configs._check_numbers(found, "/base/uri", kind)
+        except InputError as error:
+            refused.append(error.detail)
+    assert refused == []
+
+
+def request(base: Path, tuned: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "base": {"uri": base.as_uri()},
+        "tuned": {"uri": tuned.as_uri()},
+        "dataset": {"inline": {"texts": make_texts(60)}},
+        "analysis": {"sae": None, "grafts": False},
+        **more,
+    }
+
+
+def test_a_job_that_is_stuck_is_cancelled_with_its_process(
+    deployment: Deployment, base_folder: Path, noised_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, go_on, stuck = threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(pipeline, "_end_process", ended.set)
+
+    def hang() -> None:
+        stuck.set()
+        go_on.wait(60)
+
+    hanging = deployment.__class__(
+        **{
+            **deployment.__dict__,
+            "settings": deployment.settings.model_copy(update={"cancel_seconds": 1}),
+            "sources": WatchedSources(deployment, hang),
+        }
+    )
+    job = submitted(deployment, AnalysisRequest.model_validate(request(base_folder, noised_folder)))
+    thread = threading.Thread(target=pipeline.run_job, args=(hanging, job.id))
+    thread.start()
+    try:
+        assert stuck.wait(60)
+        deployment.jobs.cancel(job.id)
+        assert ended.wait(20)
+        assert deployment.jobs.get(job.id).status is Status.CANCELLED
+        assert not deployment.jobs.leased(job.id)
+    finally:
+        go_on.set()
+        thread.join()
+    assert deployment.jobs.get(job.id).status is Status.CANCELLED
+
+
+def shared(value: str, rows: int) -> pa.Array:
+    """A column whose rows all have one value, which stands in the file once."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value]))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"text": shared("x" * MIB, 5_700)}),
+        pa.table({"text": ["a"] * 5_000, "label": shared("x" * MIB, 5_000)}),
+        pa.table({"text": pa.nulls(5_000_001, pa.string())}),
+        pa.table({"text": ["x" * MIB] * 20}),
+    ],
+    ids=["texts", "labels", "nulls", "compressed"],
+)
+def test_a_small_parquet_file_does_not_become_a_large_one(tmp_path: Path, table: pa.Table) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < MIB
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InputError, match="expands to more than"):
+        list(parquet_rows(path, RowReader(Columns("text", None, False), "x"), 16 * MIB))
+    assert pa.total_allocated_bytes() - before < 64 * MIB
+
+
+def test_rows_are_counted_whatever_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layerdrift.backends.table_rows.MAX_ROWS", 3)
+    assert len(list(within_limit([Row("a", None)] * 3, "x"))) == 3
+    with pytest.raises(InputError, match="more than 3 rows"):
+        list(within_limit([Row("a", None)] * 4, "x"))
+
+
+def test_a_zip_that_expands_without_measure_is_refused(
+    deployment: Deployment, base_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.write(base_folder / "config.json", "config.json")
+        file.writestr("model.safetensors", bytes(200 * MIB))
+    upload = deployment.uploads.announce("default", UploadRequest(filename="bomb.zip"))
+    receiver = deployment.uploads.receive("default", upload.id)
+    receiver.take(path.read_bytes())
+    receiver.finish()
+    asked = {**request(base_folder, base_folder), "tuned": {"uri": upload.uri}}
+    with pytest.raises(InputError, match=r"times those of the zip"):
+        deployment.sources.pin(AnalysisRequest.model_validate(asked))
+
+
+def test_a_copy_that_would_fill_the_disk_is_not_begun(tmp_path: Path) -> None:
+    sources._check_room(tmp_path, 1, "x")
+    with pytest.raises(StageError, match="No space left on device"):
+        sources._check_room(tmp_path, 10**18, "x")
+
+
+BOMB = "a: &a [x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [*{a},*{a},*{a},*{a}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
+)
+RULE = "rules:\n  - id: a\n    message: m\n    path: layers[*].drift\n    max: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (BOMB, 2, "aliases"),
+        ("[" * 200_000, 1, "levels"),
+        ("- " * 100_000, 1, "levels"),
+        ("? [a]\n: 1\n", 1, "a name must be a word"),
+        (RULE.format("9" * 5_000), 5, "5000 characters without quotes"),
+        (RULE.format('"' + "9" * 5_000 + '"'), 5, "valid number"),
+        ("rules: []\nx: !!python/object:os.system y\n", 2, "constructor"),
+        ("a: 1\n" * 90_000, 1, "policies have up to"),
+        ("a: 2001-13-45\n", 1, "month"),
+        ("".join(f"f{number}: 1\n" for number in range(4_000)), 1, "missing"),
+    ],
+    ids=["aliases", "arrays", "lists", "list key", "digits", "quoted digits", "object", "length", "date", "fields"],
+)
+def test_a_policy_that_is_none_is_an_error_with_its_line(text: str, line: int, message: str) -> None:
+    with pytest.raises(policies.PolicyError, match=message) as raised:
+        policies.load(text, "p.yaml")
+    assert raised.value.errors[0].detail.startswith(f"p.yaml:{line}:") or f"p.yaml:{line}:" in raised.value.detail
+    assert len(raised.value.errors) <= 100
+
+
+def test_a_policy_over_every_token_is_bounded(pair_report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rule(number: int, path: str) -> dict[str, Any]:
+        return {"id": f"r{number}", "message": "m", "path": path, "max": -1}
+
+    every = "tokens.texts[*].drift[*][*]"
+    verdict = gate.judge(Policy.model_validate({"rules": [rule(0, every)]}), pair_report)
+    (check,) = verdict.checks
+    assert len(check.findings) == 100 < check.matched
+    assert f"{check.matched} of {check.matched} not" in check.detail
+    monkeypatch.setattr(gate, "MAX_MATCHES_IN_ALL", 2 * check.matched)
+    with pytest.raises(InputError, match="rules match more than") as raised:
+        gate.judge(Policy.model_validate({"rules": [rule(number, every) for number in range(200)]}), pair_report)
+    assert len(raised.value.errors) <= 101
+    monkeypatch.setattr(gate, "MAX_MATCHES", 50)
+    with pytest.raises(InputError, match="matches more than 50 numbers"):
+        gate.judge(Policy.model_validate({"rules": [rule(0, every)]}), pair_report)
+
+
+@pytest.fixture(scope="module")
+def pair_report(stack: Stack, base_folder: Path, noised_folder: Path) -> Report:
+    from layerdrift.sdk import Client
+
+    with Client(stack.url) as client:
+        asked = request(base_folder, noised_folder)
+        asked["analysis"]["texts"] = make_texts(8, length=40)
+        analysis = client.submit(AnalysisRequest.model_validate(asked))
+        return client.wait(analysis.id, timeout=120)
+
+
+def test_a_page_of_long_records_ends_early_and_goes_on(deployment: Deployment, base_folder: Path) -> None:
+    long = request(base_folder, base_folder)
+    long["analysis"]["texts"] = ["x" * 9_000] * 100
+    made = {submitted(deployment, AnalysisRequest.model_validate(long | {"seed": seed})).id for seed in range(12)}
+    seen: list[JobRecord] = []
+    cursor: str | None = None
+    pages = 0
+    while pages == 0 or cursor:
+        page, cursor = deployment.jobs.page("default", 100, cursor)
+        assert sum(len(one.model_dump_json()) for one in page) < 2 * PAGE_BYTES
+        seen, pages = seen + page, pages + 1
+    assert pages > 1
+    assert made == {one.id for one in seen}
+    assert len(seen) == len(made)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tags": {"k": "x" * 501}},
+        {"tags": {"k" * 101: "x"}},
+        {"tags": {"": "x"}},
+        {"tags": {str(number): "x" for number in range(51)}},
+        {"name": "x" * 201},
+        {"dataset": {"uri": "file:///x.csv", "text_column": "x" * 501}},
+    ],
+)
+def test_strings_of_records_have_lengths(stack: Stack, base_folder: Path, changes: dict[str, Any]) -> None:
+    said = httpx.post(stack.url + POST, json=request(base_folder, base_folder) | changes)
+    assert said.status_code == 422
+
+
+def test_long_requests_are_counted_for_each_tenant_and_given_back() -> None:
+    limit = ConcurrencyLimit("streams", of_tenant=2, in_all=3)
+    with limit.held("a"), limit.held("a"):
+        with pytest.raises(RateError, match="2 streams of this tenant"), limit.held("a"):
+            pass
+        with limit.held("b"), pytest.raises(RateError, match="3 streams are open at this server"), limit.held("c"):
+            pass
+    with limit.held("a"), limit.held("c"):
+        pass
+
+
+def test_streams_of_events_are_bounded_for_each_client(stack: Stack, base_folder: Path) -> None:
+    deployment = Deployment.connect(stack.settings)
+    asked = AnalysisRequest.model_validate(request(base_folder, base_folder, seed=9))
+    job = JobRecord(
+        id="an_" + "b" * 26, created_at=datetime.now(UTC), request=asked, pins=deployment.sources.pin(asked)
+    )
+    deployment.jobs.submit(job)  # nobody is told of it yet
+    path = f"{POST}/{job.id}/events"
+    opened: list[httpx.Response] = []
+    limit = httpx.Limits(max_connections=200)
+    with httpx.Client(base_url=stack.url, limits=limit, timeout=30) as http:
+        try:
+            for _ in range(70):
+                opened.append(http.send(http.build_request("GET", path), stream=True))
+                if opened[-1].status_code != 200:
+                    break
+            assert [one.status_code for one in opened] == [200] * 64 + [429]
+            assert opened[-1].headers["Retry-After"] == "5"
+            assert int(deployment.jobs._redis.info("clients")["connected_clients"]) < 150
+        finally:
+            for one in opened:
+                one.close()
+        deadline = time.monotonic() + 30
+        while http.send(http.build_request("GET", path), stream=True).status_code == 429:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    deployment.jobs.cancel(job.id)
+
+
+def test_uploads_that_never_come_are_bounded_and_forgotten(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_WAITING", 3)
+    waiting = deployment.waiting_uploads
+    made = []
+    for _ in range(3):
+        waiting.admit("t")
+        made.append(deployment.uploads.announce("t", UploadRequest(filename="x.csv")))
+        waiting.put("t", made[-1].id)
+    with pytest.raises(RateError, match="3 uploads wait"):
+        waiting.admit("t")
+    waiting.admit("other")
+    receiver = deployment.uploads.receive("t", made[0].id)
+    receiver.take(b"text\na\n")
+    receiver.finish()
+    waiting.forget("t", made[0].id)
+    waiting.admit("t")
+    monkeypatch.setattr(uploads, "WAITING_SECONDS", -1)
+    waiting.admit("t")
+    assert deployment.uploads.get("t", made[0].id).status == "complete"
+    with pytest.raises(Exception, match="there is no upload"):
+        deployment.uploads.get("t", made[1].id)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A server with the product's protocol and body limits, which waits a second; its port."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "BODY_SECONDS", 1.0)
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    port = choose({"x": 0})["x"]
+    app = limits.BodyLimitMiddleware(answered)
+    config = uvicorn.Config(app, port=port, http=connections.BoundedProtocol, lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield port
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b"408"),
+        (b"GET / HT", b"408"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"408"),
+        (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 70_000, b"431"),
+        (b"GET /" + b"a" * 70_000, b"431"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc", b"408"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT", b"200"),
+    ],
+    ids=["nothing", "line", "headers", "long header", "long path", "body", "second"],
+)
+def test_a_request_that_does_not_come_is_not_waited_for(impatient: int, sent: bytes, status: bytes) -> None:
+    with socket.create_connection((LOOPBACK, impatient), timeout=10) as there:
+        there.sendall(sent)
+        said = b""
+        while chunk := there.recv(65_536):  # until the server hangs up
+            said += chunk
+    assert said.split(b" ")[1] == status
+    if sent.count(b"HTTP/1.1") == 1 and sent.endswith(b"GET / HT"):
+        assert b" 408 " in said
+
+
+def test_requests_that_come_are_answered_one_after_another(impatient: int) -> None:
+    with httpx.Client(base_url=f"http://{LOOPBACK}:{impatient}") as http:
+        assert [http.get("/").status_code for _ in range(5)] == [200] * 5
+        time.sleep(1.5)
+        assert http.post("/", content=b"x" * 60_000).status_code == 200
+
+
+def test_a_late_body_is_a_problem() -> None:
+    assert LateError("x").problem().status == 408
