@@ -142,6 +142,18 @@ def test_every_family_of_transformers_stays_within_the_bounds() -> None:
     assert refused == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"r": 10**9}, {"rank_pattern": {"query": 10**9}}, {"layer_replication": [[0, 3]] * 10_000}, {"r": 10**4_000}],
+    ids=["rank", "pattern", "copies", "digits"],
+)
+def test_numbers_of_an_adapter_are_bounded(changes: dict[str, Any]) -> None:
+    whole = {"peft_type": "LORA", "r": 8, "target_modules": ["query"], "layer_replication": None}
+    checkpoint_configs.check_adapter_config(whole, "/tuned/uri", "x")
+    with pytest.raises(InputError, match="up to 16384 are read"):
+        checkpoint_configs.check_adapter_config(whole | changes, "/tuned/uri", "x")
+
+
 def request(base: Path, tuned: Path, **more: Any) -> dict[str, Any]:
     return {
         "base": {"uri": base.as_uri()},

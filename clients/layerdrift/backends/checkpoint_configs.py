@@ -20,6 +20,13 @@ MAX_EXPERTS = 600_000
 """Of all blocks together."""
 
 MAX_NUMBER = 2**40
+MAX_RANK = 16_384
+_SIDES = (
+    *("r", "init_r", "target_r", "mini_r", "hybrid_r", "gralora_k", "subspace_rank", "num_subspaces", "u", "depth"),
+    *("block_size", "boft_block_num", "boft_block_size", "oft_block_size", "num_vectors", "vector_length"),
+)
+"""Numbers of adapter configurations that PEFT makes matrices by before it looks at the adapter's weights."""
+
 _MAX_DEPTH = 12
 _COUNT = re.compile(r"(num|n|nb)_\w+|depths?|\w*(layers?|blocks?|heads?|groups?|experts?|labels?|stages?|branches)")
 _NO_COUNT = re.compile(r"\w*(position|ctx|token|param|sample|step|length|window|vocab|embd|embed|size|dim|id)\w*")
@@ -142,8 +149,9 @@ def check_adapter_config(config: dict[str, Any], pointer: str, uri: str) -> None
     """Refuses an adapter that cannot be merged into the weights of its base model.
 
     Raises:
-        InputError: it names no method, or one that changes no weights.
+        InputError: it names no method, or one that changes no weights, or a rank that no adapter has.
     """
+    _check_ranks(config, pointer, uri)
     method = config.get("peft_type")
     if not isinstance(method, str):
         raise InputError.at(pointer, f"adapter_config.json of {uri} names no peft_type")
@@ -160,6 +168,27 @@ def check_adapter_config(config: dict[str, Any], pointer: str, uri: str) -> None
             f"the adapter {uri} is of type {method}, which is not read; read are {', '.join(MERGED_ADAPTERS)}. Merge "
             "it into its base model with merge_and_unload() and give the whole checkpoint",
         )
+
+
+def _check_ranks(config: dict[str, Any], pointer: str, uri: str) -> None:
+    """InputError for sides of matrices, and for copies of layers, that no adapter has."""
+    patterns = config.get("rank_pattern")
+    sides = [(name, config.get(name)) for name in _SIDES] + [*(patterns if isinstance(patterns, dict) else {}).items()]
+    copies = config.get("layer_replication") or []
+    sides.append(("layer_replication", sum(_copied(one) for one in copies) if isinstance(copies, list) else None))
+    for name, value in sides:
+        if type(value) is int and value > MAX_RANK:
+            shown = value if value < 10**20 else "a number of more than 20 digits"
+            raise InputError.at(
+                pointer, f"adapter_config.json of {uri} gives {shown} as {name}; up to {MAX_RANK} are read"
+            )
+
+
+def _copied(part: object) -> int:
+    """Layers that a range of `layer_replication` names."""
+    if isinstance(part, list | tuple) and len(part) == 2 and all(type(end) is int for end in part):
+        return max(0, part[1] - part[0])
+    return 0
 
 
 def _check_quantisation(config: dict[str, Any], pointer: str, uri: str) -> None:
