@@ -150,3 +150,13 @@ def deployment(settings: Settings, valkey: redis.Redis) -> Deployment:
     made = Deployment.connect(settings)
     made.blobs.ensure_bucket()
     return made
+
+
+@pytest.fixture
+def store(deployment: Deployment) -> Iterator[Deployment]:
+    """A deployment without API keys, before and after."""
+    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
+        deployment.blobs.delete_all(prefix)
+    yield deployment
+    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
+        deployment.blobs.delete_all(prefix)

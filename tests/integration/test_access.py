@@ -31,16 +31,6 @@ def key(**changes: object) -> ApiKey:
     return ApiKey.model_validate(given | changes)
 
 
-@pytest.fixture
-def store(deployment: Deployment) -> Iterator[Deployment]:
-    """Without keys before and after."""
-    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
-        deployment.blobs.delete_all(prefix)
-    yield deployment
-    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
-        deployment.blobs.delete_all(prefix)
-
-
 def test_only_a_hash_of_a_key_is_kept(store: Deployment, valkey: redis.Redis) -> None:
     assert store.keys.find(None) == ANYBODY
     secret = store.keys.create(key(name="ci"))

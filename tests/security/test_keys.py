@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -24,16 +23,6 @@ from layerdrift.contract.key import ApiKey, KeyRequest, Scope
 from service.keys import main as keys_command
 from tests.integration.test_access import environment
 from tests.security.conftest import ADMIN
-
-
-@pytest.fixture
-def store(deployment: Deployment) -> Iterator[Deployment]:
-    """Without keys before and after."""
-    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
-        deployment.blobs.delete_all(prefix)
-    yield deployment
-    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
-        deployment.blobs.delete_all(prefix)
 
 
 def bound_to(store: Deployment, host: str) -> Deployment:
