@@ -41,6 +41,7 @@ class Health(BaseModel):
 
     status: str = "ok"
     version: str = __version__
+    instance: str = Field(default="", description="what LAYERDRIFT_INSTANCE calls this server, where it is set")
 
 
 class Readiness(BaseModel):
@@ -235,9 +236,9 @@ def _quality(accept: str, media_type: str) -> float:
 
 
 @router.get("/health", tags=["service"])
-def health() -> Health:
+def health(backends: Backends) -> Health:
     """200 as long as the process answers."""
-    return Health()
+    return Health(instance=backends.settings.instance)
 
 
 @router.get("/ready", tags=["service"], responses={503: {"model": Readiness}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import secrets
 import shutil
 import signal
 import sys
@@ -65,6 +66,7 @@ class Stack:
         self._lock: IO[str] | None = None
         self.settings = _settings({})
         self.url = ""
+        self._instance = secrets.token_hex(8)
         self._sockets = tempfile.TemporaryDirectory(prefix="layerdrift-")
 
     def __enter__(self) -> Self:
@@ -206,9 +208,9 @@ class Stack:
         return Program(
             "api",
             [sys.executable, "-m", "service.main"],
-            env | self._counting("api"),
+            env | self._counting("api") | {"LAYERDRIFT_INSTANCE": self._instance},
             self._log("api"),
-            lambda: self._answers("/health"),
+            self._api_answers,
         )
 
     def _worker(self, env: dict[str, str]) -> Program:
@@ -248,6 +250,14 @@ class Stack:
             store.put("ready", b"ready", "text/plain")
             return store.get("ready") == b"ready"
         except LayerdriftError:
+            return False
+
+    def _api_answers(self) -> bool:
+        """Whether our own API answers: another stack's may have been quicker to take the port."""
+        try:
+            answer = httpx.get(f"{self.url}/health", timeout=5)
+            return answer.status_code == 200 and answer.json().get("instance") == self._instance
+        except (httpx.TransportError, ValueError):
             return False
 
     def _answers(self, path: str) -> bool:

@@ -125,3 +125,11 @@ def test_credentials_are_made_once_and_an_older_home_is_closed(tmp_path: Path) -
     assert Credentials.of_home(other).redis_password != first.redis_password
     modes = {stat.S_IMODE(os.stat(path).st_mode) for path in other.rglob("*") if path.is_file()}
     assert modes == {0o600}
+
+
+def test_another_api_on_the_port_is_not_taken_for_ones_own(stack: Stack) -> None:
+    assert stack._api_answers()
+    other = Stack({"LAYERDRIFT_HOME": str(stack.home / "other")})
+    other.url = stack.url
+    assert not other._api_answers()
+    other.close()

@@ -187,7 +187,7 @@ def _check_ranks(config: dict[str, Any], pointer: str, uri: str) -> None:
 def _copied(part: object) -> int:
     """Layers that a range of `layer_replication` names."""
     if isinstance(part, list | tuple) and len(part) == 2 and all(type(end) is int for end in part):
-        return max(0, part[1] - part[0])
+        return max(0, int(part[1]) - int(part[0]))
     return 0
 
 

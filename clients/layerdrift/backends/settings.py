@@ -25,6 +25,9 @@ class Settings(BaseSettings):
         "binds there, else any",
     )
     port: int = Field(default=8000, ge=1024, le=65535, description="port of the API")
+    instance: str = Field(
+        default="", max_length=100, description="told by GET /health, so that whoever started the API knows it again"
+    )
     home: Path = Field(default=Path("var"), description="folder for data of the embedded stack and for scratch")
     model_roots: Annotated[list[Path], NoDecode] = Field(
         default=[],
