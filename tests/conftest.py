@@ -112,7 +112,8 @@ def start_stack(roots: Path) -> Callable[..., Stack]:
 @pytest.fixture(scope="session")
 def stack(start_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Valkey, SeaweedFS, the API and a worker, for the whole session."""
-    with start_stack(tmp_path_factory.mktemp("home")) as running:
+    home = tmp_path_factory.mktemp("home")
+    with start_stack(home, LAYERDRIFT_READABLE_BUCKETS="sources,no-such-bucket") as running:
         yield running
 
 

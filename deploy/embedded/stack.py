@@ -67,7 +67,7 @@ class Stack:
         self.settings = _settings({})
         self.url = ""
         self._instance = secrets.token_hex(8)
-        self._sockets = tempfile.TemporaryDirectory(prefix="layerdrift-")
+        self._sockets: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,7 +88,9 @@ class Stack:
     def close(self) -> None:
         """Stops everything that was started."""
         self._supervisor.stop()
-        self._sockets.cleanup()
+        if self._sockets is not None:
+            self._sockets.cleanup()
+            self._sockets = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -186,8 +188,9 @@ class Stack:
             "master.volumeSizeLimitMB": "1024",
             "volume.max": "1000",  # each bucket has volumes of its own
         }
+        self._sockets = tempfile.TemporaryDirectory(prefix="layerdrift-")  # a home's path may be too long
         for name in ("s3", "filer"):
-            options[f"{name}.localSocket"] = str(Path(self._sockets.name) / name)  # a home's path may be too long
+            options[f"{name}.localSocket"] = str(Path(self._sockets.name) / name)
         for name in ("s3", "master", "volume", "filer"):
             options[f"{name}.port"] = str(ports[name])
             options[f"{name}.port.grpc"] = str(ports[f"{name}-grpc"])

@@ -132,4 +132,3 @@ def test_another_api_on_the_port_is_not_taken_for_ones_own(stack: Stack) -> None
     other = Stack({"LAYERDRIFT_HOME": str(stack.home / "other")})
     other.url = stack.url
     assert not other._api_answers()
-    other.close()
