@@ -21,48 +21,72 @@ _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Lengt
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a deadline and a size for the head of every request."""
+    """uvicorn's protocol, with a deadline and a size for the head of every request.
+
+    The same size is that of anything else beside a body: trailers, and extensions of chunks. A body that goes on after
+    its answer has a deadline too.
+    """
 
     _timer: TimerHandle | None = None
-    _head_bytes = 0
+    _in_head = False
+    _beside_body = 0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._begin_head()
+        self._begin_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
+        self._end_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._timer is not None:
-            self._head_bytes += len(data)
-            end = data.find(b"\r\n\r\n")
-            if self._head_bytes > MAX_HEAD_BYTES and (end < 0 or end > MAX_HEAD_BYTES):
-                self._refuse(_TOO_LARGE)
-                return
+        self._beside_body += len(data)  # until the parser says that they are a body
         super().data_received(data)
+        if self._beside_body > MAX_HEAD_BYTES:
+            self._refuse(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        self._begin_head()
+        self._in_head = True
+        self._begin_timer()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is no header
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._end_head()
+        self._in_head = False
+        self._beside_body = 0
+        self._end_timer()
         super().on_headers_complete()
 
-    def _begin_head(self) -> None:
+    def on_body(self, body: bytes) -> None:
+        self._beside_body = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._beside_body = 0
+        self._end_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        unread = self.cycle is not None and self.cycle.more_body
+        super().on_response_complete()
+        if unread and not self.transport.is_closing():
+            self._begin_timer()
+
+    def _begin_timer(self) -> None:
         if self._timer is None:
             self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, _TOO_LATE)
 
-    def _end_head(self) -> None:
-        self._head_bytes = 0
+    def _end_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _refuse(self, answer: bytes) -> None:
-        self._end_head()
+        self._end_timer()
         if not self.transport.is_closing():
-            self.transport.write(answer)
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(answer)
             self.transport.close()

@@ -29,7 +29,7 @@ KEEP_ALIVE_SECONDS = 10.0
 STREAMS = ConcurrencyLimit("streams of events", of_tenant=64, in_all=256)
 """Each holds a connection to Redis."""
 
-_EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
+_EVENT_ID = re.compile(r"\d{1,18}-\d{1,18}")
 
 router = APIRouter(tags=["analyses"])
 

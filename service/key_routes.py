@@ -32,4 +32,4 @@ def list_keys(backends: Backends, key: Admin) -> list[ApiKey]:
 @router.delete("/v1/keys/{key_id}", status_code=204, responses=documented(401, 403, 404, 409, 422, 429, 503))
 def revoke_key(backends: Backends, key: Admin, key_id: KeyId) -> None:
     """Makes a key useless. Once the last one is gone, the service asks for none again: on loopback alone, else 409."""
-    backends.keys.revoke(key_id, key.tenant)
+    backends.keys.revoke(key_id, key)

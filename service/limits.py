@@ -35,11 +35,14 @@ UPLOAD_IDLE_SECONDS = 60.0
 """Until the next bytes of an upload come."""
 
 _BESIDE_LOOP_BYTES = 64 << 10
+_NOT_UTF8 = (b"\xff\xfe", b"\xfe\xff")
 _BRACKET = re.compile(rb"[][{}]")
 
 
 def check_structure(body: bytes) -> None:
     """InputError where a body has too many values or levels to be read; in time that is linear in its length."""
+    if body.startswith(_NOT_UTF8) or b"\0" in body[:4]:  # UTF-16 and UTF-32, which json would read
+        raise InputError("the body is not JSON in UTF-8")
     size = depth = end = 0
     for start, after in _strings(body):
         size += start - end + 2

@@ -6,7 +6,7 @@ has that page in Origin. Neither needs a key to reach a service on loopback.
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,6 +18,7 @@ from service.problems import ProblemResponse
 _ONCE = (b"host", b"origin", b"authorization")
 """Headers that decide who asks: two of one kind could be read as either."""
 
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _PROBES = ("/health", "/ready")
 """What an orchestrator asks by the address of a machine."""
@@ -64,14 +65,11 @@ class TrustedHostsMiddleware:
 
     def _ours(self, origin: str, host: str) -> bool:
         """Whether an Origin is where this request went, or has a name that the settings give the service."""
-        try:
-            parts = urlsplit(origin)
-            usual = {"http": 80, "https": 443}[parts.scheme]
-            there = (parts.hostname, parts.port or usual)
-            here = urlsplit(f"{parts.scheme}://{host}")
-            return there == (here.hostname, here.port or usual) or parts.hostname in self._named
-        except (KeyError, ValueError):
+        scheme, separator, there = origin.lower().partition("://")
+        usual = {"http": ":80", "https": ":443"}.get(scheme)
+        if not separator or usual is None or not _HOST.fullmatch(there):
             return False
+        return there.removesuffix(usual) == host.lower().removesuffix(usual) or _name(there) in self._named
 
 
 def _hosts(settings: Settings) -> frozenset[str] | None:
@@ -85,10 +83,8 @@ def _hosts(settings: Settings) -> frozenset[str] | None:
 
 def _name(host: str) -> str:
     """The name or address in a Host header; empty where it is none."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(host.lower())
+    return found["name"].strip("[]") if found else ""
 
 
 def _said(status: int, title: str, detail: str) -> Problem:

@@ -19,6 +19,7 @@ MAX_MATCHES = 20_000
 """Numbers that one path of a rule may match."""
 
 MAX_MATCHES_IN_ALL = 100_000
+_MAX_PROBLEMS = 20
 MAX_FINDINGS = 100
 """Numbers of one check that a verdict lists."""
 
@@ -54,7 +55,7 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
                 )
         except InputError as error:
             problems.append(error)
-        if len(problems) > MAX_FINDINGS:
+        if len(problems) >= _MAX_PROBLEMS:
             break
     if problems:
         raise InputError("; ".join(error.detail for error in problems), [one for e in problems for one in e.errors])

@@ -94,7 +94,7 @@ def test_the_first_key_can_make_others_and_the_last_one_only_goes_on_loopback(
     with start_stack(tmp_path) as stack, Client(stack.url) as anybody:
         with pytest.raises(InputError, match="the first key needs the scope admin"):
             anybody.create_key(KeyRequest())
-        made = anybody.create_key(KeyRequest(scopes=frozenset({Scope.ADMIN})))
+        made = anybody.create_key(KeyRequest(scopes=frozenset({Scope.ADMIN, Scope.OPERATOR})))
         with pytest.raises(UnauthorizedError):
             anybody.list()
         with Client(stack.url, api_key=made.secret) as root:

@@ -112,6 +112,18 @@ def test_of_two_first_keys_at_once_one_is_made(store: Deployment) -> None:
         store.keys.create(new_key(scopes=["read"]), maker=ANYBODY)
 
 
+def test_an_admin_revokes_no_operator_and_opens_nothing(store: Deployment) -> None:
+    admin, operator = new_key(scopes=["admin"]), new_key(scopes=["admin", "operator"])
+    for one in (admin, operator):
+        store.keys.create(one)
+    with pytest.raises(ForbiddenError, match="only the scope operator"):
+        store.keys.revoke(operator.id, admin)
+    store.keys.revoke(operator.id)
+    with pytest.raises(ForbiddenError, match="only the scope operator"):
+        store.keys.revoke(admin.id, admin)
+    store.keys.revoke(admin.id, operator)
+
+
 def maker(**changes: object) -> ApiKey:
     fields = {"id": "key_00000001", "scopes": ["admin"], "created_at": datetime.now(UTC), "requests_per_minute": 50}
     return ApiKey.model_validate(fields | {"open_jobs": 5, "priority": 3} | changes)

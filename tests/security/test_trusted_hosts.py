@@ -15,7 +15,21 @@ from tests.security.conftest import ADMIN
 BODY = {"filename": "a.csv"}
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::2]", "", "a b"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "[::2]",
+        "",
+        "a b",
+        "evil@127.0.0.1",
+        "127.0.0.1/evil",
+        "127.0.0.1?evil",
+        "localhost:80:90",
+    ],
+)
 def test_a_foreign_name_that_leads_here_is_not_answered(stack: Stack, host: str) -> None:
     for method, path in (("GET", "/v1/analyses"), ("GET", "/"), ("POST", "/v1/uploads"), ("GET", "/openapi.json")):
         said = httpx.request(method, stack.url + path, headers={"Host": host}, json=BODY if method == "POST" else None)

@@ -126,7 +126,12 @@ def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_le
     firsts = [text if isinstance(text, str) else text[0] for text in texts]
     seconds = [text[1] for text in texts if not isinstance(text, str)]
     cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
-    return dict(tokenizer(firsts, seconds or None, return_special_tokens_mask=True, verbose=False, **cut))
+    try:
+        return dict(tokenizer(firsts, seconds or None, return_special_tokens_mask=True, verbose=False, **cut))
+    except BaseException as error:  # a panic of the tokenizers' library is no Exception, and would end the process
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InputError.at("/base/uri", f"the tokenizer gives up on one of the texts: {error}") from None
 
 
 def _added_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:

@@ -23,6 +23,7 @@ TOLERATED_SHARE = 0.05
 SHOWN_TOKENS, SHOWN_IDS = 10, 8
 ASKED_AT_ONCE = 1024
 TOKENIZER = "tokenizer.json"
+MAX_EXPANSION = 64
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def load_tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
         "the tokenizer",
         lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
     )
+    _check_expansion(folder, pointer)
     filed = loaded(folder, pointer, TOKENIZER, lambda: _as_its_file_says(folder, tokenizer))
     filed.padding_side = "right"
     return filed
@@ -92,6 +94,23 @@ _OVERRIDES = (
     ("pre_tokenizer", "ByteLevel", {"add_prefix_space": "add_prefix_space"}),
 )
 """Parts of tokenizer.json, the type of a step in them, and its fields by the names that tokenizer_config.json uses."""
+
+
+def _check_expansion(folder: Path, pointer: str) -> None:
+    """InputError where the normaliser of tokenizer.json makes much longer texts of what it reads."""
+    path = folder / TOKENIZER
+    if not path.is_file():
+        return
+    times = 1.0
+    for step in _steps(json.loads(path.read_text(encoding="utf-8")).get("normalizer")):
+        pattern = step.get("pattern")
+        found = pattern.get("String") if isinstance(pattern, dict) else None
+        times *= max(1.0, len(str(step.get("content") or "")) / max(1, len(found or "")))
+    if times > MAX_EXPANSION:
+        raise InputError.at(
+            pointer,
+            f"the normaliser of {TOKENIZER} makes texts up to {times:.3g} times longer; {MAX_EXPANSION} are read",
+        )
 
 
 def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:

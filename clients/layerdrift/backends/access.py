@@ -122,22 +122,30 @@ class KeyStore:
             self._load()
         return secret
 
-    def revoke(self, key_id: str, tenant: str | None = None) -> None:
+    def revoke(self, key_id: str, maker: ApiKey | None = None) -> None:
         """Makes a key useless at once. Once the last one is gone, none is asked for again: on loopback alone.
 
         Args:
-            tenant: whose it must be; None: anybody's.
+            maker: who asks for it over HTTP, for a key of its own tenant; None: the operator, on the machine.
 
         Raises:
             NotFoundError: there is none of this id.
+            ForbiddenError: it is an operator's, or the last one, and who asks is no operator.
             ConflictError: it is the last one, and others can reach the service.
         """
+        operator = maker is None or Scope.OPERATOR in maker.scopes
         with self._changing():
             stored = self._stored()
-            found = [digest for digest, key in stored.items() if key.id == key_id and tenant in (None, key.tenant)]
+            found = [
+                digest
+                for digest, key in stored.items()
+                if key.id == key_id and (maker is None or maker.tenant == key.tenant)
+            ]
             if not found:
                 raise NotFoundError(f"there is no key {key_id}")
             last = len(found) == len(stored)
+            if not operator and (last or any(Scope.OPERATOR in stored[digest].scopes for digest in found)):
+                raise ForbiddenError("only the scope operator revokes an operator's key, or the last one")
             if last and not is_loopback(self._host):
                 raise ConflictError("this is the last key, and others can reach the service: make another one first")
             for digest in found:

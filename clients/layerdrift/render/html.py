@@ -17,6 +17,7 @@ from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Report
 from layerdrift.gate import judge
 from layerdrift.render import charts, sae_charts, words
+from layerdrift.render.escaping import lines
 
 
 def render(report: Report) -> str:
@@ -103,6 +104,7 @@ def _environment() -> Environment:
     return Environment(
         loader=PackageLoader("layerdrift.render"),
         autoescape=select_autoescape(default=True),
+        finalize=lambda value: lines(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
