@@ -43,6 +43,9 @@ from service.trusted_hosts import TrustedHostsMiddleware
 
 SUBMIT_DEADLINE_SECONDS = 60.0
 SUBMIT_WORKERS = 2
+SWITCH_SECONDS = 0.001
+"""So long a thread may hold the interpreter while the event loop waits: a fifth of Python's own."""
+
 _LITSERVE_HEALTH = "/litserve/health"
 _LITSERVE_INFO = "/litserve/info"
 
@@ -92,6 +95,7 @@ def _connect_in_lifespan(app: FastAPI, settings: Settings) -> None:
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
         tracing.configure("layerdrift-api")
+        sys.setswitchinterval(SWITCH_SECONDS)
         running.state.deployment = Deployment.connect(settings)
         running.state.deployment.probe_store_in_background()
         async with inner(running) as state:

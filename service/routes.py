@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from prometheus_client import generate_latest
@@ -32,6 +33,9 @@ from service.web import REPORT
 
 STATIC = "/static/docs"
 POLL_SECONDS = 2
+
+_JUDGING = CapacityLimiter(1)
+"""Judging is work of this process's own: one at a time, or others wait for the interpreter."""
 
 router = APIRouter()
 
@@ -174,11 +178,15 @@ def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> 
     tags=["analyses"],
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
-def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Verdict:
+async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Verdict:
     """Whether the report holds a policy. 422 where a rule cannot be judged on it: that is no pass."""
-    report = _report(backends, key, analysis_id)
-    baseline = _report(backends, key, policy.baseline) if policy.baseline else None
-    return judge(policy, report, baseline)
+
+    def judged() -> Verdict:
+        report = _report(backends, key, analysis_id)
+        baseline = _report(backends, key, policy.baseline) if policy.baseline else None
+        return judge(policy, report, baseline)
+
+    return await to_thread.run_sync(judged, limiter=_JUDGING)
 
 
 @router.get(
@@ -236,9 +244,10 @@ def _quality(accept: str, media_type: str) -> float:
 
 
 @router.get("/health", tags=["service"])
-def health(backends: Backends) -> Health:
-    """200 as long as the process answers."""
-    return Health(instance=backends.settings.instance)
+async def health(request: Request) -> Health:
+    """200 as long as the process answers; waits for no thread."""
+    deployment: Deployment = request.app.state.deployment
+    return Health(instance=deployment.settings.instance)
 
 
 @router.get("/ready", tags=["service"], responses={503: {"model": Readiness}})

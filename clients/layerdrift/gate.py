@@ -49,12 +49,12 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
         try:
             checks.append(_check(policy, rule, report, baseline))
             matched += checks[-1].matched
-            if matched > MAX_MATCHES_IN_ALL:
-                raise rule_error(
-                    policy, rule, f"the policy's rules match more than {MAX_MATCHES_IN_ALL} numbers; name fewer"
-                )
         except InputError as error:
             problems.append(error)
+        if matched > MAX_MATCHES_IN_ALL:
+            detail = f"the policy's rules match more than {MAX_MATCHES_IN_ALL} numbers; name fewer"
+            problems.append(rule_error(policy, rule, detail))
+            break
         if len(problems) >= _MAX_PROBLEMS:
             break
     if problems:
