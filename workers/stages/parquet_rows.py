@@ -57,7 +57,7 @@ def parquet_rows(path: Path, reader: RowReader, max_bytes: int) -> Iterator[Row]
         # a string that many rows share is expanded by nobody: it stays one, and rows have its number
         with pq.ParquetFile(path, read_dictionary=wanted) as file:
             done = size = 0
-            nested = any(pa.types.is_nested(field.type) for field in file.schema_arrow)
+            nested = any(name not in file.schema_arrow.names for name in wanted)
             for batch in file.iter_batches(NESTED_BATCH_ROWS if nested else BATCH_ROWS, columns=wanted):
                 size += _expanded(batch)
                 if size > max_bytes:

@@ -27,7 +27,6 @@ from layerdrift.contract.key import Allowance, ApiKey, KeyRequest, Scope
 from layerdrift.contract.plain import STORED
 
 _PREFIX = "ld_"
-logger = logging.getLogger(__name__)
 LOCK_SECONDS = 30.0
 _WHOLE = "whole"
 """The field of the hash that says that all keys are in it: OPEN or LOCKED."""
@@ -36,6 +35,8 @@ _OPEN, _LOCKED = b"open", b"locked"
 """No key was ever made, or the last one was taken back; there are keys, or there were."""
 
 _LIMITS = ("requests_per_minute", "open_jobs", "priority")
+
+logger = logging.getLogger(__name__)
 
 
 def new_key(**fields: object) -> ApiKey:
