@@ -1,4 +1,4 @@
-"""How many long requests run at once: for each tenant, and in this process. Beyond that 429 says when to come back."""
+"""How many long requests run at once: for each client, and in this process. Beyond that 429 says when to come back."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ RETRY_SECONDS = 5
 class ConcurrencyLimit:
     """A limit on one kind of request, used from the event loop alone. what: for messages."""
 
-    def __init__(self, what: str, of_tenant: int, in_all: int) -> None:
+    def __init__(self, what: str, of_client: int, in_all: int) -> None:
         self._what = what
-        self._of_tenant = of_tenant
+        self._of_client = of_client
         self._in_all = in_all
         self._taken: Counter[str] = Counter()
 
     @contextmanager
-    def held(self, tenant: str) -> Iterator[None]:
-        """Counts one for the time of a block; RateError where there are as many as may be."""
-        if self._taken[tenant] >= self._of_tenant:
-            raise RateError(f"{self._of_tenant} {self._what} of this tenant are open already", RETRY_SECONDS)
+    def held(self, client: str) -> Iterator[None]:
+        """Counts one of a client, by its tenant or address, for the time of a block.
+
+        Raises:
+            RateError: there are as many as may be.
+        """
+        if self._taken[client] >= self._of_client:
+            raise RateError(f"{self._of_client} {self._what} of this client are open already", RETRY_SECONDS)
         if self._taken.total() >= self._in_all:
             raise RateError(f"{self._in_all} {self._what} are open at this server already", RETRY_SECONDS)
-        self._taken[tenant] += 1
+        self._taken[client] += 1
         try:
             yield
         finally:
-            self._taken[tenant] -= 1
-            if not self._taken[tenant]:
-                del self._taken[tenant]
+            self._taken[client] -= 1
+            if not self._taken[client]:
+                del self._taken[client]

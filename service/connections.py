@@ -1,11 +1,13 @@
 """What one connection may take before it has asked for anything: uvicorn waits for a request's head for ever.
 
-A connection whose head does not come is closed; its bytes are counted, and connections in all have a limit.
+A connection whose head does not come is closed. Its bytes are counted, and connections by client and in all.
 """
 
 from __future__ import annotations
 
 from asyncio import TimerHandle, Transport
+from collections import Counter
+from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -16,7 +18,11 @@ MAX_HEAD_BYTES = 64 << 10
 MAX_CONNECTIONS = 1_000
 """Beyond them uvicorn answers 503."""
 
+MAX_CONNECTIONS_OF_CLIENT = 400
+"""By address, so that one client leaves others their share. A proxy in front counts as one client."""
+
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_MANY = b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
 _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -27,6 +33,8 @@ class BoundedProtocol(HttpToolsProtocol):
     its answer has a deadline too.
     """
 
+    _open: ClassVar[Counter[str]] = Counter()
+    _address: str | None = None
     _timer: TimerHandle | None = None
     _in_head = False
     _beside_body = 0
@@ -34,9 +42,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin_timer()
+        self._address = self.client[0] if self.client else ""
+        self._open[self._address] += 1
+        if self._open[self._address] > MAX_CONNECTIONS_OF_CLIENT:
+            self._refuse(_TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_timer()
+        if self._address is not None:
+            self._open[self._address] -= 1
+            if not self._open[self._address]:
+                del self._open[self._address]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

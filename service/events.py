@@ -26,7 +26,7 @@ from service.security import AnalysisId, Backends, Reader
 KEEP_ALIVE_SECONDS = 10.0
 """A comment is sent after so long without an event: proxies close what is silent."""
 
-STREAMS = ConcurrencyLimit("streams of events", of_tenant=64, in_all=256)
+STREAMS = ConcurrencyLimit("streams of events", of_client=64, in_all=256)
 """Each holds a connection to Redis."""
 
 _EVENT_ID = re.compile(r"\d{1,18}-\d{1,18}")

@@ -1,18 +1,20 @@
 """What one request may take: how many bytes, how many values and levels of JSON, how long its bytes may be on the way.
 
-All of it is looked at before anything is parsed. Uploads are streamed and have a limit of their own.
+All of it is looked at as it comes, before anything is parsed. Uploads are streamed and have a limit of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
-from anyio import CapacityLimiter, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from layerdrift.contract.errors import InputError, LateError, LayerdriftError, TooLargeError
+from service.concurrency import ConcurrencyLimit
+from service.json_structure import JsonStructure
 from service.problems import problem_response
 from service.uploads import PREFIX
 
@@ -24,65 +26,22 @@ MAX_BYTES_OF: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(r"/v1/inspect"), 2 << 20),
     (re.compile(r"/v1/analyses/[^/]+/gate"), 512 << 10),
 )
-MAX_STRUCTURE_BYTES = 64 << 10
-"""Of a body without what stands between its quotes: brackets, commas, numbers."""
-
-MAX_DEPTH = 32
 BODY_SECONDS = 30.0
 """Until a body has come."""
 
 UPLOAD_IDLE_SECONDS = 60.0
 """Until the next bytes of an upload come."""
 
-_BESIDE_LOOP_BYTES = 64 << 10
-_NOT_UTF8 = (b"\xff\xfe", b"\xfe\xff")
-_BRACKET = re.compile(rb"[][{}]")
+SHORT_BYTES = 4 << 10
+TURN_SECONDS = 0.005
+"""Between two bodies that are not short: parsing one takes the event loop some milliseconds. Others have turns."""
 
+PIECE_BYTES = 16 << 10
+"""Looked at in one turn of the event loop: half a millisecond at most."""
 
-def check_structure(body: bytes) -> None:
-    """InputError where a body has too many values or levels to be read; in time that is linear in its length."""
-    if body.startswith(_NOT_UTF8) or b"\0" in body[:4]:  # UTF-16 and UTF-32, which json would read
-        raise InputError("the body is not JSON in UTF-8")
-    size = depth = end = 0
-    for start, after in _strings(body):
-        size += start - end + 2
-        depth = _depth(body, end, start, depth)
-        end = after
-        if size > MAX_STRUCTURE_BYTES:
-            break
-    else:
-        size += len(body) - end
-    if size > MAX_STRUCTURE_BYTES:
-        raise InputError(
-            f"the body has more than {MAX_STRUCTURE_BYTES} characters of JSON beside its texts; put data into an upload"
-        )
-    _depth(body, end, len(body), depth)
-
-
-def _strings(body: bytes) -> Iterator[tuple[int, int]]:
-    """Where the strings of a JSON text begin and end, quotes included; one that is not closed ends with the text."""
-    start = body.find(b'"')
-    while start >= 0:
-        place = start + 1
-        while (quote := body.find(b'"', place)) >= 0:
-            before = body[place:quote]
-            if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
-                break
-            place = quote + 1
-        end = quote + 1 if quote >= 0 else len(body)
-        yield start, end
-        start = body.find(b'"', end)
-
-
-def _depth(body: bytes, start: int, end: int, depth: int) -> int:
-    """The level at `end`, from that at `start`; InputError where it is too deep in between."""
-    if end - start > MAX_STRUCTURE_BYTES:
-        return depth  # refused for that
-    for found in _BRACKET.finditer(body, start, end):
-        depth += 1 if found[0] in b"[{" else -1
-        if depth > MAX_DEPTH:
-            raise InputError(f"the body has more than {MAX_DEPTH} levels, one inside another; no request needs them")
-    return depth
+LARGE_BYTES = 64 << 10
+LARGE_BODIES = ConcurrencyLimit("bodies of more than 64 KiB", of_client=16, in_all=64)
+"""By address of the client: each is held in memory until it has come."""
 
 
 class BodyLimitMiddleware:
@@ -90,7 +49,7 @@ class BodyLimitMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._one_at_a_time = CapacityLimiter(1)  # each holds the interpreter while it looks
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,11 +61,10 @@ class BodyLimitMiddleware:
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _body(scope, receive)
-            if len(body) > _BESIDE_LOOP_BYTES:
-                await to_thread.run_sync(check_structure, body, limiter=self._one_at_a_time)
-            else:
-                check_structure(body)
+            body = await _Body(scope, self._turn).received(receive)
+            if len(body) > SHORT_BYTES:
+                async with self._turn:
+                    await asyncio.sleep(TURN_SECONDS)
         except _Gone:
             return
         except LayerdriftError as error:
@@ -128,29 +86,82 @@ class _Gone(Exception):
     """The client has hung up."""
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes:
-    """All bytes of a body; TooLargeError as soon as there are too many, LateError where they do not come."""
-    path = scope["path"]
-    limit = next((size for pattern, size in MAX_BYTES_OF if pattern.fullmatch(path)), MAX_BYTES)
-    error = TooLargeError(f"the body is larger than {limit} bytes; put texts into an upload")
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if declared.isdigit() and int(declared[:20]) > limit:
-        raise error
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise _Gone
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    raise error
-                if not message.get("more_body"):
-                    return b"".join(parts)
-    except TimeoutError as late:
-        raise LateError(f"the body did not come within {BODY_SECONDS:g} s; send it again") from late
+class _Body:
+    """One body that is on its way."""
+
+    def __init__(self, scope: Scope, turn: asyncio.Lock) -> None:
+        self._scope = scope
+        self._turn = turn
+        self._limit = next((size for path, size in MAX_BYTES_OF if path.fullmatch(scope["path"])), MAX_BYTES)
+        self._structure = JsonStructure()
+        self._refused: InputError | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    async def received(self, receive: Receive) -> bytes:
+        """All bytes.
+
+        Raises:
+            InputError: JsonStructure refuses them; what follows is read, so that the client hears of it, but not kept.
+            LateError: they do not come.
+            RateError: too many large bodies are on their way.
+            TooLargeError: there are too many bytes, as soon as that is known.
+        """
+        declared = dict(self._scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit():
+            self._check_size(int(declared[:20]))
+        with ExitStack() as held:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    async for part in _parts(receive):
+                        if self._size <= LARGE_BYTES < self._size + len(part):
+                            held.enter_context(LARGE_BODIES.held(_address(self._scope)))
+                        await self._take(part)
+            except TimeoutError as late:
+                raise LateError(f"the body did not come within {BODY_SECONDS:g} s; send it again") from late
+            if self._refused is not None:
+                raise self._refused
+            return b"".join(self._parts)
+
+    async def _take(self, part: bytes) -> None:
+        self._size += len(part)
+        self._check_size(self._size)
+        if self._refused is not None:
+            return
+        try:
+            await self._look_at(part)
+            self._parts.append(part)
+        except InputError as error:
+            self._refused = error
+            self._parts.clear()
+
+    async def _look_at(self, part: bytes) -> None:
+        if len(part) <= SHORT_BYTES:
+            self._structure.feed(part)
+            return
+        for start in range(0, len(part), PIECE_BYTES):
+            async with self._turn:
+                self._structure.feed(part[start : start + PIECE_BYTES])
+                await asyncio.sleep(0)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limit:
+            raise TooLargeError(f"the body is larger than {self._limit} bytes; put texts into an upload")
+
+
+async def _parts(receive: Receive) -> AsyncIterator[bytes]:
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _Gone
+        yield message.get("body", b"")
+        if not message.get("more_body"):
+            return
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _not_idle(receive: Receive) -> Receive:

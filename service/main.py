@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
 import signal
@@ -31,7 +33,7 @@ from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import LayerdriftError, Problem
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.request import AnalysisRequest
-from service import events, inspect, key_routes, problems, routes, submit, uploads, web
+from service import events, inspect, judging, key_routes, problems, routes, submit, uploads, web
 from service.connections import MAX_CONNECTIONS, BoundedProtocol
 from service.deadline import DeadlineMiddleware
 from service.hot import HotMiddleware, HotReports
@@ -99,7 +101,10 @@ def _connect_in_lifespan(app: FastAPI, settings: Settings) -> None:
         running.state.deployment = Deployment.connect(settings)
         running.state.deployment.probe_store_in_background()
         async with inner(running) as state:
+            starting = asyncio.create_task(judging.start())
+            gc.freeze()  # what was imported is no garbage: looking through it takes a tenth of a second, each time
             yield state
+            starting.cancel()
 
     app.router.lifespan_context = lifespan
 

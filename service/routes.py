@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from layerdrift import __version__
@@ -19,13 +19,12 @@ from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.records import JobRecord, Wanted
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import Artifact
-from layerdrift.contract.comparison import Comparison, compare
+from layerdrift.contract.comparison import Comparison
 from layerdrift.contract.errors import ConflictError, LayerdriftError
 from layerdrift.contract.key import ApiKey
-from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
-from layerdrift.gate import judge
+from service import judging
 from service.conditional import conditional
 from service.problems import documented
 from service.security import Admin, AnalysisId, Backends, Reader, Submitter
@@ -33,9 +32,6 @@ from service.web import REPORT
 
 STATIC = "/static/docs"
 POLL_SECONDS = 2
-
-_JUDGING = CapacityLimiter(1)
-"""Judging is work of this process's own: one at a time, or others wait for the interpreter."""
 
 router = APIRouter()
 
@@ -176,37 +172,35 @@ def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> 
 @router.post(
     "/v1/analyses/{analysis_id}/gate",
     tags=["analyses"],
+    response_model=Verdict,
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
-async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Verdict:
+async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Response:
     """Whether the report holds a policy. 422 where a rule cannot be judged on it: that is no pass."""
-
-    def judged() -> Verdict:
-        report = _report(backends, key, analysis_id)
-        baseline = _report(backends, key, policy.baseline) if policy.baseline else None
-        return judge(policy, report, baseline)
-
-    return await to_thread.run_sync(judged, limiter=_JUDGING)
+    report = await run_in_threadpool(_report, backends, key, analysis_id)
+    baseline = await run_in_threadpool(_report, backends, key, policy.baseline) if policy.baseline else None
+    return Response(await judging.verdict(policy, report, baseline), media_type="application/json")
 
 
 @router.get(
     "/v1/analyses/{analysis_id}/compare/{other_id}",
     tags=["analyses"],
+    response_model=Comparison,
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
-def compare_analyses(
+async def compare_analyses(
     backends: Backends,
     key: Reader,
     analysis_id: AnalysisId,
     other_id: Annotated[str, Path(pattern=r"^an_[a-z2-7]{26}$", description="id of another analysis")],
-) -> Comparison:
+) -> Response:
     """The difference of two reports, layer by layer: the other's number less this one's."""
-    return compare(*(_report(backends, key, id_) for id_ in (analysis_id, other_id)))
+    one, other = [await run_in_threadpool(_report, backends, key, id_) for id_ in (analysis_id, other_id)]
+    return Response(await judging.comparison(one, other), media_type="application/json")
 
 
-def _report(backends: Deployment, key: ApiKey, analysis_id: str) -> Report:
-    body = backends.reports.get(_succeeded(backends, key, analysis_id).owned, "json").body
-    return Report.model_validate_json(body, context=STORED)
+def _report(backends: Deployment, key: ApiKey, analysis_id: str) -> bytes:
+    return backends.reports.get(_succeeded(backends, key, analysis_id).owned, "json").body
 
 
 def _succeeded(backends: Deployment, key: ApiKey, analysis_id: str) -> JobRecord:

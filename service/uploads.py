@@ -16,7 +16,7 @@ from service.security import Backends, Reader, Submitter
 PREFIX = "/v1/uploads/"
 UploadId = Annotated[str, Path(pattern=r"^up_[a-z2-7]{26}$", description="id of an upload")]
 
-RECEIVING = ConcurrencyLimit("uploads", of_tenant=8, in_all=32)
+RECEIVING = ConcurrencyLimit("uploads", of_client=8, in_all=32)
 """Each holds some megabytes until S3 has them."""
 
 router = APIRouter(tags=["uploads"])

@@ -225,6 +225,7 @@ class Stack:
             MEMORY_GIVEN_BACK | env | self._counting("worker"),
             self._log("worker"),
             lambda: self._answers("/ready"),
+            niceness=5,  # whoever asks the API does not wait for a job's next matrix
             stop_signal=signal.SIGQUIT,  # hand the running job back instead of waiting for its end
         )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import threading
 import time
 import uuid
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,8 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
 from service import connections, limits
 from service.concurrency import ConcurrencyLimit
-from service.limits import MAX_DEPTH, check_structure
+from service.connections import BoundedProtocol
+from service.json_structure import MAX_DEPTH, MAX_FIELDS, MAX_STRUCTURE_BYTES, JsonStructure
 from tests.conftest import make_texts, save_model, tiny_bert
 from tests.integration.test_pipeline import WatchedSources, submitted
 from workers import pipeline
@@ -62,30 +65,81 @@ def nested(levels: int) -> bytes:
         b"[" + b"1," * 3_900_000 + b"1]",
         b'"' * 8_000_000,
         b'\\"\\\\"' * 1_600_000,
+        b'"' + b'\\"' * 1_600_000 + b'"',
         b'{"seed": ' + b"9" * 7_000_000 + b"}",
         ('{"\u0122":[' + "1," * 1_000_000 + "1]}").encode("utf-16-le"),
         "{}".encode("utf-32"),
     ],
-    ids=["objects", "arrays", "many arrays", "fields", "numbers", "quotes", "escapes", "digits", "utf-16", "utf-32"],
+    ids=[
+        "objects",
+        "arrays",
+        "many arrays",
+        "fields",
+        "numbers",
+        "quotes",
+        "escapes",
+        "escaped quotes",
+        "digits",
+        "utf-16",
+        "utf-32",
+    ],
 )
 def test_bodies_that_are_long_to_read_are_refused_before_they_are(stack: Stack, body: bytes) -> None:
     with pytest.raises(InputError):
-        check_structure(body)
+        JsonStructure().feed(body)
     said = httpx.post(stack.url + POST, content=body, headers={"Content-Type": "application/json"}, timeout=30)
     assert said.status_code == 422
     assert len(said.content) < 4_000
 
 
-def test_what_stands_in_texts_is_no_structure() -> None:
-    check_structure(
-        json.dumps({"texts": ['a "quoted" \\ [{,:}] text ' * 1_000] * 100, "x": [1, 2, {"y": None}]}).encode()
-    )
-    check_structure(nested(MAX_DEPTH))
-    check_structure(b"[" * MAX_DEPTH + b'"\\"]"' + b"]" * MAX_DEPTH)
-    with pytest.raises(InputError, match="levels"):
-        check_structure(nested(MAX_DEPTH + 1))
+def structure(body: bytes) -> tuple[int, int]:
+    """The naive count: bytes beside what stands in quotes, and the deepest level."""
+    size = depth = deepest = 0
+    in_string = escaped = False
+    for byte in body:
+        if in_string and escaped:
+            escaped = False
+        elif in_string and byte == 0x5C:
+            escaped = True
+        elif byte == 0x22:
+            in_string = not in_string
+            size += 1
+        elif not in_string:
+            size += 1
+            depth += {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}.get(byte, 0)
+            deepest = max(deepest, depth)
+    return size, deepest
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 1_000_000])
+def test_structure_is_counted_right_wherever_the_bytes_are_cut(piece: int) -> None:
+    chosen = random.Random(piece)
+    for _ in range(300):
+        texts = ["".join(chosen.choices('\\"[]{}a,: é', k=chosen.randrange(12))) for _ in range(5)]
+        levels = chosen.randrange(MAX_DEPTH - 3, MAX_DEPTH + 2)
+        body = b"[" * levels + json.dumps({"x": texts, "y": [[1, None]]}, ensure_ascii=False).encode() + b"]" * levels
+        _, deepest = structure(body)
+        counted = JsonStructure()
+        refused = False
+        try:
+            for start in range(0, len(body), piece):
+                counted.feed(body[start : start + piece])
+        except InputError:
+            refused = True
+        assert refused == (deepest > MAX_DEPTH)
+
+
+def test_as_much_structure_as_may_be_is_taken_and_no_more() -> None:
+    text = json.dumps(['a "quoted" \\ [{,:}] text ' * 1_000] * 100).encode()
+    free = MAX_STRUCTURE_BYTES - structure(text)[0]
+    JsonStructure().feed(text + b" " * free)
+    with pytest.raises(InputError, match="characters of JSON"):
+        JsonStructure().feed(text + b" " * (free + 1))
+    JsonStructure().feed(json.dumps({f"f{number}": ":" for number in range(MAX_FIELDS)}).encode())
+    with pytest.raises(InputError, match="fields"):
+        JsonStructure().feed(json.dumps({f"f{number}": 1 for number in range(MAX_FIELDS + 1)}).encode())
     for odd in (b"", b'"', b'"\\', b"\\", b"]]]]", b"\xff"):
-        check_structure(odd)
+        JsonStructure().feed(odd)
 
 
 def test_each_route_takes_no_more_than_it_needs(stack: Stack) -> None:
@@ -100,7 +154,7 @@ def test_each_route_takes_no_more_than_it_needs(stack: Stack) -> None:
 
 
 def test_a_body_with_many_mistakes_is_answered_with_few(stack: Stack) -> None:
-    said = httpx.post(stack.url + POST, json={f"f{number}": 1 for number in range(5_000)})
+    said = httpx.post(stack.url + POST, json={f"f{number}": 1 for number in range(2_500)})
     assert said.status_code == 422
     assert len(said.json()["errors"]) <= 100
     assert len(said.content) < 10_000
@@ -345,9 +399,9 @@ def test_strings_of_records_have_lengths(stack: Stack, base_folder: Path, change
 
 
 def test_long_requests_are_counted_for_each_tenant_and_given_back() -> None:
-    limit = ConcurrencyLimit("streams", of_tenant=2, in_all=3)
+    limit = ConcurrencyLimit("streams", of_client=2, in_all=3)
     with limit.held("a"), limit.held("a"):
-        with pytest.raises(RateError, match="2 streams of this tenant"), limit.held("a"):
+        with pytest.raises(RateError, match="2 streams of this client"), limit.held("a"):
             pass
         with limit.held("b"), pytest.raises(RateError, match="3 streams are open at this server"), limit.held("c"):
             pass
@@ -459,12 +513,57 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def test_a_request_that_does_not_come_is_not_waited_for(impatient: int, sent: bytes, status: bytes) -> None:
     with socket.create_connection((LOOPBACK, impatient), timeout=10) as there:
         there.sendall(sent)
-        said = b""
-        while chunk := there.recv(65_536):  # until the server hangs up
-            said += chunk
+        said = answer_of(there)
     assert said.split(b" ")[1] == status
     if sent.count(b"HTTP/1.1") == 1 and sent.endswith(b"GET / HT"):
         assert b" 408 " in said
+
+
+HALF = b"POST /v1/analyses HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b'"' + b"a" * 70_000
+
+
+def answer_of(there: socket.socket) -> bytes:
+    said = b""
+    while chunk := there.recv(65_536):  # until the server hangs up
+        said += chunk
+    return said
+
+
+def test_half_sent_bodies_are_bounded_for_each_client(impatient: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LARGE_BODIES", ConcurrencyLimit("bodies", of_client=3, in_all=9))
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.create_connection((LOOPBACK, impatient), timeout=10)) for _ in range(4)]
+        for one in sockets:
+            one.sendall(HALF)
+        said = [answer_of(one) for one in sockets]
+    assert sorted(one.split(b" ")[1] for one in said) == [b"408"] * 3 + [b"429"]
+    (refused,) = (one for one in said if b" 429 " in one)
+    assert b"retry-after: 5" in refused.lower()
+    assert b"3 bodies of this client" in refused
+
+
+def test_connections_are_bounded_for_each_client(impatient: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS_OF_CLIENT", 3)
+    with ExitStack() as opened:
+        for _ in range(3):
+            opened.enter_context(socket.create_connection((LOOPBACK, impatient), timeout=10))
+        more = opened.enter_context(socket.create_connection((LOOPBACK, impatient), timeout=10))
+        said = answer_of(more)
+        assert said.startswith(b"HTTP/1.1 429")
+        assert b"Retry-After: 5" in said
+    deadline = time.monotonic() + 10
+    while httpx.get(f"http://{LOOPBACK}:{impatient}/").status_code == 429:  # those that hung up are forgotten
+        assert time.monotonic() < deadline
+    assert not BoundedProtocol._open[LOOPBACK] > 1
+
+
+def test_an_upload_whose_bytes_stop_coming_is_let_go(impatient: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UPLOAD_IDLE_SECONDS", 0.5)
+    with socket.create_connection((LOOPBACK, impatient), timeout=10) as there:
+        there.sendall(b"PUT /v1/uploads/up_x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        started = time.monotonic()
+        assert b" 200 " in there.recv(65_536)  # the app was told that the client has gone
+        assert 0.4 < time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(
