@@ -2,6 +2,14 @@
 #   docker build --target service -t layerdrift-service .
 #   docker build --target inspect -t layerdrift-inspect .
 #   docker build --target worker  -t layerdrift-worker  .
+FROM python:3.11-slim-bookworm AS wheels
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY constraints.txt requirements.lock ./
+# what the lock names, each file held against its hash; PyTorch by its version, for its builds have hashes of their own
+RUN pip download --no-deps --require-hashes -r requirements.lock -d /wheels
+FROM wheels AS torch
+RUN pip download -c constraints.txt torch -d /torch --find-links /wheels
+
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
@@ -10,18 +18,12 @@ RUN install -d -m 1777 /tmp/metrics
 ENV PROMETHEUS_MULTIPROC_DIR=/tmp/metrics
 RUN useradd --create-home --uid 10001 layerdrift && install -d -o layerdrift /var/lib/layerdrift
 ENV LAYERDRIFT_HOME=/var/lib/layerdrift
-COPY constraints.txt requirements.lock pyproject.toml ./
+COPY pyproject.toml ./
 COPY clients/pyproject.toml clients/pyproject.toml
 COPY clients/layerdrift clients/layerdrift
 COPY service service
 COPY workers workers
 COPY deploy deploy
-
-# what the lock names, each file held against its hash; PyTorch by its version, for its builds have hashes of their own
-FROM base AS wheels
-RUN pip download --no-deps --require-hashes -r requirements.lock -d /wheels
-FROM wheels AS torch
-RUN pip download -c constraints.txt torch -d /torch --find-links /wheels
 
 FROM base AS service
 RUN --mount=from=wheels,source=/wheels,target=/wheels \

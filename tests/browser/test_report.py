@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,29 @@ def test_every_figure_comes_down_as_png_and_csv(page: Page, report: Report, tmp_
         figure.scroll_into_view_if_needed()
         expect(figure.locator("svg").first).to_be_visible()
     expect(page.get_by_role("button", name="CSV")).to_have_count(figures)
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("x"),1']
+
+
+def test_no_text_of_a_download_is_a_formula_to_a_spreadsheet(chromium: Browser, file: Path, tmp_path: Path) -> None:
+    opening, closing = '<script id="data" type="application/json">', "</script>"
+    before, rest = file.read_text().split(opening)
+    stored, after = rest.split(closing, 1)
+    data = json.loads(stored)
+    rows: list[dict[str, object]] = [{"text": text, "=name": -1.5, "plain": 'a, "b"'} for text in FORMULAS]
+    data["specs"]["drift"] = {"mark": "point", "datasets": {"of a user": rows}, "data": {"name": "of a user"}}
+    changed = tmp_path / "report.html"
+    changed.write_text(before + opening + json.dumps(data) + closing + after)
+    for page in opened(chromium, changed.as_uri()):
+        page.goto(changed.as_uri())
+        with page.expect_download() as found:
+            page.get_by_role("button", name="Download the data of drift as CSV").click()
+        found.value.save_as(tmp_path / "drift.csv")
+    with (tmp_path / "drift.csv").open(newline="") as stream:
+        header, *lines = csv.reader(stream)
+    assert header == ["text", "'=name", "plain"]
+    assert lines == [[f"'{text}", "-1.5", 'a, "b"'] for text in FORMULAS]
 
 
 def test_a_phone_and_a_printer_can_show_it(page: Page, file: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 STARTED = """
 import torch
 from workers.analysis.packing import packed
@@ -29,3 +31,15 @@ def threads_after(start: str) -> int:
 def test_compiled_loops_leave_torch_the_threads_that_it_had() -> None:
     assert threads_after("start_threads()") == 1
     assert threads_after("") == 2  # what it is there for
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    ids=["default", "set", "policy"],
+)
+def test_threads_that_wait_sleep_unless_it_is_set_otherwise(given: dict[str, str], expected: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import workers.models.device, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    said = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+    assert said.stdout.split()[-1] == expected

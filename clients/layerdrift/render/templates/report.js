@@ -102,10 +102,10 @@ function table(spec) {
   const columns = [...new Set(found.flatMap((row) => Object.keys(row)))];
   const cell = (value) => {
     const text = value === null || value === undefined ? "" : String(value);
-    const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text; // a formula to a spreadsheet
+    const safe = typeof value === "string" && /^[=+\-@\t\r\n]/.test(text) ? `'${text}` : text; // a formula to a spreadsheet
     return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   };
-  return [columns.join(","), ...found.map((row) => columns.map((column) => cell(row[column])).join(","))].join("\n") + "\n";
+  return [columns.map(cell).join(","), ...found.map((row) => columns.map((column) => cell(row[column])).join(","))].join("\n") + "\n";
 }
 
 function valuesIn(spec) {
