@@ -54,12 +54,12 @@ def load(text: str, name: str = "policy") -> Policy:
         if node is None:
             raise PolicyError(f"{name} is empty", [FieldProblem(pointer="", detail=f"{name}:1:1: it is empty")])
         _note(node, (), places)
-        document = yaml.safe_load(text)
+        document = parsed(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = _Place(mark.line + 1, mark.column + 1) if mark else _Place(1, 1)
         raise _error(name, [((), place, f"this is not YAML: {error.problem or error.context}")]) from error
-    except (yaml.YAMLError, ValueError) as error:  # a number that Python does not take
+    except yaml.YAMLError as error:
         raise _error(name, [((), _Place(1, 1), f"this is not YAML: {error}")]) from error
     try:
         return Policy.model_validate(document)
@@ -71,6 +71,18 @@ def load(text: str, name: str = "policy") -> Policy:
             named = f"{pointer[-1]}: " if pointer and isinstance(pointer[-1], str) else ""
             found.append((pointer, _nearest(places, pointer), f"{named}{detail}"))
         raise _error(name, found[:MAX_ERRORS]) from error
+
+
+def parsed(text: str) -> Any:
+    """What a YAML or JSON text holds.
+
+    Raises:
+        yaml.YAMLError: it is none, or holds a number, date or tag that has no value.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, LookupError, AttributeError, ArithmeticError, TypeError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value in it cannot be read ({type(error).__name__}: {error})") from error
 
 
 def located(text: str, name: str, error: InputError) -> PolicyError:
@@ -111,12 +123,15 @@ def _excess(events: Iterable[yaml.Event]) -> tuple[str, Any] | None:
         problem = ""
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
+            problem = f"tags ({event.tag}) are not read" if event.tag else ""
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.AliasEvent):
             problem = "aliases (*) are not read"
         elif isinstance(event, yaml.ScalarEvent) and not event.style and len(event.value) > _MAX_PLAIN_CHARACTERS:
             problem = f"a value of {len(event.value)} characters without quotes"
+        elif isinstance(event, yaml.ScalarEvent) and event.tag:
+            problem = f"tags ({event.tag}) are not read"
         if depth > MAX_DEPTH or count > MAX_EVENTS:
             problem = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_EVENTS} values"
         if problem:

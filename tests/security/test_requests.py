@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import shutil
 import socket
 import threading
 import time
@@ -19,7 +21,9 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import uvicorn
+from safetensors.torch import save_file
 from starlette.types import Receive, Scope, Send
 
 from deploy.embedded.ports import LOOPBACK, choose
@@ -30,6 +34,7 @@ from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.jobs import PAGE_BYTES
 from layerdrift.backends.records import JobRecord
 from layerdrift.backends.table_rows import Columns, Row, RowReader, within_limit
+from layerdrift.cli import inputs
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError, LateError, RateError, StageError
 from layerdrift.contract.policy import Policy
@@ -43,8 +48,11 @@ from service.json_structure import MAX_DEPTH, MAX_FIELDS, MAX_STRUCTURE_BYTES, J
 from tests.conftest import make_texts, save_model, tiny_bert
 from tests.integration.test_pipeline import WatchedSources, submitted
 from workers import pipeline
+from workers.models.adapters import merge_adapter
+from workers.models.staging import stage_checkpoint
 from workers.models.texts import encode
 from workers.models.tokenizers import load_tokenizer
+from workers.stages import parquet_check
 from workers.stages.parquet_rows import parquet_rows
 
 MIB = 1 << 20
@@ -260,23 +268,201 @@ def shared(value: str, rows: int) -> pa.Array:
 
 
 @pytest.mark.parametrize(
-    "table",
+    ("table", "column"),
     [
-        pa.table({"text": shared("x" * MIB, 5_700)}),
-        pa.table({"text": ["a"] * 5_000, "label": shared("x" * MIB, 5_000)}),
-        pa.table({"text": pa.nulls(5_000_001, pa.string())}),
-        pa.table({"text": ["x" * MIB] * 20}),
+        (pa.table({"text": shared("x" * MIB, 5_700)}), "text"),
+        (pa.table({"text": ["a"] * 5_000, "label": shared("x" * MIB, 5_000)}), "text"),
+        (pa.table({"text": pa.nulls(5_000_001, pa.string())}), "text"),
+        (pa.table({"text": ["x" * MIB] * 20}), "text"),
+        (pa.table({"data": pa.StructArray.from_arrays([shared("x" * MIB, 5_700)], ["text"])}), "data.text"),
     ],
-    ids=["texts", "labels", "nulls", "compressed"],
+    ids=["texts", "labels", "nulls", "compressed", "nested"],
 )
-def test_a_small_parquet_file_does_not_become_a_large_one(tmp_path: Path, table: pa.Table) -> None:
+def test_a_small_parquet_file_does_not_become_a_large_one(tmp_path: Path, table: pa.Table, column: str) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(table, path, compression="zstd")
     assert path.stat().st_size < MIB
     before = pa.total_allocated_bytes()
     with pytest.raises(InputError, match="expands to more than"):
-        list(parquet_rows(path, RowReader(Columns("text", None, False), "x"), 16 * MIB))
+        list(parquet_rows(path, RowReader(Columns(column, None, False), "x"), 16 * MIB))
     assert pa.total_allocated_bytes() - before < 64 * MIB
+
+
+def test_a_page_that_expands_without_measure_is_expanded_by_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_check, "BASE_BYTES", 512 * MIB)
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"text": ["x" * (600 * MIB)]}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < MIB
+    with pytest.raises(InputError, match="a part of it expands to more than may be read"):
+        list(parquet_rows(path, RowReader(Columns("text", None, False), "x"), 16 * MIB))
+
+
+def test_a_file_that_ends_the_process_that_reads_it_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 10}), path)
+    ends = tmp_path / "python"
+    ends.write_text("#!/bin/sh\nkill -ABRT $$\n")  # as Arrow does on some damaged footers
+    ends.chmod(0o700)
+    monkeypatch.setattr("workers.stages.parquet_check.sys.executable", str(ends))
+    with pytest.raises(InputError, match="damaged"):
+        list(parquet_rows(path, RowReader(Columns("text", None, False), "x"), 64 * MIB))
+
+
+def test_a_struct_with_two_fields_of_one_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    twice = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(pa.table({"data": twice}), path)
+    with pytest.raises(InputError, match="duplicate"):
+        list(parquet_rows(path, RowReader(Columns("data.text", None, False), "x"), 64 * MIB))
+
+
+def zip_upload(deployment: Deployment, content: bytes) -> str:
+    upload = deployment.uploads.announce("default", UploadRequest(filename="m.zip"))
+    receiver = deployment.uploads.receive("default", upload.id)
+    receiver.take(content)
+    receiver.finish()
+    return upload.uri
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_a_zip_packed_without_a_bound_is_refused(deployment: Deployment, base_folder: Path, method: int) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.write(base_folder / "config.json", "config.json", compress_type=method)
+    asked = {**request(base_folder, base_folder), "tuned": {"uri": zip_upload(deployment, made.getvalue())}}
+    with pytest.raises(InputError, match="deflate"):
+        deployment.sources.pin(AnalysisRequest.model_validate(asked))
+
+
+def test_a_zip_with_a_long_directory_is_refused_before_it_is_read(deployment: Deployment, base_folder: Path) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        for number in range(20_000):
+            file.writestr(f"{number:040d}", b"")
+    asked = {**request(base_folder, base_folder), "tuned": {"uri": zip_upload(deployment, made.getvalue())}}
+    with pytest.raises(InputError, match="directory"):
+        deployment.sources.pin(AnalysisRequest.model_validate(asked))
+
+
+def test_a_zip_with_a_file_without_a_name_is_an_error(deployment: Deployment, base_folder: Path) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.writestr("QQQ", b"x")
+    broken = made.getvalue().replace(b"QQQ", b"\0QQ")
+    asked = {**request(base_folder, base_folder), "tuned": {"uri": zip_upload(deployment, broken)}}
+    with pytest.raises(InputError):
+        deployment.sources.pin(AnalysisRequest.model_validate(asked))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": "(([a-z.0-9])+)+!"},
+        {"target_modules": "(a|a)*b"},
+        {"target_modules": "(?x)(a)  {2,}b"},
+        {"exclude_modules": "(.*)*x"},
+        {"layers_pattern": ["x", "(.*)+"]},
+        {"rank_pattern": {"(([a-z.0-9])+)+!": 2}},
+        {"alpha_pattern": {".*.*.*.*.*.*!": 2}},
+        {"target_modules": "a" * 10_001},
+    ],
+    ids=str,
+)
+def test_expressions_of_adapters_that_match_for_ever_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expression"):
+        checkpoint_configs.check_adapter_config({"peft_type": "LORA"} | changes, "/tuned/uri", "x")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*\.(q_proj|v_proj)",
+        r"(.*\.)?layers\.\d+\.self_attn\.(q|k|v)_proj",
+        r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|up_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.mlp)",
+        "all-linear",
+        ["q_proj", "v_proj"],
+    ],
+    ids=str,
+)
+def test_expressions_that_people_use_are_read(pattern: object) -> None:
+    checkpoint_configs.check_adapter_config({"peft_type": "LORA", "target_modules": pattern}, "/tuned/uri", "x")
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        {"base_model.model.classifier.weight": torch.zeros(3_000_000, 0)},
+        {"base_model.model.bert.embeddings.word_embeddings.weight": torch.zeros(2_000_000_000, 0)},
+        {"base_model.model.bert.embeddings.word_embeddings.weight": torch.zeros(200_000, 1)},
+        {"base_model.model.classifier.weight": torch.zeros(200_000, 1)},
+        {"base_model.model.classifier.weight": torch.tensor(1.0)},
+    ],
+    ids=["empty head", "empty embeddings", "embeddings", "head", "scalar"],
+)
+def test_tensors_of_adapters_make_no_large_models(
+    base_folder: Path, tmp_path: Path, weight: dict[str, torch.Tensor]
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query"], "task_type": "SEQ_CLS"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weight, adapter / "adapter_model.safetensors")
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"empty|embeddings|matrix"):
+        merge_adapter(base_folder, adapter, tmp_path / "merged", "/tuned/uri")
+    assert time.monotonic() - started < 10
+
+
+def test_weights_under_two_names_are_refused(base_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(base_folder, folder)
+    save_file({"module.a": torch.ones(1), "module._orig_mod.a": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="several names, first a"):
+        stage_checkpoint(folder, "/tuned/uri")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Prepend", "prepend": "a " * 1_000}},
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "[UNK]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"[UNK]": {"id": "[UNK]", "ids": [0] * 3_000, "tokens": ["[UNK]"] * 3_000}},
+            }
+        },
+    ],
+    ids=["prepend", "template"],
+)
+def test_a_tokenizer_adds_no_thousands_of_tokens(base_folder: Path, tmp_path: Path, part: dict[str, Any]) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(base_folder, folder)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    with pytest.raises(InputError, match="64"):
+        load_tokenizer(folder, "/tuned/uri")
+
+
+@pytest.mark.parametrize(
+    "value", ["!!bool foo", "!!int ''", "!!float ''", "!!timestamp foo", "1" + ":0" * 600 + ".0", "2021-99-99", "!x 1"]
+)
+def test_values_of_yaml_that_have_no_value_are_errors(value: str, tmp_path: Path) -> None:
+    with pytest.raises(policies.PolicyError):
+        policies.load(f"rules: [{{id: a, message: m, path: layers.length, max: {value}}}]")
+    with pytest.raises(policies.PolicyError):
+        policies.load(f"{value}: 1\nrules: []")
+    with pytest.raises(InputError, match="not YAML"):
+        inputs._value(value, f"name={value}")
+    path = tmp_path / "request.yaml"
+    path.write_text(f"name: {value}")
+    with pytest.raises(InputError, match="neither YAML nor JSON"):
+        inputs._read(path)
 
 
 def test_rows_are_counted_whatever_the_format(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ from layerdrift.contract.report import ReportWarning
 from workers.models.loading import Whole, below_heads, body_class, loaded, read_config, whole_model
 
 _PREFIX = "base_model.model."
+MAX_ADDED_ROWS = 100_000
+MAX_LABELS = 100_000
 _HEAD_WEIGHTS = ("classifier.weight", "score.weight", "classifier.out_proj.weight", "qa_outputs.weight")
 _TASKS: dict[str, Any] = {
     "CAUSAL_LM": AutoModelForCausalLM,
@@ -99,6 +101,8 @@ def _read(folder: Path, pointer: str) -> _Adapter:
     stored = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     weights = loaded(folder, pointer, "the adapter", lambda: load_file(folder / ADAPTER_WEIGHTS))
     for name, tensor in weights.items():
+        if not tensor.numel():
+            raise InputError.at(pointer, f"the adapter's weight {name} is empty (shape {list(tensor.shape)})")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError.at(pointer, f"the adapter's weight {name} holds NaN or infinite values")
     config = loaded(folder, pointer, "the adapter's configuration", lambda: _config(stored))
@@ -125,6 +129,12 @@ def _base_for(base: Path, adapter: _Adapter) -> Whole:
     rows = _embedding_rows(adapter)
     embeddings: Any = whole.model.get_input_embeddings()
     if rows is not None and rows > len(embeddings.weight):
+        if rows > len(embeddings.weight) + MAX_ADDED_ROWS:
+            raise InputError.at(
+                adapter.pointer,
+                f"the adapter was trained with {rows} embeddings, its base has {len(embeddings.weight)}; up to "
+                f"{MAX_ADDED_ROWS} more are read",
+            )
         whole.model.resize_token_embeddings(rows, mean_resizing=False)
     return whole
 
@@ -180,7 +190,16 @@ def _module(name: str) -> str:
 
 
 def _labels(adapter: _Adapter) -> int:
-    return next((len(tensor) for name, tensor in adapter.weights.items() if name.endswith(_HEAD_WEIGHTS)), 2)
+    for name, tensor in adapter.weights.items():
+        if name.endswith(_HEAD_WEIGHTS):
+            if tensor.dim() != 2 or len(tensor) > MAX_LABELS:
+                raise InputError.at(
+                    adapter.pointer,
+                    f"the adapter's weight {name} has shape {list(tensor.shape)}; a head is a matrix with up to "
+                    f"{MAX_LABELS} rows",
+                )
+            return len(tensor)
+    return 2
 
 
 def _embedding_rows(adapter: _Adapter) -> int | None:
@@ -190,7 +209,7 @@ def _embedding_rows(adapter: _Adapter) -> int | None:
         parts = [part for part in name.split(".") if part != _BASE_LAYER]
         if parts[-1] == "weight" and len(parts) > 1 and parts[-2] in _EMBEDDINGS and tensor.dim() == 2:
             found.append(len(tensor))
-        elif parts[-1] == "lora_embedding_A":
+        elif parts[-1] == "lora_embedding_A" and tensor.dim() == 2:
             found.append(tensor.shape[1])
         elif parts[-3:-2] in (["lm_head"], ["embed_out"]) and parts[-2:] == ["lora_B", "weight"]:
             found.append(len(tensor))

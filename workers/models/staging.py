@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def stage_checkpoint(folder: Path, pointer: str) -> list[ReportWarning]:
     wrapped = _wrapping(every)
     if not wrapped:
         return []
+    twice = [name for name, count in Counter(map(_plain_name, every)).items() if count > 1]
+    if twice:
+        raise InputError.at(
+            pointer, f"the weights hold {len(twice)} tensors under several names, first {twice[0]}; keep one of each"
+        )
     for path, found in names.items():
         _rename(path, found)
     _rename_index(folder)

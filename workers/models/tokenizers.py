@@ -49,6 +49,7 @@ def load_tokenizer(folder: Path, pointer: str) -> PreTrainedTokenizerBase:
     _check_expansion(folder, pointer)
     filed = loaded(folder, pointer, TOKENIZER, lambda: _as_its_file_says(folder, tokenizer))
     filed.padding_side = "right"
+    loaded(folder, pointer, TOKENIZER, lambda: _check_added(filed, pointer))
     return filed
 
 
@@ -106,11 +107,27 @@ def _check_expansion(folder: Path, pointer: str) -> None:
         pattern = step.get("pattern")
         found = pattern.get("String") if isinstance(pattern, dict) else None
         times *= max(1.0, len(str(step.get("content") or "")) / max(1, len(found or "")))
+        times *= 1 + len(str(step.get("prepend") or ""))  # of a text of one character
     if times > MAX_EXPANSION:
         raise InputError.at(
             pointer,
             f"the normaliser of {TOKENIZER} makes texts up to {times:.3g} times longer; {MAX_EXPANSION} are read",
         )
+
+
+def _check_added(tokenizer: PreTrainedTokenizerBase, pointer: str) -> None:
+    """InputError where a tokenizer makes far more tokens of a text than it has characters."""
+    for text in _PROBES:
+        found = len(tokenizer(text, truncation=False)["input_ids"])
+        if found > MAX_EXPANSION * (1 + len(text)):
+            raise InputError.at(
+                pointer,
+                f"the tokenizer makes {found} tokens of a text of {len(text)} characters; up to "
+                f"{MAX_EXPANSION} for each character are read",
+            )
+
+
+_PROBES = ("", "a", "a Text, 1 é\n")
 
 
 def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from layerdrift.backends.table_rows import (
     not_a_text,
 )
 from layerdrift.contract.errors import InputError
+from workers.stages import parquet_check
 
 BATCH_ROWS = 1024
 NESTED_BATCH_ROWS = 32
@@ -53,7 +54,9 @@ def parquet_rows(path: Path, reader: RowReader, max_bytes: int) -> Iterator[Row]
     try:
         with pq.ParquetFile(path) as file:
             wanted, unusable = _columns(file.schema_arrow, reader)
-            _check_declared(file.metadata, wanted, max_bytes, where)
+            if file.metadata.num_rows > MAX_ROWS:
+                raise _too_large(where, max_bytes)
+        parquet_check.check(path, wanted, max_bytes, where)
         # a string that many rows share is expanded by nobody: it stays one, and rows have its number
         with pq.ParquetFile(path, read_dictionary=wanted) as file:
             done = size = 0
@@ -71,19 +74,6 @@ def parquet_rows(path: Path, reader: RowReader, max_bytes: int) -> Iterator[Row]
         raise InputError.at("/dataset/uri", f"{where} cannot be read as Parquet: {error}") from error
 
 
-def _check_declared(metadata: pq.FileMetaData, wanted: list[str], max_bytes: int, where: str) -> None:
-    """InputError where the file itself says that it is too large."""
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    columns = (group.column(number) for group in groups for number in range(group.num_columns))
-    size = sum(
-        column.total_uncompressed_size
-        for column in columns
-        if any(column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.") for name in wanted)
-    )
-    if size > max_bytes or metadata.num_rows > MAX_ROWS:
-        raise _too_large(where, max_bytes)
-
-
 def _expanded(batch: pa.RecordBatch) -> int:
     """Bytes of a batch's values, each counted as often as rows have it."""
     rows: int = batch.num_rows
@@ -95,6 +85,8 @@ def _value_bytes(column: pa.Array) -> int:
         lengths = pc.binary_length(column.dictionary) if _is_one_of(column.type.value_type, _TEXTS) else None
         found = pc.sum(lengths.take(column.indices)).as_py() if lengths is not None else column.nbytes
         return int(found or 0)
+    if pa.types.is_struct(column.type):
+        return sum(_value_bytes(part) for part in column.flatten())
     size: int = column.nbytes
     return size
 
@@ -112,6 +104,8 @@ def _records(batch: pa.RecordBatch, reader: RowReader, done: int) -> list[dict[s
     except UnicodeDecodeError as error:
         rows = f"one of the rows {done + 1} to {done + batch.num_rows}"
         raise InputError.at("/dataset/uri", f"{reader.where}, {rows}: a string is not UTF-8 ({error})") from error
+    except ValueError as error:  # two fields of one name
+        raise InputError.at("/dataset/uri", f"{reader.where} cannot be read: {error}") from error
     return records
 
 

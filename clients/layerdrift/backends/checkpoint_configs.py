@@ -21,6 +21,12 @@ MAX_EXPERTS = 600_000
 
 MAX_NUMBER = 2**40
 MAX_RANK = 16_384
+MAX_PATTERN, MAX_REPEATS = 10_000, 5
+"""Characters of an expression for names of modules, and parts that it repeats."""
+
+_PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
+_REPEAT = re.compile(r"[*+]|\{\d*,?\d*\}")
+_REPEATED_GROUP = re.compile(r"\)\s*([*+]|\{\d*,?\d*\})")
 _SIDES = (
     *("r", "init_r", "target_r", "mini_r", "hybrid_r", "gralora_k", "subspace_rank", "num_subspaces", "u", "depth"),
     *("block_size", "boft_block_num", "boft_block_size", "oft_block_size", "num_vectors", "vector_length"),
@@ -152,6 +158,7 @@ def check_adapter_config(config: dict[str, Any], pointer: str, uri: str) -> None
         InputError: it names no method, or one that changes no weights, or a rank that no adapter has.
     """
     _check_ranks(config, pointer, uri)
+    _check_patterns(config, pointer, uri)
     method = config.get("peft_type")
     if not isinstance(method, str):
         raise InputError.at(pointer, f"adapter_config.json of {uri} names no peft_type")
@@ -182,6 +189,27 @@ def _check_ranks(config: dict[str, Any], pointer: str, uri: str) -> None:
             raise InputError.at(
                 pointer, f"adapter_config.json of {uri} gives {shown} as {name}; up to {MAX_RANK} are read"
             )
+
+
+def _check_patterns(config: dict[str, Any], pointer: str, uri: str) -> None:
+    """InputError for expressions whose matching may take for ever: PEFT tries them on the name of every module."""
+    keys = [(name, key) for name in _PATTERN_KEYS for key in _keys(config.get(name))]
+    texts = [(name, config.get(name)) for name in ("target_modules", "exclude_modules", "layers_pattern")]
+    for name, text in [*keys, *texts]:
+        for one in text if isinstance(text, list) else [text]:
+            if isinstance(one, str) and (
+                len(one) > MAX_PATTERN or _REPEATED_GROUP.search(one) or len(_REPEAT.findall(one)) > MAX_REPEATS
+            ):
+                raise InputError.at(
+                    pointer,
+                    f"adapter_config.json of {uri} has an expression as {name} that may take for ever to match: "
+                    f"{one[:80]!r}. Groups are not to be repeated, parts not more than {MAX_REPEATS} times; name the "
+                    "modules in a list",
+                )
+
+
+def _keys(part: object) -> list[str]:
+    return list(part) if isinstance(part, dict) else []
 
 
 def _copied(part: object) -> int:

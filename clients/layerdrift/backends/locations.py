@@ -28,6 +28,12 @@ from layerdrift.contract.upload import Upload
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+MAX_DIRECTORY_BYTES = 1 << 20
+"""Of a zip: the names of its files and what it says of each."""
+
+_BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""zipfile expands bzip2 and LZMA without a limit on what comes out."""
+
 CHUNK_BYTES = 8 << 20
 MAX_ARCHIVE_FILES = 1000
 MAX_RATIO = 100
@@ -268,22 +274,35 @@ class _Ranges(io.RawIOBase):
         return len(found)
 
 
+class _Source(io.BufferedReader):
+    """The bytes of a zip; until its directory has been read, OSError for more at once than a directory may have."""
+
+    limit: int | None = MAX_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.limit is not None and size is not None and size > self.limit:
+            raise OSError(f"its directory has {size} bytes; up to {self.limit} are read")
+        return super().read(size)
+
+
 class Archive(Tree):
     """The files of a zip that was uploaded, from the folder on that holds them all; nothing is written to disk.
 
     Raises:
-        ValueError: it is no zip, has links or too many files, or a file of it is larger than it says.
+        ValueError: it is no zip, has links or too many files, packs them by another method than deflate, or a file of
+            it is larger than it says.
     """
 
     def __init__(self, file: UploadedFile, blobs: BlobStore, key: str) -> None:
         (pinned,) = file.files()
         self._version = pinned.version
-        source = io.BufferedReader(_Ranges(blobs, key, pinned.size), CHUNK_BYTES)
+        source = _Source(_Ranges(blobs, key, pinned.size), CHUNK_BYTES)
         try:
             self._zip = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
             raise ValueError(f"it is no zip that can be read ({error})") from error
-        members = [member for member in self._zip.infolist() if not member.is_dir()]
+        source.limit = None
+        members = [member for member in self._zip.infolist() if not member.filename.endswith("/")]
         if len(members) > MAX_ARCHIVE_FILES:
             raise ValueError(f"the zip holds {len(members)} files; {MAX_ARCHIVE_FILES} are read")
         expanded = sum(member.file_size for member in members)
@@ -291,6 +310,9 @@ class Archive(Tree):
             raise ValueError(
                 f"its files have {expanded} bytes, {expanded // max(1, pinned.size)} times those of the zip"
             )
+        unbounded = [member.filename for member in members if member.compress_type not in _BOUNDED_METHODS]
+        if unbounded:
+            raise ValueError(f"the zip packs {unbounded[0]!r} by another method than deflate, which alone is read")
         linked = [member.filename for member in members if (member.external_attr >> 16) & 0o170000 == 0o120000]
         if linked:
             raise ValueError(f"the zip holds links ({linked[0]!r}); only files are read")
@@ -320,7 +342,7 @@ class Archive(Tree):
                     if done > member.file_size:
                         raise ValueError(f"{path} is larger than the zip says")
                     yield chunk
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} in the zip is broken ({error})") from error
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from layerdrift.cli.progress import uploading
 from layerdrift.contract.errors import FieldProblem, InputError
 from layerdrift.contract.request import AnalysisRequest
+from layerdrift.policies import parsed
 from layerdrift.sdk import Client
 
 _SCHEMES = ("file", "s3", "hf", "mlflow", "models", "upload")
@@ -100,7 +101,7 @@ def _fields(asked: Asked) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        body = parsed(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is neither YAML nor JSON: {error}") from error
     if not isinstance(body, dict):
@@ -110,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _value(text: str, setting: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return parsed(text)
     except yaml.YAMLError as error:
         raise InputError(f"--set {setting}: the value is not YAML: {error}") from error
 

@@ -118,7 +118,9 @@ def verdict(found: Verdict) -> Table:
     for check in found.checks:
         colour = DECISION_STYLE[check.decision]
         said = [check.detail] if check.decision == "pass" else [check.said, check.detail]
-        table.add_row(f"[{colour}]{check.decision}[/{colour}]", check.id, "\n".join(terminal(line) for line in said))
+        table.add_row(
+            f"[{colour}]{check.decision}[/{colour}]", terminal(check.id), "\n".join(terminal(line) for line in said)
+        )
     return table
 
 

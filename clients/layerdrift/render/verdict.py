@@ -32,7 +32,9 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
     for key, value in (("analysis_id", verdict.analysis_id), ("decision", verdict.decision)):
         ET.SubElement(properties, "property", {"name": key, "value": value})
     for check in verdict.checks:
-        case = ET.SubElement(suite, "testcase", {"classname": "layerdrift.policy", "name": check.id, "time": "0"})
+        case = ET.SubElement(
+            suite, "testcase", {"classname": "layerdrift.policy", "name": escaping.xml(check.id), "time": "0"}
+        )
         if check.decision == "fail":
             failure = ET.SubElement(case, "failure", {"type": "policy", "message": escaping.xml(check.said)})
             failure.text = escaping.xml(_explained(check))
