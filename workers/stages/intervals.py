@@ -9,6 +9,7 @@ from torch import Tensor
 
 from layerdrift.contract.report import Measured
 from workers.analysis.jackknife import jackknife_interval
+from workers.analysis.proportions import change_interval, share_interval
 
 MIN_GROUPS = 5
 """With fewer groups of texts an interval would be wider than it is worth."""
@@ -37,6 +38,24 @@ def measured(
         return Measured(value=value, null=null)
     low, high = (min(max(end, bounds[0]), bounds[1]) for end in jackknife_interval(value, others, corrected))
     return Measured(value=value, low=low, high=high, null=null)
+
+
+def share(hits: float, trials: float) -> Measured:
+    """A share of texts with its interval, where there are as many texts as an interval needs."""
+    value = hits / trials
+    if trials < MIN_GROUPS:
+        return Measured(value=value)
+    low, high = share_interval(hits, trials)
+    return Measured(value=value, low=low, high=high)
+
+
+def change(gains: float, losses: float, pairs: float) -> Measured:
+    """A difference of two shares of the same texts with its interval, like `share`."""
+    value = (gains - losses) / pairs
+    if pairs < MIN_GROUPS:
+        return Measured(value=value)
+    low, high = change_interval(gains, losses, pairs)
+    return Measured(value=value, low=low, high=high)
 
 
 def ratio(

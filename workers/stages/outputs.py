@@ -29,7 +29,7 @@ from workers.stages.answers import (
     over_common_tokens,
     quality,
 )
-from workers.stages.intervals import ratio
+from workers.stages.intervals import change, ratio, share
 
 
 def class_names(model: PreTrainedModel) -> list[str]:
@@ -45,7 +45,12 @@ def known_targets(questions: Questions, model: PreTrainedModel) -> Tensor | None
 
 
 def measured(scores: Scores, measure: Measure) -> Measured:
-    """The scores as one number with its 95 % interval over texts."""
+    """The scores as one number with its 95 % interval over texts.
+
+    Of one question for each text, the share of hits has Wilson's interval; all else has that of the jackknife.
+    """
+    if measure == "accuracy" and bool((scores.counts <= 1).all()):
+        return share(float(scores.sums.sum()), float(scores.counts.sum()))
     return ratio(*grouped(scores), TRANSFORMS[measure], RANGES[measure])
 
 
@@ -105,8 +110,8 @@ def outputs_of(
 
 def _difference(sums: dict[str, Scores]) -> Measured:
     """Accuracy of the tuned model less the base model's, on the same texts."""
-    change = Scores(sums["tuned"].sums - sums["base"].sums, sums["tuned"].counts)
-    return ratio(*grouped(change), bounds=(-1.0, 1.0))
+    difference = sums["tuned"].sums - sums["base"].sums
+    return change(float((difference > 0).sum()), float((difference < 0).sum()), float(sums["tuned"].counts.sum()))
 
 
 def _perplexity_ratio(sums: dict[str, Scores]) -> Measured:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import takewhile
 from statistics import mean, median
 
 import torch
@@ -14,7 +15,7 @@ from layerdrift.backends.tables import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Recommendation, Strategy, Sweep, SweepPoint
 from layerdrift.contract.request import AnalysisRequest, FineTune, FreezeSweep
-from workers.analysis.noninferiority import loss_bound
+from workers.analysis.noninferiority import Loss, loss_bound
 from workers.stages.finetune import fresh_classifier, training_data
 from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.resolve import Resolved
@@ -176,7 +177,8 @@ def _one(
 
 
 def _point(runs: _Runs, nothing: _Runs, depth: int, sweep: FreezeSweep) -> SweepPoint:
-    found = loss_bound(nothing.hits.double(), runs.hits.double())
+    itself = runs is nothing
+    found = Loss(0.0, 0.0) if itself else loss_bound(nothing.hits.double(), runs.hits.double())
     seconds = [second for training in runs.trainings for second in training.step_seconds]
     return SweepPoint(
         freeze_first=depth,
@@ -206,9 +208,13 @@ def _regrets(wanted: dict[str, frozenset[int]], runs: dict[frozenset[int], _Runs
 
 
 def advice_of(sweep: Sweep, predicted: Recommendation) -> Recommendation:
-    """The deepest freeze whose loss is bounded by epsilon; else the prediction, with what the sweep says of it."""
-    held = [point for point in sweep.points if point.validated and point.freeze_first]
-    plain = sweep.points[0]
+    """The deepest freeze up to which every loss is bounded by epsilon; else the prediction, with what the sweep says.
+
+    Depths are judged from the shallowest on, and the first that fails ends it: so one wrong answer among many depths is
+    as rare as one bound says (a fixed sequence of tests; Maurer, Hothorn and Lehmacher 1995).
+    """
+    plain, *frozen = sweep.points
+    held = list(takewhile(lambda point: point.validated, frozen))
     setting = f"{len(sweep.seeds)} seeds, {sweep.examples} rows"
     if held:
         deepest = held[-1]
@@ -219,11 +225,11 @@ def advice_of(sweep: Sweep, predicted: Recommendation) -> Recommendation:
             f"{deepest.training_bytes / plain.training_bytes:.0%} of the memory ({setting})."
         )
         return Recommendation(freeze_first=deepest.freeze_first, basis="validated", evidence=evidence)
-    nearest = min(sweep.points[1:], key=lambda point: point.loss_bound_points)
+    first = frozen[0]
     evidence = (
         f"{predicted.evidence.removesuffix(NOT_RETRAINED)}"
-        f"The sweep does not confirm any freezing within {sweep.epsilon_points:g} points: the "
-        f"least bound is {nearest.loss_bound_points:.2f} points, with {nearest.freeze_first} blocks frozen (measured "
-        f"loss {nearest.loss_points:.2f}; {setting}). More rows or seeds narrow the bound."
+        f"The sweep does not confirm any freezing within {sweep.epsilon_points:g} points: with "
+        f"{first.freeze_first} blocks frozen, the fewest that were tried, the bound is {first.loss_bound_points:.2f} "
+        f"points (measured loss {first.loss_points:.2f}; {setting}). More rows or seeds narrow the bound."
     )
     return predicted.model_copy(update={"evidence": evidence})

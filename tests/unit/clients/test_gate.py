@@ -226,6 +226,25 @@ def test_the_starter_policy_is_one_and_judges_a_sound_and_a_wrecked_model() -> N
     assert [check.id for check in found.checks if check.decision == "fail"] == ["early-layers-kept"]
 
 
+@pytest.mark.parametrize(
+    ("change", "failed", "warned"),
+    [
+        ((0.0, -0.04, 0.04), [], []),
+        ((-0.04, -0.1, 0.02), [], ["accuracy-shown-kept"]),
+        ((-0.08, -0.12, -0.04), ["accuracy-kept"], ["accuracy-shown-kept"]),
+    ],
+    ids=["equal", "not known", "worse"],
+)
+def test_the_starter_policy_judges_the_paired_change_of_accuracy_by_its_interval(
+    change: tuple[float, float, float], failed: list[str], warned: list[str]
+) -> None:
+    body = sound().model_dump()
+    body["outputs"]["accuracy_change"] = dict(zip(("value", "low", "high"), change, strict=True))
+    found = judge(policies.load(policies.starter()), Report.model_validate(body))
+    assert [check.id for check in found.checks if check.decision == "fail"] == failed
+    assert [check.id for check in found.checks if check.decision == "warn"] == warned
+
+
 def sound() -> Report:
     made = report(layers=7)
     for layer in made.layers[:3]:

@@ -215,6 +215,8 @@ def test_freezing_saves_memory_and_the_sweep_measures_what_it_costs(base: Path) 
     advice = advice_of(found.model_copy(update={"points": refused}), predicted)
     assert (advice.basis, advice.freeze_first) == ("predicted", 2)
     assert advice.evidence.startswith("The curve says so. The sweep does not confirm")
+    shallow_fails = [point.model_copy(update={"validated": point.freeze_first != 1}) for point in found.points]
+    assert advice_of(found.model_copy(update={"points": shallow_fails}), predicted).basis == "predicted"
 
 
 def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(base: Path) -> None:
