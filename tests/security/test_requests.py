@@ -509,7 +509,7 @@ RULE = "rules:\n  - id: a\n    message: m\n    path: layers[*].drift\n    max: {
         ("? [a]\n: 1\n", 1, "a name must be a word"),
         (RULE.format("9" * 5_000), 5, "5000 characters without quotes"),
         (RULE.format('"' + "9" * 5_000 + '"'), 5, "valid number"),
-        ("rules: []\nx: !!python/object:os.system y\n", 2, "constructor"),
+        ("rules: []\nx: !!python/object:os.system y\n", 2, "tags"),
         ("a: 1\n" * 90_000, 1, "policies have up to"),
         ("a: 2001-13-45\n", 1, "month"),
         ("".join(f"f{number}: 1\n" for number in range(4_000)), 1, "missing"),
