@@ -26,7 +26,6 @@ from layerdrift.backends.table_rows import (
 from layerdrift.contract.errors import InputError
 from workers.stages import parquet_check
 
-BATCH_ROWS = 1024
 NESTED_BATCH_ROWS = 32
 """Of structs, whose strings are expanded before they can be counted."""
 
@@ -61,7 +60,7 @@ def parquet_rows(path: Path, reader: RowReader, max_bytes: int) -> Iterator[Row]
         with pq.ParquetFile(path, read_dictionary=wanted) as file:
             done = size = 0
             nested = any(name not in file.schema_arrow.names for name in wanted)
-            for batch in file.iter_batches(NESTED_BATCH_ROWS if nested else BATCH_ROWS, columns=wanted):
+            for batch in file.iter_batches(NESTED_BATCH_ROWS if nested else parquet_check.BATCH_ROWS, columns=wanted):
                 size += _expanded(batch)
                 if size > max_bytes:
                     raise _too_large(where, max_bytes)

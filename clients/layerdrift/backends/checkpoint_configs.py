@@ -25,7 +25,9 @@ MAX_PATTERN, MAX_REPEATS = 10_000, 5
 """Characters of an expression for names of modules, and parts that it repeats."""
 
 _PATTERN_KEYS = ("rank_pattern", "alpha_pattern")
-_REPEAT = re.compile(r"[*+]|\{\d*,?\d*\}")
+_REPEAT = re.compile(r"[*+]|\{\d*,?\d*\}|(?<![*+?}(])\?")
+"""What repeats a part or makes it optional; not the ? of a lazy repeat or of a group such as (?:."""
+
 _REPEATED_GROUP = re.compile(r"\)\s*([*+]|\{\d*,?\d*\})")
 _SIDES = (
     *("r", "init_r", "target_r", "mini_r", "hybrid_r", "gralora_k", "subspace_rank", "num_subspaces", "u", "depth"),

@@ -275,13 +275,13 @@ class _Ranges(io.RawIOBase):
 
 
 class _Source(io.BufferedReader):
-    """The bytes of a zip; until its directory has been read, OSError for more at once than a directory may have."""
+    """The bytes of a zip; until its directory has been read, BadZipFile for more at once than that may have."""
 
     limit: int | None = MAX_DIRECTORY_BYTES
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.limit is not None and size is not None and size > self.limit:
-            raise OSError(f"its directory has {size} bytes; up to {self.limit} are read")
+            raise zipfile.BadZipFile(f"its directory has {size} bytes; up to {self.limit} are read")
         return super().read(size)
 
 
@@ -342,7 +342,7 @@ class Archive(Tree):
                     if done > member.file_size:
                         raise ValueError(f"{path} is larger than the zip says")
                     yield chunk
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error) as error:
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} in the zip is broken ({error})") from error
 
 

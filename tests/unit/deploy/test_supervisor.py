@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -104,3 +105,9 @@ def test_taken_ports_are_replaced_by_free_ones() -> None:
         chosen = choose({"a": port, "b": port, "c": port})
     assert port not in chosen.values()
     assert len(set(chosen.values())) == 3
+
+
+def test_a_program_lets_others_go_first_where_it_is_told_to(tmp_path: Path, supervisor: Supervisor) -> None:
+    supervisor.start(replace(program(tmp_path, "import time; time.sleep(60)"), niceness=5), timeout=10)
+    (pid,) = supervisor.pids().values()
+    assert psutil.Process(pid).nice() == psutil.Process().nice() + 5

@@ -19,7 +19,8 @@ from layerdrift.backends.tables import Columns, Row, RowReader
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 from workers.stages.dataset import DatasetRows, read_dataset, reading_warnings
-from workers.stages.parquet_rows import BATCH_ROWS, parquet_rows
+from workers.stages.parquet_check import BATCH_ROWS
+from workers.stages.parquet_rows import parquet_rows
 
 MAYBE = Columns("text", None, labelled=False)
 BOTH = Columns("text", "label", labelled=True)
