@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
@@ -98,7 +99,7 @@ def test_a_record_of_before_is_read_and_shown_as_text(deployment: Deployment) ->
 
 def test_every_table_of_the_command_line_shows_text_alone() -> None:
     check = Check(
-        id="a", decision="fail", severity="fail", path="x", matched=1, observed=HOSTILE, limit="= x", message=HOSTILE,
+        id=HOSTILE, decision="fail", severity="fail", path="x", matched=1, observed=HOSTILE, limit="= x", message=HOSTILE,
         detail=HOSTILE,
     )  # fmt: skip
     found = Verdict(analysis_id="an_x", decision="fail", checks=[check])
@@ -132,13 +133,15 @@ def _without_code(page: str) -> str:
 
 def test_a_verdict_calls_nobody() -> None:
     check = Check(
-        id="a", decision="fail", severity="fail", path="x", matched=1, observed=1.0, limit="<= 0", message=HOSTILE,
+        id=HOSTILE, decision="fail", severity="fail", path="x", matched=1, observed=1.0, limit="<= 0", message=HOSTILE,
         detail="@team look at #12",
     )  # fmt: skip
     found = Verdict(analysis_id="an_x", decision="fail", checks=[check])
     page = MarkdownIt("gfm-like", {"html": True, "linkify": False}).enable("table").render(verdict.markdown(found))
     assert not [word for word in ("<script>", "@someone", "@team", "#12", "\x1b") if word in page]
-    assert "\x1b" not in verdict.junit(found, HOSTILE, datetime.now(UTC))
+    written = verdict.junit(found, HOSTILE, datetime.now(UTC))
+    assert "\x1b" not in written
+    assert [case.get("classname") for case in ET.fromstring(written).iter("testcase")] == ["layerdrift.policy"]
 
 
 def test_escaping_leaves_what_is_harmless() -> None:
