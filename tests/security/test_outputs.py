@@ -99,8 +99,8 @@ def test_a_record_of_before_is_read_and_shown_as_text(deployment: Deployment) ->
 
 def test_every_table_of_the_command_line_shows_text_alone() -> None:
     check = Check(
-        id=HOSTILE, decision="fail", severity="fail", path="x", matched=1, observed=HOSTILE, limit="= x", message=HOSTILE,
-        detail=HOSTILE,
+        id=HOSTILE, decision="fail", severity="fail", path="x", matched=1, observed=HOSTILE, limit="= x",
+        message=HOSTILE, detail=HOSTILE,
     )  # fmt: skip
     found = Verdict(analysis_id="an_x", decision="fail", checks=[check])
     shown = io.StringIO()
