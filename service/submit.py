@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import litserve as ls
 import redis
@@ -23,7 +24,7 @@ from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import PinnedDataset
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.contract.errors import LayerdriftError, RateError
-from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label, Webhook
+from layerdrift.contract.request import AnalysisRequest, Label, TextsRef, Webhook
 from layerdrift.contract.upload import Upload
 from service.problems import problem_response, redis_away
 
@@ -91,10 +92,16 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         deployment.webhooks.check(webhook)
     sources = deployment.sources.of(tenant)
     request, pins = submission.request, sources.pin(submission.request)
-    if request.dataset.inline is not None:
-        upload, dataset = _kept_inline(deployment.uploads, tenant, request.dataset)
-        request = request.model_copy(update={"dataset": dataset})
-        pins = pins.model_copy(update={"dataset": PinnedDataset(source=upload.uri, file=pinned_upload(upload))})
+    dataset, reference, pinned = request.dataset, request.dataset.reference, dict[str, PinnedDataset]()
+    if reference is not None and reference.inline is not None:
+        upload, reference = _kept_inline(deployment.uploads, tenant, reference)
+        pinned["reference"] = PinnedDataset(source=upload.uri, file=pinned_upload(upload))
+    if dataset.inline is not None:
+        upload, dataset = _kept_inline(deployment.uploads, tenant, dataset)
+        pinned["dataset"] = PinnedDataset(source=upload.uri, file=pinned_upload(upload))
+    if pinned:
+        request = request.model_copy(update={"dataset": dataset.model_copy(update={"reference": reference})})
+        pins = pins.model_copy(update=pinned)
     fresh = JobRecord(
         id=analysis_id(tenant, request, pins),
         tenant=tenant,
@@ -132,17 +139,28 @@ def accepted(record: JobRecord, status: int) -> JSONResponse:
     return JSONResponse(analysis.model_dump(mode="json"), status_code=status, headers={"Location": analysis.links.self})
 
 
-def _kept_inline(uploads: UploadStore, tenant: str, given: DatasetRef) -> tuple[Upload, DatasetRef]:
+_Texts = TypeVar("_Texts", bound=TextsRef)
+
+
+def _kept_inline(uploads: UploadStore, tenant: str, given: _Texts) -> tuple[Upload, _Texts]:
     """The texts of a request as an upload, and how it is read: records are read often, and these may be megabytes."""
     inline = given.inline
     if inline is None:
         raise ValueError("the data set is not inline")
-    labels: Sequence[Label | None] = inline.labels or [None] * len(inline.texts)
-    rows: list[dict[str, Label | None]]
-    rows = [{"text": text, "label": label} for text, label in zip(inline.texts, labels, strict=True)]
-    if inline.pairs is not None:
-        rows = [{**row, "pair": pair} for row, pair in zip(rows, inline.pairs, strict=True)]
+    columns: dict[str, Sequence[Label | None]] = {"text": inline.texts}
+    columns["label"] = inline.labels or [None] * len(inline.texts)
+    columns |= {
+        name: values for name, values in (("pair", inline.pairs), ("group", inline.groups)) if values is not None
+    }
+    rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
     body = "".join(json.dumps(row) + "\n" for row in rows).encode()
     upload = uploads.keep_inline(tenant, body, "inline.jsonl")
-    pair_column = None if inline.pairs is None else "pair"
-    return upload, DatasetRef(uri=upload.uri, text_pair_column=pair_column, max_examples=given.max_examples)
+    read = {
+        "uri": upload.uri,
+        "inline": None,
+        "text_column": "text",
+        "label_column": None,
+        "text_pair_column": None if inline.pairs is None else "pair",
+        "group_column": None if inline.groups is None else "group",
+    }
+    return upload, given.model_copy(update=read)

@@ -25,6 +25,7 @@ from layerdrift.contract.errors import ConflictError, InputError, LayerdriftErro
 from layerdrift.contract.inspection import STRONGEST, InspectedLayer, InspectedText, Inspection, LatentActivation
 from workers.analysis.moments import row_cosines
 from workers.analysis.sae import SaeStack
+from workers.analysis.similarity import row_drift
 from workers.models.inliers import Inliers
 from workers.models.texts import Batch, batches, encode
 from workers.models.tokenizers import load_tokenizer
@@ -51,10 +52,15 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """A pair in memory. centres: base and tuned, [L + 1, D] each. base_saes, tuned_saes: by layer, or none."""
+    """A pair in memory. base_saes, tuned_saes: by layer, or none.
+
+    centres: base and tuned, [L + 1, D] each. spreads: mean squared distances from them, [L + 1] each; None of an
+    analysis that kept none.
+    """
 
     pair: Pair
     centres: tuple[Tensor, Tensor]
+    spreads: tuple[Tensor, Tensor] | None
     base_saes: list[SaeStack]
     tuned_saes: list[SaeStack]
 
@@ -170,7 +176,8 @@ class Inspector:
         base_saes, tuned_saes = (
             self._autoencoders(record, side, layers, folder / "saes") for side in ("base", "tuned")
         )
-        return LoadedPair(pair, (centres["base"], centres["tuned"]), base_saes, tuned_saes)
+        spreads = (centres["base_spread"], centres["tuned_spread"]) if "base_spread" in centres else None
+        return LoadedPair(pair, (centres["base"], centres["tuned"]), spreads, base_saes, tuned_saes)
 
     def _autoencoders(self, record: JobRecord, side: str, layers: int, folder: Path) -> list[SaeStack]:
         found = []
@@ -228,8 +235,9 @@ def _text(loaded: LoadedPair, text: str, batch: Batch, row: int, sides: tuple[Te
     base, tuned = sides
     reading, length = loaded.pair.reading, base.shape[1]
     special = (~batch.real[row, :length]).tolist()
-    centred = (side.double() - centre[:, None] for side, centre in zip(sides, loaded.centres, strict=True))
-    drift = (1 - row_cosines(*centred)).tolist()
+    one, other = (side.double() - centre[:, None] for side, centre in zip(sides, loaded.centres, strict=True))
+    moved = 1 - row_cosines(one, other) if loaded.spreads is None else row_drift(one, other, loaded.spreads)
+    drift = moved.tolist()
     layers = []
     for layer in range(len(base)):
         layers.append(

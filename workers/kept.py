@@ -21,7 +21,7 @@ from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.sources import file_sha256, fingerprint
 from layerdrift.contract.errors import NotFoundError
 from layerdrift.contract.report import FineTuneRun
-from layerdrift.contract.request import AnalysisRequest, NullName
+from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name
 from workers.stages.finetune import Snapshot, Tuned
 from workers.stages.resolve import Checkpoint, Resolved
@@ -43,7 +43,7 @@ class KeptFinetune(BaseModel):
     run: FineTuneRun
     folders: dict[str, list[KeptFile]]
     snapshots: list[int]
-    nulls: list[NullName]
+    nulls: list[str]
 
 
 class KeptFinetunes:

@@ -232,6 +232,7 @@ def _keep_centres(extracted: Extracted, path: Path, owned: keys.Owned, artifacts
     """Stores how texts were read and what drift is centred at, so that other texts can be inspected later."""
     frame, reading = extracted.moments["token"].frame, extracted.reading
     tensors = {"base": frame.base.contiguous(), "tuned": frame.tuned.contiguous()}
+    tensors["base_spread"], tensors["tuned_spread"] = frame.spreads()
     tensors["length"] = torch.tensor(reading.length)
     if reading.inliers is not None:
         tensors |= {"base_limits": reading.inliers.base_limits, "tuned_limits": reading.inliers.tuned_limits}

@@ -100,10 +100,12 @@ class GroupStore:
     """What the moments of groups of rows follow from: the first of them in memory, a file for each of the others.
 
     memory_bytes: what the groups in memory may take; half of writing a file goes into finding new room for it.
+    every: of a group's rows, each such one is kept; 1: all.
     """
 
     folder: Path
     memory_bytes: int
+    every: int = 1
     groups: int = 0
     _in_memory: list[dict[str, Tensor]] = field(default_factory=list)
 

@@ -69,6 +69,9 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
 
 
 def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) -> Check:
+    known_path = _known(policy, rule, report)
+    if known_path is not None:
+        return _passed_over(rule, known_path)
     numbers = _numbers(policy, rule, report)
     if rule.of_baseline and baseline is not None:
         numbers = [_against(rule, number, report, baseline) for number in numbers]
@@ -97,7 +100,30 @@ def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) 
         limit=rule.limit,
         message=rule.message,
         detail=_detail(rule, known, broken, undefined),
+        judged=bool(broken) or decision == "pass",
         findings=[Finding(path=match.path, observed=match.value) for match in [*broken, *missed][:MAX_FINDINGS]],
+    )
+
+
+def _known(policy: Policy, rule: Rule, report: Report) -> str | None:
+    """The first of `unless_known` that the report has a value at."""
+    for path in rule.unless_known:
+        if any(match.value is not None for match in _found(policy, rule, path, report)):
+            return path
+    return None
+
+
+def _passed_over(rule: Rule, path: str) -> Check:
+    return Check(
+        id=rule.id,
+        decision="pass",
+        severity=rule.severity,
+        path=rule.path,
+        matched=0,
+        observed=None,
+        limit=rule.limit,
+        message=rule.message,
+        detail=f"passed over, since the report has {path}",
     )
 
 

@@ -58,7 +58,7 @@ def main() -> None:
         return
     forward, measured, tokens = _in_process(TIMES)
     peaks = {count: _in_process(str(count)) for count in MEMORY_TOKENS}
-    drifted, layers = _false_positives(inputs.model)
+    drifted, layers = false_positives(inputs.model, IDENTITY_PAIRS, IDENTITY_TEXTS)
     share = measured / forward - 1
     figures = {
         "forward_s": round(forward, 3),
@@ -163,10 +163,10 @@ def _peak_mb(tokens: int) -> int:
     return peak_mb()
 
 
-def _false_positives(model: Path) -> tuple[int, int]:
-    """How many layers are called drifted among pairs that rounding alone tells apart."""
+def false_positives(model: Path, pairs: int, texts: int) -> tuple[int, int]:
+    """How many layers are called drifted among pairs that rounding alone tells apart, and how many there are."""
     with fetch(INPUTS).reviews.open(encoding="utf-8", newline="") as stream:
-        rows = [Row(row["text"], None) for row, _ in zip(csv.DictReader(stream), range(IDENTITY_TEXTS), strict=False)]
+        rows = [Row(row["text"], None) for row, _ in zip(csv.DictReader(stream), range(texts), strict=False)]
     request = AnalysisRequest.model_validate(
         {
             "base": {"uri": "file:///base"},
@@ -179,7 +179,7 @@ def _false_positives(model: Path) -> tuple[int, int]:
     tokenizer = load_tokenizer(model, "base")
     resolved = Resolved(base, None, tokenizer, 128, Split(rows, [], []), len(rows), "0", [])
     drifted = layers = 0
-    for number in range(IDENTITY_PAIRS):
+    for number in range(pairs):
         with tempfile.TemporaryDirectory() as folder:
             tuned = Path(folder) / "tuned"
             rounded(load_body(model, "/base/uri", CPU), number).save_pretrained(tuned)

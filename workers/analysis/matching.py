@@ -91,11 +91,12 @@ class Matching:
     """Two dictionaries that were trained apart, assigned one to one.
 
     matched_share: of the first one's living latents, those whose partner has a cosine of KNOWN_COSINE or more, 0 to 1.
-    mean_cosine: over all assigned pairs, -1 to 1.
+    mean_cosine: over all assigned pairs, -1 to 1. latents: living ones of the first.
     """
 
     matched_share: float
     mean_cosine: float
+    latents: int
 
 
 def matching(one: Tensor, other: Tensor, rates_one: Tensor, rates_other: Tensor) -> Matching | None:
@@ -112,5 +113,7 @@ def matching(one: Tensor, other: Tensor, rates_one: Tensor, rates_other: Tensor)
     rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
     assigned = cosines[torch.from_numpy(rows), torch.from_numpy(columns)]
     return Matching(
-        matched_share=float((assigned >= KNOWN_COSINE).sum()) / len(alive), mean_cosine=float(assigned.mean())
+        matched_share=float((assigned >= KNOWN_COSINE).sum()) / len(alive),
+        mean_cosine=float(assigned.mean()),
+        latents=len(alive),
     )

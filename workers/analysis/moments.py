@@ -57,6 +57,14 @@ class Frame:
         (base_mean, base_scale), (tuned_mean, tuned_scale) = _mean_and_scale(base), _mean_and_scale(tuned)
         return Frame(base_mean, tuned_mean, base_scale, tuned_scale)
 
+    def spreads(self) -> tuple[Tensor, Tensor]:
+        """Mean squared distance of the rows from their mean, of each model; [S]."""
+        base, tuned = (
+            torch.where(scale > 0, scale.square().reciprocal(), 0.0).sum(1)
+            for scale in (self.base_scale, self.tuned_scale)
+        )
+        return base, tuned
+
     def same_as(self, other: Frame) -> bool:
         """Whether sums under both add up."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)

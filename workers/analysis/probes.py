@@ -14,14 +14,22 @@ WEIGHT_PENALTY = 1e-3
 MAX_ITERATIONS = 200
 
 
-def stratified_folds(classes: Tensor, folds: int, generator: torch.Generator) -> Tensor:
-    """A fold for each of N texts, so that every class is spread evenly over them; [N] -> [N]."""
-    assigned = torch.zeros_like(classes)
-    order = torch.randperm(len(classes), generator=generator)
+def stratified_folds(classes: Tensor, folds: int, generator: torch.Generator, units: Tensor | None = None) -> Tensor:
+    """A fold for each of N texts, so that every class is spread evenly over them; [N] -> [N].
+
+    Args:
+        units: [N]; texts of one unit are in one fold, where the class of the first of them belongs.
+    """
+    of_unit = torch.arange(len(classes)) if units is None else units.unique(return_inverse=True)[1]
+    count = int(of_unit.max()) + 1
+    first = torch.full((count,), len(classes)).scatter_reduce(0, of_unit, torch.arange(len(classes)), "amin")
+    class_of_unit = classes[first]
+    assigned = torch.zeros(count, dtype=torch.int64)
+    order = torch.randperm(count, generator=generator)
     for one in classes.unique():
-        members = order[classes[order] == one]
+        members = order[class_of_unit[order] == one]
         assigned[members] = torch.arange(len(members)) % folds
-    return assigned
+    return assigned[of_unit]
 
 
 def held_out_hits(features: Tensor, classes: Tensor, folds: Tensor) -> Tensor:
@@ -49,14 +57,21 @@ def held_out_hits(features: Tensor, classes: Tensor, folds: Tensor) -> Tensor:
 
 
 def class_directions(features: Tensor, classes: Tensor) -> Tensor:
-    """The direction in which a probe's logit of each class rises above the mean one; [N, D], [N] -> [C, D], unit norm.
+    """The direction that tells each class from the mean of all, by ridge regression on the classes' indicators.
 
-    Zero where no feature varies.
+    Args:
+        features: [N, D]. classes: [..., N], 0 to C - 1; several labellings of the same texts are fitted at once.
+
+    Returns:
+        [..., C, D] of unit norm; zero where no feature varies.
     """
     mean, scale = _standardising(features[None])
-    weights, _ = fit_logistic((features[None] - mean) * scale, classes[None], int(classes.max()) + 1)
-    rows = (weights[0] * scale[0].T).T
-    return nn.functional.normalize(rows - rows.mean(0), dim=1)
+    scaled = ((features - mean[0]) * scale[0]).double()
+    penalty = WEIGHT_PENALTY * len(features) * torch.eye(scaled.shape[1], dtype=torch.float64)
+    solve = torch.linalg.solve(scaled.T @ scaled + penalty, scaled.T)
+    indicators = nn.functional.one_hot(classes, int(classes.max()) + 1).double()
+    rows = (solve @ indicators).mT * scale[0].double()
+    return nn.functional.normalize(rows - rows.mean(-2, keepdim=True), dim=-1).float()
 
 
 def _standardising(features: Tensor) -> tuple[Tensor, Tensor]:

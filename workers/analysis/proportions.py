@@ -1,12 +1,14 @@
 """Intervals of proportions that hold near 0 and 1, where leaving out groups finds no variance at all.
 
 Sources: Wilson (1927), recommended by Brown, Cai and DasGupta (2001); for differences of paired proportions Agresti and
-Min (2005). Pure mathematics on counts.
+Min (2005); for trials that come in clusters the effective number of trials of Korn and Graubard (1998). Pure
+mathematics on counts.
 """
 
 from __future__ import annotations
 
-from scipy.stats import norm
+from scipy.stats import norm, t
+from torch import Tensor
 
 from workers.analysis.jackknife import CONFIDENCE, Interval
 
@@ -56,3 +58,39 @@ def adjusted(total: float, squares: float, pairs: float) -> tuple[float, float]:
     count = pairs + 2
     mean = total / count
     return mean, ((squares + 1) / count - mean**2) / count
+
+
+def effective(values: Tensor, counts: Tensor) -> float:
+    """How many independent trials tell as much of a mean as these, which come in clusters; 1 to their number.
+
+    The variance of one trial over the variance that the clusters' sums give the mean. Where no trial differs from
+    another there is no variance to compare: then each cluster counts once. Corrected for the few clusters that the
+    variance is estimated from (Korn and Graubard 1998), of which fewer count where few clusters make most of it: the
+    degrees of freedom are those of a variance of numbers of this kurtosis.
+
+    Args:
+        values: sums over each cluster of what is averaged, [M, 2]: of the number, and of its square.
+        counts: trials of each cluster, [M].
+
+    Raises:
+        ValueError: fewer than two clusters have a trial.
+    """
+    some = counts > 0
+    (sums, squares), counts = values[some].double().T, counts[some].double()
+    clusters, trials = len(counts), float(counts.sum())
+    if clusters < 2:
+        raise ValueError(f"trials of {clusters} clusters do not tell how much clusters differ")
+    if clusters == trials:
+        return trials
+    mean = float(sums.sum()) / trials
+    of_one = float(squares.sum()) / trials - mean**2
+    of_mean = clusters / (clusters - 1) * float((sums - mean * counts).square().sum()) / trials**2
+    if of_one <= 0:
+        return float(clusters)
+    if of_mean <= 0:
+        return trials
+    squared = (sums - mean * counts).square()
+    peaked = clusters * float(squared.square().sum()) / float(squared.sum()) ** 2
+    freedom = max(1.0, min(clusters - 1, 2 * clusters / max(peaked - 1, 1e-9)))
+    few = (QUANTILE / float(t.ppf((1 + CONFIDENCE) / 2, freedom))) ** 2
+    return max(1.0, min(trials, few * of_one / of_mean))

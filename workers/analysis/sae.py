@@ -210,13 +210,16 @@ class SaeStack:
 class SaeFit:
     """Of one autoencoder on rows it was not trained on: FVU >= 0, mean active latents L0, and how often each fires.
 
-    firing_rates: [F], shares of the rows. mean: [D] float64, of the rows.
+    firing_rates: [F], shares of the rows. strengths: [F], mean activations where they fire. mean: [D] float64, of the
+    rows. spread: mean squared distance of the rows from it.
     """
 
     fvu: float
     l0: float
     firing_rates: Tensor
+    strengths: Tensor
     mean: Tensor
+    spread: float
 
 
 def fit_on(stack: SaeStack, site: int, batches: Iterable[Tensor]) -> SaeFit:
@@ -227,16 +230,24 @@ def fit_on(stack: SaeStack, site: int, batches: Iterable[Tensor]) -> SaeFit:
     """
     residual = square = 0.0
     count = 0
-    active = torch.zeros(stack.b_enc.shape[1], dtype=torch.float64)
+    active, sums = torch.zeros(2, stack.b_enc.shape[1], dtype=torch.float64)
     total = torch.zeros(stack.b_dec.shape[1], dtype=torch.float64)
     for rows in batches:
         latents = stack.encode(site, rows)
         residual += float((rows.float() - stack.decode(site, latents)).double().square().sum())
         active += (latents > 0).sum(0)
+        sums += latents.sum(0)
         total += rows.double().sum(0)
         square += float(rows.double().square().sum())
         count += len(rows)
     variance = square - float(total.square().sum()) / count if count else 0.0
     if variance <= 1e-10 * square or not count:
         raise ValueError(f"the {count} rows at site {site} do not vary; FVU has no meaning there")
-    return SaeFit(residual / variance, float(active.sum()) / count, active / count, total / count)
+    return SaeFit(
+        fvu=residual / variance,
+        l0=float(active.sum()) / count,
+        firing_rates=active / count,
+        strengths=sums / active.clamp_min(1),
+        mean=total / count,
+        spread=variance / count,
+    )

@@ -28,7 +28,7 @@ class SiteSimilarity:
 
     cosine: mean cosine of the rows of both models, [-1, 1].
     cosine_centred: the same after subtracting each model's mean, [-1, 1].
-    relative_l2: norm(Y - X)_F / norm(X)_F, >= 0.
+    relative_l2: norm(Y - X)_F / norm(X)_F, >= 0. relative_l2_centred: the same after subtracting each model's mean.
     cka: debiased linear CKA, at most 1; slightly negative values are possible and not clipped.
     cka_standardized: the same with every feature divided by its standard deviation, so that no single feature counts
         more than another.
@@ -41,6 +41,7 @@ class SiteSimilarity:
     cka: float | None
     cka_standardized: float | None = None
     procrustes: float | None = None
+    relative_l2_centred: float | None = None
     undefined: str | None = None
 
 
@@ -58,7 +59,7 @@ def drift_of(site: SiteSimilarity) -> float:
 
 
 def similarities(moments: PairMoments) -> list[SiteSimilarity]:
-    """The six measures at each of the S sites of `moments`."""
+    """All measures at each of the S sites of `moments`."""
     if moments.n < MIN_ROWS:
         reason = f"only {moments.n} rows; at least {MIN_ROWS} are needed"
         return [SiteSimilarity(None, None, None, None, undefined=reason)] * moments.sites
@@ -74,11 +75,21 @@ def _site(moments: PairMoments, site: int) -> SiteSimilarity:
     if not (sums.base.varies(sums.n, frame.base[site]) and sums.tuned.varies(sums.n, frame.tuned[site])):
         return SiteSimilarity(cosine, None, relative_l2, None, undefined=NO_VARIANCE)
     if difference_sq == 0:  # the same rows twice: rounding shall not say otherwise
-        return SiteSimilarity(1.0, 1.0, 0.0, 1.0, 1.0, 0.0)
+        return SiteSimilarity(1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0)
     cka, standardised = _debiased_cka(sums), _debiased_cka(_SiteSums.of(moments, site, standardised=True))
     if cka is None or standardised is None:
         return SiteSimilarity(cosine, None, relative_l2, None, undefined=NO_VARIANCE)
-    return SiteSimilarity(cosine, centred_cosines / moments.n, relative_l2, cka, standardised, _procrustes(sums))
+    shift = sums.tuned.mean + frame.tuned[site] - sums.base.mean - frame.base[site]
+    varying = max(0.0, difference_sq - sums.n * float(shift.square().sum()))
+    return SiteSimilarity(
+        cosine=cosine,
+        cosine_centred=centred_cosines / moments.n,
+        relative_l2=relative_l2,
+        cka=cka,
+        cka_standardized=standardised,
+        procrustes=_procrustes(sums),
+        relative_l2_centred=(varying / float(sums.base.covariance(sums.n).trace())) ** 0.5,
+    )
 
 
 @dataclass(frozen=True)
@@ -181,6 +192,20 @@ def _procrustes(sums: _SiteSums) -> float:
     norms = math.sqrt(float(sums.base.covariance(n).trace()) * float(sums.tuned.covariance(n).trace()))
     aligned = float(torch.linalg.svdvals(sums.cross_covariance()).sum())
     return min(1.0, max(0.0, 1.0 - aligned / norms))
+
+
+def row_drift(base: Tensor, tuned: Tensor, spreads: tuple[Tensor, Tensor]) -> Tensor:
+    """How far a row moved, on the scale of how far rows lie apart: |y - x|^2 / (mean |x|^2 + mean |y|^2), >= 0.
+
+    0: not at all; 1: as far as unrelated rows of the two models are on average. A row near the centre that moves a
+    little is not far, whatever its angle does.
+
+    Args:
+        base, tuned: rows less their model's mean, [S, ..., D]. spreads: mean squared norms of such rows, [S] each.
+    """
+    scale = (spreads[0] + spreads[1]).view(-1, *[1] * (base.ndim - 2))
+    moved = (tuned - base).square().sum(-1)
+    return torch.where(moved == 0, 0.0, moved / scale.clamp_min(torch.finfo(moved.dtype).tiny))
 
 
 def cross_site_cka(base: Tensor, tuned: Tensor) -> Tensor:

@@ -67,9 +67,10 @@ class StreamedMoments:
         frame_rows: rows that settle the frame; fewer do where no more come.
         frame_bytes: memory that rows may be held back in; what is reached first settles the frame.
         sink: takes each group once, and keeps no reference to it: its memory is used again.
+        every: of a group's rows, each such one goes to the sink; 1: all. The total is always of all rows.
     """
 
-    def __init__(self, frame_rows: int, frame_bytes: int, sink: GroupSink) -> None:
+    def __init__(self, frame_rows: int, frame_bytes: int, sink: GroupSink, every: int = 1) -> None:
         self.rows = 0
         self._frame: Frame | None = None
         self._total: _Buffered | None = None
@@ -80,6 +81,8 @@ class StreamedMoments:
         self._frame_rows = frame_rows
         self._frame_bytes = frame_bytes
         self._sink = sink
+        self._every = every
+        self._next_kept = 0
 
     @property
     def frame(self) -> Frame | None:
@@ -126,18 +129,25 @@ class StreamedMoments:
         if self._group is not None and group != self._group_number:
             self._close()
             self._group_number = group
+        if self._every > 1:
+            self._total.add(rows)
+            rows = self._thinned(rows)
         if self._group is not None:
             self._group.add(rows)
+
+    def _thinned(self, rows: Rows) -> Rows:
+        """Each row of so many, counted over all that came: so of every text."""
+        kept = Rows(*(side[:, self._next_kept :: self._every] for side in rows))
+        self._next_kept = (self._next_kept - rows.n) % self._every
+        return kept
 
     def _close(self) -> None:
         if self._group is None or self._total is None or not self._group.rows:
             return
         found = self._group.finished()
         self._sink(found)
-        if isinstance(found, PairMoments):
-            self._total.merge(found)
-        else:
-            self._total.add(found)
+        if self._every == 1:  # else all rows are in the total already
+            self._total.merge(found) if isinstance(found, PairMoments) else self._total.add(found)
         self._group.reset()
 
 

@@ -13,6 +13,10 @@ from torch import Tensor
 
 LORA_RANKS = (8, 16)
 
+EDGE_MARGIN = 1.1
+"""The largest singular value of noise lies at its limit only on average: it is exceeded by a few percent in matrices
+of a few hundred rows."""
+
 
 @dataclass(frozen=True)
 class WeightDifference:
@@ -21,14 +25,18 @@ class WeightDifference:
     relative_frobenius: norm(tuned - base)_F / norm(base)_F over all tensors of the group, >= 0; None where tensors
         moved that are all zero in the base.
     effective_rank: exp of the entropy of the singular values of the difference (Roy & Vetterli 2007), the mean over the
-        group's matrices that moved; 1 to the smaller side of a matrix.
-    top_share: by rank r, the largest share of the squared norm of the differences that a rank-r update of each matrix
-        could have made, 0 to 1.
+        group's matrices that moved; 1 to the smaller side of a matrix. Of a matrix only what is above its rounding
+        counts: singular values beyond the largest that rounding alone gives (Marchenko & Pastur 1967).
+    top_share: by rank r, the largest share of the squared norm of what is above the rounding that a rank-r update of
+        each matrix could have made, 0 to 1.
+    rounding_share: share of the squared norm of the matrices' differences that rounding to the precision of the tuned
+        weights makes, on average, 0 to 1.
     """
 
     relative_frobenius: float | None
     effective_rank: float | None
     top_share: dict[int, float] | None
+    rounding_share: float | None
 
 
 def weight_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> WeightDifference:
@@ -37,7 +45,7 @@ def weight_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> WeightDifferenc
     Raises:
         ValueError: there are no tensors.
     """
-    difference_sq = base_sq = 0.0
+    difference_sq = base_sq = matrix_sq = rounding = 0.0
     spectra, tensors = [], 0
     for base, tuned in pairs:
         tensors += 1
@@ -45,18 +53,43 @@ def weight_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> WeightDifferenc
         difference_sq += float(difference.square().sum())
         base_sq += float(base.detach().double().square().sum())
         if difference.ndim == 2 and bool(difference.any()):
-            spectra.append(squared_singular_values(difference))
+            noise = float(rounding_variance(tuned.detach()).mean())
+            matrix_sq += float(difference.square().sum())
+            rounding += noise * difference.numel()
+            edge = noise * (EDGE_MARGIN * sum(size**0.5 for size in difference.shape)) ** 2
+            spectrum = squared_singular_values(difference)
+            spectra.append(spectrum[spectrum > edge])
     if not tensors:
         raise ValueError("a relative norm needs tensors")
     relative = None if base_sq == 0 else (difference_sq / base_sq) ** 0.5
     if difference_sq == 0:
         relative = 0.0
-    if not spectra:
-        return WeightDifference(relative, None, None)
-    total = sum(float(spectrum.sum()) for spectrum in spectra)
-    shares = {rank: sum(float(spectrum[:rank].sum()) for spectrum in spectra) / total for rank in LORA_RANKS}
-    ranks = [effective_rank(spectrum) for spectrum in spectra]
-    return WeightDifference(relative, sum(ranks) / len(ranks), shares)
+    share = min(1.0, rounding / matrix_sq) if spectra else None
+    above = [spectrum for spectrum in spectra if len(spectrum)]
+    if not above:
+        return WeightDifference(relative, None, None, share)
+    total = sum(float(spectrum.sum()) for spectrum in above)
+    shares = {rank: sum(float(spectrum[:rank].sum()) for spectrum in above) / total for rank in LORA_RANKS}
+    ranks = [effective_rank(spectrum) for spectrum in above]
+    return WeightDifference(relative, sum(ranks) / len(ranks), shares, share)
+
+
+DIGITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
+"""Binary digits of a weight, the implicit one counted."""
+
+
+def rounding_variance(weights: Tensor) -> Tensor:
+    """The mean squared error of rounding to the coarsest precision that holds these weights exactly, entry by entry.
+
+    A checkpoint's own precision is not asked for: weights that were ever rounded to bfloat16 are known by their digits.
+    """
+    digits = next(
+        (digits for kind, digits in DIGITS.items() if torch.equal(weights.to(kind).to(weights.dtype), weights)), 53
+    )
+    spacing = torch.ldexp(
+        torch.ones_like(weights, dtype=torch.float64), torch.frexp(weights.double()).exponent - digits
+    )
+    return torch.where(weights == 0, 0.0, spacing.square() / 12)
 
 
 def squared_singular_values(matrix: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from layerdrift.backends.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHT
 from layerdrift.backends.sources import TOKENIZER_FILES
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
+from workers.models.grafts import untied
 from workers.models.loading import Whole, below_heads, body_class, loaded, read_config, whole_model
 
 _PREFIX = "base_model.model."
@@ -219,7 +220,7 @@ def _embedding_rows(adapter: _Adapter) -> int | None:
 def _merged(model: PreTrainedModel, adapter: _Adapter, folder: Path) -> PreTrainedModel:
     """The model with the adapter in it; InputError where the adapter's weights are missing, misshapen or left over."""
     modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    tied = _untied(model)
+    tied = untied(model)
     adapter.config.task_type = None  # PEFT's classes for tasks add heads of their own; the weights tell which there are
     _keep_saved_modules(adapter)
     with warnings.catch_warnings():
@@ -255,16 +256,6 @@ def _unloaded(wrapped: Any, adapter: _Adapter) -> PreTrainedModel:
             "give a whole checkpoint in which its change is a part of the weights",
         ) from error
     return merged
-
-
-def _untied(model: PreTrainedModel) -> bool:
-    """Gives a tied output head a copy of its own, as an adapter sees it: it may change one of the two alone."""
-    head: Any = model.get_output_embeddings()
-    embeddings: Any = model.get_input_embeddings()
-    if head is None or head.weight is not embeddings.weight:
-        return False
-    head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    return True
 
 
 def _tied_where_equal(model: PreTrainedModel) -> None:

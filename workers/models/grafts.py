@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -37,6 +38,12 @@ class BaseWeights:
         parameters = dict(body.named_parameters())
         save_file({name: parameters[name].detach().cpu().contiguous() for name in wanted}, self._path)
 
+    def same(self, body: nn.Module, names: list[str]) -> bool:
+        """Whether these parameters of `body` are the base model's already, bit by bit: a graft would change nothing."""
+        parameters = dict(body.named_parameters())
+        with safe_open(self._path, framework="pt") as base:
+            return all(torch.equal(base.get_tensor(name), parameters[name].detach().cpu()) for name in names)
+
     @contextmanager
     def grafted(self, body: nn.Module, names: list[str]) -> Iterator[None]:
         """Inside, these parameters of `body` are the base model's; afterwards, whatever happens, its own again.
@@ -54,6 +61,19 @@ class BaseWeights:
         finally:
             for name, value in own.items():
                 _copy_rows(value, parameters[name])
+
+
+def untied(model: PreTrainedModel) -> bool:
+    """Gives a tied output head a copy of its own, so that a change of the embeddings leaves it; whether it was tied.
+
+    An adapter may change one of the two alone, and a graft of the embeddings must not exchange the head.
+    """
+    head: Any = model.get_output_embeddings()
+    embeddings: Any = model.get_input_embeddings()
+    if head is None or getattr(head, "weight", None) is not embeddings.weight:
+        return False
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    return True
 
 
 def _copy_rows(source: Tensor, target: Tensor) -> None:

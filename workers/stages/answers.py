@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from layerdrift.backends.tables import Row
 from workers.models.loading import HeadKind, body_of
 from workers.models.texts import Batch, batches, run
-from workers.stages.gather import BATCH_TEXTS, Reading, batch_rows, group_count
+from workers.stages.gather import BATCH_TEXTS, Reading, batch_rows
 
 LM_BATCH_TEXTS = 4
 MASK_EVERY = 7
@@ -44,6 +44,10 @@ class Scores(NamedTuple):
     sums: Tensor
     counts: Tensor
 
+    def less(self, other: Scores) -> Scores:
+        """What this has more than another of the same questions."""
+        return Scores(self.sums - other.sums, self.counts)
+
 
 class Predicted(NamedTuple):
     """log_probs: [M, C] over classes or tokens, natural logarithms. targets: [M], -1 unknown. texts: [M]."""
@@ -65,6 +69,14 @@ class Questions:
         """All texts once."""
         size = BATCH_TEXTS if self.kind == "classifier" else LM_BATCH_TEXTS
         yield from batches(self.reading.tokenizer, [row.content for row in self.rows], size, self.reading.length)
+
+    def grouped(self, scores: Scores) -> Scores:
+        """Sums by text become sums by group of texts, [N] -> [G], for a jackknife."""
+        return _summed(scores, self.reading.groups_of(len(scores.sums)))
+
+    def by_unit(self, scores: Scores) -> Scores:
+        """Sums by text become sums by unit of texts that are alike, [N] -> [M]; without such units they stay."""
+        return scores if self.reading.units is None else _summed(scores, self.reading.units_of(len(scores.sums)))
 
     def answered(self, model: PreTrainedModel, batch: Batch, order: list[int] | None = None) -> Predicted:
         """What a model answers on a batch.
@@ -168,11 +180,8 @@ def by_text(values: Tensor, numbers: Tensor, texts: int) -> Scores:
     )
 
 
-def grouped(scores: Scores) -> Scores:
-    """Sums by text become sums by group of texts: text i is in group i mod G. [N] -> [G]"""
-    groups = group_count(len(scores.sums))
-    numbers = torch.arange(len(scores.sums)) % groups
-    zeros = torch.zeros(groups, dtype=torch.float64)
+def _summed(scores: Scores, numbers: Tensor) -> Scores:
+    zeros = torch.zeros(int(numbers.max()) + 1, dtype=torch.float64)
     return Scores(zeros.index_add(0, numbers, scores.sums), zeros.index_add(0, numbers, scores.counts))
 
 

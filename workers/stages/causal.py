@@ -27,6 +27,7 @@ from workers.stages.grafting import base_weights, graft_costs, predicted_by_graf
 from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.latents import promoted
 from workers.stages.outputs import class_names, common_order, known_targets, outputs_of
+from workers.stages.reference import ReferenceDrift
 from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.sae import Trained
 from workers.stages.splicing import SPLICE_TEXTS, Dictionaries, Spliced, SplicedLoss, splices
@@ -45,6 +46,7 @@ class Judged:
     """
 
     outputs: Outputs | None
+    on_reference: Outputs | None
     grafts: list[LayerGraft] | None
     spliced: Spliced | None
     latents: list[ChangedLatent]
@@ -90,9 +92,10 @@ def judge(
     model = tuned.model if tuned else load_body(checkpoint.folder, "/tuned/uri", device)
     questions = Questions(extracted.reading, rows, tuned.kind if tuned else "classifier")
     asking, splicing = ticks.next("outputs of the models"), ticks.next("autoencoders in the models")
-    answers = _Answers(None, None, trained.latents if trained else [], None)
+    answers = _Answers(None, None, trained.latents if trained else [], None, None)
     if tuned is not None:
-        answers, more = _answers(questions, resolved, tuned, trained, request.seed, asking, splicing)
+        general = _general(extracted.reference, tuned)
+        answers, more = _answers(questions, general, resolved, tuned, trained, request.seed, asking, splicing)
         warnings += more
     grafts, info = None, None
     grafting = ticks.next("grafts")
@@ -111,7 +114,9 @@ def judge(
         causal = causal.model_copy(update={"sweep": sweep})
     if any(drift > 0 for drift in compared.drift):
         recommendation = without_doubts(recommendation, doubts)
-    return Judged(answers.outputs, grafts, spliced, answers.latents, causal, recommendation, warnings)
+    return Judged(
+        answers.outputs, answers.on_reference, grafts, spliced, answers.latents, causal, recommendation, warnings
+    )
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,16 @@ class _Answers:
     spliced: Spliced | None
     latents: list[ChangedLatent]
     head_change: float | None
+    on_reference: Outputs | None
+
+
+def _general(reference: ReferenceDrift | None, tuned: Headed) -> Questions | None:
+    return Questions(reference.reading, reference.rows, tuned.kind) if reference is not None else None
 
 
 def _answers(
     questions: Questions,
+    general: Questions | None,
     resolved: Resolved,
     tuned: Headed,
     trained: Trained | None,
@@ -133,17 +144,18 @@ def _answers(
     asking: Tick,
     splicing: Tick,
 ) -> tuple[_Answers, list[ReportWarning]]:
-    """Outputs of both models, with autoencoders in them where there are some."""
+    """Outputs of both models, also on the reference's texts, and with autoencoders in them where there are some."""
     base = _base_with_head(resolved, tuned)
     outputs, warnings = outputs_of(questions, base, tuned, asking)
+    on_reference = outputs_of(general, base, tuned, lambda _: asking(1.0))[0] if general is not None else None
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
     if trained is None:
-        return _Answers(outputs, None, [], head_change), warnings
+        return _Answers(outputs, None, [], head_change, on_reference), warnings
     spliced = _spliced(trained.dictionaries, questions, base, tuned, seed, splicing)
     latents = trained.latents
     if tuned.kind == "causal_lm":
         latents = promoted(trained.latents, trained.dictionaries, tuned.model, questions.reading.tokenizer)
-    return _Answers(outputs, spliced, latents, head_change), warnings
+    return _Answers(outputs, spliced, latents, head_change, on_reference), warnings
 
 
 def _cannot_be_asked(tuned: Headed, reading: Reading) -> list[ReportWarning]:

@@ -1,11 +1,14 @@
-"""Stage `compare`: gathered moments become similarities, drift beyond chance, probes, zones and advice."""
+"""Stage `compare`: gathered moments become similarities, drift, probes, zones and advice."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
+from torch import Tensor
 
 from layerdrift.contract.report import (
     AllTokens,
@@ -21,41 +24,41 @@ from layerdrift.contract.report import (
 )
 from layerdrift.contract.request import AnalysisRequest, NullName
 from workers.analysis.geometry import NEIGHBOURS, Geometry, PairDistances
-from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, cross_site_cka, drift_of, similarities
-from workers.analysis.zones import GENERAL_CEILING, fit_zones
+from workers.analysis.similarity import SiteSimilarity, cross_site_cka, drift_of, similarities
+from workers.analysis.zones import GENERAL_CEILING, fit_zones, ramp_zones
 from workers.analysis.zones import Zone as FittedZone
 from workers.stages.disagreement import similarity_warnings
 from workers.stages.extract import ALL_TOKENS_GAP, Extracted
-from workers.stages.gather import group_count
-from workers.stages.intervals import MIN_GROUPS, measured, ratio
-from workers.stages.nulls import Consistency, MeasuredNull
+from workers.stages.intervals import MIN_GROUPS, measured, ratio, shared_change
+from workers.stages.left_out import LeftOut
+from workers.stages.nulls import MeasuredNull, Nulls, SeedChanges
 from workers.stages.probes import Probed, probe
 from workers.stages.resolve import Resolved
 from workers.stages.tick import Tick
 
-NUMERICAL_FACTOR = 4.0
-"""Another rounding of a model may move it twice as far as the numerical null did: four times its 1 - CKA."""
+NUMERICAL_FACTOR, NUMERICAL_FACTOR_L2 = 4.0, 2.0
+"""Another rounding of a model may move it twice as far as the numerical null did: twice its relative L2, four times its
+1 - CKA, which grows with the square."""
+
+LEAST_SCALE = 0.01
+"""Where random weights are nearer to the base model than this there is no scale from one to the other."""
+
+SUPPORTED = 0.8
+"""Steps that fewer fresh samples would give again give way to a ramp, where one describes the curve better."""
+
+DRAWS = 400
+"""Fresh samples that are drawn for the support of zones."""
 
 MOMENT_MEASURES: tuple[MeasureName, ...] = (
     "cosine",
     "cosine_centred",
     "relative_l2",
+    "relative_l2_centred",
     "cka",
     "cka_standardized",
     "procrustes",
 )
 GEOMETRY_MEASURES: tuple[MeasureName, ...] = ("rsa", "knn_jaccard")
-SAME: dict[MeasureName, float] = {
-    "cosine": 1,
-    "cosine_centred": 1,
-    "relative_l2": 0,
-    "cka": 1,
-    "cka_standardized": 1,
-    "procrustes": 0,
-    "rsa": 1,
-    "knn_jaccard": 1,
-}
-"""The value of each measure where nothing changed."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class LayerDrift:
     nulls: dict[NullName, float]
     excess: float
     drifted: bool
+    nothing_left: float | None
+    relative: Measured
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Compared:
     all_tokens: list[AllTokens] | None
     layers: list[LayerDrift]
     consistency: list[Measured] | None
+    reproducibility: list[Measured] | None
     probed: Probed | None
     nulls: list[Null]
     zones: list[Zone]
@@ -92,15 +98,19 @@ class Compared:
 def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, tick: Tick) -> Compared:
     """Reads every measure off the moments and the sampled texts."""
     by_view = {view: similarities(moments) for view, moments in extracted.moments.items()}
-    left_out = {view: _left_out(extracted, view, tick) for view in by_view}
+    left_out = {
+        view: LeftOut.of(moments, extracted.groups.get(view), _part(tick, view))
+        for view, moments in extracted.moments.items()
+    }
     geometry = _geometry(extracted, tick)
     similarity = [
         {
             view: _similarity(
                 sites[layer],
-                [one[layer] for one in left_out[view]],
+                left_out[view].of_layer(layer),
+                left_out[view].whole,
                 geometry[layer] if view == "mean" else None,
-                [_null_site(null, view, layer) for null in extracted.nulls.measured],
+                _null_site(extracted.nulls.measured, view, layer),
             )
             for view, sites in by_view.items()
         }
@@ -108,10 +118,9 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
     ]
     token = by_view["token"]
     layers = [
-        _layer_drift(site, similarity[layer]["token"].cka, extracted.nulls.measured, layer)
-        for layer, site in enumerate(token)
+        _layer_drift(site, similarity[layer]["token"].cka, extracted.nulls, layer) for layer, site in enumerate(token)
     ]
-    zones = _zones(layers, left_out["token"])
+    zones = _zones(layers, left_out["token"], request.seed)
     identical = all(site.relative_l2 == 0 for site in token)
     probed = _probes(request, resolved, extracted, tick)
     all_tokens = _all_tokens(extracted)
@@ -119,7 +128,8 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
         similarity=similarity,
         all_tokens=all_tokens,
         layers=layers,
-        consistency=_consistency(extracted.nulls.consistency),
+        consistency=_consistency(extracted.nulls.seeds),
+        reproducibility=_reproducibility(extracted.nulls.seeds),
         probed=probed,
         nulls=[measured.null for measured in extracted.nulls.measured],
         zones=zones,
@@ -129,7 +139,7 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
             *_undefined(token),
             *_left_out_tokens(extracted, all_tokens, [layer.drift for layer in layers]),
             *([_identical(extracted)] if identical else similarity_warnings(similarity)),
-            *_within_chance(layers, identical),
+            *_below_resolution(layers, identical),
         ],
     )
 
@@ -163,18 +173,13 @@ def _left_out_tokens(
     return [ReportWarning(code="left_out_tokens", message=message)]
 
 
-def _left_out(extracted: Extracted, view: ViewName, tick: Tick) -> list[list[SiteSimilarity]]:
-    """The similarities with each group of texts left out; none where groups were not kept, or are too few or small."""
-    total, store = extracted.moments[view], extracted.groups.get(view)
-    if store is None or store.groups < MIN_GROUPS:
-        return []
-    found = []
-    for number, group in enumerate(store.each(total.frame), start=1):
-        if total.n - group.n < MIN_ROWS:
-            return []
-        found.append(similarities(total.without(group)))
-        tick(0.2 * number / store.groups, f"intervals of the {view} view")
-    return found
+def _part(tick: Tick, view: ViewName) -> Callable[[float], None]:
+    return lambda share: tick(0.2 * share, f"intervals of the {view} view")
+
+
+def _groups(extracted: Extracted) -> Tensor:
+    """Of the sampled texts, the group of each, [N]."""
+    return extracted.reading.groups_of(extracted.analysed)[torch.tensor(extracted.text_sample.texts)]
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ class _SiteGeometry:
 
 def _geometry(extracted: Extracted, tick: Tick) -> list[_SiteGeometry]:
     sample = extracted.text_sample
-    groups = torch.tensor(sample.texts) % group_count(extracted.analysed)
+    groups = _groups(extracted)
     present = groups.unique()
     found = []
     for layer, (base, tuned) in enumerate(zip(*sample.rows, strict=True)):
@@ -198,7 +203,11 @@ def _geometry(extracted: Extracted, tick: Tick) -> list[_SiteGeometry]:
     return found
 
 
-def _null_site(null: MeasuredNull, view: ViewName, layer: int) -> dict[MeasureName, float | None]:
+def _null_site(nulls: list[MeasuredNull], view: ViewName, layer: int) -> dict[MeasureName, float | None]:
+    """The numbers of the numerical null; none without it."""
+    null = next((null for null in nulls if null.null.name == "numerical"), None)
+    if null is None:
+        return {}
     site, geometry = null.similarity[view][layer], null.geometry[layer]
     of_moments: dict[MeasureName, float | None] = {name: getattr(site, name) for name in MOMENT_MEASURES}
     return of_moments | {name: getattr(geometry, name) for name in GEOMETRY_MEASURES}
@@ -207,69 +216,123 @@ def _null_site(null: MeasuredNull, view: ViewName, layer: int) -> dict[MeasureNa
 def _similarity(
     site: SiteSimilarity,
     left_out: list[SiteSimilarity],
+    whole: bool,
     geometry: _SiteGeometry | None,
-    nulls: list[dict[MeasureName, float | None]],
+    null: dict[MeasureName, float | None],
 ) -> Similarity:
-    def null(measure: MeasureName) -> float | None:
-        known = [value for one in nulls if (value := one[measure]) is not None]
-        return max(known, key=lambda value: abs(value - SAME[measure]), default=None)
-
     def number(measure: MeasureName) -> Measured:
         others = [getattr(one, measure) for one in left_out]
-        return measured(getattr(site, measure), others, site.undefined, null(measure))
+        return measured(getattr(site, measure), others, site.undefined, null.get(measure), corrected=whole)
 
     found = {measure: number(measure) for measure in MOMENT_MEASURES}
     if geometry is not None:
         reason = f"fewer than {NEIGHBOURS + 2} texts, or all in one place"
         rsa, knn = ([getattr(one, measure) for one in geometry.left_out] for measure in GEOMETRY_MEASURES)
-        found["rsa"] = measured(geometry.whole.rsa, rsa, reason, null("rsa"))
+        found["rsa"] = measured(geometry.whole.rsa, rsa, reason, null.get("rsa"))
         # how many of ten nearest texts are shared depends on how many texts there are: no bias to take out
-        found["knn_jaccard"] = measured(geometry.whole.knn_jaccard, knn, reason, null("knn_jaccard"), corrected=False)
+        found["knn_jaccard"] = measured(
+            geometry.whole.knn_jaccard, knn, reason, null.get("knn_jaccard"), corrected=False
+        )
     return Similarity(**found)
 
 
-def _layer_drift(site: SiteSimilarity, cka: Measured, nulls: list[MeasuredNull], layer: int) -> LayerDrift:
-    """Drift beyond chance: the lower end of its interval must be above every null."""
+def _layer_drift(site: SiteSimilarity, cka: Measured, nulls: Nulls, layer: int) -> LayerDrift:
+    """Displacement: the lower end of the drift's interval must be above the numerical resolution.
+
+    Fine-tunes with other seeds are no bound: two of them differ by the noise of both seeds, however far both moved.
+    """
     drift = drift_of(site)
-    by_null = {null.null.name: drift_of(null.similarity["token"][layer]) for null in nulls}
-    floor = max((_floor(name, value) for name, value in by_null.items()), default=0.0)
+    by_null = {null.null.name: drift_of(null.similarity["token"][layer]) for null in nulls.measured}
+    null = by_null.get("numerical", 0.0)
     low = drift if cka.high is None else 1 - cka.high
-    drifted = low > floor and drift > 0
-    return LayerDrift(drift, by_null, max(0.0, drift - max(by_null.values(), default=0.0)) if drifted else 0.0, drifted)
+    factor = NUMERICAL_FACTOR_L2 if site.cka is None else NUMERICAL_FACTOR
+    drifted = low > factor * null and drift > 0
+    left = nulls.nothing_left[layer]
+    return LayerDrift(
+        drift=drift,
+        nulls=by_null,
+        excess=max(0.0, drift - null) if drifted else 0.0,
+        drifted=drifted,
+        nothing_left=left,
+        relative=_relative(cka, left),
+    )
 
 
-def _floor(name: NullName, drift: float) -> float:
-    return NUMERICAL_FACTOR * drift if name == "numerical" else drift
+def _relative(cka: Measured, nothing_left: float | None) -> Measured:
+    """Drift on the scale from identical (0) to random weights (1)."""
+    if cka.value is None or nothing_left is None:
+        return Measured(value=None, undefined=cka.undefined or "a copy with random weights could not be compared")
+    if nothing_left < LEAST_SCALE:
+        return Measured(value=None, undefined="random weights give nearly the same here, so there is no scale")
+    return Measured(
+        value=(1 - cka.value) / nothing_left,
+        low=None if cka.high is None else (1 - cka.high) / nothing_left,
+        high=None if cka.low is None else (1 - cka.low) / nothing_left,
+    )
 
 
-def _zones(layers: list[LayerDrift], left_out: list[list[SiteSimilarity]]) -> list[Zone]:
-    """The zones of the excess drift, each with the share of jackknife fits that have one of the same layers."""
+def _zones(layers: list[LayerDrift], left_out: LeftOut, seed: int) -> list[Zone]:
+    """The zones of the excess drift, each with the share of fresh samples of texts that would give it again.
 
-    def fitted(drift: list[float]) -> list[FittedZone]:
-        excess = [
-            max(0.0, value - max(layer.nulls.values(), default=0.0)) if layer.drifted else 0.0
-            for value, layer in zip(drift, layers, strict=True)
+    Where steps would not come again and a ramp describes the curve better, the zones are a level and a ramp.
+    """
+    drift = [layer.drift for layer in layers]
+    fresh = _fresh_curves(drift, left_out, seed)
+
+    def excess(curve: list[float]) -> list[float]:
+        return [
+            max(0.0, value - layer.nulls.get("numerical", 0.0)) if layer.drifted else 0.0
+            for value, layer in zip(curve, layers, strict=True)
         ]
-        return fit_zones(excess, drift)
 
-    zones = fitted([layer.drift for layer in layers])
-    fits = [fitted([drift_of(site) for site in sites]) for sites in left_out]
+    def told(zones: list[FittedZone], fits: list[list[FittedZone]]) -> list[Zone]:
+        spans = [{(one.first, one.last) for one in fit} for fit in fits]
+        return [
+            Zone(
+                name=zone.name,
+                first=zone.first,
+                last=zone.last,
+                level=zone.level,
+                support=sum((zone.first, zone.last) in some for some in spans) / len(spans) if spans else None,
+            )
+            for zone in zones
+        ]
 
-    def support(zone: FittedZone) -> float | None:
-        if not fits:
-            return None
-        return sum((zone.first, zone.last) in {(one.first, one.last) for one in fit} for fit in fits) / len(fits)
-
-    return [
-        Zone(name=zone.name, first=zone.first, last=zone.last, level=zone.level, support=support(zone))
-        for zone in zones
-    ]
+    steps = told(fit_zones(excess(drift), drift), [fit_zones(excess(curve), curve) for curve in fresh])
+    supported = all(zone.support is None or zone.support >= SUPPORTED for zone in steps)
+    ramp = None if supported else ramp_zones(excess(drift), drift)
+    if ramp is None:
+        return steps
+    return told(ramp, [ramp_zones(excess(curve), curve) or [] for curve in fresh])
 
 
-def _consistency(found: Consistency | None) -> list[Measured] | None:
+def _fresh_curves(drift: list[float], left_out: LeftOut, seed: int) -> list[list[float]]:
+    """Drift curves that other samples of as many texts might give; none without intervals.
+
+    Normal around the measured curve, with twice its jackknife covariance over layers: a fresh sample differs from this
+    one by its own chance and by this one's.
+    """
+    if not left_out.by_group:
+        return []
+    leave = torch.tensor([[drift_of(site) for site in sites] for sites in left_out.by_group], dtype=torch.float64)
+    groups = len(leave)
+    spread = (leave - leave.mean(0)) * (2 * (groups - 1) / groups) ** 0.5
+    weights = torch.randn(DRAWS, groups, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    curves: list[list[float]] = (torch.tensor(drift, dtype=torch.float64) + weights @ spread).tolist()
+    return curves
+
+
+def _consistency(found: SeedChanges | None) -> list[Measured] | None:
     if found is None:
         return None
-    return [ratio(sums, found.counts, bounds=(-1.0, 1.0)) for sums in found.sums.T]
+    return [ratio(sums, found.counts, bounds=(-1.0, 1.0)) for sums in found.cosines.T]
+
+
+def _reproducibility(found: SeedChanges | None) -> list[Measured] | None:
+    """By layer, the share of the squared change that seeds make alike, with its interval over texts and seeds."""
+    if found is None:
+        return None
+    return [shared_change(of_layer) for of_layer in found.products.unbind(1)]
 
 
 def _probes(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, tick: Tick) -> Probed | None:
@@ -277,8 +340,8 @@ def _probes(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
         return None
     sample = extracted.text_sample
     labels = [resolved.split.analysed[text].label for text in sample.texts]
-    groups = torch.tensor(sample.texts) % group_count(extracted.analysed)
-    return probe(sample.rows, labels, groups, request.seed, lambda share: tick(0.7 + 0.3 * share, "probes"))
+    units = extracted.reading.units_of(extracted.analysed)[torch.tensor(sample.texts)]
+    return probe(sample.rows, labels, units, request.seed, lambda share: tick(0.7 + 0.3 * share, "probes"))
 
 
 def _identical(extracted: Extracted) -> ReportWarning:
@@ -292,15 +355,16 @@ def _identical(extracted: Extracted) -> ReportWarning:
     return ReportWarning(code="identical_bodies", message=message)
 
 
-def _within_chance(layers: list[LayerDrift], identical: bool) -> list[ReportWarning]:
-    """Layers that moved, but no farther than chance moves them."""
+def _below_resolution(layers: list[LayerDrift], identical: bool) -> list[ReportWarning]:
+    """Layers that moved, but no farther than rounding moves them."""
     names = [str(index) for index, layer in enumerate(layers) if layer.drift > 0 and not layer.drifted]
     if not names or identical:
         return []
     message = (
-        f"the drift of layer {', '.join(names)} is not beyond what chance gives (see the nulls); it is reported as none"
+        f"the drift of layer {', '.join(names)} is below the numerical resolution: rounding to bfloat16 moves a model "
+        "as far. It is reported as none"
     )
-    return [ReportWarning(code="within_chance", message=message)]
+    return [ReportWarning(code="below_resolution", message=message)]
 
 
 def _undefined(sites: list[SiteSimilarity]) -> list[ReportWarning]:
@@ -323,7 +387,7 @@ def _cross_layer(extracted: Extracted) -> CrossLayerCka:
 
 
 def recommended(zones: list[Zone], sites: list[SiteSimilarity], drift: list[float], identical: bool) -> Recommendation:
-    """What to freeze next time, predicted from the drift curve: the unmoved blocks of a general zone at the bottom."""
+    """What to freeze next time, predicted from the drift curve: the blocks at the bottom that hardly moved."""
 
     def predicted(freeze_first: int, evidence: str) -> Recommendation:
         return Recommendation(freeze_first=freeze_first, basis="predicted", evidence=evidence)
@@ -334,19 +398,12 @@ def recommended(zones: list[Zone], sites: list[SiteSimilarity], drift: list[floa
         return predicted(
             0, f"Drift stays at {max(drift):.3f} or below at every layer, so the curve does not tell the blocks apart."
         )
-    general = 0
-    for zone in zones:
-        if zone.name != "general":
-            break
-        general = zone.last
-    kept = 0
-    while kept < general and drift[kept + 1] <= GENERAL_CEILING:
-        kept += 1
+    kept = len(list(takewhile(lambda value: value <= GENERAL_CEILING, drift[1:]))) if drift[0] <= GENERAL_CEILING else 0
     if kept == 0:
-        return predicted(0, "No block at the bottom kept its representations, so nothing is predicted to be safe.")
+        return predicted(0, "Every block at the bottom drifted, so nothing is predicted to be safe.")
     moved = max(site.relative_l2 or 0.0 for site in sites[: kept + 1])
     evidence = (
-        f"Layers 0 to {kept} kept their representations (drift 1 - CKA at most {max(drift[: kept + 1]):.3f}, "
+        f"Layers 0 to {kept} hardly moved (drift 1 - CKA at most {max(drift[: kept + 1]):.3f}, "
         f"relative L2 at most {moved:.3f}), so freezing the embeddings and the first {kept} of {len(drift) - 1} blocks "
         "is predicted to change little. This follows from the drift curve alone; no retraining has confirmed it."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -67,8 +68,10 @@ class Crosscoding:
                     dead_fraction=float(outcome.dead_fraction[layer]),
                     pair=counts,
                     floor=floor,
-                    tuned_only_excess=max(0, counts.tuned_only_confirmed - floor.tuned_only_confirmed),
-                    base_only_excess=max(0, counts.base_only_confirmed - floor.base_only_confirmed),
+                    tuned_only_excess=counts.tuned_only_confirmed - floor.tuned_only_confirmed,
+                    tuned_only_error=math.sqrt(counts.tuned_only_confirmed + floor.tuned_only_confirmed),
+                    base_only_excess=counts.base_only_confirmed - floor.base_only_confirmed,
+                    base_only_error=math.sqrt(counts.base_only_confirmed + floor.base_only_confirmed),
                 )
             )
             tick((layer + 1) / self._layers)

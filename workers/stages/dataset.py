@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from layerdrift.backends.sources import Pins, Sources
+from layerdrift.backends.sources import PinnedDataset, Sources
 from layerdrift.backends.table_rows import Columns, Row, RowReader, whole_number_labels, within_limit
 from layerdrift.backends.tables import inline_rows, read_rows, table_encoding
 from layerdrift.contract.report import ReportWarning
-from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.request import TextsRef
 from workers.stages.parquet_rows import parquet_rows
 
 _PAIRS = (
@@ -34,20 +34,22 @@ class DatasetRows(NamedTuple):
     warnings: list[ReportWarning]
 
 
-def read_dataset(request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path) -> DatasetRows:
-    """Fetches the pinned data set into `folder` and reads it.
+def read_dataset(texts: TextsRef, pinned: PinnedDataset, labelled: bool, sources: Sources, path: Path) -> DatasetRows:
+    """Fetches a pinned data set to `path` and reads it.
+
+    Args:
+        labelled: every row must have a label.
 
     Raises:
         InputError: it is no longer what was pinned, or cannot be read.
     """
-    if pins.dataset.sha256 is not None:
-        return DatasetRows(list(inline_rows(request.dataset)), pins.dataset.sha256, [])
-    if pins.dataset.file is None:
+    if pinned.sha256 is not None:
+        return DatasetRows(list(inline_rows(texts)), pinned.sha256, [])
+    if pinned.file is None:
         raise ValueError("the data set is neither inline nor a file")
-    path = folder / "dataset"
-    sha256 = sources.fetch_dataset(pins.dataset, path)
-    encoding = table_encoding(pins.dataset.file.name)
-    reader = RowReader(Columns.of(request.dataset, request.finetune is not None), pins.dataset.source)
+    sha256 = sources.fetch_dataset(pinned, path)
+    encoding = table_encoding(pinned.file.name)
+    reader = RowReader(Columns.of(texts, labelled), pinned.source)
     if encoding.format == "parquet":
         found = parquet_rows(path, reader, sources.max_dataset_bytes)
     else:

@@ -70,14 +70,22 @@ def _worse(outputs: Outputs) -> list[Doubt]:
 
 
 def _no_better_than_majority(outputs: Outputs) -> list[Doubt]:
-    accuracy = outputs.tuned.accuracy if outputs.tuned else None
-    majority = outputs.majority_accuracy
-    if accuracy is None or accuracy.value is None or majority is None or _low(accuracy) > majority:
+    """Answers that go with the labels no more than a constant's or a coin's would, or that a constant beats."""
+    tuned, majority = outputs.tuned, outputs.majority_accuracy
+    accuracy, mcc = (tuned.accuracy, tuned.mcc) if tuned else (None, None)
+    if accuracy is None or accuracy.value is None or majority is None or mcc is None or mcc.value is None:
         return []
-    said = (
-        f"the tuned model's accuracy of {accuracy.value:.1%} is not above the share of the majority class "
-        f"({majority:.1%})"
-    )
+    beaten = outputs.majority_change is not None and _high(outputs.majority_change) < 0
+    if mcc.value >= (mcc.null or 0.0) and not beaten:
+        return []
+    said = f"the tuned model's accuracy of {accuracy.value:.1%} "
+    if beaten:
+        said += f"is below the share of the majority class ({majority:.1%})"
+    else:
+        said += (
+            f"(majority class {majority:.1%}) goes with the labels no more than chance does (Matthews' correlation "
+            f"{mcc.value:.2f}; unrelated answers reach {mcc.null:.2f})"
+        )
     return [Doubt(f"{said}, so what its layers do for the task cannot be told", "no_better_than_majority", said)]
 
 

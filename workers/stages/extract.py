@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ from layerdrift.contract.report import (
     WeightDrift,
 )
 from layerdrift.contract.request import AnalysisRequest
-from workers.analysis.moments import Frame, NotFinite, PairMoments, row_cosines
-from workers.analysis.similarity import MIN_ROWS
+from workers.analysis.moments import Frame, NotFinite, PairMoments
+from workers.analysis.similarity import MIN_ROWS, row_drift
 from workers.models.inliers import Inliers
 from workers.models.loading import random_copy
 from workers.models.texts import Batch, Text, batches, count_tokens
@@ -39,15 +39,16 @@ from workers.stages.gather import (
     BATCH_TEXTS,
     BATCH_TOKENS,
     Gathering,
+    GroupPlan,
     Reading,
     States,
     TextSample,
-    group_count,
     group_stores,
     token_rows,
 )
 from workers.stages.nulls import Nulls, nulls_of
 from workers.stages.pair import Pair, load_pair, model_info, weight_drift
+from workers.stages.reference import ReferenceDrift, reference_drift
 from workers.stages.resolve import Checkpoint, Resolved
 from workers.stages.tick import SharedTicks, Tick
 from workers.stages.trajectory import trajectory_of
@@ -139,6 +140,7 @@ class Extracted:
     sae_rows: SaeRows | None
     weights: list[dict[PartName, WeightDrift]]
     nulls: Nulls
+    reference: ReferenceDrift | None
     trajectory: Trajectory | None
     models: dict[str, ModelInfo]
     warnings: list[ReportWarning]
@@ -159,18 +161,20 @@ def extract(
     Raises:
         InputError: a model is broken, the pair does not fit together, or activations are NaN or infinite.
     """
-    pair = load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length)
+    pair = load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length, resolved.units)
     every = [row.content for row in resolved.split.analysed]
     texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
     sae = request.analysis.sae
     control = sae is not None and sae.random_weights
-    ticks = SharedTicks(tick, [2.0, 2.0 if sae else 0.0, float(control), *_other_costs(request)])
+    of_reference = 1.0 if resolved.reference else 0.0
+    ticks = SharedTicks(tick, [2.0, 2.0 if sae else 0.0, float(control), of_reference, *_other_costs(request)])
     sae_bytes = scratch_bytes / CONTROL_BYTES if control else scratch_bytes
     labels = [row.label for row in resolved.split.analysed[: len(texts)]]
     heldout = _heldout(request, pair, labels, folder, sae_bytes)
-    groups = _group_stores(pair, len(texts), tokens, folder, scratch_bytes * MOMENTS_SHARE)
+    plan = pair.reading.plan(len(texts), tokens, scratch_bytes * MOMENTS_SHARE)
+    groups = group_stores(folder / "moments", plan.every) if plan is not None else {}
     pair, stream = _with_inliers(pair, texts)
-    gathering = Gathering(pair.reading.causal, request.seed, groups)
+    gathering = Gathering(pair.reading.causal, request.seed, groups, plan.merged if plan is not None else 1)
     moments, first, outliers = _gather(pair, stream, gathering, heldout, _of(len(texts), ticks.next("tokens compared")))
     whole = sum(count_tokens(pair.reading.tokenizer, texts, None))
     counts = TokenCounts(first, outliers, moments["token"].n, whole - tokens)
@@ -187,7 +191,13 @@ def extract(
     told = _token_drift(request, pair, shown, moments["token"].frame)
     weights = weight_drift(pair)
     models = {"base": model_info(pair.base, resolved.base), "tuned": model_info(pair.tuned, checkpoint)}
-    nulls = nulls_of(pair, tuned, texts, ticks)
+    of_general = ticks.next("tokens of the reference")
+    general = (
+        reference_drift(pair, resolved.reference.rows, folder, scratch_bytes * MOMENTS_SHARE, of_general)
+        if resolved.reference
+        else None
+    )
+    nulls = nulls_of(pair, tuned, texts, request.seed, ticks)
     left_out = gathering.left_out()
     return Extracted(
         reading=pair.reading,
@@ -203,12 +213,13 @@ def extract(
         sae_rows=sae_rows,
         weights=weights,
         nulls=nulls,
+        reference=general,
         trajectory=trajectory_of(pair, tuned, texts, ticks) if tuned and tuned.snapshots else None,
         models=models,
         warnings=[
             *_unread(len(every) - len(texts), request.analysis.max_tokens),
             *_cut(counts, pair.reading.length, request.analysis.max_length),
-            *_no_intervals(groups),
+            *_about_intervals(plan),
             *nulls.warnings,
         ],
     )
@@ -217,23 +228,19 @@ def extract(
 def _other_costs(request: AnalysisRequest) -> list[float]:
     """Of the numerical null, then of what else is measured, in passes of one model."""
     finetune = request.finetune
-    retrained = [2.0 for name in request.analysis.nulls if name != "numerical"]
-    return [2.0, *retrained, *([2.0] * (finetune.checkpoints if finetune else 0))]
+    passes = {"reseed": 4.0, "label_shuffle": 2.0}
+    retrained = [passes[name] for name in dict.fromkeys(request.analysis.nulls) if name != "numerical"]
+    return [2.0, 0.5, *retrained, *([2.0] * (finetune.checkpoints if finetune else 0))]
 
 
 def _within(reading: Reading, texts: list[Text], max_tokens: int) -> tuple[list[Text], int]:
-    """The first texts, up to the one with which the limit is reached, and how many tokens they have.
-
-    Raises:
-        InputError: all of them have too few tokens.
-    """
-    counts = list(accumulate(count_tokens(reading.tokenizer, texts, reading.length)))
-    if counts[-1] < MIN_ROWS:
+    """As `Reading.within`; InputError where all of them have too few tokens."""
+    read, tokens = reading.within(texts, max_tokens)
+    if tokens < MIN_ROWS:
         raise InputError.at(
-            "/dataset", f"the texts have {counts[-1]} tokens that are not special ones; at least {MIN_ROWS} are needed"
+            "/dataset", f"the texts have {tokens} tokens that are not special ones; at least {MIN_ROWS} are needed"
         )
-    reached = next((number for number, count in enumerate(counts, start=1) if count >= max_tokens), len(texts))
-    return texts[:reached], counts[reached - 1]
+    return read, tokens
 
 
 class _Read(NamedTuple):
@@ -326,20 +333,19 @@ def _unread(texts: int, max_tokens: int) -> list[ReportWarning]:
     return [ReportWarning(code="texts_not_reached", message=message)]
 
 
-def _group_stores(pair: Pair, texts: int, tokens: int, folder: Path, limit_bytes: float) -> dict[ViewName, GroupStore]:
-    """A place for each group and view, or none where they do not fit; a group has a little more than its share."""
-    groups = group_count(texts)
-    rows = [1.5 * count / groups for count in (tokens, texts, texts)]
-    if groups * sum(GroupStore.bytes_for(*pair.shape, round(one)) for one in rows) > limit_bytes:
-        return {}
-    return group_stores(folder / "moments")
-
-
-def _no_intervals(groups: dict[ViewName, GroupStore]) -> list[ReportWarning]:
-    if groups:
-        return []
-    message = "no intervals: the moments of groups of texts do not fit into a quarter of LAYERDRIFT_SCRATCH_BYTES"
-    return [ReportWarning(code="no_intervals", message=message)]
+def _about_intervals(plan: GroupPlan | None) -> list[ReportWarning]:
+    """What the width of the models and the scratch leave of the intervals."""
+    limit = "a quarter of LAYERDRIFT_SCRATCH_BYTES"
+    if plan is None:
+        message = f"no intervals: not even a sample of the rows of groups of texts fits into {limit}"
+        return [ReportWarning(code="no_intervals", message=message)]
+    if plan.every > 1:
+        message = (
+            f"intervals of measures of all tokens rest on one token in {plan.every}, since more does not fit into "
+            f"{limit}: they are wider than they need be"
+        )
+        return [ReportWarning(code="wide_intervals", message=message)]
+    return []
 
 
 @dataclass(frozen=True)
@@ -454,21 +460,22 @@ def _shared(compared: _Heldout, train: ActivationStore, folder: Path) -> _Heldou
 
 
 def _token_drift(request: AnalysisRequest, pair: Pair, shown: list[Text], frame: Frame) -> TokenDrift:
-    """1 - centred cosine of every token of the shown texts, layer by layer."""
+    """How far every token of the shown texts moved, layer by layer."""
     tokenizer = pair.reading.tokenizer
     found: dict[int, TokenText] = {}
     for batch in batches(tokenizer, shown, BATCH_TEXTS, pair.reading.length):
         states = pair.states(batch)
         batch = _rule(pair.reading).judged(batch, *states)
         base, tuned = (torch.stack(side) for side in states)
-        cosines = row_cosines(base.double() - frame.base[:, None, None], tuned.double() - frame.tuned[:, None, None])
+        centred = base.double() - frame.base[:, None, None], tuned.double() - frame.tuned[:, None, None]
+        moved = row_drift(*centred, frame.spreads())
         for row, index in enumerate(batch.indices):
             length = int(batch.attention_mask[row].sum())
             found[index] = TokenText(
                 text=shown_text(shown[index]),
                 tokens=tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
                 special=(~batch.real[row, :length]).tolist(),
-                drift=[[round(1 - float(value), 4) for value in layer[row, :length]] for layer in cosines],
+                drift=[[round(float(value), 4) for value in layer[row, :length]] for layer in moved],
             )
     source = "request" if request.analysis.texts else "dataset"
     return TokenDrift(source=source, texts=[found[index] for index in sorted(found)])

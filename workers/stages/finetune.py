@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from layerdrift.backends.sources import fingerprint
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import FineTuneRun, TrainingPoint
-from layerdrift.contract.request import AnalysisRequest, FineTune, Lora, NullName
+from layerdrift.contract.request import AnalysisRequest, FineTune, Lora
 from workers.models.device import best_device
 from workers.models.loading import load_classifier
 from workers.models.structure import blocks_of, shares_blocks
@@ -33,6 +33,9 @@ from workers.stages.training import Recipe, Training, TrainingData, planned_step
 
 MAX_LABELS = 1_000
 LOSS_POINTS = 100
+
+RESEEDS = ("reseed", "reseed-2")
+"""Further seeds: with the tuned model's own three, so that how alike seeds are has an interval over them."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,19 @@ class Snapshot:
 class Tuned:
     """What the stage leaves: the checkpoint, how it came to be, and what it is compared with.
 
-    snapshots: along the run, the kept weights last; empty unless asked for. retrained: fine-tunes that serve as nulls.
+    snapshots: along the run, the kept weights last; empty unless asked for. retrained: further fine-tunes by name: one
+    on shuffled labels, and under RESEEDS those that differ in their seed alone.
     """
 
     checkpoint: Checkpoint
     run: FineTuneRun
     snapshots: list[Snapshot] = field(default_factory=list)
-    retrained: dict[NullName, Checkpoint] = field(default_factory=dict)
+    retrained: dict[str, Checkpoint] = field(default_factory=dict)
+
+    @property
+    def reseeds(self) -> list[Checkpoint]:
+        """The fine-tunes that differ from the first in their seed alone."""
+        return [self.retrained[name] for name in RESEEDS if name in self.retrained]
 
 
 def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: str, tick: Tick) -> Tuned:
@@ -68,7 +77,8 @@ def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: st
     settings = request.finetune
     if settings is None:
         raise ValueError("this request has no fine-tune")
-    nulls = [name for name in dict.fromkeys(request.analysis.nulls) if name != "numerical"]
+    asked = [name for name in dict.fromkeys(request.analysis.nulls) if name != "numerical"]
+    nulls = [one for name in asked for one in (RESEEDS if name == "reseed" else (name,))]
     ticks = _spans(tick, 1 + len(nulls))
     data = training_data(request, resolved)
     recipe = Recipe.of(settings, request.seed)
@@ -85,7 +95,7 @@ def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: st
         weights.export(kept, model, data, folder)
     if weights.snapshot_steps:
         snapshots.append(Snapshot(kept, folder))
-    retrained: dict[NullName, Checkpoint] = {}
+    retrained: dict[str, Checkpoint] = {}
     for name in nulls:
         of_null = folder.with_name(f"{folder.name}.{name}")
         retrained[name] = _retrained(name, request, resolved, data, kept, of_null, next(ticks))
@@ -225,7 +235,7 @@ class _Weights:
 
 
 def _retrained(
-    name: NullName,
+    name: str,
     request: AnalysisRequest,
     resolved: Resolved,
     data: TrainingData,
@@ -233,11 +243,12 @@ def _retrained(
     folder: Path,
     tick: Tick,
 ) -> Checkpoint:
-    """A second fine-tune: with another seed, or as many steps on labels that were dealt out anew."""
+    """A further fine-tune: with another seed, or as many steps on labels that were dealt out anew."""
     if request.finetune is None:
         raise ValueError("this request has no fine-tune")
     settings = request.finetune.model_copy(update={"checkpoints": 0})
-    recipe = Recipe.of(settings, request.seed + 1 if name == "reseed" else request.seed)
+    further = 1 + RESEEDS.index(name) if name in RESEEDS else 0
+    recipe = Recipe.of(settings, request.seed + further)
     if name == "label_shuffle":
         data = data.shuffled(request.seed + 1).without_held_out()
         recipe = replace(recipe, stop_after=kept)

@@ -5,8 +5,10 @@ Used for the pair itself and for every pair that it is compared with: nulls, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -20,7 +22,7 @@ from workers.analysis.rowsums import take_rows
 from workers.analysis.streams import Group, Rows, RowSample, StreamedMoments
 from workers.models.inliers import Inliers
 from workers.models.states import StateReader
-from workers.models.texts import Batch, Text, batches
+from workers.models.texts import Batch, Text, batches, count_tokens
 from workers.scratch import GroupStore
 
 BATCH_TEXTS, BATCH_TOKENS = 32, 1024
@@ -30,6 +32,10 @@ BUFFER_BYTES = 64 << 20
 """Token rows are summed up to BLOCK_ROWS at a time, in so much memory where a batch does not need more."""
 
 GROUPS = 20
+MERGED, LEAST_GROUPS, ROOM, MIN_SAMPLE = (1, 2), 10, 1.5, 50
+"""Groups of wide models are merged by two where ten are left, else a part of their rows is kept, at least 50 of each.
+Groups have a little more than their share of the rows."""
+
 FRAME_TOKENS, FRAME_TEXTS, FRAME_BYTES = 4096, 512, 128 << 20
 """A view's frame is taken from its first rows: so many, or as many as fit into so much memory, or all."""
 
@@ -56,6 +62,7 @@ class Reading:
     """How texts are read: the same for every model of an analysis.
 
     states: reads the layers of every model. inliers: which tokens count; None before the rule is known.
+    units: the number of each analysed text's unit, of texts that are alike; None: every text is one by itself.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -63,29 +70,84 @@ class Reading:
     causal: bool
     states: StateReader
     inliers: Inliers | None = None
+    units: tuple[int, ...] | None = None
 
     def known(self, batch: Batch) -> Batch:
         """The batch without the outliers that were found in its texts before."""
         return batch if self.inliers is None else self.inliers.known(batch)
 
+    def units_of(self, texts: int) -> Tensor:
+        """The number of the unit of each of the first analysed texts, [N]."""
+        return torch.arange(texts) if self.units is None else torch.tensor(self.units[:texts])
+
+    def groups_of(self, texts: int) -> Tensor:
+        """The group of each of the first analysed texts, [N]: unit number u is in group u mod G."""
+        units = self.units_of(texts)
+        return units % group_count(int(units.max()) + 1)
+
+    def within(self, texts: list[Text], max_tokens: int) -> tuple[list[Text], int]:
+        """The first texts, up to the one with which the limit is reached, and how many tokens they have."""
+        counts = list(accumulate(count_tokens(self.tokenizer, texts, self.length)))
+        reached = next((number for number, count in enumerate(counts, start=1) if count >= max_tokens), len(texts))
+        return texts[:reached], counts[reached - 1]
+
+    def plan(self, texts: int, tokens: int, limit_bytes: float) -> GroupPlan | None:
+        """What is kept of the groups of the first texts, which have so many tokens."""
+        groups = int(self.groups_of(texts).max()) + 1
+        rows: dict[ViewName, int] = {"token": tokens, "cls": texts, "mean": texts}
+        return GroupPlan.of((self.states.layers, self.states.width), rows, groups, limit_bytes)
+
     def grouped(self, texts: Sequence[Text]) -> Iterator[tuple[int, Batch]]:
-        """Batches of one group after another; text number i is in group i mod G, whatever the texts' order means."""
-        groups = group_count(len(texts))
-        for group in range(groups):
-            members = range(group, len(texts), groups)
+        """Batches of one group of the analysed texts after another, whatever the texts' order means."""
+        groups = self.groups_of(len(texts))
+        for group in range(int(groups.max()) + 1):
+            members = (groups == group).nonzero()[:, 0].tolist()
             inside = [texts[index] for index in members]
             for batch in batches(self.tokenizer, inside, BATCH_TEXTS, self.length, BATCH_TOKENS):
                 yield group, batch._replace(indices=[members[index] for index in batch.indices])
 
 
-def group_stores(folder: Path) -> dict[ViewName, GroupStore]:
+@dataclass(frozen=True)
+class GroupPlan:
+    """How much is kept of the groups of texts, so that the intervals of wide models have room.
+
+    merged: so many neighbouring groups count as one. every: of a group's rows, each such one is kept.
+    """
+
+    merged: int = 1
+    every: int = 1
+
+    @staticmethod
+    def of(shape: tuple[int, int], rows: Mapping[ViewName, int], groups: int, limit_bytes: float) -> GroupPlan | None:
+        """The one that keeps most within the limit; None where not even MIN_SAMPLE rows of a group fit.
+
+        Args:
+            shape: of the states of a row, [L + 1, D]. rows: of all groups, by view.
+        """
+
+        def size(plan: GroupPlan) -> int:
+            count = math.ceil(groups / plan.merged)
+            kept = (math.ceil(ROOM * many / count / plan.every) for many in rows.values())
+            return count * sum(GroupStore.bytes_for(*shape, many) for many in kept)
+
+        for merged in MERGED:
+            if groups // merged >= LEAST_GROUPS and size(GroupPlan(merged)) <= limit_bytes:
+                return GroupPlan(merged)
+        fewest = max(1, max(rows.values()) // (groups * MIN_SAMPLE))
+        for every in (2**power for power in range(1, fewest.bit_length())):
+            if size(GroupPlan(every=every)) <= limit_bytes:
+                return GroupPlan(every=every)
+        return None
+
+
+def group_stores(folder: Path, every: int = 1) -> dict[ViewName, GroupStore]:
     """Places for the groups of every view."""
-    return {view: GroupStore(folder / view, GROUP_MEMORY_BYTES[view]) for view in VIEWS}
+    return {view: GroupStore(folder / view, GROUP_MEMORY_BYTES[view], every) for view in VIEWS}
 
 
-def group_count(texts: int) -> int:
-    """Groups that the texts are dealt into for intervals: of two texts or more."""
-    return max(1, min(GROUPS, texts // 2))
+def group_count(units: int) -> int:
+    """Groups that texts, or units of texts that are alike, are dealt into for intervals: of two units or more."""
+    return max(1, min(GROUPS, units // 2))
 
 
 class BatchRows(NamedTuple):
@@ -199,11 +261,13 @@ class Gathering:
     Args:
         seed: of the sample of tokens.
         groups: where the groups of a view go; none for a view that is not in it.
+        merged: so many neighbouring groups count as one.
     """
 
-    def __init__(self, causal: bool, seed: int, groups: dict[ViewName, GroupStore]) -> None:
+    def __init__(self, causal: bool, seed: int, groups: dict[ViewName, GroupStore], merged: int = 1) -> None:
         self.token_sample = RowSample(TOKEN_SAMPLE, torch.Generator().manual_seed(seed))
         self.groups = groups
+        self._merged = merged
         self.views = {view: self._stream(view) for view in VIEWS}
         self._causal = causal
         self._tokens = _TokenBuffer(self.views["token"])
@@ -211,8 +275,9 @@ class Gathering:
         self._left_out = LeftOut()
 
     def _stream(self, view: ViewName) -> StreamedMoments:
-        sink = self.groups[view].put if view in self.groups else _forget
-        return StreamedMoments(FRAME_TOKENS if view == "token" else FRAME_TEXTS, FRAME_BYTES, sink)
+        store = self.groups.get(view)
+        sink, every = (store.put, store.every) if store is not None else (_forget, 1)
+        return StreamedMoments(FRAME_TOKENS if view == "token" else FRAME_TEXTS, FRAME_BYTES, sink, every)
 
     @property
     def tokens(self) -> int:
@@ -228,6 +293,7 @@ class Gathering:
         Raises:
             NotFinite: a state of this batch or of an earlier one is NaN or infinite.
         """
+        group //= self._merged
         if left_out is not None and bool(left_out.any()):
             words = batch._replace(real=left_out)
             self._left_out.add(Rows(token_rows(base, words), token_rows(tuned, words)), self.views["token"].frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -12,12 +13,12 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import GraftInfo, LayerGraft, Measured, Recommendation, ReportWarning
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device
-from workers.models.grafts import BaseWeights
+from workers.models.grafts import BaseWeights, untied
 from workers.models.loading import body_of, load_body
 from workers.models.structure import shares_blocks
-from workers.stages.answers import Judge, Measure, Questions, Scores, grouped
+from workers.stages.answers import Judge, Measure, Questions, Scores
 from workers.stages.intervals import ratio
-from workers.stages.outputs import known_targets, measured
+from workers.stages.outputs import gained, known_targets, measured
 from workers.stages.resolve import Resolved
 from workers.stages.sweep import NOT_RETRAINED
 from workers.stages.tick import Tick
@@ -49,15 +50,23 @@ def base_weights(
 def graft_costs(
     weights: BaseWeights, model: PreTrainedModel, questions: Questions, headed: bool, tick: Tick
 ) -> tuple[list[LayerGraft], GraftInfo]:
-    """The base model's layers 0..k, and each block of its alone, in the tuned model."""
+    """The base model's layers 0..k, and each block of its alone, in the tuned model.
+
+    A head that is tied to the embeddings is untied first: it is the tuned model's, and stays. Parts that are the same
+    in both models are not asked about: their cost is 0.
+    """
+    if headed:
+        untied(model)
     asked = replace(questions, rows=questions.rows[:GRAFT_TEXTS])
     targets = known_targets(asked, model) if headed and asked.kind == "classifier" else None
     judge_ = Judge(asked, headed, targets)
     whole = judge_.scores(model)
-    ungrafted = measured(whole, judge_.measure)
+    ungrafted = measured(asked, whole, judge_.measure)
     body, layers = body_of(model), len(weights.prefix)
 
     def with_grafted(names: list[str]) -> Scores:
+        if weights.same(body, names):
+            return whole
         with weights.grafted(body, names):
             return judge_.scores(model)
 
@@ -69,9 +78,9 @@ def graft_costs(
         tick((layer + 1) / layers, f"base block {layer} in the tuned model")
         found.append(
             LayerGraft(
-                prefix=measured(prefix, judge_.measure),
-                block=measured(block, judge_.measure),
-                prefix_cost=_cost(whole, prefix, judge_.measure),
+                prefix=measured(asked, prefix, judge_.measure),
+                block=measured(asked, block, judge_.measure),
+                prefix_cost=_cost(asked, whole, prefix, judge_.measure),
             )
         )
     if ungrafted.value is None:
@@ -79,13 +88,15 @@ def graft_costs(
     return found, GraftInfo(measure=judge_.measure, ungrafted=ungrafted.value, examples=len(asked.rows))
 
 
-def _cost(whole: Scores, grafted: Scores, measure: Measure) -> Measured:
+def _cost(questions: Questions, whole: Scores, grafted: Scores, measure: Measure) -> Measured:
     """What a graft costs on the same texts: share of right answers lost, relative rise of perplexity, else itself."""
+    if grafted is whole:
+        return Measured(value=0.0, low=0.0, high=0.0)
     if measure == "accuracy":
-        return ratio(*grouped(Scores(whole.sums - grafted.sums, whole.counts)))
+        return gained(questions, grafted, whole)
     if measure == "perplexity":
-        return ratio(*grouped(Scores(grafted.sums - whole.sums, whole.counts)), math.expm1)
-    return measured(grafted, measure)
+        return ratio(*questions.grouped(grafted.less(whole)), math.expm1)
+    return measured(questions, grafted, measure)
 
 
 TOLERATED: dict[Measure, float] = {"accuracy": 0.005, "perplexity": 0.01, "kl": 0.01}
@@ -93,9 +104,10 @@ TOLERATED: dict[Measure, float] = {"accuracy": 0.005, "perplexity": 0.01, "kl": 
 
 
 def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommendation | None:
-    """The most of the base model's bottom whose graft is not seen to do harm; None where answers are not judged.
+    """The most of the base model's bottom whose graft is shown to do no harm; None where answers are not judged.
 
-    Harm is seen where the lower end of the cost's 95 % interval is above what is tolerated.
+    That is shown where the upper end of the cost's 95 % interval is within what is tolerated. Layers are judged from
+    the bottom up, and the first of which it is not shown ends it: few texts make the advice cautious, not bold.
 
     Args:
         grafts: by layer, 0 to L.
@@ -103,33 +115,51 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
     tolerated = TOLERATED.get(info.measure)
     if tolerated is None:
         return None
-    costs = [graft.prefix_cost for graft in grafts]
-    kept = -1
-    blocks = len(grafts) - 1
-    while kept + 1 < len(costs) and _low(costs[kept + 1]) <= tolerated:
-        kept += 1
-    if kept == blocks:
+    harmless = list(takewhile(lambda graft: _high(graft.prefix_cost) <= tolerated, grafts))
+    kept, blocks = len(harmless) - 1, len(grafts) - 1
+    if all(_low(graft.prefix_cost) <= tolerated for graft in grafts):
         evidence = (
-            "With all of the base model's blocks in its place the tuned model answers as well on these texts, so they "
-            "do not show what was learnt. Compare the models on texts of the task."
+            f"No part of the base model is seen to harm the tuned model's answers on these {info.examples} texts, so "
+            "they do not show what was learnt. Compare the models on more texts, and on those of the task."
         )
         return Recommendation(freeze_first=0, basis="none", evidence=evidence)
-    looked_at = grafts[kept if kept > 0 else kept + 1]
-    change = f"{info.measure} goes from {info.ungrafted:.3f} to {looked_at.prefix.value or 0.0:.3f}"
-    if looked_at.prefix_cost.low is not None and looked_at.prefix_cost.high is not None:
-        change += f" (cost {looked_at.prefix_cost.low:.3f} to {looked_at.prefix_cost.high:.3f}, 95 %)"
-    bottom = f"first {kept} of {blocks} blocks" if kept > 0 else f"first of {blocks} blocks"
-    bottom = "embeddings" if kept < 0 else f"embeddings and {bottom}"
-    found = f"With the base model's {bottom} in its place the tuned model's {change} on {info.examples} texts, "
-    if kept < 1:
-        found += "more than chance gives: what was learnt there matters to the answers."
+    found = ""
+    if kept > 0:
+        found = f"With {_bottom(kept, blocks)} in its place {_told(info, grafts[kept])}: that is harmless. "
+    after = grafts[kept + 1]
+    found += f"With {_bottom(kept + 1, blocks)} {_told(info, after)}: "
+    if _low(after.prefix_cost) > tolerated:
+        found += "what was learnt there matters to the answers."
     else:
-        found += f"which is not beyond chance and {tolerated:g}; with one block more it is."
-    evidence = f"{found} {NOT_RETRAINED}"
-    return Recommendation(freeze_first=max(kept, 0), basis="predicted", evidence=evidence)
+        found += (
+            f"whether that is more than {tolerated:g} cannot be told. More texts, or analysis.freeze_sweep, tell it."
+        )
+    return Recommendation(freeze_first=max(kept, 0), basis="predicted", evidence=f"{found} {NOT_RETRAINED}")
+
+
+def _bottom(layer: int, blocks: int) -> str:
+    """The base model's layers 0 to `layer` in words."""
+    if layer == 0:
+        return "the base model's embeddings"
+    return f"the base model's embeddings and first {layer} of {blocks} blocks"
+
+
+def _told(info: GraftInfo, graft: LayerGraft) -> str:
+    cost = graft.prefix_cost
+    told = f"the tuned model's {info.measure} goes from {info.ungrafted:.3f} to {graft.prefix.value or 0.0:.3f}"
+    if cost.low is not None and cost.high is not None:
+        told += f" (cost {cost.low:.3f} to {cost.high:.3f}, 95 %)"
+    return f"{told} on {info.examples} texts"
 
 
 def _low(cost: Measured) -> float:
     if cost.value is None:
         return math.inf
     return cost.value if cost.low is None else cost.low
+
+
+def _high(cost: Measured) -> float:
+    """Without an interval nothing is shown, but for a cost of exactly 0 of parts that are the same."""
+    if cost.value is None or (cost.high is None and cost.value != 0):
+        return math.inf
+    return cost.value if cost.high is None else cost.high

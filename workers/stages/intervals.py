@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
+from scipy.stats import t
 from torch import Tensor
 
 from layerdrift.contract.report import Measured
-from workers.analysis.jackknife import jackknife_interval
-from workers.analysis.proportions import change_interval, share_interval
+from workers.analysis.jackknife import CONFIDENCE, jackknife_interval
+from workers.analysis.proportions import change_interval, effective, share_interval
 
 MIN_GROUPS = 5
 """With fewer groups of texts an interval would be wider than it is worth."""
@@ -40,22 +42,70 @@ def measured(
     return Measured(value=value, low=low, high=high, null=null)
 
 
-def share(hits: float, trials: float) -> Measured:
-    """A share of texts with its interval, where there are as many texts as an interval needs."""
-    value = hits / trials
-    if trials < MIN_GROUPS:
+def share(hits: Tensor, trials: Tensor) -> Measured:
+    """A share with its interval, where there are as many units as one needs.
+
+    Args:
+        hits, trials: of each unit (a text, or a group of texts that are alike), [M].
+    """
+    total, count = float(hits.sum()), float(trials.sum())
+    value = total / count
+    if int((trials > 0).sum()) < MIN_GROUPS:
         return Measured(value=value)
-    low, high = share_interval(hits, trials)
+    many = effective(torch.stack([hits, hits], 1), trials)
+    low, high = share_interval(value * many, many)
     return Measured(value=value, low=low, high=high)
 
 
-def change(gains: float, losses: float, pairs: float) -> Measured:
-    """A difference of two shares of the same texts with its interval, like `share`."""
-    value = (gains - losses) / pairs
-    if pairs < MIN_GROUPS:
+def change(gains: Tensor, losses: Tensor, pairs: Tensor) -> Measured:
+    """A difference of two shares on the same trials with its interval, like `share`; [M] each."""
+    count = float(pairs.sum())
+    more, less = float(gains.sum()) / count, float(losses.sum()) / count
+    if int((pairs > 0).sum()) < MIN_GROUPS:
+        return Measured(value=more - less)
+    many = effective(torch.stack([gains - losses, gains + losses], 1), pairs)
+    low, high = change_interval(more * many, less * many, many)
+    return Measured(value=more - less, low=low, high=high)
+
+
+def shared_change(products: Tensor) -> Measured:
+    """The share of the squared change that K fine-tunes make alike: mean of d_i · d_j over mean of d_i · d_i, -1 to 1.
+
+    The interval adds two variances: of the jackknife over groups of texts, and of that over seeds; degrees of freedom
+    after Welch and Satterthwaite. With two seeds it is over texts alone.
+
+    Args:
+        products: sums over the tokens of each group of d_i · d_j, [G, K, K].
+    """
+
+    def shared(together: Tensor) -> float | None:
+        own = together.diagonal()
+        pairs = float(together.sum() - own.sum()) / (len(own) * (len(own) - 1))
+        scale = float(own.mean())
+        return pairs / scale if scale > 0 else None
+
+    groups, seeds = products.shape[:2]
+    total = products.sum(0)
+    value = shared(total)
+    if value is None:
+        return Measured(value=None, undefined="no seed changed anything here")
+    texts = [one for group in products if (one := shared(total - group)) is not None]
+    if groups < MIN_GROUPS or len(texts) < groups:
         return Measured(value=value)
-    low, high = change_interval(gains, losses, pairs)
-    return Measured(value=value, low=low, high=high)
+    variances = [(_jackknife_variance(texts), groups - 1)]
+    if seeds > 2:
+        others = [[other for other in range(seeds) if other != seed] for seed in range(seeds)]
+        of_seeds = [one for some in others if (one := shared(total[some][:, some])) is not None]
+        variances.append((_jackknife_variance(of_seeds), seeds - 1))
+    variance = sum(one for one, _ in variances)
+    freedom = variance**2 / sum(one**2 / count for one, count in variances) if variance else 1.0
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * variance**0.5
+    return Measured(value=value, low=max(-1.0, value - half), high=min(1.0, value + half))
+
+
+def _jackknife_variance(left_out: Sequence[float]) -> float:
+    mean = sum(left_out) / len(left_out)
+    return (len(left_out) - 1) / len(left_out) * sum((one - mean) ** 2 for one in left_out)
 
 
 def ratio(

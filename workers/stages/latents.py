@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.report import ChangedLatent, Fate, LabelLean, LatentExample, ProbeDirection
 from workers.analysis.matching import Fates, beyond_floor
+from workers.analysis.permutation import discoveries, p_value
 from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.contexts import Contexts
@@ -27,6 +27,9 @@ EXAMPLES = 5
 
 MIN_LABELLED = 2
 """Labels without which none can go with a latent more than others."""
+
+DEALS = 999
+"""Times that the texts exchange their labels."""
 
 ENCODED_ROWS = 2048
 """Rows that are encoded at once."""
@@ -62,6 +65,15 @@ def chosen_latents(fates: Fates, floor: Fates, base_rates: Tensor, tuned_rates: 
     return chosen
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A changed latent, and what labels may go with it."""
+
+    latent: ChangedLatent
+    leaning: Leaning | None
+    pointing: Pointing | None
+
+
 def evidence(
     layer: int,
     chosen: dict[Fate, list[int]],
@@ -71,7 +83,7 @@ def evidence(
     rows: ActivationStore,
     contexts: Contexts,
     directions: LabelDirections | None,
-) -> list[ChangedLatent]:
+) -> list[Candidate]:
     """Of chosen latents of one layer, on rows that the autoencoders were not trained on.
 
     Args:
@@ -86,7 +98,7 @@ def evidence(
     found = []
     for place, (fate, index) in enumerate(pairs):
         side, responds = (base, of_base[place]) if fate == "lost" else (tuned, of_tuned[place])
-        found.append(
+        candidate = Candidate(
             ChangedLatent(
                 layer=layer,
                 index=index,
@@ -96,10 +108,11 @@ def evidence(
                 tuned_rate=float(tuned.rates[index]),
                 base=_strongest(of_base[place], texts, contexts),
                 tuned=_strongest(of_tuned[place], texts, contexts),
-                leans=leaning(responds, labels),
-                probe=_direction(side.stack.W_dec[side.site, index], directions, layer),
-            )
+            ),
+            leaning=leaning(responds, texts, labels, index),
+            pointing=pointing(side.stack.W_dec[side.site, index], directions, layer),
         )
+        found.append(candidate)
     return found
 
 
@@ -147,30 +160,76 @@ def _strongest(activations: Tensor, texts: Tensor, contexts: Contexts) -> list[L
     return list(found.values())
 
 
-def leaning(activations: Tensor, labels: Sequence[str | None]) -> LabelLean | None:
-    """The label whose texts have most of the activation [N] beyond their share of the tokens; None without two labels.
+class Leaning(NamedTuple):
+    """A label that goes with a latent, and how often labels that are dealt out anew give as much."""
 
-    Tokens of texts without a label do not count.
+    lean: LabelLean
+    p: float
+
+
+def leaning(activations: Tensor, texts: Tensor, labels: Sequence[str | None], seed: int) -> Leaning | None:
+    """The label whose texts have most of the activation beyond their share of the tokens; None without two labels.
+
+    Tokens of texts without a label do not count. By chance: whole texts exchange their labels.
+
+    Args:
+        activations: [N]. texts: the number of each row's text, [N]. labels: of each row's text.
     """
-    tokens = Counter(label for label in labels if label is not None)
-    if len(tokens) < MIN_LABELLED:
+    kept = [place for place, label in enumerate(labels) if label is not None]
+    names = sorted({label for label in labels if label is not None})
+    if len(names) < MIN_LABELLED:
         return None
-    names = sorted(tokens)
-    number = {name: place for place, name in enumerate(names)}
-    labelled = torch.tensor([number.get(label, -1) if label is not None else -1 for label in labels])
-    kept = labelled >= 0
-    sums = torch.zeros(len(names)).index_add_(0, labelled[kept], activations[kept])
-    if not float(sums.sum()):
+    numbers, inverse = texts[kept].unique(return_inverse=True)
+    first = torch.full((len(numbers),), len(kept)).scatter_reduce(0, inverse, torch.arange(len(kept)), "amin")
+    classes = torch.tensor([names.index(str(labels[kept[place]])) for place in first.tolist()])
+    tokens = inverse.bincount().double()
+    active = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, inverse, activations[kept].double())
+    if not float(active.sum()):
         return None
-    shares = sums / sums.sum()
-    expected = torch.tensor([tokens[name] for name in names]) / int(kept.sum())
-    most = int((shares - expected).argmax())
-    return LabelLean(label=names[most], share=min(1.0, float(shares[most])), expected=float(expected[most]))
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.arange(len(numbers)), *(torch.randperm(len(numbers), generator=generator) for _ in range(DEALS))]
+    dealt = classes[torch.stack(orders)]
+
+    def by_label(of_texts: Tensor) -> Tensor:
+        sums = torch.zeros(len(dealt), len(names), dtype=torch.float64)
+        return sums.scatter_add_(1, dealt, (of_texts / of_texts.sum()).expand(len(dealt), -1))
+
+    shares, expected = by_label(active), by_label(tokens)
+    most = int((shares - expected)[0].argmax())
+    beyond = (shares - expected).amax(1)
+    lean = LabelLean(label=names[most], share=min(1.0, float(shares[0, most])), expected=float(expected[0, most]))
+    return Leaning(lean, p_value(float(beyond[0]), beyond[1:]))
 
 
-def _direction(row: Tensor, directions: LabelDirections | None, layer: int) -> ProbeDirection | None:
+class Pointing(NamedTuple):
+    """The label's direction that a latent is nearest to, and how often directions of other deals are as near."""
+
+    direction: ProbeDirection
+    p: float
+
+
+def pointing(row: Tensor, directions: LabelDirections | None, layer: int) -> Pointing | None:
+    """Of a decoder row [D]; None without directions."""
     if directions is None or not bool(directions.vectors[layer].any()):
         return None
     cosines = directions.vectors[layer].to(row.dtype) @ row
     most = int(cosines.argmax())
-    return ProbeDirection(label=directions.labels[most], cosine=min(1.0, max(-1.0, float(cosines[most]))))
+    direction = ProbeDirection(label=directions.labels[most], cosine=min(1.0, max(-1.0, float(cosines[most]))))
+    by_chance = (directions.by_chance[layer].to(row.dtype) @ row).amax(1)
+    return Pointing(direction, p_value(float(cosines[most]), by_chance))
+
+
+def told(found: list[Candidate]) -> list[ChangedLatent]:
+    """The latents of all layers, with those labels and directions that are more than false discoveries."""
+    leans = discoveries([one.leaning.p for one in found if one.leaning is not None])
+    points = discoveries([one.pointing.p for one in found if one.pointing is not None])
+    lean, point = iter(leans), iter(points)
+    return [
+        one.latent.model_copy(
+            update={
+                "leans": one.leaning.lean if one.leaning is not None and next(lean) else None,
+                "probe": one.pointing.direction if one.pointing is not None and next(point) else None,
+            }
+        )
+        for one in found
+    ]

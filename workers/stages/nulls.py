@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -15,22 +16,33 @@ from layerdrift.contract.request import NullName
 from workers.analysis.geometry import Geometry, PairDistances
 from workers.analysis.moments import NotFinite, row_cosines
 from workers.analysis.similarity import SiteSimilarity, similarities
-from workers.models.loading import load_body
+from workers.models.loading import load_body, random_copy
 from workers.models.states import StateReader
 from workers.models.texts import Batch, Text
 from workers.stages.finetune import Tuned
-from workers.stages.gather import Gathering, Reading, States, StatesOf, group_count, token_rows
+from workers.stages.gather import Gathering, Reading, States, StatesOf, token_rows
 from workers.stages.pair import Pair
 from workers.stages.tick import SharedTicks
 
 NULL_TOKENS = 20_000
 """Tokens that a null is measured on: debiased measures do not depend on how many there are."""
 
+DITHER = 0.65
+"""Of bfloat16's spacing: how far weights are moved at random before they are rounded to it. The error is then as large
+for weights that bfloat16 holds exactly as for those in float32: of both a variance of 0.23 spacings squared."""
+
+LEFT_TOKENS = 5_000
+"""Tokens that the base model is compared on with a copy of random weights: a reference, which needs no third digit."""
+
 DESCRIPTIONS: dict[NullName, str] = {
-    "numerical": "the base model against itself in bfloat16, in other batches",
-    "reseed": "the tuned model against a second fine-tune with another seed",
+    "numerical": "the base model against itself in bfloat16, its weights moved by up to 0.65 of bfloat16's spacing",
+    "reseed": "the tuned model against a second fine-tune with another seed: how far apart seeds lie",
     "label_shuffle": "the base model against a fine-tune of as many steps on shuffled labels",
 }
+RANDOM_SEED = 1_000_003
+"""Added to the request's seed for random weights, so that they are not those that a model may have started from."""
+
+NOTHING_LEFT = "the base model against a copy of itself with random weights"
 
 
 @dataclass(frozen=True)
@@ -43,42 +55,74 @@ class MeasuredNull:
 
 
 @dataclass(frozen=True)
-class Consistency:
-    """Cosines of the changes that two fine-tunes made to the same tokens: sums [G, L + 1] and counts [G] by group."""
+class SeedChanges:
+    """Sums over the tokens of each group of texts, of the changes d that K fine-tunes made to them, [G, L + 1, ...].
 
-    sums: Tensor
+    products: [..., K, K], of d_i · d_j. cosines: [...], of the cosines of all pairs, mean over the pairs. counts: [G].
+    """
+
+    products: Tensor
+    cosines: Tensor
     counts: Tensor
 
 
 @dataclass(frozen=True)
 class Nulls:
-    """What was measured; consistency where there is a second fine-tune; warnings for what could not be measured."""
+    """What was measured; warnings for what could not be.
+
+    seeds: where there are further fine-tunes. nothing_left: by layer, 1 - CKA of the base model's tokens and those of a
+    copy with random weights; None where it has no meaning.
+    """
 
     measured: list[MeasuredNull]
-    consistency: Consistency | None
+    seeds: SeedChanges | None
+    nothing_left: list[float | None]
     warnings: list[ReportWarning]
 
 
-def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], ticks: SharedTicks) -> Nulls:
-    """The numerical null, and those that the fine-tune left models for."""
+def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, ticks: SharedTicks) -> Nulls:
+    """The numerical resolution, what random weights leave, and what the fine-tune left further models for.
+
+    Args:
+        seed: of the random weights.
+    """
     reader = pair.reading.states
-    found = [_numerical_null(pair, texts, ticks.next("the numerical null"))]
-    consistency = None
-    for name, checkpoint in (tuned.retrained if tuned else {}).items():
-        other = load_body(checkpoint.folder, "/finetune", pair.base.device)
-        tick = ticks.next(f"tokens of the null {name}")
-        if name == "reseed":
-            gathering = _ConsistencyGathering(pair, other, group_count(len(texts)))
-            found.append(measured_null(name, pair.reading, texts, gathering.states, tick))
-            consistency = gathering.found()
-        else:
-            states = against(reader, pair.base, states_of(reader, other))
-            found.append(measured_null(name, pair.reading, texts, states, tick))
+    found = [_numerical_null(pair, texts, ticks.next("the numerical resolution"))]
+    nothing_left, warnings = _nothing_left(pair, texts, seed, ticks.next("tokens of random weights"))
+    seeds = None
+    if tuned is not None and tuned.reseeds:
+        others = [load_body(one.folder, "/finetune", pair.base.device) for one in tuned.reseeds]
+        gathering = _SeedGathering(pair, others, pair.reading.groups_of(len(texts)))
+        tick = ticks.next("tokens of other seeds")
+        found.append(measured_null("reseed", pair.reading, texts, gathering.states, tick))
+        seeds = gathering.found()
+        del others
+    if tuned is not None and "label_shuffle" in tuned.retrained:
+        other = load_body(tuned.retrained["label_shuffle"].folder, "/finetune", pair.base.device)
+        states = against(reader, pair.base, states_of(reader, other))
+        tick = ticks.next("tokens of shuffled labels")
+        found.append(measured_null("label_shuffle", pair.reading, texts, states, tick))
     return Nulls(
         [null for null in found if isinstance(null, MeasuredNull)],
-        consistency,
-        [null for null in found if isinstance(null, ReportWarning)],
+        seeds,
+        nothing_left,
+        [*(null for null in found if isinstance(null, ReportWarning)), *warnings],
     )
+
+
+def _nothing_left(
+    pair: Pair, texts: Sequence[Text], seed: int, tick: Callable[[float], None]
+) -> tuple[list[float | None], list[ReportWarning]]:
+    """What a drift would be of a model in which nothing is left of the base model but its architecture."""
+    reader = pair.reading.states
+    states = against(reader, pair.base, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
+    try:
+        moments = gathered_pair(pair.reading, texts, states, tick, LEFT_TOKENS).moments()["token"]
+    except NotFinite as error:
+        message = f"{NOTHING_LEFT}: {error}; drift is not shown on its scale"
+        return [None] * pair.shape[0], [ReportWarning(code="null_not_computed", message=message)]
+    ckas = [site.cka for site in similarities(moments)]
+    return [None if cka is None else 1 - cka for cka in ckas], []
 
 
 def _numerical_null(pair: Pair, texts: Sequence[Text], tick: Callable[[float], None]) -> MeasuredNull | ReportWarning:
@@ -127,22 +171,28 @@ def gathered_pair(
     texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],
     tick: Callable[[float], None],
+    most: int = NULL_TOKENS,
 ) -> Gathering:
-    """Runs two models over texts until NULL_TOKENS are seen; NotFinite where one of them overflows."""
+    """Runs two models over texts until `most` tokens are seen; NotFinite where one of them overflows."""
     gathering = Gathering(reading.causal, seed=0, groups={})
     read = 0
     for group, batch in reading.grouped(texts):
         gathering.add(group, reading.known(batch), *states(batch))
         read += len(batch.indices)
-        tick(max(read / len(texts), gathering.tokens / NULL_TOKENS))
-        if gathering.tokens >= NULL_TOKENS:
+        tick(max(read / len(texts), gathering.tokens / most))
+        if gathering.tokens >= most:
             break
     return gathering
 
 
 def numerical_twin(reader: StateReader, model: PreTrainedModel) -> StatesOf:
-    """The same model in bfloat16, run on each batch in two halves with paddings of their own."""
-    twin = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type]
+    """The same model in bfloat16, its weights dithered, run on each batch in two halves with paddings of their own."""
+    twin = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.copy_(dithered(parameter, generator))
+    twin.to(torch.bfloat16)  # type: ignore[arg-type]
 
     def states(batch: Batch) -> States:
         rows, length = batch.input_ids.shape
@@ -161,6 +211,13 @@ def numerical_twin(reader: StateReader, model: PreTrainedModel) -> StatesOf:
     return states
 
 
+def dithered(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Weights moved by up to DITHER of bfloat16's spacing where they lie, either way, uniformly."""
+    spacing = torch.ldexp(torch.ones_like(weights), torch.frexp(weights).exponent - 8)  # 8 bits: one of them implicit
+    moved = 2 * torch.rand(weights.shape, generator=generator).to(weights.device) - 1
+    return weights + DITHER * moved * torch.where(weights == 0, 0.0, spacing)
+
+
 def against(reader: StateReader, one: PreTrainedModel, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:
     """The states of both on a batch."""
     return lambda batch: (reader.states(one, batch), other(batch))
@@ -171,26 +228,37 @@ def states_of(reader: StateReader, model: PreTrainedModel) -> StatesOf:
     return lambda batch: reader.states(model, batch)
 
 
-class _ConsistencyGathering:
-    """The states of the tuned model and of a second fine-tune; the cosines of their changes are summed on the way."""
+class _SeedGathering:
+    """The states of the tuned model and of a fine-tune with another seed; on the way all seeds' changes are summed.
 
-    def __init__(self, pair: Pair, other: PreTrainedModel, groups: int) -> None:
+    Args:
+        others: the further fine-tunes.
+        groups: the group of each text, [N].
+    """
+
+    def __init__(self, pair: Pair, others: list[PreTrainedModel], groups: Tensor) -> None:
         self._pair = pair
-        self._other = other
-        self._sums = torch.zeros(groups, pair.shape[0], dtype=torch.float64)
-        self._counts = torch.zeros(groups, dtype=torch.float64)
+        self._others = others
+        self._groups = groups
+        count, layers, seeds = int(groups.max()) + 1, pair.shape[0], 1 + len(others)
+        self._products = torch.zeros(count, layers, seeds, seeds, dtype=torch.float64)
+        self._cosines = torch.zeros(count, layers, dtype=torch.float64)
+        self._counts = torch.zeros(count, dtype=torch.float64)
 
     def states(self, batch: Batch) -> tuple[States, States]:
         base, tuned = self._pair.states(batch)
-        other = self._pair.reading.states.states(self._other, batch)
-        group = batch.indices[0] % len(self._counts)
-        batch = self._pair.reading.known(batch)
-        origin = token_rows(base, batch).double()
-        changes = [token_rows(states, batch).double() - origin for states in (tuned, other)]
-        self._sums[group] += row_cosines(*changes).sum(1)
+        others = [self._pair.reading.states.states(other, batch) for other in self._others]
+        group = int(self._groups[batch.indices[0]])
+        known = self._pair.reading.known(batch)
+        origin = token_rows(base, known).double()
+        changes = [token_rows(states, known).double() - origin for states in (tuned, *others)]
+        together = torch.stack(changes)
+        self._products[group] += torch.einsum("iltd,jltd->lij", together, together)
+        pairs = [row_cosines(one, other).sum(1) for one, other in combinations(changes, 2)]
+        self._cosines[group] += torch.stack(pairs).mean(0)
         self._counts[group] += origin.shape[1]
-        return tuned, other
+        return tuned, others[0]
 
-    def found(self) -> Consistency:
+    def found(self) -> SeedChanges:
         seen = self._counts > 0
-        return Consistency(self._sums[seen], self._counts[seen])
+        return SeedChanges(self._products[seen], self._cosines[seen], self._counts[seen])

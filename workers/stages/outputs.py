@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from layerdrift.backends.tables import Row
 from layerdrift.contract.report import Measured, ModelOutputs, Outputs, ReportWarning
+from workers.analysis.agreement import agreement
 from workers.models.loading import Headed
 from workers.stages.answers import (
     RANGES,
@@ -25,7 +27,6 @@ from workers.stages.answers import (
     by_text,
     class_targets,
     divergence_bits,
-    grouped,
     over_common_tokens,
     quality,
 )
@@ -44,14 +45,21 @@ def known_targets(questions: Questions, model: PreTrainedModel) -> Tensor | None
     return targets.classes if targets.known else None
 
 
-def measured(scores: Scores, measure: Measure) -> Measured:
-    """The scores as one number with its 95 % interval over texts.
+def measured(questions: Questions, scores: Scores, measure: Measure) -> Measured:
+    """The scores as one number with its 95 % interval over texts: of a share Wilson's, else that of the jackknife."""
+    if measure == "accuracy":
+        return share(*questions.by_unit(scores))
+    return ratio(*questions.grouped(scores), TRANSFORMS[measure], RANGES[measure])
 
-    Of one question for each text, the share of hits has Wilson's interval; all else has that of the jackknife.
-    """
-    if measure == "accuracy" and bool((scores.counts <= 1).all()):
-        return share(float(scores.sums.sum()), float(scores.counts.sum()))
-    return ratio(*grouped(scores), TRANSFORMS[measure], RANGES[measure])
+
+def gained(questions: Questions, before: Scores, after: Scores) -> Measured:
+    """The change of a share of right answers to the same texts, one question each, with its interval."""
+    difference = after.less(before)
+    gains, losses = (
+        questions.by_unit(difference._replace(sums=one.double())).sums
+        for one in (difference.sums > 0, difference.sums < 0)
+    )
+    return change(gains, losses, questions.by_unit(difference).counts)
 
 
 def outputs_of(
@@ -72,25 +80,31 @@ def outputs_of(
         message = "the two classifiers have different classes, so their answers are not compared"
         warnings.append(ReportWarning(code="different_classes", message=message))
     sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
+    counts = {name: torch.zeros(len(names) + 1, len(names), dtype=torch.int64) for name in ("base", "tuned")}
     for number, batch in enumerate(questions.batches()):
         found = _with_targets(questions.answered(tuned.model, batch), targets)
         sums["tuned"] = _added(sums["tuned"], quality(found, tuned.kind, texts))
+        if targets is not None:
+            counts["tuned"] += _counted(found, len(names))
         if base is not None:
             other = _with_targets(questions.answered(base.model, batch, order), targets)
             sums["base"] = _added(sums["base"], quality(other, tuned.kind, texts))
+            if targets is not None:
+                counts["base"] += _counted(other, len(names))
             differs = found.log_probs.argmax(-1) != other.log_probs.argmax(-1)
             sums["disagreement"] = _added(sums["disagreement"], by_text(differs, found.texts, texts))
             js = divergence_bits(*over_common_tokens(found.log_probs, other.log_probs))
             sums["js"] = _added(sums["js"], by_text(js, found.texts, texts))
         tick(min(1.0, (number + 1) * len(batch.indices) / texts))
+    majority = _Majority.of(targets) if targets is not None else None
     judged = tuned.kind != "classifier" or targets is not None
 
     def of_model(name: str) -> ModelOutputs | None:
         if not judged or (name == "base" and base is None):
             return None
         if tuned.kind == "classifier":
-            return ModelOutputs(accuracy=measured(sums[name], "accuracy"))
-        return ModelOutputs(perplexity=measured(sums[name], "perplexity"))
+            return ModelOutputs(accuracy=measured(questions, sums[name], "accuracy"), mcc=_mcc(counts[name]))
+        return ModelOutputs(perplexity=measured(questions, sums[name], "perplexity"))
 
     outputs = Outputs(
         kind=tuned.kind,
@@ -99,25 +113,52 @@ def outputs_of(
         labels=names,
         base=of_model("base"),
         tuned=of_model("tuned"),
-        majority_accuracy=_majority(targets) if targets is not None else None,
-        accuracy_change=_difference(sums) if base and judged and tuned.kind == "classifier" else None,
-        perplexity_ratio=_perplexity_ratio(sums) if base and tuned.kind != "classifier" else None,
-        disagreement=measured(sums["disagreement"], "accuracy") if base else None,
-        js_divergence=measured(sums["js"], "kl") if base else None,
+        majority_accuracy=majority.share if majority else None,
+        majority_change=gained(questions, majority.scores, sums["tuned"]) if majority else None,
+        accuracy_change=gained(questions, sums["base"], sums["tuned"]) if base and majority else None,
+        perplexity_ratio=_perplexity_ratio(questions, sums) if base and tuned.kind != "classifier" else None,
+        disagreement=measured(questions, sums["disagreement"], "accuracy") if base else None,
+        js_divergence=measured(questions, sums["js"], "kl") if base else None,
     )
     return outputs, warnings
 
 
-def _difference(sums: dict[str, Scores]) -> Measured:
-    """Accuracy of the tuned model less the base model's, on the same texts."""
-    difference = sums["tuned"].sums - sums["base"].sums
-    return change(float((difference > 0).sum()), float((difference < 0).sum()), float(sums["tuned"].counts.sum()))
-
-
-def _perplexity_ratio(sums: dict[str, Scores]) -> Measured:
+def _perplexity_ratio(questions: Questions, sums: dict[str, Scores]) -> Measured:
     """Perplexity of the tuned model over the base model's, on the same tokens."""
-    rise = Scores(sums["tuned"].sums - sums["base"].sums, sums["tuned"].counts)
-    return ratio(*grouped(rise), lambda nats: math.exp(min(nats, 700.0)), (0.0, math.inf))
+    rise = sums["tuned"].less(sums["base"])
+    return ratio(*questions.grouped(rise), lambda nats: math.exp(min(nats, 700.0)), (0.0, math.inf))
+
+
+def _counted(found: Predicted, classes: int) -> Tensor:
+    """How often each class got each answer, [C + 1, C]; the last row is of labels that are no class of the model."""
+    known = found.targets != UNLABELLED
+    labels = torch.where(found.targets < 0, classes, found.targets)[known]
+    pairs = labels * classes + found.log_probs.argmax(-1)[known]
+    return pairs.bincount(minlength=(classes + 1) * classes).reshape(classes + 1, classes)
+
+
+def _mcc(counts: Tensor) -> Measured:
+    """How far the answers go with the labels, and what chance alone stays below."""
+    square = torch.nn.functional.pad(counts, (0, 1))
+    try:
+        found = agreement(square)
+    except ValueError:
+        return Measured(value=None, undefined="all texts have the same label")
+    return Measured(value=found.mcc, null=found.by_chance)
+
+
+class _Majority(NamedTuple):
+    """The commonest label's share of the texts with a label, and what always answering it would score."""
+
+    share: float
+    scores: Scores
+
+    @staticmethod
+    def of(targets: Tensor) -> _Majority:
+        labelled = targets != UNLABELLED
+        commonest = int((targets[labelled] - UNKNOWN).bincount()[1:].argmax())
+        scores = Scores((targets == commonest).double(), labelled.double())
+        return _Majority(float(scores.sums.sum() / scores.counts.sum()), scores)
 
 
 def _numbered_labels(targets: Targets, names: list[str]) -> list[ReportWarning]:
@@ -162,12 +203,6 @@ def common_order(base: Headed, names: list[str]) -> list[int] | None:
     """The base's classes in the tuned model's order; None where the classes differ."""
     known = class_names(base.model)
     return [known.index(name) for name in names] if sorted(known) == sorted(names) else None
-
-
-def _majority(targets: Tensor) -> float:
-    """The share of the majority class among the texts with a label."""
-    labelled = targets[targets != UNLABELLED]
-    return int((labelled - UNKNOWN).bincount()[1:].max()) / len(labelled)
 
 
 def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarning]:

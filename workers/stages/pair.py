@@ -42,8 +42,17 @@ class Pair:
         return self.reading.states.layers, self.reading.states.width
 
 
-def load_pair(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenizerBase, length: int) -> Pair:
+def load_pair(
+    base: Checkpoint,
+    tuned: Checkpoint,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    units: tuple[int, ...] | None = None,
+) -> Pair:
     """Both models, on the best device; texts are read up to `length` tokens, or what both models have positions for.
+
+    Args:
+        units: as in `Reading`.
 
     Raises:
         InputError: a model is broken, its layers cannot be read, or the two do not fit together.
@@ -61,7 +70,7 @@ def load_pair(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenize
         raise InputError.at("/tuned/uri", "the two models pass their states on in different shapes")
     length = min(usable_length(tokenizer, model, length) for model in (base_model, tuned_model))
     causal = loaded(base.folder, "/base/uri", ANSWER, lambda: is_causal(base_model))
-    return Pair(base_model, tuned_model, Reading(tokenizer, length, causal, states))
+    return Pair(base_model, tuned_model, Reading(tokenizer, length, causal, states, units=units))
 
 
 def _block_count(model: PreTrainedModel, pointer: str) -> int:
@@ -101,6 +110,7 @@ def weight_drift(pair: Pair) -> list[dict[PartName, WeightDrift]]:
             effective_rank=found.effective_rank,
             top8_share=found.top_share[8] if found.top_share else None,
             top16_share=found.top_share[16] if found.top_share else None,
+            rounding_share=found.rounding_share,
         )
 
     return [{part: drift(names) for part, names in groups.items()} for groups in weight_groups(pair.base)]

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from layerdrift.backends.table_rows import (
+    GROUP,
     LABEL,
     MAX_ROWS,
     MISSING,
@@ -119,7 +120,10 @@ def _columns(schema: pa.Schema, reader: RowReader) -> tuple[list[str], str | Non
         if type is MISSING:
             if pointer in columns.required():
                 raise no_column(pointer, name, reader.names, where)
-        elif pointer != LABEL and not _is_one_of(type, _TEXTS):
+        elif pointer == GROUP and not _is_one_of(type, _LABELS):
+            detail = f"{where}: column {name!r} holds {_words(type)}; a group is a string or a number"
+            raise InputError.at(pointer, detail)
+        elif pointer not in (LABEL, GROUP) and not _is_one_of(type, _TEXTS):
             raise not_a_text(pointer, name, _words(type), where)
         elif pointer == LABEL and not _is_one_of(type, _LABELS):
             if columns.labelled:

@@ -12,11 +12,12 @@ from torch import Tensor
 from layerdrift.contract.report import LayerProbe, Measured, ProbeInfo
 from workers.analysis.probes import class_directions, held_out_hits, stratified_folds
 from workers.analysis.streams import Rows
-from workers.stages.intervals import ratio
+from workers.stages.intervals import share
 
 FOLDS = 5
 MIN_CLASS_TEXTS = 10
 MAX_CLASSES = 200
+PERMUTATIONS, MIN_PERMUTATIONS, DIRECTIONS_BYTES = 199, 19, 128 << 20
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,26 @@ class Probed:
 
 @dataclass(frozen=True)
 class LabelDirections:
-    """Of probes of the tuned model that were fitted to all probed texts: what tells each label from the mean of all.
+    """In the tuned model's mean-view rows of all probed texts: what tells each label from the mean of all.
 
-    vectors: [L + 1, C, D], of unit norm, or zero where a layer's rows do not vary.
+    vectors: [L + 1, C, D], of unit norm, or zero where a layer's rows do not vary. by_chance: [L + 1, P, C, D], the
+    same after the labels were dealt out anew.
     """
 
     labels: list[str]
     vectors: Tensor
+    by_chance: Tensor
 
 
 def probe(
-    rows: Rows, labels: list[str | None], groups: Tensor, seed: int, tick: Callable[[float], None]
+    rows: Rows, labels: list[str | None], units: Tensor, seed: int, tick: Callable[[float], None]
 ) -> Probed | None:
     """Fits probes to the mean-view rows of labelled texts; None where fewer than two labels have texts enough.
 
     Args:
         rows: [L + 1, N, D] of both models.
         labels: of the N texts.
-        groups: [N], for the intervals.
+        units: [N], numbers of units of texts that are alike: one is held out whole.
     """
     counts = Counter(label for label in labels if label is not None)
     names = sorted(label for label, count in counts.items() if count >= MIN_CLASS_TEXTS)
@@ -56,28 +59,39 @@ def probe(
     kept = [place for place, label in enumerate(labels) if label in names]
     classes = torch.tensor([names.index(str(labels[place])) for place in kept])
     generator = torch.Generator().manual_seed(seed)
-    folds = stratified_folds(classes, FOLDS, generator)
+    folds = stratified_folds(classes, FOLDS, generator, units[kept])
     shuffled = classes[torch.randperm(len(classes), generator=generator)]
-    layers, directions = [], []
+    layers, directions, by_chance = [], [], []
+    dealt = _dealt_anew(classes, rows.tuned.shape, len(names), generator)
     for layer in range(len(rows.base)):
         of_layer = torch.stack([rows.base[layer, kept], rows.tuned[layer, kept]]).repeat(2, 1, 1)
         targets = torch.stack([classes, classes, shuffled, shuffled])
         base, tuned, base_control, tuned_control = held_out_hits(of_layer, targets, folds)
         layers.append(
             LayerProbe(
-                base=_accuracy(base, groups[kept]),
-                tuned=_accuracy(tuned, groups[kept]),
+                base=_accuracy(base, units[kept]),
+                tuned=_accuracy(tuned, units[kept]),
                 base_control=float(base_control.double().mean()),
                 tuned_control=float(tuned_control.double().mean()),
             )
         )
-        directions.append(class_directions(rows.tuned[layer, kept], classes))
+        found = class_directions(rows.tuned[layer, kept], torch.cat([classes[None], dealt]))
+        directions.append(found[0])
+        by_chance.append(found[1:])
         tick((layer + 1) / len(rows.base))
     majority = int(classes.bincount().max()) / len(classes)
     info = ProbeInfo(examples=len(kept), classes=len(names), folds=FOLDS, majority_accuracy=majority)
-    return Probed(layers, info, LabelDirections(names, torch.stack(directions)))
+    return Probed(layers, info, LabelDirections(names, torch.stack(directions), torch.stack(by_chance)))
 
 
-def _accuracy(hits: Tensor, groups: Tensor) -> Measured:
-    sums = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add(0, groups, hits.double())
-    return ratio(sums, groups.bincount(), bounds=(0.0, 1.0))
+def _dealt_anew(classes: Tensor, shape: torch.Size, labels: int, generator: torch.Generator) -> Tensor:
+    """Labels in other orders, [P, N]: up to PERMUTATIONS, as far as their directions fit into DIRECTIONS_BYTES."""
+    layers, _, width = shape
+    fit = DIRECTIONS_BYTES // (layers * width * labels * classes.itemsize)
+    count = max(MIN_PERMUTATIONS, min(PERMUTATIONS, fit))
+    return torch.stack([classes[torch.randperm(len(classes), generator=generator)] for _ in range(count)])
+
+
+def _accuracy(hits: Tensor, units: Tensor) -> Measured:
+    sums = torch.zeros(int(units.max()) + 1, dtype=torch.float64).index_add(0, units, hits.double())
+    return share(sums, units.bincount().double())

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import torch
 
 from layerdrift import __version__
-from layerdrift.contract.report import DatasetInfo, Engine, Layer, LayerSae, Report, Timings, Zone
+from layerdrift.contract.report import DatasetInfo, Engine, Layer, LayerSae, Reference, Report, Timings, Zone
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name, peak_memory_bytes
 from workers.stages.causal import Judged
@@ -64,6 +64,7 @@ def build_report(
         zones=compared.zones,
         nulls=compared.nulls,
         outputs=judged.outputs,
+        reference=_reference(found),
         finetune=tuned.run if tuned else None,
         trajectory=extracted.trajectory,
         probes=compared.probed.info if compared.probed else None,
@@ -103,6 +104,9 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted)
         rows=resolved.usable_rows,
         analysed_texts=extracted.moments["mean"].n,
         analysed_tokens=extracted.moments["token"].n,
+        units=None
+        if extracted.reading.units is None
+        else int(extracted.reading.units_of(extracted.analysed).max()) + 1,
         train_texts=len(resolved.split.train),
         max_length=extracted.reading.length,
         unread_share=counts.unread_share,
@@ -111,6 +115,20 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted)
         left_out_share=counts.left_out_share,
         sae_texts=rows.texts if rows else 0,
         sae_distinct_tokens=rows.train.rows if rows else 0,
+    )
+
+
+def _reference(found: Findings) -> Reference | None:
+    texts, drift = found.resolved.reference, found.extracted.reference
+    if texts is None or drift is None:
+        return None
+    return Reference(
+        source=texts.source,
+        sha256=texts.sha256,
+        texts=len(drift.rows),
+        tokens=drift.tokens,
+        drift=drift.drift,
+        outputs=found.judged.on_reference,
     )
 
 
@@ -125,6 +143,9 @@ def _layers(found: Findings) -> list[Layer]:
             nulls=of_layer.nulls,
             excess_drift=of_layer.excess,
             drifted=of_layer.drifted,
+            nothing_left=of_layer.nothing_left,
+            relative_drift=of_layer.relative,
+            reproducibility=compared.reproducibility[index] if compared.reproducibility else None,
             task_consistency=compared.consistency[index] if compared.consistency else None,
             similarity=compared.similarity[index],
             all_tokens=compared.all_tokens[index] if compared.all_tokens else None,

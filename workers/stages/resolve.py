@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from layerdrift.backends.sources import PinnedModel, Pins, Sources, fingerprint, shape_error
+from layerdrift.backends.sources import PinnedModel, Pins, Sources, fingerprint, of_reference, shape_error
 from layerdrift.backends.tables import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
@@ -49,6 +49,15 @@ class Split:
 
 
 @dataclass(frozen=True)
+class ReferenceTexts:
+    """Texts that forgetting is measured on; none is among those of the data set."""
+
+    rows: list[Row]
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A staged checkpoint: its folder here, where it came from, and the hash of its files."""
 
@@ -62,6 +71,7 @@ class Resolved:
     """What the other stages work on.
 
     tokenizer: the base model's, for both. length: tokens of a text that are read, as far as the models have positions.
+    units: of each analysed row, the number of its unit of rows that are nearly the same; None: all are alone.
     """
 
     base: Checkpoint
@@ -72,6 +82,8 @@ class Resolved:
     usable_rows: int
     dataset_sha256: str
     warnings: list[ReportWarning]
+    units: tuple[int, ...] | None = None
+    reference: ReferenceTexts | None = None
 
 
 def resolve(
@@ -83,13 +95,17 @@ def resolve(
         InputError: something is unusable, or is no longer what was pinned.
     """
     tick(0.0, f"reading {pins.dataset.source}")  # first: a column that is missing is known before gigabytes are copied
-    dataset = read_dataset(request, pins, sources, folder)
+    labelled = request.finetune is not None
+    dataset = read_dataset(request.dataset, pins.dataset, labelled, sources, folder / "dataset")
     usable, warnings = distinct(dataset.rows)
     split = deal(usable, request)
+    reference = _reference(request, pins, sources, folder, usable)
     fetched = fetch_checkpoints(pins, sources, folder, max_parameters, tick)
     tuned = fetched.tuned.folder if fetched.tuned else None
-    common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in usable])
+    others = reference.rows if reference is not None else []
+    common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in (*usable, *others)])
     if common.differing:
+        others = [row for number, row in enumerate(others, start=len(usable)) if number not in common.differing]
         usable = [row for number, row in enumerate(usable) if number not in common.differing]
         split = deal(usable, request)
     read = [row.content for row in split.analysed[:LENGTH_TEXTS]]
@@ -102,7 +118,40 @@ def resolve(
         usable_rows=len(usable),
         dataset_sha256=dataset.sha256,
         warnings=[*dataset.warnings, *warnings, *fetched.warnings, *common.warnings],
+        units=units_of(split.analysed),
+        reference=replace(reference, rows=others) if reference is not None else None,
     )
+
+
+def _reference(
+    request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path, usable: list[Row]
+) -> ReferenceTexts | None:
+    """A random sample of the reference's texts that are not in the data set; None where none was given."""
+    asked = request.dataset.reference
+    if asked is None or pins.reference is None:
+        return None
+    with of_reference():
+        found = read_dataset(asked, pins.reference, False, sources, folder / "reference")
+        known = {_identity(row) for row in usable}
+        rows = [row for row in distinct(found.rows)[0] if _identity(row) not in known]
+        if len(rows) < MIN_EXAMPLES:
+            detail = f"{len(rows)} of the reference's texts are not in dataset too; at least {MIN_EXAMPLES} are needed"
+            raise InputError.at("/dataset", detail)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(request.seed)).tolist()
+    return ReferenceTexts([rows[index] for index in order[: asked.max_examples]], pins.reference.source, found.sha256)
+
+
+def units_of(rows: Sequence[Row]) -> tuple[int, ...] | None:
+    """The number of each row's unit, from 0 on as they come; None where no row names a group."""
+    if all(row.group is None for row in rows):
+        return None
+    numbers: dict[object, int] = {}
+    return tuple(numbers.setdefault(_unit(row, place), len(numbers)) for place, row in enumerate(rows))
+
+
+def _unit(row: Row, place: int) -> tuple[str | None, int]:
+    """What rows of one unit have in common; a row without a group has nothing in common with any."""
+    return row.group, place if row.group is None else -1
 
 
 class Fetched(NamedTuple):
@@ -198,20 +247,22 @@ def _identity(row: Row) -> tuple[str, str | None]:
 def deal(rows: list[Row], request: AnalysisRequest) -> Split:
     """Deals out rows at random by the seed: analysed first, then the fine-tune's, then the spare ones.
 
+    Rows of one group stay together: a use gets a few rows more rather than a part of a group.
+
     Raises:
         InputError: there are too few rows, or a label is missing or alone.
     """
     generator = torch.Generator().manual_seed(request.seed)
-    shuffled = [rows[index] for index in torch.randperm(len(rows), generator=generator).tolist()]
-    wanted = request.dataset.max_examples
+    shuffled = _shuffled(rows, generator)
+    wanted = _whole(shuffled, request.dataset.max_examples)
     tuning = request.finetune
     if tuning is None:
         _require(len(rows), MIN_EXAMPLES)
         return Split(shuffled[:wanted], [], shuffled[wanted:])
     _require(len(rows), 2 * MIN_EXAMPLES)
-    analysed = min(wanted, max(MIN_EXAMPLES, int(FINETUNE_ANALYSED_SHARE * len(rows))))
+    analysed = min(wanted, _whole(shuffled, max(MIN_EXAMPLES, int(FINETUNE_ANALYSED_SHARE * len(rows)))))
     rest = shuffled[analysed:]
-    train = rest if tuning.train_examples is None else rest[: tuning.train_examples]
+    train = rest if tuning.train_examples is None else rest[: _whole(rest, tuning.train_examples)]
     if tuning.train_examples is not None and len(train) < tuning.train_examples:
         raise InputError.at(
             "/finetune/train_examples",
@@ -229,10 +280,26 @@ def deal(rows: list[Row], request: AnalysisRequest) -> Split:
     if tuning.keep == "last":
         return Split(shuffled[:analysed], train, spare)
     if len(spare) >= MIN_HELD_OUT:
-        held_out = min(HELD_OUT, max(MIN_HELD_OUT, len(spare) // 4))
+        held_out = _whole(spare, min(HELD_OUT, max(MIN_HELD_OUT, len(spare) // 4)))
         return Split(shuffled[:analysed], train, spare[held_out:], spare[:held_out])
-    kept = len(train) - min(HELD_OUT, len(train) // 10)
+    kept = _whole(train, len(train) - min(HELD_OUT, len(train) // 10))
     return Split(shuffled[:analysed], train[:kept], spare, train[kept:])
+
+
+def _shuffled(rows: list[Row], generator: torch.Generator) -> list[Row]:
+    """The rows in random order, those of one group one after another."""
+    units: dict[tuple[str | None, int], list[Row]] = {}
+    for place, row in enumerate(rows):
+        units.setdefault(_unit(row, place), []).append(row)
+    every = list(units.values())
+    return [row for index in torch.randperm(len(every), generator=generator).tolist() for row in every[index]]
+
+
+def _whole(rows: list[Row], count: int) -> int:
+    """So many of the first rows, or a few more, that no group is cut."""
+    while 0 < count < len(rows) and rows[count].group is not None and rows[count].group == rows[count - 1].group:
+        count += 1
+    return min(count, len(rows))
 
 
 def _require(count: int, least: int) -> None:

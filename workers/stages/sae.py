@@ -6,6 +6,7 @@ of the base model again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -28,13 +29,13 @@ from layerdrift.contract.report import (
     WarmStart,
 )
 from layerdrift.contract.request import AnalysisRequest, SaeSettings
-from workers.analysis.matching import Fates, beyond_floor, fates_of, matching
+from workers.analysis.matching import Fates, Matching, beyond_floor, fates_of, matching
 from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
 from workers.scratch import ActivationStore
 from workers.stages.crosscoding import Crosscoding
 from workers.stages.extract import ControlRows, SaeRows
 from workers.stages.keeping import NOTHING_KEPT, Keeping
-from workers.stages.latents import ENCODED_ROWS, Side, chosen_latents, evidence
+from workers.stages.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, told
 from workers.stages.probes import LabelDirections
 from workers.stages.sae_runs import Outcome, Runs
 from workers.stages.splicing import Dictionaries
@@ -89,22 +90,22 @@ def train_saes(
     runs = Runs(rows.train, request.seed, settings.early_stop, ticks, keeping)
     stack = _initial(normalisation, config, request.seed, matched)
     outcome = runs.run(stack, config, "training the autoencoders")
-    told = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
+    runs_told = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
     warmed = None
     if "warm_start" in lenses:
         warmed, warm_outcome = _warm_started(stack, layers, config, outcome, runs)
-        told.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
+        runs_told.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
     crosscoders: list[Crosscoder] | None = None
     if "crosscoder" in lenses:
         crosscoding = Crosscoding(normalisation.scale, sample, config, request.seed)
         crossed = crosscoding.train(runs)
-        told.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
+        runs_told.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
         crosscoders = crosscoding.measured(rows.heldout, crossed, ticks.next("measuring the crosscoders"))
         del crosscoding
     controls = None
     if rows.control is not None:
         controls, control_outcome = _controls(rows.control, settings, request.seed, ticks, keeping)
-        told.append(_told("random_weights", control_outcome, _names(layers, "random")))
+        runs_told.append(_told("random_weights", control_outcome, _names(layers, "random")))
     measured, latents, dictionaries = _measured(
         stack, warmed, rows, outcome, matched, directions, ticks.next("measuring the autoencoders")
     )
@@ -117,7 +118,7 @@ def train_saes(
         )
         for index, layer in enumerate(measured)
     ]
-    return Trained(found, latents, dictionaries, told, _warnings(rows, outcome))
+    return Trained(found, latents, dictionaries, runs_told, _warnings(rows, outcome))
 
 
 def _measured(
@@ -131,17 +132,20 @@ def _measured(
 ) -> tuple[list[LayerSae], list[ChangedLatent], Dictionaries]:
     """By layer what the lenses see, the latents that changed most, and the autoencoders for what is asked later."""
     layers = stack.sites // (3 if matched else 2)
-    measured, latents, changed, means = [], [], [], []
+    measured, candidates, changed, means, firing = [], list[Candidate](), [], [], []
     for layer in range(layers):
-        lens = _Lens(stack, warmed, rows, layer, layers)
-        measured.append(lens.measured(outcome.dead_fraction, matched))
-        latents += lens.latents(directions)
+        lens = _Lens(stack, warmed, rows, layer, layers, matched)
+        measured.append(lens.measured(outcome.dead_fraction))
+        candidates += lens.latents(directions)
         changed.append(lens.changed())
         means.append(lens.means())
+        firing.append(lens.firing())
         tick((layer + 1) / layers)
     of_sites = torch.cat([torch.stack(side) for side in zip(*means, strict=True)])
-    dictionaries = Dictionaries(stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed])
-    return measured, latents, dictionaries
+    dictionaries = Dictionaries(
+        stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed], firing
+    )
+    return measured, told(candidates), dictionaries
 
 
 def _warm_started(
@@ -249,7 +253,9 @@ def _first_rows(store: ActivationStore, count: int) -> Tensor:
 class _Lens:
     """What one layer's autoencoders say of the pair, on rows that they were not trained on."""
 
-    def __init__(self, stack: SaeStack, warmed: SaeStack | None, rows: SaeRows, layer: int, layers: int) -> None:
+    def __init__(
+        self, stack: SaeStack, warmed: SaeStack | None, rows: SaeRows, layer: int, layers: int, matched: bool
+    ) -> None:
         self._stack = stack
         self._rows = rows
         self._layer = layer
@@ -257,22 +263,39 @@ class _Lens:
         self._on_base = self._fit(stack, self._base, self._base)
         self._on_tuned = self._fit(stack, self._tuned, self._tuned)
         self._warm = self._warm_starts(warmed) if warmed is not None else None
+        self._matched = self._match() if matched else None
+        self._withheld = withheld(self._matched, _counted(self._warm.floor) if self._warm is not None else None)
 
-    def measured(self, dead_fraction: Tensor, matched: bool) -> LayerSae:
-        transferred = self._fit(self._stack, self._base, self._tuned)
-
+    def measured(self, dead_fraction: Tensor) -> LayerSae:
+        transferred = fit_on(self._refitted(), 0, _usual_rows(self._rows.heldout, self._stack, self._tuned))
         return LayerSae(
             base=_quality(self._on_base, float(dead_fraction[self._base])),
             tuned=_quality(self._on_tuned, float(dead_fraction[self._tuned])),
             transfer_fvu=transferred.fvu,
             transfer_excess=transferred.fvu - self._on_base.fvu,
-            warm_start=_warm_start(self._warm) if self._warm is not None else None,
-            match=self._match() if matched else None,
+            warm_start=_warm_start(self._warm, self._withheld is None) if self._warm is not None else None,
+            match=self._told_match(),
+            withheld=self._withheld,
         )
 
-    def latents(self, directions: LabelDirections | None) -> list[ChangedLatent]:
-        """Those of which there are more than the floor has; none without a warm start."""
-        if self._warm is None:
+    def _refitted(self) -> SaeStack:
+        """The base model's autoencoder for inputs of the tuned model's mean and scale: a shift is no new feature."""
+        stack, base = self._stack, self._base
+        found = stack.of_sites([base])
+        scale = float(stack.scale[base]) * (self._on_tuned.spread / self._on_base.spread) ** 0.5
+        shift = self._on_tuned.mean / scale - self._on_base.mean / float(stack.scale[base])
+        found.b_dec[0] += shift.to(found.b_dec.dtype)
+        found.scale[0] = scale
+        return found
+
+    def _told_match(self) -> Match | None:
+        if self._matched is None or self._withheld is None:
+            return self._matched
+        return self._matched.model_copy(update={"unmatched_excess": None, "unmatched_error": None})
+
+    def latents(self, directions: LabelDirections | None) -> list[Candidate]:
+        """Those of which there are more than the floor has; none without a warm start, or where they are withheld."""
+        if self._warm is None or self._withheld is not None:
             return []
         before = Side(self._stack, self._base, self._base, self._on_base.firing_rates)
         after, fates = self._warm.after, self._warm.tuned
@@ -284,9 +307,16 @@ class _Lens:
         """Of the held-out rows of usual norm in the base model and in the tuned one, [D] each."""
         return self._on_base.mean, self._on_tuned.mean
 
+    def firing(self) -> Tensor:
+        """Of the latents after a warm start, logarithms of how often and how strongly they fire; [F, 2]."""
+        if self._warm is None:
+            return torch.zeros(0, 2)
+        rates, strengths = self._warm.after.rates, self._warm.strengths
+        return torch.stack([rates.clamp_min(1e-9).log(), strengths.clamp_min(1e-9).log()], 1)
+
     def changed(self) -> tuple[list[int], list[int]]:
         """Of the latents alive after a warm start: the new and shifted ones beyond the floor, and the others."""
-        if self._warm is None:
+        if self._warm is None or self._withheld is not None:
             return [], []
         tuned, floor = self._warm.tuned, self._warm.floor
         beyond = torch.zeros_like(tuned.alive)
@@ -298,12 +328,14 @@ class _Lens:
     def _warm_starts(self, warmed: SaeStack) -> _WarmStarts:
         """Both went on from the base model's autoencoder: the floor on its own rows, the other on the tuned model's."""
         before = self._stack.W_dec[self._base]
-        rates = [self._fit(warmed, site, site).firing_rates for site in (self._base, self._tuned)]
+        fits = [self._fit(warmed, site, site) for site in (self._base, self._tuned)]
         floor, tuned = (
-            fates_of(before, warmed.W_dec[site], self._on_base.firing_rates, after)
-            for site, after in zip((self._base, self._tuned), rates, strict=True)
+            fates_of(before, warmed.W_dec[site], self._on_base.firing_rates, after.firing_rates)
+            for site, after in zip((self._base, self._tuned), fits, strict=True)
         )
-        return _WarmStarts(floor, tuned, Side(warmed, self._tuned, self._tuned, rates[1]))
+        return _WarmStarts(
+            floor, tuned, Side(warmed, self._tuned, self._tuned, fits[1].firing_rates), fits[1].strengths
+        )
 
     def _match(self) -> Match | None:
         dictionaries = self._stack.W_dec
@@ -318,7 +350,8 @@ class _Lens:
             floor_share=floor.matched_share,
             mean_cosine=found.mean_cosine,
             floor_mean_cosine=floor.mean_cosine,
-            unmatched_excess=max(0.0, floor.matched_share - found.matched_share),
+            unmatched_excess=floor.matched_share - found.matched_share,
+            unmatched_error=math.hypot(_share_error(floor), _share_error(found)),
         )
 
     def _fit(self, stack: SaeStack, site: int, source: int) -> SaeFit:
@@ -327,22 +360,62 @@ class _Lens:
 
 @dataclass(frozen=True)
 class _WarmStarts:
-    """Fates of one layer's latents in the floor and in the tuned model, and the dictionary that went on there."""
+    """Fates of one layer's latents in the floor and in the tuned model, and the dictionary that went on there.
+
+    strengths: of its latents, mean activations where they fire, [F].
+    """
 
     floor: Fates
     tuned: Fates
     after: Side
+    strengths: Tensor
 
 
-def _warm_start(found: _WarmStarts) -> WarmStart:
+MIN_FLOOR_SHARE, MIN_RETAINED_SHARE = 0.1, 0.5
+"""With fewer latents that come again from another seed, or that stay while training goes on on the same rows, what an
+autoencoder finds is a matter of its seed: counts of new and lost latents then say little."""
+
+
+def withheld(match: Match | None, floor: Turnover | None) -> str | None:
+    """Why counts beyond the floor and changed latents are not told; None where they are, or where there are none."""
+    if match is not None and match.floor_share < MIN_FLOOR_SHARE:
+        return (
+            f"only {match.floor_share:.1%} of the base model's latents come again from another seed (below "
+            f"{MIN_FLOOR_SHARE:.0%}): which latents are new or lost is then a matter of the seed. More tokens "
+            "(analysis.sae.tokens) or a smaller k (analysis.sae.k) make them more alike"
+        )
+    if floor is None:
+        return None
+    alive = floor.retained + floor.shifted + floor.lost
+    if alive and floor.retained < MIN_RETAINED_SHARE * alive:
+        return (
+            f"only {floor.retained / alive:.0%} of the base model's latents stay while training goes on on its own "
+            f"tokens (below {MIN_RETAINED_SHARE:.0%}): which latents are new or lost is then a matter of chance. More "
+            "tokens (analysis.sae.tokens) make them settle"
+        )
+    return None
+
+
+def _warm_start(found: _WarmStarts, tell: bool) -> WarmStart:
+    """The counts, and where they mean something what lies between them, with the error of a difference of counts."""
     tuned, floor = (_counted(fates) for fates in (found.tuned, found.floor))
+    if not tell:
+        return WarmStart(tuned=tuned, floor=floor)
     return WarmStart(
         tuned=tuned,
         floor=floor,
-        new_excess=max(0, tuned.new - floor.new),
-        lost_excess=max(0, tuned.lost - floor.lost),
-        shifted_excess=max(0, tuned.shifted - floor.shifted),
+        new_excess=tuned.new - floor.new,
+        new_error=math.sqrt(tuned.new + floor.new),
+        lost_excess=tuned.lost - floor.lost,
+        lost_error=math.sqrt(tuned.lost + floor.lost),
+        shifted_excess=tuned.shifted - floor.shifted,
+        shifted_error=math.sqrt(tuned.shifted + floor.shifted),
     )
+
+
+def _share_error(found: Matching) -> float:
+    """One standard error of the share of latents that are matched."""
+    return math.sqrt(found.matched_share * (1 - found.matched_share) / found.latents)
 
 
 def _quality(fit: SaeFit, dead_fraction: float) -> SaeQuality:

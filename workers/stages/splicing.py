@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from layerdrift.contract.report import LatentAblation, Measured, SpliceInfo
+from workers.analysis.permutation import matched_draws, p_value
 from workers.analysis.sae import SaeStack
 from workers.models.loading import body_of
 from workers.models.states import Edit
-from workers.stages.answers import Predicted, Questions, Scores, by_text, grouped, kl_bits, quality
+from workers.stages.answers import Predicted, Questions, Scores, by_text, kl_bits, quality
 from workers.stages.intervals import ratio
 from workers.stages.tick import Tick
 
 SPLICE_TEXTS = 200
-"""Texts that every splice is judged on: two evaluations of each layer, and four for its changed latents."""
+"""Texts that every splice is judged on: two evaluations of each layer."""
 
-RANDOM_DRAWS = 3
+ABLATION_TEXTS, DRAWS, ALIKE = 50, 20, 10
+"""Texts that a layer's changed latents are taken out on, sets that are taken out instead, and the least number of
+latents that count as firing alike."""
+
 LEAST_LOSS = 1e-3
 """Nats by which the mean in the states' place must raise the loss: of less there is nothing to recover."""
 
@@ -32,6 +36,7 @@ class Dictionaries:
 
     stack: base sites 0 to L, then tuned ones. means: [2 (L + 1), D] of the held-out rows of usual norm.
     warmed: the ones that went on from the base model's, at the same sites; None without a warm start.
+    firing: by layer, of those [F, 2]: logarithms of how often latents fire and of how strongly.
     changed, others: by layer, the tuned model's latents that are new or shifted, of fates that are beyond floor and
     chance, and all others alive.
     """
@@ -41,6 +46,7 @@ class Dictionaries:
     warmed: SaeStack | None
     changed: list[list[int]]
     others: list[list[int]]
+    firing: list[Tensor]
 
     @property
     def layers(self) -> int:
@@ -77,6 +83,29 @@ class SplicedLoss:
     def at(self, layer: int, edit: Edit) -> Scores:
         """By text, with the states at a layer edited."""
         return self._scores(self._answers(layer, edit))
+
+    def grouped(self, scores: Scores) -> Scores:
+        """By group of texts."""
+        return self._questions.grouped(scores)
+
+    def divergences(self, layer: int, edits: list[Edit]) -> list[Scores]:
+        """How far each edit of the states at a layer moves the answers to the first ABLATION_TEXTS texts: KL, nats."""
+        asked = replace(self._questions, rows=self._questions.rows[:ABLATION_TEXTS])
+        texts = len(asked.rows)
+        zeros = torch.zeros(texts, dtype=torch.float64)
+        found = [Scores(zeros, zeros)] * len(edits)
+        for batch in asked.batches():
+            own = asked.answered(self._model, batch).log_probs
+            for number, edit in enumerate(edits):
+                with asked.reading.states.edited(body_of(self._model), layer, edit, asked.reading.known(batch).real):
+                    moved = asked.answered(self._model, batch)
+                part = by_text(kl_bits(own, moved.log_probs) * math.log(2), moved.texts, texts)
+                found[number] = Scores(found[number].sums + part.sums, found[number].counts + part.counts)
+        return found
+
+    def told(self, scores: Scores) -> Measured:
+        """A mean over examples with its interval over texts."""
+        return ratio(*self._questions.grouped(scores), bounds=(0.0, math.inf))
 
     def _answers(self, layer: int, edit: Edit) -> Iterator[Predicted]:
         for batch in self._questions.batches():
@@ -116,31 +145,35 @@ def loss_recovered(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, si
         reason = "the mean in the states' place raises the loss by too little: there is nothing to recover"
         return Measured(value=None, undefined=reason)
     # the loss that the mean causes stands in for a count: recovered = sum (mean's - rebuilt's) / sum (mean's - own)
-    return ratio(*grouped(Scores(flat.sums - rebuilt.sums, flat.sums - own.sums)))
+    return ratio(*loss.grouped(Scores(flat.sums - rebuilt.sums, flat.sums - own.sums)))
 
 
 def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: int) -> LatentAblation | None:
-    """What the loss rises by without a layer's changed latents; None where none changed.
+    """How far the answers move without a layer's changed latents; None where none changed.
 
-    `null` is the same without as many random others, where there are as many.
+    Beside it the same without other sets that fire about as often and as strongly, where there are as many others.
     """
     changed, others = dictionaries.changed[layer], dictionaries.others[layer]
     if not changed or dictionaries.warmed is None:
         return None
-    draws_made = RANDOM_DRAWS if len(others) >= len(changed) else 0
     stack, site = dictionaries.warmed, dictionaries.layers + layer
-    generator = torch.Generator().manual_seed(seed)
-    draws = [torch.randperm(len(others), generator=generator)[: len(changed)] for _ in range(draws_made)]
-    sets = [changed, *([others[place] for place in draw.tolist()] for draw in draws)]
-    rises = [_rise(loss, layer, _without(stack, site, latents)) for latents in sets]
-    cost, *random = rises
-    chance = sum(value for one in random if (value := one.value) is not None) / RANDOM_DRAWS if random else None
-    return LatentAblation(latents=len(changed), cost=cost.model_copy(update={"null": chance}))
-
-
-def _rise(loss: SplicedLoss, layer: int, edit: Edit) -> Measured:
-    edited = loss.at(layer, edit)
-    return ratio(*grouped(Scores(edited.sums - loss.unspliced.sums, edited.counts)))
+    draws = matched_draws(
+        torch.tensor(changed),
+        torch.tensor(others),
+        dictionaries.firing[layer],
+        DRAWS,
+        ALIKE,
+        torch.Generator().manual_seed(seed),
+    )
+    edits = [_without(stack, site, latents) for latents in (changed, *draws)]
+    found = [loss.told(scores) for scores in loss.divergences(layer, edits)]
+    cost, by_chance = found[0], torch.tensor([one.value for one in found[1:]], dtype=torch.float64)
+    return LatentAblation(
+        latents=len(changed),
+        cost=cost.model_copy(update={"null": float(by_chance.mean()) if draws else None}),
+        draws=len(draws),
+        p=p_value(cost.value or 0.0, by_chance) if draws else None,
+    )
 
 
 def _without(stack: SaeStack, site: int, latents: list[int]) -> Edit:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -38,7 +39,7 @@ from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_s
 from layerdrift.backends.uploads import SCHEME
 from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError, StageError
 from layerdrift.contract.key import DEFAULT_TENANT
-from layerdrift.contract.request import AnalysisRequest, DatasetRef, ModelRef
+from layerdrift.contract.request import AnalysisRequest, ModelRef, ReferenceRef, TextsRef
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -64,6 +65,21 @@ TOKENIZER_FILES = {
     "chat_template.jinja",
 }
 _T = TypeVar("_T")
+
+
+@contextmanager
+def of_reference() -> Iterator[None]:
+    """Inside, what is wrong with a data set is wrong with the reference: its pointers say so."""
+    try:
+        yield
+    except InputError as error:
+        inside = "/dataset/reference/"
+        moved = [
+            problem.model_copy(update={"pointer": inside + problem.pointer.removeprefix("/dataset").lstrip("/")})
+            for problem in error.errors
+        ]
+        moved = [one.model_copy(update={"pointer": one.pointer.rstrip("/")}) for one in moved]
+        raise InputError(error.detail, moved) from error
 
 
 class PinnedModel(BaseModel):
@@ -96,6 +112,7 @@ class Pins(BaseModel):
     base: PinnedModel
     tuned: PinnedModel | None
     dataset: PinnedDataset
+    reference: PinnedDataset | None = None
 
 
 class _Opened(NamedTuple):
@@ -154,15 +171,19 @@ class Sources:
         base = _collected(problems, lambda: self._pin_model(request.base, "/base/uri"))
         tuned = None
         if request.tuned is not None:
-            reference = request.tuned
-            tuned = _collected(problems, lambda: self._pin_model(reference, "/tuned/uri"))
+            after = request.tuned
+            tuned = _collected(problems, lambda: self._pin_model(after, "/tuned/uri"))
         labelled = request.finetune is not None
         dataset = _collected(problems, lambda: self._pin_dataset(request.dataset, labelled))
+        reference = None
+        if request.dataset.reference is not None:
+            general = request.dataset.reference
+            reference = _collected(problems, lambda: self._pin_reference(general))
         if not problems and base is not None and tuned is not None:
             _collected(problems, lambda: _check_shapes(base.shape, tuned.shape))
         if problems or base is None or dataset is None:
             raise InputError("; ".join(problem.detail for problem in problems), problems)
-        return Pins(base=base.model, tuned=tuned.model if tuned else None, dataset=dataset)
+        return Pins(base=base.model, tuned=tuned.model if tuned else None, dataset=dataset, reference=reference)
 
     def _pin_model(self, reference: ModelRef, pointer: str) -> _Looked:
         opened = self._open_checkpoint(reference.uri, pointer)
@@ -236,7 +257,11 @@ class Sources:
         if wrong:
             raise InputError.at(pointer, f"{INDEX} of {uri} names files that are not in the folder: {wrong[:5]}")
 
-    def _pin_dataset(self, dataset: DatasetRef, labelled: bool) -> PinnedDataset:
+    def _pin_reference(self, reference: ReferenceRef) -> PinnedDataset:
+        with of_reference():
+            return self._pin_dataset(reference, labelled=False)
+
+    def _pin_dataset(self, dataset: TextsRef, labelled: bool) -> PinnedDataset:
         if dataset.uri is None:
             return PinnedDataset(source="inline", sha256=inline_sha256(dataset))
         location, file = self._dataset_file(dataset.uri)

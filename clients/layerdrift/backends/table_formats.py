@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from layerdrift.backends.table_rows import (
+    GROUP,
     LABEL,
     MISSING,
     PAIR,
@@ -148,6 +149,7 @@ def _parse_text(lines: Iterable[str], reader: RowReader) -> Iterator[Row]:
         (TEXT, columns.text, "text"),
         (PAIR, columns.pair, None),
         (LABEL, columns.label, None),
+        (GROUP, columns.group, None),
     ):
         if name != default:
             detail = f"{where} is plain text, which has no columns; leave this out, or give a table with {name!r}"

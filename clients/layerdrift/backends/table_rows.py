@@ -15,9 +15,10 @@ from numbers import Integral, Real
 from typing import Any, Final, NamedTuple
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.request import DatasetRef
+from layerdrift.contract.request import TextsRef
 
 TEXT, PAIR, LABEL = "/dataset/text_column", "/dataset/text_pair_column", "/dataset/label_column"
+GROUP = "/dataset/group_column"
 DEFAULT_LABEL = "label"
 """Column of the labels where the request names none."""
 
@@ -37,11 +38,16 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|NaN|NAN")
 
 
 class Row(NamedTuple):
-    """One usable row. label: None where there is none. pair: the second text of a pair, None for a single text."""
+    """One usable row.
+
+    label: None where there is none. pair: the second text of a pair, None for a single text. group: of texts that are
+    nearly the same; None: this one is alone.
+    """
 
     text: str
     label: str | None
     pair: str | None = None
+    group: str | None = None
 
     @property
     def content(self) -> str | tuple[str, str]:
@@ -55,16 +61,18 @@ class Columns:
 
     text: column of the text. label: column of the label that the request names; None: DEFAULT_LABEL where there is
     one. labelled: every row must have a label, as a fine-tune needs. pair: column of the second text; None: no pairs.
+    group: column of the group; None: no groups.
     """
 
     text: str
     label: str | None
     labelled: bool
     pair: str | None = None
+    group: str | None = None
 
     @classmethod
-    def of(cls, dataset: DatasetRef, labelled: bool) -> Columns:
-        return cls(dataset.text_column, dataset.label_column, labelled, dataset.text_pair_column)
+    def of(cls, texts: TextsRef, labelled: bool) -> Columns:
+        return cls(texts.text_column, texts.label_column, labelled, texts.text_pair_column, texts.group_column)
 
     @property
     def label_name(self) -> str:
@@ -74,7 +82,8 @@ class Columns:
     def wanted(self) -> dict[str, str]:
         """Every column that is read where it is there, under the pointer of its setting."""
         found = {TEXT: self.text, LABEL: self.label_name}
-        return found if self.pair is None else {**found, PAIR: self.pair}
+        more = {PAIR: self.pair, GROUP: self.group}
+        return found | {pointer: name for pointer, name in more.items() if name is not None}
 
     def required(self) -> dict[str, str]:
         """Those of them that a table of named columns must have."""
@@ -228,7 +237,7 @@ class RowReader:
         text = self._text(record, TEXT, columns.text, place)
         label = self._label(record, place)
         pair = None if columns.pair is None else self._text(record, PAIR, columns.pair, place)
-        return Row(text, label, pair)
+        return Row(text, label, pair, self._group(record, place))
 
     def finish(self) -> None:
         """Raises InputError where a column of labels was named and no record had it."""
@@ -274,6 +283,20 @@ class RowReader:
         if not label:
             return label if columns.labelled else None
         return self._whole(label, LABEL, name, place)
+
+    def _group(self, record: Mapping[str, Any], place: str) -> str | None:
+        """A group is named as a label is; a row without one is a group by itself."""
+        name = self.columns.group
+        if name is None:
+            return None
+        value = lookup(record, name)
+        if value is MISSING:
+            raise no_column(GROUP, name, names_of(record), f"{self.where}, {place},")
+        try:
+            return as_label(value) or None
+        except (TypeError, UnicodeDecodeError) as error:
+            detail = f"{self.where}, {place}: column {name!r} holds {error}; a group is a string or a number"
+            raise InputError.at(GROUP, detail) from error
 
     def _whole(self, value: str, pointer: str, name: str, place: str) -> str:
         """The string; InputError where it holds half a surrogate pair, which nothing could store."""

@@ -24,7 +24,7 @@ from layerdrift.backends.table_formats import MAX_LINE_CHARACTERS, TableFormat, 
 from layerdrift.backends.table_rows import Columns, Row, RowReader
 from layerdrift.backends.text_encoding import MARK_BYTES, codec_of, decode_head, undecodable
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.request import DatasetRef
+from layerdrift.contract.request import TextsRef
 
 __all__ = [
     "HEAD_BYTES",
@@ -171,17 +171,18 @@ def _pieces(stream: io.TextIOWrapper, chunked: bool, max_bytes: int, where: str)
         yield piece
 
 
-def inline_rows(dataset: DatasetRef) -> Iterator[Row]:
+def inline_rows(dataset: TextsRef) -> Iterator[Row]:
     """The rows of a data set that stands in the request."""
     inline = dataset.inline
     if inline is None:
         raise ValueError("the data set is not inline")
     for index, text in enumerate(inline.texts):
         label = None if inline.labels is None else str(inline.labels[index])
-        yield Row(text, label, None if inline.pairs is None else inline.pairs[index])
+        pair = None if inline.pairs is None else inline.pairs[index]
+        yield Row(text, label, pair, None if inline.groups is None else str(inline.groups[index]))
 
 
-def inline_sha256(dataset: DatasetRef) -> str:
+def inline_sha256(dataset: TextsRef) -> str:
     """A hash of the inline texts, pairs and labels."""
     if dataset.inline is None:
         raise ValueError("the data set is not inline")

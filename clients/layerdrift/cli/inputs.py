@@ -43,10 +43,11 @@ def build(asked: Asked, client: Client) -> AnalysisRequest:
     """The request, with what lies on this machine uploaded; InputError where options do not make one."""
     body = _fields(asked)
     _checked(body)  # before anything is sent
-    for field in ("base", "tuned", "dataset"):
-        place = body.get(field)
+    dataset = body.get("dataset")
+    reference = dataset.get("reference") if isinstance(dataset, dict) else None
+    for place, folder in ((body.get("base"), True), (body.get("tuned"), True), (dataset, False), (reference, False)):
         if isinstance(place, dict) and isinstance(place.get("uri"), str):
-            place["uri"] = as_uri(place["uri"], client, folder=field != "dataset")
+            place["uri"] = as_uri(place["uri"], client, folder)
     return _checked(body)
 
 

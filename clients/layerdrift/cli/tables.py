@@ -20,9 +20,9 @@ from layerdrift.contract.policy import Decision, Verdict
 from layerdrift.contract.report import Layer, Report
 from layerdrift.render import words
 from layerdrift.render.escaping import lines, terminal
-from layerdrift.render.verdict import SAID
+from layerdrift.render.verdict import said as said_of
 
-ZONE_STYLE = {"general": "blue", "transitional": "yellow", "specialised": "red"}
+ZONE_STYLE = {"general": "blue", "transitional": "yellow", "specialised": "red", "ramp": "magenta"}
 DECISION_STYLE: dict[Decision, str] = {"pass": "green", "warn": "yellow", "fail": "red"}
 
 PLAIN_WIDTH = 160
@@ -91,7 +91,18 @@ def analysis(one: Analysis) -> Table:
 def layers(report: Report) -> Table:
     """The numbers that say most, layer by layer."""
     table = Table(title="drift by layer (token view)", title_justify="left")
-    for heading in ("layer", "zone", "CKA", "by chance", "relative L2", "graft", "probe", "FVU base", "transfer"):
+    for heading in (
+        "layer",
+        "zone",
+        "CKA",
+        "resolution",
+        "of scale",
+        "relative L2",
+        "graft",
+        "probe",
+        "FVU base",
+        "transfer",
+    ):
         table.add_column(heading, justify="left" if heading in ("layer", "zone") else "right")
     for layer in report.layers:
         token, sae = layer.similarity["token"], layer.sae
@@ -100,7 +111,8 @@ def layers(report: Report) -> Table:
             f"{layer.index} {layer.name}",
             f"[{style}]{layer.zone}[/{style}]",
             words.number(token.cka.value, 4),
-            words.number(_chance(layer), 5),
+            words.number(_resolution(layer), 5),
+            words.percent(layer.relative_drift.value),
             words.number(token.relative_l2.value),
             words.number(layer.graft.prefix.value if layer.graft else None),
             words.number(layer.probe.tuned.value if layer.probe else None),
@@ -113,7 +125,7 @@ def layers(report: Report) -> Table:
 def verdict(found: Verdict) -> Table:
     """A line for each check, and the decision above."""
     style = DECISION_STYLE[found.decision]
-    title = f"[bold {style}]{found.decision.upper()}[/bold {style}] {SAID[found.decision]}"
+    title = f"[bold {style}]{found.decision.upper()}[/bold {style}] {said_of(found)}"
     table = _table("", "check", "found", title=title)
     for check in found.checks:
         colour = DECISION_STYLE[check.decision]
@@ -188,7 +200,7 @@ def _signed(value: float | None) -> str:
     return "—" if value is None else f"{value:+.3f}"
 
 
-def _chance(layer: Layer) -> float | None:
-    """CKA that chance alone leaves; None where it is not known."""
-    drift = words.chance(layer)
+def _resolution(layer: Layer) -> float | None:
+    """CKA that rounding alone leaves; None where it is not known."""
+    drift = words.resolution(layer)
     return None if drift is None else 1 - drift

@@ -103,7 +103,7 @@ def unlike_settings(one: Report, other: Report) -> list[str]:
         found.append("analysis.max_length")
     found += [
         f"dataset.{name}"
-        for name in ("text_column", "text_pair_column", "label_column", "max_examples")
+        for name in ("text_column", "text_pair_column", "label_column", "group_column", "max_examples", "reference")
         if (getattr(one.request.dataset, name) or _DEFAULTS.get(name))
         != (getattr(other.request.dataset, name) or _DEFAULTS.get(name))
     ]
@@ -136,8 +136,10 @@ def incomparable(quantity: str, one: Report, other: Report) -> str | None:
     if quantity in ("graft", "causal"):
         return _unlike_grafts(one, other)
     if quantity == "excess_drift":
-        nulls = [sorted(null.name for null in report.nulls) for report in (one, other)]
-        return None if nulls[0] == nulls[1] else "drift beyond other nulls"
+        known = [any(null.name == "numerical" for null in report.nulls) for report in (one, other)]
+        return None if known[0] == known[1] else "the numerical resolution of one of the two is not known"
+    if quantity == "reference" and one.reference and other.reference:
+        return None if one.reference.sha256 == other.reference.sha256 else "other reference texts"
     if quantity == "probe":
         classes = [(report.probes.classes, report.probes.folds) if report.probes else None for report in (one, other)]
         return None if classes[0] == classes[1] or None in classes else "probes of other classes"

@@ -33,7 +33,8 @@ class InspectedLayer(BaseModel):
     """One layer, token by token."""
 
     drift: list[float | None] = Field(
-        description="1 - cosine of the two centred states, 0 (same) to 2 (opposite); null where `special`"
+        description="squared distance of the two centred states over the sum of their mean squared norms, >= 0: 0 the "
+        "same, 1 as far as unrelated tokens; null where `special`"
     )
     base_norm: list[float] = Field(description="Euclidean norm of the base model's state")
     tuned_norm: list[float] = Field(description="the same in the tuned model")

@@ -53,6 +53,20 @@ class Rule(PolicyModel):
         description="what a null in the report's place means: a number that was not computed, or has no meaning there",
     )
 
+    unless_known: list[str] = Field(
+        default=[],
+        max_length=20,
+        description="paths of single values: where the report has one of them, the rule is passed over. For rules that "
+        "stand in for a better one, such as for models without a head",
+    )
+
+    @field_validator("unless_known")
+    @classmethod
+    def _lead_to_something(cls, paths: list[str]) -> list[str]:
+        for path in paths:
+            cls._leads_to_something(path)
+        return paths
+
     @field_validator("path", "minus")
     @classmethod
     def _leads_to_something(cls, path: str | None) -> str | None:
@@ -130,11 +144,16 @@ class Check(BaseModel):
     decision: Decision
     severity: Severity
     path: str
-    matched: int = Field(ge=1, description="numbers that were judged")
+    matched: int = Field(ge=0, description="numbers that were judged; 0: the rule was passed over (`unless_known`)")
     observed: Scalar | None = Field(description="the number farthest from what is asked, or nearest to its limit")
     limit: str
     message: str = Field(description="the rule's")
     detail: str = Field(description="what was found, in words")
+    judged: bool = Field(
+        default=True,
+        description="false: no number decided it, since the report has none where the rule looks; the decision is then "
+        "what `if_undefined` says, and says nothing against the model",
+    )
     findings: list[Finding] = Field(
         default=[], description="those that do not hold, the first hundred; `detail` says how many there are"
     )
@@ -142,7 +161,7 @@ class Check(BaseModel):
     @property
     def said(self) -> str:
         """The rule's message, where a number made it say so."""
-        return self.message if any(one.observed is not None for one in self.findings) else "could not be judged"
+        return self.message if self.judged else f"not judged, which counts as {self.decision} here"
 
 
 class Verdict(BaseModel):
@@ -154,6 +173,11 @@ class Verdict(BaseModel):
         description="`fail` where a rule of that severity does not hold, else `warn`, else `pass`"
     )
     checks: list[Check]
+
+    @property
+    def judged(self) -> bool:
+        """Whether numbers made it fail; false: nothing but rules on numbers that the report does not have did."""
+        return self.decision != "fail" or any(one.judged and one.decision == "fail" for one in self.checks)
 
     @property
     def counts(self) -> dict[Decision, int]:

@@ -17,10 +17,18 @@ SCHEMA_VERSION: Final = 1
 
 ViewName = Literal["token", "cls", "mean"]
 MeasureName = Literal[
-    "cosine", "cosine_centred", "relative_l2", "cka", "cka_standardized", "procrustes", "rsa", "knn_jaccard"
+    "cosine",
+    "cosine_centred",
+    "relative_l2",
+    "relative_l2_centred",
+    "cka",
+    "cka_standardized",
+    "procrustes",
+    "rsa",
+    "knn_jaccard",
 ]
 PartName = Literal["embeddings", "attention", "mlp", "norm"]
-ZoneName = Literal["general", "transitional", "specialised"]
+ZoneName = Literal["general", "transitional", "specialised", "ramp"]
 
 
 class ReportModel(BaseModel):
@@ -37,8 +45,8 @@ class Measured(ReportModel):
     high: float | None = Field(default=None, description="upper end of the 95 % interval; null: not computed")
     null: float | None = Field(
         default=None,
-        description="the same number in the null that is farthest from `the same`: what chance alone gives; null: not "
-        "computed",
+        description="the same number of the numerical null, which is what rounding gives, or as the number's own "
+        "description says; null: not computed",
     )
     undefined: str | None = Field(default=None, description="why there is no value")
 
@@ -49,6 +57,10 @@ class Similarity(ReportModel):
     cosine: Measured = Field(description="mean cosine of the two models' rows, [-1, 1]")
     cosine_centred: Measured = Field(description="the same after subtracting each model's mean, [-1, 1]")
     relative_l2: Measured = Field(description="Frobenius norm of the difference over that of the base, >= 0")
+    relative_l2_centred: Measured = Field(
+        default=Measured(value=None, undefined="an older report"),
+        description="the same after subtracting each model's mean, >= 0",
+    )
     cka: Measured = Field(description="debiased linear CKA, at most 1; may be slightly negative")
     cka_standardized: Measured = Field(description="the same with every feature divided by its deviation, at most 1")
     procrustes: Measured = Field(description="1 - similarity after the best rotation, [0, 1]; 0: the same")
@@ -89,12 +101,21 @@ class WeightDrift(ReportModel):
         ge=0, description="Frobenius norm of the difference over that of the base, >= 0; null: the base's are all zero"
     )
     effective_rank: float | None = Field(
-        description="directions the difference spreads over, mean over the part's matrices; null: no matrix moved"
+        description="directions the difference spreads over, mean over the part's matrices, of what is above the "
+        "rounding of the weights; null: no matrix moved by more than that"
     )
     top8_share: float | None = Field(
-        description="largest share of the squared difference that rank-8 updates could have made, 0 to 1"
+        description="largest share of the squared difference above the rounding that rank-8 updates could have made, "
+        "0 to 1"
     )
     top16_share: float | None = Field(description="the same for rank 16")
+    rounding_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the squared difference that rounding to the tuned weights' precision makes; null: no "
+        "matrix moved",
+    )
 
 
 class Turnover(ReportModel):
@@ -111,9 +132,14 @@ class WarmStart(ReportModel):
 
     tuned: Turnover
     floor: Turnover = Field(description="the same trained on on the base model's own activations: what chance gives")
-    new_excess: int = Field(ge=0, description="tuned.new - floor.new, not below 0")
-    lost_excess: int = Field(ge=0, description="tuned.lost - floor.lost, not below 0")
-    shifted_excess: int = Field(ge=0, description="tuned.shifted - floor.shifted, not below 0")
+    new_excess: int | None = Field(
+        default=None, description="tuned.new - floor.new; below 0 too; null: withheld, see `withheld` of the layer"
+    )
+    new_error: float | None = Field(default=None, ge=0, description="one standard error of it, of Poisson counts")
+    lost_excess: int | None = Field(default=None, description="tuned.lost - floor.lost, likewise")
+    lost_error: float | None = Field(default=None, ge=0, description="one standard error of it")
+    shifted_excess: int | None = Field(default=None, description="tuned.shifted - floor.shifted, likewise")
+    shifted_error: float | None = Field(default=None, ge=0, description="one standard error of it")
 
 
 class Match(ReportModel):
@@ -127,7 +153,10 @@ class Match(ReportModel):
     )
     mean_cosine: float = Field(ge=-1, le=1, description="over all assigned pairs")
     floor_mean_cosine: float = Field(ge=-1, le=1, description="the same of the floor")
-    unmatched_excess: float = Field(ge=0, le=1, description="floor_share - matched_share, not below 0")
+    unmatched_excess: float | None = Field(
+        default=None, ge=-1, le=1, description="floor_share - matched_share; below 0 too; null: withheld"
+    )
+    unmatched_error: float | None = Field(default=None, ge=0, description="one standard error of it")
 
 
 class SpecificCounts(ReportModel):
@@ -155,8 +184,12 @@ class Crosscoder(ReportModel):
     dead_fraction: float = Field(ge=0, le=1, description="latents that did not fire in the last 5 % of the training")
     pair: SpecificCounts
     floor: SpecificCounts = Field(description="the same of the base model and itself: what chance gives")
-    tuned_only_excess: int = Field(ge=0, description="confirmed ones less those of the floor, not below 0")
-    base_only_excess: int = Field(ge=0, description="the same of the base model's")
+    tuned_only_excess: int = Field(description="confirmed ones less those of the floor; below 0 too")
+    tuned_only_error: float | None = Field(
+        default=None, ge=0, description="one standard error of it, of Poisson counts"
+    )
+    base_only_excess: int = Field(description="the same of the base model's")
+    base_only_error: float | None = Field(default=None, ge=0, description="one standard error of it")
 
 
 class LatentAblation(ReportModel):
@@ -164,8 +197,16 @@ class LatentAblation(ReportModel):
 
     latents: int = Field(ge=1, description="how many were taken out")
     cost: Measured = Field(
-        description="by how much the loss rises, nats for an example; `null`: mean over draws of as many random "
-        "others, null where there are not so many"
+        description="Kullback-Leibler divergence of the answers without them from the model's own, nats for an "
+        "example; `null`: mean over draws of as many that fire about as often and as strongly, some of these among "
+        "them; null where there are not so many others"
+    )
+    draws: int = Field(default=0, ge=0, description="how many such draws were made")
+    p: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="how often a draw costs as much: (1 + draws that do) / (1 + draws); null: no draws",
     )
 
 
@@ -177,8 +218,15 @@ class LayerSae(ReportModel):
     random_weights: SaeQuality | None = Field(
         default=None, description="of an autoencoder on a randomly initialised copy of the base model; null: not asked"
     )
-    transfer_fvu: float = Field(description="FVU of the base model's autoencoder on the tuned model's activations")
+    transfer_fvu: float = Field(
+        description="FVU of the base model's autoencoder on the tuned model's activations, its bias and scale re-fitted"
+    )
     transfer_excess: float = Field(description="transfer_fvu - base.fvu: what the base model's features miss")
+    withheld: str | None = Field(
+        default=None,
+        description="why counts beyond the floor, changed latents and their ablation are not told: the autoencoders "
+        "are not identified well enough; null: they are told",
+    )
     warm_start: WarmStart | None = Field(default=None, description="null: not asked for")
     match: Match | None = Field(default=None, description="null: not asked for, or no latent is alive")
     crosscoder: Crosscoder | None = Field(default=None, description="null: not asked for")
@@ -235,11 +283,11 @@ class LabelLean(ReportModel):
 
 
 class ProbeDirection(ReportModel):
-    """The class that a latent's direction points to most, by a linear probe of the tuned model's layer."""
+    """The class that a latent's direction points to most, by a linear regression in the tuned model's layer."""
 
     label: str
     cosine: float = Field(
-        ge=-1, le=1, description="of the decoder row and the probe's direction for this label against the others"
+        ge=-1, le=1, description="of the decoder row and the direction that tells this label from the others"
     )
 
 
@@ -254,8 +302,10 @@ class ChangedLatent(ReportModel):
     tuned_rate: float = Field(ge=0, le=1, description="share of the tuned model's tokens that it fires on after")
     base: list[LatentExample] = Field(description="where it fired most in the base model, one token of a text at most")
     tuned: list[LatentExample] = Field(description="where it fires most in the tuned model")
-    leans: LabelLean | None = Field(default=None, description="the label it goes with most; null: no labels")
-    probe: ProbeDirection | None = Field(default=None, description="null: no probes were fitted")
+    leans: LabelLean | None = Field(
+        default=None, description="the label it goes with most; null: no labels, or no more than chance gives"
+    )
+    probe: ProbeDirection | None = Field(default=None, description="null: no probes, or no nearer than chance gives")
     promotes: list[str] = Field(
         default=[],
         description="of a causal language model, the tokens whose logits its direction raises most where the output "
@@ -298,15 +348,32 @@ class Layer(ReportModel):
     zone: ZoneName
     drift: float = Field(description="1 - CKA of the token view; about 0 (same) to 1 (unrelated)")
     nulls: dict[NullName, float] = Field(
-        default={}, description="1 - CKA of the token view between models that differ by chance alone"
+        default={}, description="1 - CKA of the token view of the pairs in `nulls`; `numerical` is the resolution"
     )
     excess_drift: float = Field(
-        ge=0, description="drift less the largest null, at least 0; what the zones are fitted to"
+        ge=0, description="drift less the numerical null, 0 where not `drifted`; what the zones are fitted to"
     )
-    drifted: bool = Field(description="whether the drift is beyond what chance gives; see docs/numbers.md")
+    drifted: bool = Field(
+        description="whether the layer is displaced: by more than the numerical resolution; see docs/numbers.md"
+    )
+    nothing_left: float | None = Field(
+        default=None,
+        description="1 - CKA of the base model and a copy of it with random weights: the drift of a layer of which "
+        "nothing is left; null: not computed",
+    )
+    relative_drift: Measured = Field(
+        default=Measured(value=None, undefined="an older report"),
+        description="drift over `nothing_left`: 0 the same, 1 as far as random weights",
+    )
+    reproducibility: Measured | None = Field(
+        default=None,
+        description="share of the change that fine-tunes with other seeds make alike, -1 to 1: 1 every seed moves the "
+        "tokens alike, 0 each seed elsewhere; interval over texts and seeds; null: `reseed` was not asked for",
+    )
     task_consistency: Measured | None = Field(
         default=None,
-        description="mean cosine of the changes that two fine-tunes with different seeds made, [-1, 1]; null `reseed`",
+        description="mean cosine of the changes that fine-tunes with different seeds made to a token, [-1, 1]; null: "
+        "`reseed` was not asked for",
     )
     similarity: dict[ViewName, Similarity]
     all_tokens: AllTokens | None = Field(
@@ -334,7 +401,7 @@ class Zone(ReportModel):
     level: float = Field(description="mean excess drift of its layers")
     support: float | None = Field(
         default=None,
-        description="share of the fits with a group of texts left out that agree on its layers; null: none",
+        description="share of fresh samples of texts that would give a zone of the same layers; null: no intervals",
     )
 
 
@@ -367,6 +434,9 @@ class DatasetInfo(ReportModel):
     rows: int = Field(description="usable rows in the source")
     analysed_texts: int
     analysed_tokens: int = Field(description="tokens compared, special ones not counted")
+    units: int | None = Field(
+        default=None, description="groups of texts that are nearly the same, by `group_column`; null: none were named"
+    )
     train_texts: int = Field(description="rows the fine-tune was trained on; 0 for a pair")
     max_length: int | None = Field(
         default=None, description="tokens of a text that were read, special ones counted; null: an older report"
@@ -401,6 +471,11 @@ class ModelOutputs(ReportModel):
     """How well one model answers on the analysed texts. What its head or the data do not allow is null."""
 
     accuracy: Measured | None = Field(default=None, description="share of right labels, 0 to 1; classifiers")
+    mcc: Measured | None = Field(
+        default=None,
+        description="Matthews' correlation of answers and labels, -1 to 1; 0 for a constant. `null`: what unrelated "
+        "answers reach in at most 2.5 % of cases; classifiers",
+    )
     perplexity: Measured | None = Field(
         default=None, description="exp of the mean negative log-likelihood of a token, >= 1; language models"
     )
@@ -420,6 +495,11 @@ class Outputs(ReportModel):
     majority_accuracy: float | None = Field(
         default=None, ge=0, le=1, description="share of the commonest label: what a constant reaches"
     )
+    majority_change: Measured | None = Field(
+        default=None,
+        description="accuracy of the tuned model less that of always answering the commonest label, on the same texts, "
+        "-1 to 1",
+    )
     accuracy_change: Measured | None = Field(
         default=None, description="accuracy of the tuned model less the base model's on the same texts, -1 to 1"
     )
@@ -433,6 +513,17 @@ class Outputs(ReportModel):
     js_divergence: Measured | None = Field(
         default=None, description="mean Jensen-Shannon divergence of the two distributions, bits, 0 to 1"
     )
+
+
+class Reference(ReportModel):
+    """Forgetting: the two models on a second, general set of texts, `dataset.reference` of the request."""
+
+    source: str
+    sha256: str = Field(description="of the file, or of the inline texts")
+    texts: int
+    tokens: int = Field(description="tokens compared, special ones not counted")
+    drift: list[Measured] = Field(description="by layer, 0 to L: 1 - CKA of the token view on these texts")
+    outputs: Outputs | None = Field(default=None, description="the answers to these texts; null: no head to ask")
 
 
 class TrainingPoint(ReportModel):
@@ -562,7 +653,8 @@ class TokenText(ReportModel):
         description="tokens that are not compared: [CLS], [SEP] and the like, a causal model's first one, outliers"
     )
     drift: list[list[float]] = Field(
-        description="[layer][token]: 1 - cosine of the two models' centred activations, 0 (same) to 2 (opposite)"
+        description="[layer][token]: squared distance of the two models' centred activations over the sum of their "
+        "mean squared norms, >= 0: 0 the same, 1 as far as unrelated tokens"
     )
     latents: TokenLatents | None = Field(
         default=None, description="null: no autoencoders, or too many tokens are shown"
@@ -582,6 +674,7 @@ WARNING_CODES: Final = (
     "answers_not_explained",
     "answers_not_judged",
     "answers_worse",
+    "below_resolution",
     "blank_texts",
     "different_classes",
     "few_sae_tokens",
@@ -610,7 +703,7 @@ WARNING_CODES: Final = (
     "unknown_labels",
     "unlabelled_rows",
     "unusable_labels",
-    "within_chance",
+    "wide_intervals",
     "wrapped_weights",
 )
 """All that there are, for whoever asks for one by its code."""
@@ -656,6 +749,7 @@ class Report(ReportModel):
     zones: list[Zone]
     nulls: list[Null] = []
     outputs: Outputs | None = Field(default=None, description="null where the tuned model has no head")
+    reference: Reference | None = Field(default=None, description="null without dataset.reference")
     finetune: FineTuneRun | None = Field(default=None, description="null for a pair")
     trajectory: Trajectory | None = Field(default=None, description="null without finetune.checkpoints")
     probes: ProbeInfo | None = Field(default=None, description="null without labels")

@@ -73,17 +73,26 @@ class InlineData(RequestModel):
         max_length=MAX_INLINE_TEXTS,
         description="the second text of each pair, for models that read two; null: single texts",
     )
+    groups: list[Label] | None = Field(
+        default=None,
+        max_length=MAX_INLINE_TEXTS,
+        description="a name for each text; texts of one name are nearly the same, and count as one unit",
+    )
 
     @model_validator(mode="after")
     def _one_for_each_text(self) -> Self:
-        for name, one, items in (("labels", "label", self.labels), ("pairs", "second text", self.pairs)):
+        for name, one, items in (
+            ("labels", "label", self.labels),
+            ("pairs", "second text", self.pairs),
+            ("groups", "group", self.groups),
+        ):
             if items is not None and len(items) != len(self.texts):
                 raise ValueError(f"{len(self.texts)} texts but {len(items)} {name}; give one {one} for each text")
         return self
 
 
-class DatasetRef(RequestModel):
-    """Where the texts come from. Exactly one of `uri` and `inline`."""
+class TextsRef(RequestModel):
+    """Where texts come from, and which columns they are in. Exactly one of `uri` and `inline`."""
 
     uri: Plain | None = Field(
         default=None,
@@ -115,6 +124,14 @@ class DatasetRef(RequestModel):
         description="column or key that holds the label. A column that is named here must exist; null: the column "
         "`label` where there is one, and no accuracy and no probes where there is none",
     )
+    group_column: Plain | None = Field(
+        default=None,
+        min_length=1,
+        max_length=500,
+        description="column or key that says which texts are nearly the same (versions of one text, turns of one "
+        "dialogue, texts of one author): they count as one unit in every interval, and none is trained on where "
+        "another is analysed; null: every text is a unit",
+    )
     max_examples: int = Field(
         default=2_000,
         ge=MIN_EXAMPLES,
@@ -128,7 +145,7 @@ class DatasetRef(RequestModel):
             raise ValueError("give exactly one of uri and inline")
         return self
 
-    @field_validator("text_column", "text_pair_column", "label_column")
+    @field_validator("text_column", "text_pair_column", "label_column", "group_column")
     @classmethod
     def _columns_of_a_file(cls, name: str | None, info: ValidationInfo) -> str | None:
         """A column named beside inline data would be ignored."""
@@ -137,8 +154,26 @@ class DatasetRef(RequestModel):
         if inline is None or name == cls.model_fields[field].default:
             return name
         if not (field == "label_column" and name == "label"):  # the default of version 0.1, in stored requests
-            raise ValueError(f"inline data have texts, pairs and labels, but no columns; leave {field} out")
+            raise ValueError(f"inline data have texts, pairs, labels and groups, but no columns; leave {field} out")
         return name
+
+
+class ReferenceRef(TextsRef):
+    """Texts of another kind than the tuned model was tuned on: what it must not forget."""
+
+    max_examples: int = Field(
+        default=500, ge=MIN_EXAMPLES, le=100_000, description="texts that are measured, drawn at random by the seed"
+    )
+
+
+class DatasetRef(TextsRef):
+    """The texts that the models are compared on, and may be tuned on."""
+
+    reference: ReferenceRef | None = Field(
+        default=None,
+        description="a second, general set of texts, on which forgetting is measured: drift by layer, and what the "
+        "answers lost; of the texts in `dataset` itself nobody but you knows whether the model was tuned on them",
+    )
 
 
 class Lora(RequestModel):
@@ -206,9 +241,15 @@ class SaeSettings(RequestModel):
         description="BatchTopK (Bussmann et al. 2024), TopK (Gao et al. 2024), JumpReLU (Rajamanoharan et al. 2024) "
         "or ReLU with an L1 penalty (Bricken et al. 2023)",
     )
-    width: int = Field(default=8, ge=1, le=64, description="latents, as a multiple of the hidden width")
+    width: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="latents, as a multiple of the hidden width; more explain more, and fewer of them come again from "
+        "another seed: see docs/decisions",
+    )
     k: int = Field(
-        default=32,
+        default=8,
         ge=1,
         le=1_024,
         description="latents active for a token, on average; what the penalty of jumprelu and relu_l1 is steered to",

@@ -11,7 +11,7 @@ from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Report
 from layerdrift.render import markdown, words
 from layerdrift.render.escaping import markdown_code
-from layerdrift.render.verdict import SAID
+from layerdrift.render.verdict import said
 
 _BEGIN, _END = "<!-- layerdrift:begin -->", "<!-- layerdrift:end -->"
 _SECTION = re.compile(f"{_BEGIN}.*?{_END}\n?", re.DOTALL)
@@ -27,7 +27,7 @@ def section(report: Report, verdict: Verdict | None) -> str:
         words.outcome(report),
         words.advice(report),
         markdown.layer_table(report),
-        f"Review: {SAID[verdict.decision]}" if verdict else None,
+        f"Review: {said(verdict)}" if verdict else None,
         f"Made with layerdrift {report.engine.version}, analysis `{report.analysis_id}`.",
         " ".join(words.limits(report)),
     ]

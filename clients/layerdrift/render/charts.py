@@ -9,7 +9,12 @@ import altair as alt
 from layerdrift.contract.report import Layer, MeasureName, Report
 from layerdrift.contract.request import NullName
 
-ZONE_COLOURS = {"general": "#0072B2", "transitional": "#E69F00", "specialised": "#D55E00"}  # Okabe & Ito 2008
+ZONE_COLOURS = {
+    "general": "#0072B2",
+    "transitional": "#E69F00",
+    "specialised": "#D55E00",
+    "ramp": "#CC79A7",
+}  # Okabe & Ito 2008
 PART_COLOURS = {"embeddings": "#000000", "attention": "#0072B2", "mlp": "#D55E00", "norm": "#009E73"}
 VIEW_TITLES = {"token": "every token", "cls": "first or last token", "mean": "mean over a text"}
 MEASURE_TITLES: dict[MeasureName, str] = {
@@ -17,16 +22,18 @@ MEASURE_TITLES: dict[MeasureName, str] = {
     "cka_standardized": "CKA, features standardised",
     "procrustes": "Procrustes distance",
     "relative_l2": "relative L2",
+    "relative_l2_centred": "relative L2, centred",
     "cosine_centred": "centred cosine",
     "cosine": "raw cosine",
     "rsa": "RSA (mean view)",
     "knn_jaccard": "shared nearest texts (mean view)",
 }
 NULL_TITLES: dict[NullName, str] = {
-    "numerical": "null: rounding",
-    "reseed": "null: another seed",
-    "label_shuffle": "null: shuffled labels",
+    "numerical": "numerical resolution",
+    "reseed": "two seeds against each other",
+    "label_shuffle": "shuffled labels",
 }
+NOTHING_LEFT, NOTHING_LEFT_COLOUR = "random weights (nothing left)", "#000000"
 NULL_COLOURS = ["#666666", "#CC79A7", "#56B4E9"]
 GRAFT_TITLES = {"prefix": "base layers 0 to k", "block": "base block k alone"}
 GRAFT_UNITS = {
@@ -42,6 +49,8 @@ PROBE_TITLES = {
     "tuned_control": "tuned, shuffled labels",
 }
 
+SEEDS = "all seeds"
+
 Spec = dict[str, Any]
 
 
@@ -52,7 +61,7 @@ def drift_curve(report: Report) -> Spec:
         for layer in report.layers
     ]
     colours = alt.Scale(domain=list(ZONE_COLOURS), range=list(ZONE_COLOURS.values()))
-    shapes = alt.Scale(domain=list(ZONE_COLOURS), range=["circle", "square", "triangle-up"])
+    shapes = alt.Scale(domain=list(ZONE_COLOURS), range=["circle", "square", "triangle-up", "diamond"])
     scale = from_zero([layer.drift for layer in report.layers])
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=layer_axis(report),
@@ -68,7 +77,7 @@ def drift_curve(report: Report) -> Spec:
     layers = [base.mark_line(color="#888888"), points]
     if _has_intervals(rows):
         layers.insert(0, band)
-    if report.layers[0].nulls:
+    if report.layers[0].nulls or any(layer.nothing_left is not None for layer in report.layers):
         layers.insert(0, _null_curves(report, scale))
     return spec_of(alt.layer(*layers).properties(width=620, height=280))
 
@@ -79,15 +88,22 @@ def _null_curves(report: Report, scale: alt.Scale) -> Any:
         for layer in report.layers
         for name, level in layer.nulls.items()
     ]
-    names = [NULL_TITLES[name] for name in report.layers[0].nulls]
-    colours = [colour for colour, name in zip(NULL_COLOURS, NULL_TITLES, strict=True) if name in report.layers[0].nulls]
+    rows += [
+        {"layer": layer.index, "null": NOTHING_LEFT, "level": layer.nothing_left}
+        for layer in report.layers
+        if layer.nothing_left is not None
+    ]
+    titles = [*NULL_TITLES.values(), NOTHING_LEFT]
+    colour_of = dict(zip(titles, [*NULL_COLOURS, NOTHING_LEFT_COLOUR], strict=True))
+    names = [title for title in titles if any(row["null"] == title for row in rows)]
+    colours = [colour_of[name] for name in names]
     return (
         alt.Chart(alt.Data(values=rows))
         .mark_line(strokeDash=[5, 3])
         .encode(
             x=layer_axis(report),
             y=alt.Y("level:Q", title="drift, 1 − CKA (0: the same)", scale=scale),
-            stroke=alt.Stroke("null:N", title="what chance gives", scale=alt.Scale(domain=names, range=colours)),
+            stroke=alt.Stroke("null:N", title="for comparison", scale=alt.Scale(domain=names, range=colours)),
             tooltip=["layer:Q", "null:N", alt.Tooltip("level:Q", format=".5f")],
         )
     )
@@ -242,16 +258,16 @@ def probes(report: Report) -> Spec | None:
 
 
 def consistency(report: Report) -> Spec | None:
-    """Whether two fine-tunes changed the tokens alike, by layer; None without a second one."""
+    """Whether fine-tunes with other seeds changed the tokens alike, by layer; None without them."""
     rows = [
-        {"layer": layer.index, "of": "tuned and reseeded", **found.model_dump(include={"value", "low", "high"})}
+        {"layer": layer.index, "of": SEEDS, **found.model_dump(include={"value", "low", "high"})}
         for layer in report.layers
-        if (found := layer.task_consistency) is not None
+        if (found := layer.reproducibility or layer.task_consistency) is not None
     ]
     if not rows:
         return None
-    colour = alt.Scale(domain=["tuned and reseeded"], range=["#CC79A7"])
-    chart = _banded_lines(report, rows, "of", colour, "mean cosine of the changes", "fine-tunes")
+    colour = alt.Scale(domain=[SEEDS], range=["#CC79A7"])
+    chart = _banded_lines(report, rows, "of", colour, "share of the change that seeds make alike", "fine-tunes")
     return spec_of(chart.properties(width=620, height=200))
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from layerdrift import policies
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.policy import Verdict
-from layerdrift.contract.report import Report
+from layerdrift.contract.report import Layer, Report
 from layerdrift.gate import judge
 from layerdrift.render import charts, sae_charts, words
 from layerdrift.render.escaping import lines
@@ -73,17 +73,31 @@ def _layers(report: Report) -> list[dict[str, Any]]:
             "name": layer.name,
             "zone": layer.zone,
             "drift": layer.drift,
-            "chance": words.chance(layer),
+            "resolution": words.resolution(layer),
+            "of_scale": words.percent(layer.relative_drift.value),
             "interval": words.interval(layer.similarity["token"].cka, 4),
             "relative_l2": layer.similarity["token"].relative_l2.value,
             "graft": layer.graft.prefix.value if layer.graft else None,
             "probe": layer.probe.tuned.value if layer.probe else None,
             "fvu": layer.sae.base.fvu if layer.sae else None,
             "transfer": layer.sae.transfer_excess if layer.sae else None,
-            "new_latents": layer.sae.warm_start.new_excess if layer.sae and layer.sae.warm_start else None,
+            "latents": _latents(layer),
         }
         for layer in report.layers
     ]
+
+
+def _latents(layer: Layer) -> str | None:
+    """New, lost and shifted latents beyond the floor; None where they are not told."""
+    warm = layer.sae.warm_start if layer.sae else None
+    if warm is None or warm.new_excess is None:
+        return None
+    counts = (
+        (warm.new_excess, warm.new_error, "new"),
+        (warm.lost_excess, warm.lost_error, "lost"),
+        (warm.shifted_excess, warm.shifted_error, "shifted"),
+    )
+    return ", ".join(f"{words.excess(count, error)} {fate}" for count, error, fate in counts)
 
 
 def _texts(report: Report) -> list[dict[str, Any]]:

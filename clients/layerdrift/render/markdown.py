@@ -14,6 +14,7 @@ def render(report: Report) -> str:
         words.headline(report),
         words.outcome(report),
         *(f"**{markdown(line)}**" for line in words.cautions(report)),
+        words.reference(report),
         words.advice(report),
         *(f"> **{warning.code}**: {markdown(warning.message)}" for warning in report.warnings),
         layer_table(report),
@@ -26,11 +27,21 @@ def render(report: Report) -> str:
 def layer_table(report: Report) -> str:
     """A row for each layer."""
     with_sae = report.layers[0].sae is not None
-    head = ["layer", "zone", "drift (1 - CKA)", "chance", "drifted", "CKA", "95 % interval"]
+    head = [
+        "layer",
+        "zone",
+        "drift (1 - CKA)",
+        "numerical resolution",
+        "of random weights'",
+        "drifted",
+        "CKA",
+        "95 % interval",
+    ]
     head += ["centred cosine", "relative L2"]
     head += [f"graft ({graft.measure})"] if (graft := report.causal.graft) else []
     head += ["SAE FVU base", "SAE FVU tuned", "transfer excess"] if with_sae else []
-    head += ["new latents beyond the floor"] if (sae := report.layers[0].sae) and sae.warm_start else []
+    if (sae := report.layers[0].sae) and sae.warm_start:
+        head += ["latents beyond the floor: new", "lost", "shifted"]
     lines = [_row(head), _row(["---"] * 2 + ["---:"] * (len(head) - 2))]
     return "\n".join(lines + [_row(_cells(layer)) for layer in report.layers])
 
@@ -41,7 +52,8 @@ def _cells(layer: Layer) -> list[str]:
         f"{layer.index} {layer.name}",
         layer.zone,
         words.number(layer.drift, 4),
-        words.number(words.chance(layer), 5),
+        words.number(words.resolution(layer), 5),
+        words.percent(layer.relative_drift.value),
         "yes" if layer.drifted else "no",
         words.number(token.cka.value, 4),
         words.interval(token.cka, 4),
@@ -54,7 +66,10 @@ def _cells(layer: Layer) -> list[str]:
         cells += [words.number(layer.sae.base.fvu), words.number(layer.sae.tuned.fvu)]
         cells.append(words.number(layer.sae.transfer_excess))
         if layer.sae.warm_start is not None:
-            cells.append(str(layer.sae.warm_start.new_excess))
+            warm = layer.sae.warm_start
+            cells.append(words.excess(warm.new_excess, warm.new_error))
+            cells.append(words.excess(warm.lost_excess, warm.lost_error))
+            cells.append(words.excess(warm.shifted_excess, warm.shifted_error))
     return cells
 
 

@@ -14,6 +14,12 @@ SAID: dict[Decision, str] = {
     "warn": "The policy holds, with warnings.",
     "fail": "The policy does not hold.",
 }
+NOT_JUDGED = "The policy could not be judged: numbers that it asks for are not in the report."
+
+
+def said(verdict: Verdict) -> str:
+    """The decision in a sentence."""
+    return SAID[verdict.decision] if verdict.judged else NOT_JUDGED
 
 
 def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> str:
@@ -36,7 +42,11 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
             suite, "testcase", {"classname": "layerdrift.policy", "name": escaping.xml(check.id), "time": "0"}
         )
         if check.decision == "fail":
-            failure = ET.SubElement(case, "failure", {"type": "policy", "message": escaping.xml(check.said)})
+            failure = ET.SubElement(
+                case,
+                "failure",
+                {"type": "policy" if check.judged else "not-judged", "message": escaping.xml(check.said)},
+            )
             failure.text = escaping.xml(_explained(check))
         else:
             out = ET.SubElement(case, "system-out")
@@ -49,14 +59,14 @@ def markdown(verdict: Verdict) -> str:
     """The verdict in GitHub's dialect: the decision, then a row for each check, those that do not hold first."""
     counts = verdict.counts
     tally = ", ".join(f"{counts[one]} {one}" for one in ("fail", "warn", "pass") if counts[one])
-    lines = [f"## {SIGN[verdict.decision]} {SAID[verdict.decision]}", "", f"{len(verdict.checks)} checks: {tally}.", ""]
+    lines = [f"## {SIGN[verdict.decision]} {said(verdict)}", "", f"{len(verdict.checks)} checks: {tally}.", ""]
     lines += ["| | check | found | asked |", "|---|---|---|---|"]
     order: dict[Decision, int] = {"fail": 0, "warn": 1, "pass": 2}
     for check in sorted(verdict.checks, key=lambda one: order[one.decision]):
-        name, said, found, limit = (
+        name, message, found, limit = (
             escaping.markdown(text) for text in (check.id, check.said, check.detail, check.limit)
         )
-        what = f"**{name}**" if check.decision == "pass" else f"**{name}**<br>{said}"
+        what = f"**{name}**" if check.decision == "pass" else f"**{name}**<br>{message}"
         lines.append(f"| {SIGN[check.decision]} | {what} | {found} | {limit} |")
     if verdict.baseline:
         lines += ["", f"Baseline: `{verdict.baseline}`."]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from layerdrift.contract.report import (
     ChangedLatent,
     Layer,
@@ -16,14 +14,11 @@ from layerdrift.contract.report import (
 )
 
 ZONE_MEANING = {
-    "general": "kept the base model's representations",
+    "general": "hardly changed",
     "transitional": "changed in part",
     "specialised": "changed most",
+    "ramp": "changed more with every layer",
 }
-
-
-BEYOND_CHANCE = 2.0
-"""Cosines of unrelated directions deviate from 0 by one over the root of the width; so many times that is a sign."""
 
 STRATEGIES = {
     "recommended": "as many as grafts or drift predict",
@@ -100,13 +95,15 @@ def outcome(report: Report) -> str | None:
         said += _between(outputs.perplexity_ratio, "{:.3g}")
     if outputs.majority_accuracy is not None:
         said += f"; majority class {outputs.majority_accuracy:.1%}"
+    if outputs.accuracy_change is not None and outputs.accuracy_change.value is not None:
+        said += f". On the same texts that is {_points(outputs.accuracy_change)} points against the base model"
     if outputs.disagreement is not None and outputs.disagreement.value is not None:
         said += f". The two models disagree on {outputs.disagreement.value:.1%} of {outputs.examples} answers"
     return said + "."
 
 
-def latent(found: ChangedLatent, width: int) -> str:
-    """What is known of a changed latent; a direction no nearer to a label's than chance, by the width, is left out."""
+def latent(found: ChangedLatent) -> str:
+    """What is known of a changed latent."""
     said = (
         f"Fires on {found.base_rate:.2%} of the tokens in the base model and on {found.tuned_rate:.2%} in the tuned one"
     )
@@ -118,7 +115,7 @@ def latent(found: ChangedLatent, width: int) -> str:
         )
     if found.promotes:
         said += f" Read off as it is, its direction raises most the logits of {', '.join(map(repr, found.promotes))}."
-    if found.probe is not None and found.probe.cosine > BEYOND_CHANCE / math.sqrt(width):
+    if found.probe is not None:
         said += f" Of the labels its direction points most to “{found.probe.label}” (cosine {found.probe.cosine:.2f})."
     return said
 
@@ -194,17 +191,55 @@ def limits(report: Report) -> list[str]:
     if all(number.low is None for number in token):
         said.append("No interval was computed: how much of a small drift is sampling noise is not known.")
     names = {null.name for null in report.nulls}
-    if not names:
-        said.append("No null was computed: drift is not compared with what chance gives.")
-    elif names == {"numerical"}:
-        said.append("Chance here means rounding alone; whether another seed would drift alike was not asked.")
+    if "numerical" not in names:
+        said.append("The numerical resolution is not known: a small drift may be rounding.")
+    if "reseed" not in names:
+        said.append("Whether another seed would change the same was not asked (analysis.nulls: reseed).")
+    if report.reference is None and report.finetune is None:
+        said.append(
+            "Whether the tuned model was trained on these texts is not known; what it forgot of others was not "
+            "measured (dataset.reference)."
+        )
     said.append("Drift shows where representations changed, not whether the change helps or harms the task.")
     return said
 
 
-def chance(layer: Layer) -> float | None:
-    """The largest null of a layer; None where there is none."""
-    return max(layer.nulls.values(), default=None)
+def reference(report: Report) -> str | None:
+    """What became of the models on the general texts; None without them."""
+    found = report.reference
+    if found is None:
+        return None
+    most = max(range(len(found.drift)), key=lambda layer: found.drift[layer].value or 0.0)
+    said = (
+        f"On {found.texts} reference texts, which are not among the analysed ones, drift is largest at layer {most}: "
+        f"{number(found.drift[most].value)}{_between(found.drift[most], '{:.3f}')}"
+    )
+    ratio = found.outputs.perplexity_ratio if found.outputs else None
+    change = found.outputs.accuracy_change if found.outputs else None
+    if ratio is not None and ratio.value is not None:
+        said += f"; the tuned model's perplexity there is {ratio.value:.3g} times the base model's"
+        said += _between(ratio, "{:.3g}")
+    if change is not None and change.value is not None:
+        said += f"; its accuracy there changes by {_points(change)} points"
+    return f"{said}."
+
+
+def _points(change: Measured) -> str:
+    """A change of a share in points, signed, with its interval."""
+    said = f"{100 * (change.value or 0.0):+.1f}"
+    if change.low is None or change.high is None:
+        return said
+    return f"{said} (95 %: {100 * change.low:+.1f} to {100 * change.high:+.1f})"
+
+
+def resolution(layer: Layer) -> float | None:
+    """The drift that rounding alone gives at a layer; None where it is not known."""
+    return layer.nulls.get("numerical")
+
+
+def excess(count: int | None, error: float | None) -> str:
+    """A difference of counts with its error, signed, for a table."""
+    return "—" if count is None else f"{count:+d} ± {error or 0.0:.0f}"
 
 
 def number(value: float | None, digits: int = 3) -> str:

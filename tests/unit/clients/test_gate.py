@@ -18,7 +18,7 @@ from layerdrift import policies
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Path, PathError
 from layerdrift.contract.policy import Check, Policy, Verdict
-from layerdrift.contract.report import WARNING_CODES, Report
+from layerdrift.contract.report import WARNING_CODES, Measured, Report
 from layerdrift.gate import BASELINE_CHECK, judge
 from layerdrift.render import verdict as drawn
 from tests.unit.clients.test_render import report
@@ -226,6 +226,131 @@ def test_the_starter_policy_is_one_and_judges_a_sound_and_a_wrecked_model() -> N
     assert [check.id for check in found.checks if check.decision == "fail"] == ["early-layers-kept"]
 
 
+def changed(path: str, value: Any) -> Report:
+    """A sound report with something else at one place: names with dots between, numbers of list entries."""
+    body = sound().model_dump()
+    at: Any = body
+    *names, last = path.split(".")
+    for name in names:
+        at = at[int(name) if name.lstrip("-").isdecimal() else name]
+    at[last] = value
+    return Report.model_validate(body)
+
+
+WARNING = {"code": "", "message": "m"}
+HEADLESS = ("outputs", None)
+LANGUAGE = {"kind": "causal_lm", "examples": 900}
+
+
+def ends(low: float, high: float) -> dict[str, float]:
+    return {"value": (low + high) / 2, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "broken", "held"),
+    [
+        ("something-was-tuned", "warnings", [WARNING | {"code": "identical_models"}], []),
+        ("bodies-differ", "warnings", [WARNING | {"code": "identical_bodies"}], []),
+        ("early-layers-kept", "layers.1.similarity.token.cka", ends(0.85, 0.99), ends(0.91, 0.99)),
+        ("early-features-kept", "layers.1.similarity.token.cka_standardized", ends(0.7, 0.9), ends(0.85, 0.9)),
+        ("early-layers-not-scaled", "layers.1.similarity.token.relative_l2_centred", ends(0.5, 0.7), ends(0.2, 0.7)),
+        ("early-features-still-fit", "layers.1.sae.transfer_excess", 0.2, 0.1),
+        (
+            "better-than-the-commonest-label",
+            "outputs.tuned.mcc",
+            {"value": 0.0, "null": 0.28},
+            {"value": 0.3, "null": 0.28},
+        ),
+        ("not-worse-than-the-commonest-label", "outputs.majority_change", ends(-0.1, -0.01), ends(-0.1, 0.01)),
+        ("answers-judged", "warnings", [WARNING | {"code": "answers_not_judged"}], []),
+        (
+            "perplexity-kept",
+            "outputs",
+            LANGUAGE | {"perplexity_ratio": ends(1.3, 1.5)},
+            LANGUAGE | {"perplexity_ratio": ends(1.1, 1.5)},
+        ),
+        ("answers-explained-by-drift", "warnings", [WARNING | {"code": "answers_not_explained"}], []),
+        ("accuracy-kept", "outputs.accuracy_change", ends(-0.09, -0.03), ends(-0.09, 0.0)),
+        ("accuracy-shown-kept", "outputs.accuracy_change", ends(-0.09, 0.0), ends(-0.04, 0.0)),
+        ("measures-agree", "warnings", [WARNING | {"code": "measures_disagree"}], []),
+        (
+            "answers-kept-without-labels",
+            "outputs",
+            {"kind": "classifier", "examples": 90, "disagreement": ends(0.4, 0.6)},
+            {"kind": "classifier", "examples": 90, "disagreement": ends(0.2, 0.6), "accuracy_change": None},
+        ),
+        ("reference-perplexity-kept", "reference", {"outputs": LANGUAGE | {"perplexity_ratio": ends(1.3, 2)}}, None),
+        (
+            "reference-accuracy-kept",
+            "reference",
+            {"outputs": {"kind": "classifier", "examples": 9, "accuracy_change": ends(-0.3, -0.1)}},
+            None,
+        ),
+    ],
+)
+def test_every_rule_of_the_starter_policy_fails_where_it_must_and_nowhere_else(
+    rule: str, path: str, broken: Any, held: Any
+) -> None:
+    if path == "reference" and broken is not None:
+        broken = {"source": "s", "sha256": "f" * 64, "texts": 90, "tokens": 900, "drift": [], **broken}
+    starter = policies.load(policies.starter())
+    severity = next(one.severity for one in starter.rules if one.id == rule)
+    found = {check.id: check for check in judge(starter, changed(path, broken)).checks}
+    assert found[rule].decision == severity
+    assert found[rule].judged
+    found = {check.id: check for check in judge(starter, changed(path, held)).checks}
+    assert found[rule].decision == "pass"
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "broken", "held"),
+    [
+        ("embeddings-keep-something", "layers.-1.similarity.mean.cka", ends(0.0, 0.15), ends(0.1, 0.3)),
+        ("last-layer-keeps-something", "layers.-1.relative_drift", ends(0.9, 1.0), ends(0.7, 1.0)),
+    ],
+)
+def test_models_without_a_head_are_judged_by_their_last_layer_and_others_are_not(
+    rule: str, path: str, broken: Any, held: Any
+) -> None:
+    starter = policies.load(policies.starter())
+    for value, decision in ((broken, "fail"), (held, "pass")):
+        given = changed(path, value)
+        headless = given.model_copy(update={"outputs": None})
+        found = {check.id: check for check in judge(starter, headless).checks}
+        assert found[rule].decision == decision
+        asked = {check.id: check for check in judge(starter, given).checks}
+        assert (asked[rule].decision, asked[rule].matched) == ("pass", 0)
+        assert "passed over, since the report has outputs.kind" in asked[rule].detail
+
+
+def test_every_rule_of_the_starter_policy_is_tried_above() -> None:
+    tried = {
+        parameters[0]
+        for test in (
+            test_every_rule_of_the_starter_policy_fails_where_it_must_and_nowhere_else,
+            test_models_without_a_head_are_judged_by_their_last_layer_and_others_are_not,
+        )
+        for parameters in test.pytestmark[0].args[1]
+    }
+    assert tried == {rule.id for rule in policies.load(policies.starter()).rules}
+
+
+def test_what_was_not_judged_is_told_apart_from_what_failed() -> None:
+    starter = policies.load(policies.starter())
+    few = sound()
+    for layer in few.layers:
+        layer.similarity["token"].cka.low = layer.similarity["token"].cka.high = None
+    found = judge(starter, few)
+    assert (found.decision, found.judged) == ("fail", False)
+    assert [check.id for check in found.checks if not check.judged] == ["early-layers-kept"]
+    assert "not judged\\, which counts as fail here" in drawn.markdown(found)
+    assert "The policy could not be judged" in drawn.markdown(found)
+    assert 'type="not-judged"' in drawn.junit(found, "x", datetime(2026, 1, 1, tzinfo=UTC))
+    few.layers[1].similarity["token"].cka.low = 0.2
+    found = judge(starter, few)
+    assert (found.decision, found.judged) == ("fail", True)
+
+
 @pytest.mark.parametrize(
     ("change", "failed", "warned"),
     [
@@ -248,10 +373,20 @@ def test_the_starter_policy_judges_the_paired_change_of_accuracy_by_its_interval
 def sound() -> Report:
     made = report(layers=7)
     for layer in made.layers[:3]:
-        layer.similarity["token"].cka.low, layer.similarity["token"].relative_l2.value = 0.95, 0.1
+        token = layer.similarity["token"]
+        token.cka.low = token.cka_standardized.low = 0.95
+        token.relative_l2_centred = Measured(value=0.1)
     body = made.model_dump()
     right = {"value": 0.8, "low": 0.75, "high": 0.85}
-    body["outputs"] = {"kind": "classifier", "examples": 50, "tuned": {"accuracy": right}, "majority_accuracy": 0.5}
+    tuned = {"accuracy": right, "mcc": {"value": 0.6, "null": 0.28}}
+    body["outputs"] = {
+        "kind": "classifier",
+        "examples": 50,
+        "tuned": tuned,
+        "majority_accuracy": 0.5,
+        "majority_change": {"value": 0.3, "low": 0.15, "high": 0.45},
+        "accuracy_change": {"value": 0.0, "low": -0.04, "high": 0.04},
+    }
     body["warnings"] = []
     return Report.model_validate(body)
 

@@ -447,11 +447,16 @@ def test_the_page_stays_below_5_mb_for_24_layers_and_200_texts() -> None:
     assert len(html.render(given)) < 5_000_000
 
 
-def test_the_starter_policy_is_told_and_never_where_it_cannot_be_judged() -> None:
-    assert 'class="verdict fail"' in html.render(report())
-    few = report(layers=2)
-    few.layers[0].similarity["token"].relative_l2.value = None
-    assert 'class="verdict' not in html.render(few)
+def test_the_starter_policy_is_told_and_where_it_could_not_be_judged() -> None:
+    assert "starter policy: does not hold" in html.render(report())
+    few = report()
+    for layer in few.layers:
+        token = layer.similarity["token"]
+        token.cka.low = token.cka_standardized.low = None
+    few.outputs, few.warnings = None, []
+    for layer in few.layers[-1:]:
+        layer.similarity["mean"].cka.high = 0.9
+    assert "starter policy: could not be judged" in html.render(few)
 
 
 @pytest.mark.parametrize("figure", FIGURES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,13 +16,14 @@ import pytest
 
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.settings import Settings
-from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins, Sources
+from layerdrift.backends.sources import PinnedDataset, Sources
 from layerdrift.backends.tables import Columns, Row, RowReader
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 from workers.stages.dataset import DatasetRows, read_dataset, reading_warnings
 from workers.stages.parquet_check import BATCH_ROWS
 from workers.stages.parquet_rows import parquet_rows
+from workers.stages.resolve import units_of
 
 MAYBE = Columns("text", None, labelled=False)
 BOTH = Columns("text", "label", labelled=True)
@@ -200,8 +203,7 @@ def from_file(folder: Path, name: str, content: bytes, **dataset: Any) -> Datase
     settings = Settings(model_roots=[root])
     sources = Sources(settings, BlobStore(None, settings.s3_bucket))
     pinned = sources._pin_dataset(request.dataset, labelled=False)
-    nothing = PinnedModel(uri="file:///a", files=[])
-    return read_dataset(request, Pins(base=nothing, tuned=nothing, dataset=pinned), sources, scratch)
+    return read_dataset(request.dataset, pinned, False, sources, scratch / "dataset")
 
 
 def test_a_compressed_csv_of_pairs_is_read_with_whole_numbers_as_labels(tmp_path: Path) -> None:
@@ -220,8 +222,30 @@ def test_strings_of_json_are_no_numbers(tmp_path: Path) -> None:
 def test_inline_pairs_are_rows_of_pairs(tmp_path: Path) -> None:
     inline = {"texts": ["a", "b"], "pairs": ["c", "d"], "labels": [1, "x"]}
     body = {"base": {"uri": "file:///a"}, "tuned": {"uri": "file:///b"}, "dataset": {"inline": inline}}
-    settings, nothing = Settings(model_roots=[tmp_path]), PinnedModel(uri="file:///a", files=[])
-    pins = Pins(base=nothing, tuned=nothing, dataset=PinnedDataset(source="inline", sha256="0" * 64))
+    settings = Settings(model_roots=[tmp_path])
+    pinned = PinnedDataset(source="inline", sha256="0" * 64)
     sources = Sources(settings, BlobStore(None, settings.s3_bucket))
-    found = read_dataset(AnalysisRequest.model_validate(body), pins, sources, tmp_path)
+    found = read_dataset(AnalysisRequest.model_validate(body).dataset, pinned, False, sources, tmp_path)
     assert found == ([Row("a", "1", "c"), Row("b", "x", "d")], "0" * 64, [])
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+def test_rows_of_one_group_are_told_in_every_format(tmp_path: Path, name: str) -> None:
+    rows = [{"text": "a", "author": "1"}, {"text": "b", "author": "1"}, {"text": "c", "author": None}]
+    if name == "x.csv":
+        content = b"text,author\na,1\nb,1\nc,\n"
+    elif name == "x.jsonl":
+        content = b"\n".join(json.dumps(row).encode() for row in rows)
+    else:
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), buffer)
+        content = buffer.getvalue()
+    found = from_file(tmp_path, name, content, group_column="author")
+    assert [row.group for row in found.rows] == ["1", "1", None]
+    assert units_of(found.rows) == (0, 0, 1)
+    assert units_of([row._replace(group=None) for row in found.rows]) is None
+
+
+def test_a_group_column_that_is_missing_is_an_error_before_work_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no column 'author'"):
+        from_file(tmp_path, "x.csv", b"text\na\nb\n", group_column="author")

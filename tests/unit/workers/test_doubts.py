@@ -25,15 +25,32 @@ SOUND_LM = outputs(perplexity_ratio=number(0.9, 0.85, 0.95), disagreement=number
 WRECKED_LM = outputs(perplexity_ratio=number(15.7, 14, 17), disagreement=number(0.67, 0.65, 0.69))
 SOUND = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.8, 0.77, 0.83)},
+    tuned={"accuracy": number(0.8, 0.77, 0.83), "mcc": {"value": 0.6, "null": 0.14}},
     accuracy_change=number(0.3, 0.2, 0.4),
     majority_accuracy=0.5,
+    majority_change=number(0.3, 0.2, 0.4),
 )
-MAJORITY = outputs(kind="classifier", tuned={"accuracy": number(0.5, 0.45, 0.55)}, majority_accuracy=0.5)
+MAJORITY = outputs(
+    kind="classifier",
+    tuned={"accuracy": number(0.5, 0.45, 0.55), "mcc": {"value": 0.0, "null": 0.14}},
+    majority_accuracy=0.5,
+)
+BEATEN = outputs(
+    kind="classifier",
+    tuned={"accuracy": number(0.8, 0.75, 0.85), "mcc": {"value": 0.3, "null": 0.14}},
+    majority_accuracy=0.95,
+    majority_change=number(-0.15, -0.2, -0.1),
+)
+RARE_LABELS = outputs(
+    kind="classifier",
+    tuned={"accuracy": number(0.97, 0.93, 0.99), "mcc": {"value": 0.66, "null": 0.14}},
+    majority_accuracy=0.95,
+    majority_change=number(0.02, -0.01, 0.05),
+)
 WORSE = outputs(kind="classifier", accuracy_change=number(-0.1, -0.15, -0.05))
 
 
-@pytest.mark.parametrize("given", [None, SOUND_LM, SOUND])
+@pytest.mark.parametrize("given", [None, SOUND_LM, SOUND, RARE_LABELS])
 def test_a_sound_model_on_texts_enough_gets_its_advice(given: Outputs | None) -> None:
     assert without_doubts(ADVICE, doubts_of(given, HIGH, 0.0, 200)) == ADVICE
 
@@ -43,7 +60,8 @@ def test_a_sound_model_on_texts_enough_gets_its_advice(given: Outputs | None) ->
     [
         (WRECKED_LM, HIGH, 200, "answers_worse", "15.7 times"),
         (WORSE, HIGH, 200, "answers_worse", "10.0 points below"),
-        (MAJORITY, HIGH, 200, "no_better_than_majority", "majority class"),
+        (MAJORITY, HIGH, 200, "no_better_than_majority", "no more than chance"),
+        (BEATEN, HIGH, 200, "no_better_than_majority", "below the share of the majority class"),
         (outputs(disagreement=number(0.67, 0.65, 0.69)), LOW, 200, "answers_not_explained", "67% of the answers"),
         (SOUND_LM, HIGH, 99, None, "99 texts are too few"),
     ],

@@ -9,11 +9,12 @@ from layerdrift.contract.report import ChangedLatent
 from tests.conftest import HIDDEN, tiny_bert, tiny_tokenizer
 from tests.unit.workers.test_answers import causal_lm
 from workers.analysis.matching import Fates
+from workers.analysis.permutation import discoveries
 from workers.analysis.sae import Normalisation, SaeStack
 from workers.models.texts import batches
 from workers.scratch import ActivationStore
 from workers.stages.contexts import Contexts
-from workers.stages.latents import Side, chosen_latents, evidence, leaning, promoted
+from workers.stages.latents import Side, chosen_latents, evidence, leaning, promoted, told
 from workers.stages.probes import LabelDirections
 from workers.stages.splicing import Dictionaries
 
@@ -50,7 +51,7 @@ def found_of(folder: Path, word: str) -> tuple[list[tuple[str, str, str]], list[
     """Where the latent of a word fires in the tuned model: contexts and activations."""
     rows, contexts, size = stored(folder)
     index = tiny_tokenizer(folder).get_vocab()[word]
-    (one,) = evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), rows, contexts, None)
+    (one,) = told(evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), rows, contexts, None))
     assert [example.activation for example in one.base] == [example.activation / 2 for example in one.tuned]
     return [(example.before, example.token, example.after) for example in one.tuned], [
         example.activation for example in one.tuned
@@ -75,11 +76,11 @@ def test_rows_taken_away_at_the_front_leave_the_others_with_their_own_words(tmp_
 
 
 def test_what_a_latent_leans_to_and_points_to(tmp_path: Path) -> None:
-    """“dull” stands in the text labelled no alone, and the probe's direction for no is its own."""
+    """“dull” stands in the text labelled no alone, and the direction for no is its own; two texts prove nothing."""
     rows, contexts, size = stored(tmp_path)
     index = tiny_tokenizer(tmp_path).get_vocab()["dull"]
     vectors = torch.stack([-torch.eye(size)[index], torch.eye(size)[index]])[None]
-    (one,) = evidence(
+    (candidate,) = evidence(
         0,
         {"lost": [index]},
         torch.zeros(size),
@@ -87,13 +88,38 @@ def test_what_a_latent_leans_to_and_points_to(tmp_path: Path) -> None:
         side(size, 1),
         rows,
         contexts,
-        LabelDirections(["yes", "no"], vectors),
+        LabelDirections(["yes", "no"], vectors, torch.zeros(1, 99, 2, size)),
     )
-    assert one.leans is not None
-    assert (one.leans.label, one.leans.share) == ("no", 1.0)
-    assert one.leans.expected == pytest.approx(len(TEXTS[2].split()) / (len(TEXTS[2].split()) + 3))
-    assert one.probe is not None
-    assert (one.probe.label, one.probe.cosine) == ("no", 1.0)
+    assert candidate.leaning is not None
+    lean, p = candidate.leaning
+    assert (lean.label, lean.share) == ("no", 1.0)
+    assert lean.expected == pytest.approx(len(TEXTS[2].split()) / (len(TEXTS[2].split()) + 3))
+    assert p > 0.4
+    assert candidate.pointing is not None
+    direction, p = candidate.pointing
+    assert (direction.label, direction.cosine, p) == ("no", 1.0, 0.01)
+    (one,) = told([candidate])
+    assert (one.leans, one.probe) == (None, direction)
+
+
+def test_labels_that_have_nothing_to_do_with_a_latent_are_named_of_few_and_those_that_have_of_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.arange(100).repeat_interleave(5)
+    classes = torch.randint(2, (100,), generator=generator)
+    labels: list[str | None] = ["ab"[int(classes[text])] for text in texts.tolist()]
+    by_chance, real = [], []
+    for seed in range(100):
+        activations = torch.rand(500, generator=generator) * (torch.rand(500, generator=generator) < 0.1)
+        unrelated = leaning(activations, texts, labels, seed)
+        related = leaning(activations * (1 + 4.0 * classes[texts]), texts, labels, seed)
+        assert unrelated is not None
+        assert related is not None
+        by_chance.append(unrelated.p)
+        real.append(related.p)
+    assert sum(p <= 0.05 for p in by_chance) <= 11
+    assert sum(discoveries(by_chance)) <= 2
+    assert sum(discoveries(real)) >= 95
+    assert sum(discoveries(by_chance + real)[:100]) <= 12
 
 
 def test_a_direction_promotes_the_tokens_whose_embeddings_it_has(tmp_path: Path) -> None:
@@ -106,7 +132,7 @@ def test_a_direction_promotes_the_tokens_whose_embeddings_it_has(tmp_path: Path)
         SaeStack.initial(Normalisation(ones, torch.zeros(2, HIDDEN), ones), 3, torch.Generator()) for _ in range(2)
     )
     base.W_dec[0, 1], warmed.W_dec[1, 2] = embeddings[bad], embeddings[good]
-    dictionaries = Dictionaries(base, torch.zeros(2, HIDDEN), warmed, [[]], [[]])
+    dictionaries = Dictionaries(base, torch.zeros(2, HIDDEN), warmed, [[]], [[]], [torch.zeros(3, 2)])
     latent = ChangedLatent(layer=0, index=1, fate="lost", cosine=0, base_rate=0.1, tuned_rate=0, base=[], tuned=[])
     new = latent.model_copy(update={"index": 2, "fate": "new"})
     found = promoted([latent, new], dictionaries, model, tokenizer)
@@ -122,7 +148,7 @@ def test_a_direction_promotes_the_tokens_whose_embeddings_it_has(tmp_path: Path)
     ("activations", "labels"), [([1.0, 1.0], ["a", None]), ([0.0, 0.0], ["a", "b"]), ([1.0], [None])]
 )
 def test_without_two_labels_or_any_activation_nothing_leans(activations: list[float], labels: list[str | None]) -> None:
-    assert leaning(torch.tensor(activations), labels) is None
+    assert leaning(torch.tensor(activations), torch.arange(len(labels)), labels, 0) is None
 
 
 def fates(**members: list[int]) -> Fates:

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from layerdrift.contract.report import ReportWarning
+from layerdrift.contract.report import Measured, Null, ReportWarning
 from tests.benchmarks.measures import rounded
 from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert, tiny_tokenizer
 from tests.unit.workers.test_stages import SCRATCH_BYTES, compared, resolved, tick, tuning
+from workers.analysis.similarity import SiteSimilarity
 from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
-from workers.stages.compare import compare
+from workers.stages.compare import _layer_drift, compare
 from workers.stages.extract import extract
 from workers.stages.finetune import finetune
 from workers.stages.gather import Reading
-from workers.stages.nulls import MeasuredNull, measured_null, numerical_twin
+from workers.stages.intervals import shared_change
+from workers.stages.nulls import MeasuredNull, Nulls, dithered, measured_null, numerical_twin
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_of_twenty_pairs_that_rounding_tells_apart_no_layer_is_called_drifted(ba
         drifted += [(number, index) for index, layer in enumerate(found.layers) if layer.drifted]
         assert all(layer.excess == 0 for layer in found.layers)
         assert [(zone.name, zone.first, zone.last) for zone in found.zones] == [("general", 0, BLOCKS)]
-        assert "within_chance" in {warning.code for warning in found.warnings}
+        assert "below_resolution" in {warning.code for warning in found.warnings}
     assert drifted == []
 
 
@@ -96,16 +99,84 @@ def test_reseeded_and_shuffled_fine_tunes_are_measured_and_changes_compared(base
     assert [null.name for null in found.nulls] == ["numerical", "reseed", "label_shuffle"]
     assert all(set(layer.nulls) == {"numerical", "reseed", "label_shuffle"} for layer in found.layers)
     assert found.consistency is not None
-    for consistency in found.consistency:
-        assert consistency.value is not None
-        assert consistency.low is not None
-        assert -1 <= consistency.low <= consistency.value <= 1
-    same = extracted.nulls.consistency
-    assert same is not None
-    assert int(same.counts.sum()) == extracted.moments["token"].n
+    assert found.reproducibility is not None
+    for consistency, shared in zip(found.consistency, found.reproducibility, strict=True):
+        for number in (consistency, shared):
+            assert number.value is not None
+            assert number.low is not None
+            assert -1 <= number.low <= number.value <= 1
+    seeds = extracted.nulls.seeds
+    assert seeds is not None
+    assert int(seeds.counts.sum()) == extracted.moments["token"].n
+    assert seeds.products.shape[2:] == (3, 3)
     for layer in found.layers:
         if layer.drifted:
-            assert layer.excess == pytest.approx(max(0.0, layer.drift - max(layer.nulls.values())))
+            assert layer.excess == pytest.approx(max(0.0, layer.drift - layer.nulls["numerical"]))
+
+
+def changes(tokens: int, together: float, apart: float, seed: int = 0) -> Tensor:
+    """Products of the changes of three seeds in 20 groups of texts: some alike, some of each seed's own."""
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.randn(20, tokens, 16, generator=generator, dtype=torch.float64)
+    own = torch.randn(3, 20, tokens, 16, generator=generator, dtype=torch.float64)
+    return torch.einsum("igtd,jgtd->gij", *[together**0.5 * common + apart**0.5 * own] * 2)
+
+
+def test_seeds_that_move_tokens_alike_are_told_from_seeds_that_scramble_them() -> None:
+    """A wrecked layer that each seed scrambles otherwise is displaced all the same: see the next test."""
+    for together, apart in ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0)):
+        found = shared_change(changes(200, together, apart))
+        assert found.value == pytest.approx(together, abs=0.03)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low - 1e-9 <= together <= found.high + 1e-9
+
+
+def test_a_layer_that_each_seed_scrambles_otherwise_is_displaced(base: Path, tmp_path: Path) -> None:
+    """Two tuned models then lie as far apart as each from the base: that null said that nothing had drifted."""
+    site = SiteSimilarity(0.0, 0.0, 1.4, 0.04)
+    numerical, reseed = (
+        MeasuredNull(
+            Null(name=name, description="", tokens=1),
+            {"token": [SiteSimilarity(0.0, 0.0, 1.0, cka)]},
+            [],
+        )
+        for name, cka in (("numerical", 0.9999), ("reseed", 0.001))
+    )
+    nulls = Nulls([numerical, reseed], None, [0.98], [])
+    found = _layer_drift(site, Measured(value=0.04, low=0.02, high=0.06), nulls, 0)
+    assert found.drifted
+    assert found.excess == pytest.approx(0.96 - 0.0001)
+    assert found.relative.value == pytest.approx(0.96 / 0.98)
+
+
+def test_the_resolution_is_one_for_checkpoints_of_both_precisions(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(200_000, generator=generator)
+    errors = []
+    for held in (weights, weights.bfloat16().float()):
+        rounded_ = dithered(held, torch.Generator().manual_seed(1)).bfloat16().float()
+        errors.append(float((rounded_ - held).square().mean()))
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+    reader, batch = StateReader.of(tiny_bert(0), ""), next(batches(tiny_tokenizer(tmp_path), make_texts(33), 16, 64))
+    moved = []
+    for convert in (False, True):
+        model = tiny_bert(0)
+        if convert:
+            model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
+        pairs = zip(hidden_states(model, batch), numerical_twin(reader, model)(batch), strict=True)
+        moved.append([float((one - other).norm() / one.norm()) for one, other in pairs])
+    assert moved[0] == pytest.approx(moved[1], rel=0.3)
+
+
+def test_random_weights_are_the_end_of_the_scale(base: Path, tmp_path: Path) -> None:
+    """A copy with other random weights has nothing left of the base but the tokens' identity, at every layer."""
+    extracted, found = compared(base, save_model(tiny_bert(1), tmp_path / "other"), tmp_path / "scratch")
+    assert all(left is not None and left > 0.05 for left in extracted.nulls.nothing_left)
+    for layer in found.layers:
+        assert layer.relative.value == pytest.approx(1.0, abs=0.25)
+    _, same = compared(base, base, tmp_path / "scratch2")
+    assert [layer.relative.value for layer in same.layers] == [0.0] * (BLOCKS + 1)
 
 
 def test_snapshots_show_drift_growing(base: Path, tmp_path: Path) -> None:

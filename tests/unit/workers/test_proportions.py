@@ -9,9 +9,8 @@ import torch
 from scipy.stats import binom, multinomial
 
 from workers.analysis.jackknife import jackknife_interval
-from workers.analysis.proportions import change_interval, share_interval
-from workers.stages.answers import Scores
-from workers.stages.outputs import measured
+from workers.analysis.proportions import change_interval, effective, share_interval
+from workers.stages.intervals import share
 
 TEXTS = 200
 
@@ -106,10 +105,28 @@ def test_impossible_changes_are_refused(counts: tuple[int, int, int]) -> None:
         change_interval(*counts)
 
 
-def test_texts_with_one_question_have_intervals_of_shares_and_others_not() -> None:
+def test_one_question_of_each_text_counts_whole_and_many_alike_as_one() -> None:
     ones = torch.ones(TEXTS, dtype=torch.float64)
-    found = measured(Scores(ones, ones), "accuracy")
-    assert found.low is not None
-    assert 0.97 < found.low < 0.99
-    many = measured(Scores(3 * ones, 3 * ones), "accuracy")  # tokens of one text are alike
-    assert many.low == many.high == 1.0
+    found = share(ones, ones)
+    assert found.low == pytest.approx(share_interval(TEXTS, TEXTS).low)
+    assert share(3 * ones, 3 * ones).low == found.low  # tokens of one text are alike: of no difference, one each
+    hits = (torch.arange(TEXTS) % 4 > 0).double()
+    assert effective(torch.stack([3 * hits, 3 * hits], 1), 3 * ones) == pytest.approx(TEXTS, rel=0.02)
+    spread = torch.full((TEXTS,), 2.0, dtype=torch.float64)  # two of three everywhere: not alike at all
+    assert effective(torch.stack([spread, spread], 1), 3 * ones) == 3 * TEXTS
+
+
+@pytest.mark.parametrize("rare", [0.002, 0.01, 0.2])
+def test_intervals_of_shares_of_tokens_cover_them(rare: float) -> None:
+    """Tokens of one text are alike (intraclass correlation 0.1), 40 of each of 150 texts."""
+    torch.manual_seed(0)
+    texts, tokens, alike = 150, 40, 0.1
+    of_text = torch.distributions.Beta(rare * (1 - alike) / alike, (1 - rare) * (1 - alike) / alike)
+    covered = 0
+    for _ in range(400):
+        hits = torch.distributions.Binomial(tokens, of_text.sample((texts,))).sample().double()
+        found = share(hits, torch.full((texts,), float(tokens), dtype=torch.float64))
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= rare <= found.high
+    assert 0.9 <= covered / 400 <= 0.985

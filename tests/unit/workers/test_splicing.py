@@ -21,7 +21,15 @@ from workers.models.texts import Batch, batches
 from workers.models.texts import run as run_batch
 from workers.stages.answers import Questions
 from workers.stages.gather import Reading, token_rows
-from workers.stages.splicing import Dictionaries, SplicedLoss, ablation, loss_recovered, splices
+from workers.stages.splicing import (
+    ABLATION_TEXTS,
+    DRAWS,
+    Dictionaries,
+    SplicedLoss,
+    ablation,
+    loss_recovered,
+    splices,
+)
 from workers.stages.tick import NO_NUMBERS
 
 SITES = 2 * (BLOCKS + 1)
@@ -92,7 +100,9 @@ def asked(model: PreTrainedModel, folder: Path, labels: bool = True) -> tuple[Sp
     found = [token_rows(hidden_states(body, batch), batch) for batch in questions.batches()]
     means = torch.cat(found, 1).double().mean(1).repeat(2, 1)
     changed, others = ([list[int]() for _ in range(BLOCKS + 1)] for _ in range(2))
-    return SplicedLoss(questions, model, targets), Dictionaries(perfect(means), means, perfect(means), changed, others)
+    firing = [torch.zeros(2 * HIDDEN, 2)] * (BLOCKS + 1)
+    dictionaries = Dictionaries(perfect(means), means, perfect(means), changed, others, firing)
+    return SplicedLoss(questions, model, targets), dictionaries
 
 
 def _own_answers(questions: Questions, model: PreTrainedModel) -> Tensor:
@@ -124,7 +134,7 @@ def test_all_is_recovered_by_a_perfect_code_and_nothing_by_the_mean(kind: str, t
 
 
 def test_an_ablation_takes_out_what_its_latents_write(tmp_path: Path) -> None:
-    """Both latents of a coordinate taken out leave the mean there; as many others are all that can be drawn."""
+    """Both latents of a coordinate taken out leave the mean there; draws are of all of them."""
     loss, dictionaries = asked(causal_lm(), tmp_path)
     first, rest = list(range(8)), list(range(8, 16))
     changed = [*first, *(HIDDEN + one for one in first)]
@@ -133,17 +143,22 @@ def test_an_ablation_takes_out_what_its_latents_write(tmp_path: Path) -> None:
     dictionaries.changed[layer], dictionaries.others[layer] = changed, others
     mean = dictionaries.means[BLOCKS + 1 + layer].float()
 
-    def rise(coordinates: list[int]) -> float:
+    def moved(coordinates: list[int]) -> float:
         def flattened(rows: Tensor) -> Tensor:
             return rows.index_copy(1, torch.tensor(coordinates), mean[coordinates].expand(len(rows), -1))
 
-        edited = loss.at(layer, flattened)
-        return float((edited.sums - loss.unspliced.sums).sum() / edited.counts.sum())
+        (found,) = loss.divergences(layer, [flattened])
+        assert int((found.counts > 0).sum()) == ABLATION_TEXTS
+        return float(found.sums.sum() / found.counts.sum())
 
     found = ablation(loss, dictionaries, layer, 0)
     assert found is not None
     assert found.latents == 16
-    assert found.cost.value == pytest.approx(rise(first), abs=1e-5)
-    assert found.cost.null == pytest.approx(rise(rest), abs=1e-5)
+    assert found.cost.value == pytest.approx(moved(first), rel=1e-3)
+    assert found.draws == DRAWS
+    assert found.p is not None
+    assert found.p >= 1 / (DRAWS + 1)
+    assert found.cost.null is not None
+    assert 0 < found.cost.null < 2 * moved([*first, *rest])
     assert found.cost.low is not None
     assert ablation(loss, dictionaries, 0, 0) is None

@@ -27,6 +27,29 @@ def test_a_low_rank_update_is_seen_as_one(rank: int) -> None:
     assert found.top_share[16] == pytest.approx(1.0, rel=1e-4)
 
 
+@pytest.mark.parametrize("kept_in", [torch.float32, torch.bfloat16])
+def test_the_rank_of_a_low_rank_update_is_seen_through_the_rounding_of_its_weights(kept_in: torch.dtype) -> None:
+    """In bfloat16 the rounding alone has full rank: a LoRA of rank 8 read as of rank 400 before."""
+    base = (0.05 * draw(500, 600)).bfloat16().float()
+    update = draw(500, 8, seed=1) @ draw(8, 600, seed=2)
+    tuned = (base + 3e-4 * update / 8**0.5).to(kept_in).float()
+    found = weight_difference([(base, tuned)])
+    assert found.effective_rank == pytest.approx(8, abs=0.5)
+    assert found.top_share is not None
+    assert found.top_share[8] == pytest.approx(1.0, abs=0.01)
+    whole = effective_rank(squared_singular_values((tuned - base).double()))
+    assert found.rounding_share is not None
+    assert (whole > 100) is (kept_in == torch.bfloat16)
+    assert (found.rounding_share > 1e-4) is (kept_in == torch.bfloat16)
+
+
+def test_a_difference_that_is_all_rounding_has_no_rank() -> None:
+    base = draw(200, 300)
+    found = weight_difference([(base, base.bfloat16().float())])
+    assert found.effective_rank is None
+    assert found.rounding_share == pytest.approx(1.0, abs=0.05)
+
+
 def test_the_relative_norm_is_over_all_tensors_of_the_group() -> None:
     base = [draw(4, 4), draw(7, seed=1)]
     tuned = [base[0] + 1, base[1]]

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import random
+import statistics
+from itertools import combinations, pairwise
+
+import numpy as np
 import pytest
 
-from workers.analysis.zones import GENERAL_CEILING, fit_zones
+from workers.analysis.zones import GENERAL_CEILING, _step_fits, fit_zones, ramp_zones
 
 
 def spans(drift: list[float]) -> list[tuple[str, int, int]]:
@@ -46,3 +51,37 @@ def test_zones_cover_every_layer_once() -> None:
 def test_drift_without_a_meaning_has_no_zones(drift: list[float]) -> None:
     with pytest.raises(ValueError, match="finite drift"):
         fit_zones(drift)
+
+
+def test_a_zone_with_one_layer_that_moved_is_not_general() -> None:
+    """Its mean was below the bound, and its largest drift 0.32."""
+    drift = [0.02, 0.02, 0.02, 0.02, 0.02, 0.32, 0.02, 0.02]
+    for zone in fit_zones(drift):
+        assert zone.name != "general" or max(drift[zone.first : zone.last + 1]) <= GENERAL_CEILING
+
+
+@pytest.mark.parametrize("layers", [7, 13, 33])
+def test_a_ramp_is_called_one_and_steps_are_not(layers: int) -> None:
+    ramp = [0.7 * layer / (layers - 1) for layer in range(layers)]
+    (found,) = ramp_zones(ramp, ramp) or []
+    assert (found.name, found.first, found.last) == ("ramp", 0, layers - 1)
+    late = [0.0] * 4 + [0.2 * layer for layer in range(1, layers - 3)]
+    assert [(zone.name, zone.first) for zone in ramp_zones(late, late) or []] == [("general", 0), ("ramp", 4)]
+    steps = [0.0] * (layers // 2) + [0.6] * (layers - layers // 2)
+    assert ramp_zones(steps, steps) is None
+    flat = [0.01] * layers
+    assert ramp_zones(flat, flat) is None
+
+
+def test_the_fast_fit_of_steps_is_the_best_of_all() -> None:
+    """Against every way to cut the curve, tried one by one."""
+    generator = random.Random(0)
+    for _ in range(20):
+        drift = [generator.random() for _ in range(9)]
+        for cuts, residual in _step_fits(np.asarray(drift)):
+            every = [
+                sum((value - statistics.mean(part)) ** 2 for part in parts for value in part)
+                for edges in combinations(range(1, 9), len(cuts))
+                for parts in [[drift[a:b] for a, b in pairwise([0, *edges, 9])]]
+            ]
+            assert residual == pytest.approx(min(every))

@@ -19,8 +19,8 @@ function pick(layer) {
   const found = data.layers[picked];
   $("layer").value = picked;
   $("layer-name").textContent = `${picked} · ${found.name} · ${found.zone}`;
-  const facts = [["drift", number(found.drift)], ["by chance", number(found.chance, 5)], ["CKA, 95 %", found.interval], ["relative L2", number(found.relative_l2, 3)],
-    ["graft", number(found.graft, 3)], ["probe", number(found.probe, 3)], ["FVU base", number(found.fvu, 3)], ["transfer excess", number(found.transfer, 3)], ["new latents beyond floor", found.new_latents ?? "—"]];
+  const facts = [["drift", number(found.drift)], ["resolution", number(found.resolution, 5)], ["of random weights’", found.of_scale], ["CKA, 95 %", found.interval], ["relative L2", number(found.relative_l2, 3)],
+    ["graft", number(found.graft, 3)], ["probe", number(found.probe, 3)], ["FVU base", number(found.fvu, 3)], ["transfer excess", number(found.transfer, 3)], ["latents beyond floor", found.latents ?? "—"]];
   $("facts").replaceChildren(...facts.filter(([, value]) => value !== "—").map(([name, value]) => {
     const item = make("span", "", { class: "fact" });
     item.append(make("span", `${name} `, { class: "soft" }), make("strong", value));
