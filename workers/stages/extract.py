@@ -172,7 +172,7 @@ def extract(
     labels = [row.label for row in resolved.split.analysed[: len(texts)]]
     heldout = _heldout(request, pair, labels, folder, sae_bytes)
     plan = pair.reading.plan(len(texts), tokens, scratch_bytes * MOMENTS_SHARE)
-    groups = group_stores(folder / "moments", plan.every) if plan is not None else {}
+    groups = group_stores(folder / "moments", plan) if plan is not None else {}
     pair, stream = _with_inliers(pair, texts)
     gathering = Gathering(pair.reading.causal, request.seed, groups, plan.merged if plan is not None else 1)
     moments, first, outliers = _gather(pair, stream, gathering, heldout, _of(len(texts), ticks.next("tokens compared")))
@@ -339,10 +339,11 @@ def _about_intervals(plan: GroupPlan | None) -> list[ReportWarning]:
     if plan is None:
         message = f"no intervals: not even a sample of the rows of groups of texts fits into {limit}"
         return [ReportWarning(code="no_intervals", message=message)]
-    if plan.every > 1:
+    if plan.sampled:
+        parts = ", ".join(f"one row in {every} of the {view} view" for view, every in plan.every.items() if every > 1)
         message = (
-            f"intervals of measures of all tokens rest on one token in {plan.every}, since more does not fit into "
-            f"{limit}: they are wider than they need be"
+            f"intervals rest on a sample of the rows ({parts}), since more does not fit into {limit}: they are wider "
+            "than they need be"
         )
         return [ReportWarning(code="wide_intervals", message=message)]
     return []

@@ -32,9 +32,12 @@ BUFFER_BYTES = 64 << 20
 """Token rows are summed up to BLOCK_ROWS at a time, in so much memory where a batch does not need more."""
 
 GROUPS = 20
-MERGED, LEAST_GROUPS, ROOM, MIN_SAMPLE = (1, 2), 10, 1.5, 50
-"""Groups of wide models are merged by two where ten are left, else a part of their rows is kept, at least 50 of each.
-Groups have a little more than their share of the rows."""
+MERGED, LEAST_GROUPS, ROOM = (1, 2), 10, 1.5
+"""Groups of wide models are merged by two where ten are left. A group has a little more than its share of the rows."""
+
+SAMPLE_SHARE: dict[ViewName, float] = {"token": 0.5, "cls": 0.25, "mean": 0.25}
+LEAST_SAMPLE: dict[ViewName, int] = {"token": 50, "cls": 5, "mean": 5}
+"""Where that does not help, a sample of each view's rows is kept in its share of the room, of so many or more."""
 
 FRAME_TOKENS, FRAME_TEXTS, FRAME_BYTES = 4096, 512, 128 << 20
 """A view's frame is taken from its first rows: so many, or as many as fit into so much memory, or all."""
@@ -111,38 +114,48 @@ class Reading:
 class GroupPlan:
     """How much is kept of the groups of texts, so that the intervals of wide models have room.
 
-    merged: so many neighbouring groups count as one. every: of a group's rows, each such one is kept.
+    merged: so many neighbouring groups count as one. every: of a group's rows of a view, each such one is kept.
     """
 
     merged: int = 1
-    every: int = 1
+    every: Mapping[ViewName, int] = field(default_factory=lambda: dict.fromkeys(VIEWS, 1))
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the groups of a view are a sample of their rows."""
+        return any(every > 1 for every in self.every.values())
 
     @staticmethod
     def of(shape: tuple[int, int], rows: Mapping[ViewName, int], groups: int, limit_bytes: float) -> GroupPlan | None:
-        """The one that keeps most within the limit; None where not even MIN_SAMPLE rows of a group fit.
+        """The one that keeps most within the limit; None where too few rows of a group fit.
 
         Args:
             shape: of the states of a row, [L + 1, D]. rows: of all groups, by view.
         """
 
-        def size(plan: GroupPlan) -> int:
-            count = math.ceil(groups / plan.merged)
-            kept = (math.ceil(ROOM * many / count / plan.every) for many in rows.values())
-            return count * sum(GroupStore.bytes_for(*shape, many) for many in kept)
+        def size(view: ViewName, count: int, every: int) -> int:
+            return count * GroupStore.bytes_for(*shape, math.ceil(ROOM * rows[view] / count / every))
 
         for merged in MERGED:
-            if groups // merged >= LEAST_GROUPS and size(GroupPlan(merged)) <= limit_bytes:
+            count = math.ceil(groups / merged)
+            enough = merged == 1 or count >= LEAST_GROUPS
+            if enough and sum(size(view, count, 1) for view in rows) <= limit_bytes:
                 return GroupPlan(merged)
-        fewest = max(1, max(rows.values()) // (groups * MIN_SAMPLE))
-        for every in (2**power for power in range(1, fewest.bit_length())):
-            if size(GroupPlan(every=every)) <= limit_bytes:
-                return GroupPlan(every=every)
-        return None
+        sample: dict[ViewName, int] = {}
+        for view, least in LEAST_SAMPLE.items():
+            room = SAMPLE_SHARE[view] * limit_bytes
+            powers = (2**power for power in range(max(1, rows[view] // (groups * least)).bit_length()))
+            fitting = next((every for every in powers if size(view, groups, every) <= room), None)
+            if fitting is None:
+                return None
+            sample[view] = fitting
+        return GroupPlan(every=sample)
 
 
-def group_stores(folder: Path, every: int = 1) -> dict[ViewName, GroupStore]:
+def group_stores(folder: Path, plan: GroupPlan | None = None) -> dict[ViewName, GroupStore]:
     """Places for the groups of every view."""
-    return {view: GroupStore(folder / view, GROUP_MEMORY_BYTES[view], every) for view in VIEWS}
+    every = plan.every if plan is not None else GroupPlan().every
+    return {view: GroupStore(folder / view, GROUP_MEMORY_BYTES[view], every[view]) for view in VIEWS}
 
 
 def group_count(units: int) -> int:

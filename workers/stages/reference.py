@@ -40,7 +40,7 @@ def reference_drift(
     reading = replace(pair.reading, units=None)
     texts, tokens = reading.within([row.content for row in rows], REFERENCE_TOKENS)
     plan = reading.plan(len(texts), tokens, limit_bytes)
-    groups = group_stores(folder / "reference-moments", plan.every) if plan is not None else {}
+    groups = group_stores(folder / "reference-moments", plan) if plan is not None else {}
     groups = {view: store for view, store in groups.items() if view == "token"}
     gathering = Gathering(reading.causal, 0, groups, plan.merged if plan is not None else 1)
     read = 0

@@ -69,3 +69,28 @@ def test_fewer_rows_than_the_sample_are_all_in_it() -> None:
     sample = RowSample(12, torch.Generator())
     sample.add(*pair(7))
     assert sample.rows()[0].shape == (2, 7, 5)
+
+
+@pytest.mark.parametrize("step", [7, 30, 64])
+def test_a_part_of_a_group_s_rows_is_kept_evenly_and_the_total_is_of_all(step: int) -> None:
+    base, tuned = pair(300)
+    groups: list[Group] = []
+    stream = StreamedMoments(70, 10**9, lambda group: groups.append(copy.deepcopy(group)), every=4)
+    for start in range(0, 300, step):
+        stream.add(start // 150, base[:, start : start + step], tuned[:, start : start + step])
+    found = stream.finished()
+    assert found.n == 300
+    kept = sum(one.n for one in groups)
+    assert kept == 75
+    expected = PairMoments.zeros(found.frame)
+    expected.add(base, tuned)
+    torch.testing.assert_close(found.xy, expected.xy)
+    sample = PairMoments.zeros(found.frame)
+    sample.add(base[:, ::4].contiguous(), tuned[:, ::4].contiguous())
+    merged = PairMoments.zeros(found.frame)
+    for group in groups:
+        if isinstance(group, PairMoments):
+            merged.merge(group)
+        else:
+            merged.add(*group)
+    torch.testing.assert_close(merged.xy, sample.xy)
