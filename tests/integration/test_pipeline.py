@@ -80,6 +80,53 @@ def test_a_job_runs_to_its_report_and_leaves_no_scratch(deployment: Deployment, 
     assert deployment.jobs.open_ids() == []
 
 
+def test_reference_texts_and_groups_come_to_the_report(
+    deployment: Deployment, base_folder: Path, noised_folder: Path
+) -> None:
+    texts, general = make_texts(80), make_texts(160, seed=5)
+    body = {
+        "base": {"uri": base_folder.as_uri()},
+        "tuned": {"uri": noised_folder.as_uri()},
+        "dataset": {
+            "inline": {"texts": texts, "groups": [place // 4 for place in range(80)]},
+            "reference": {"inline": {"texts": [*texts[:10], *general]}, "max_examples": 60},
+        },
+        "analysis": {"sae": None},
+    }
+    made = submitted(deployment, AnalysisRequest.model_validate(body))
+    run_job(deployment, made.id)
+    assert deployment.jobs.get(made.id).error is None
+    report = Report.model_validate_json(deployment.reports.get(made.owned, "json").body)
+    assert report.dataset.units == 20
+    assert report.reference is not None
+    assert report.reference.texts == 60
+    assert report.reference.source == "inline"
+    assert len(report.reference.drift) == len(report.layers)
+    for layer, drift in zip(report.layers, report.reference.drift, strict=True):
+        assert drift.value == pytest.approx(layer.drift, abs=0.1)
+        assert drift.low is not None
+    assert "60 reference texts" in deployment.reports.get(made.owned, "md").body.decode()
+    assert "What was forgotten" in deployment.reports.get(made.owned, "html").body.decode()
+
+
+def test_a_reference_that_holds_nothing_new_fails_with_its_own_pointer(
+    deployment: Deployment, base_folder: Path, noised_folder: Path
+) -> None:
+    texts = make_texts(60)
+    body = {
+        "base": {"uri": base_folder.as_uri()},
+        "tuned": {"uri": noised_folder.as_uri()},
+        "dataset": {"inline": {"texts": texts}, "reference": {"inline": {"texts": texts}}},
+        "analysis": {"sae": None},
+    }
+    made = submitted(deployment, AnalysisRequest.model_validate(body))
+    run_job(deployment, made.id)
+    error = deployment.jobs.get(made.id).error
+    assert error is not None
+    assert [one.pointer for one in error.errors] == ["/dataset/reference"]
+    assert "0 of the reference's texts are not in dataset too" in error.detail
+
+
 def test_a_crash_fails_the_job_with_the_name_of_its_stage(deployment: Deployment, job: JobRecord) -> None:
     def crash() -> None:
         raise ZeroDivisionError("division by zero")
