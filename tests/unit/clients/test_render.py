@@ -291,8 +291,11 @@ def test_turnover_is_drawn_beside_its_floor() -> None:
         "tuned": fates,
         "floor": {"retained": 97, "shifted": 3, "lost": 1, "new": 1},
         "new_excess": 3,
+        "new_error": 2.2,
         "lost_excess": 4,
+        "lost_error": 2.4,
         "shifted_excess": 4,
+        "shifted_error": 3.2,
     }
     match = {"matched_share": 0.25, "floor_share": 0.5, "mean_cosine": 0.6, "floor_mean_cosine": 0.7}
     for layer in found.layers:
@@ -305,9 +308,18 @@ def test_turnover_is_drawn_beside_its_floor() -> None:
     shown = {(row["trained on"].split("'")[0], row["fate"]): row["latents"] for row in rows if row["layer"] == 1}
     assert shown[("the tuned model", "new")] == 4
     assert shown[("the base model", "new")] == 1
-    cells = (90, 7, 3, 5, 1, 4, 1, "25.0 %", "50.0 %")
+    cells = (90, 7, 3, "+4 ± 3", 5, 1, "+4 ± 2", 4, 1, "+3 ± 2", "25.0 %", "50.0 %")
     assert "".join(f"<td>{cell}</td>" for cell in cells) in source
-    assert "new latents beyond the floor" in markdown.render(found)
+    assert "| latents beyond the floor: new | lost | shifted |" in markdown.render(found)
+    assert "| +3 ± 2 | +4 ± 2 | +4 ± 3 |" in markdown.render(found)
+    for layer in found.layers:
+        assert layer.sae is not None
+        layer.sae.warm_start = WarmStart.model_validate({"tuned": fates, "floor": warm["floor"]})
+        layer.sae.withheld = "only 1.0% of the base model's latents come again"
+    source = html.render(found)
+    assert "withheld at 4 of 4 layers. Layer 0: only 1.0%" in Page(source).text
+    assert "<td>7</td><td>3</td><td>—</td>" in source
+    assert "none is shown" not in Page(source).text
     assert "turnover" not in specs_of(html.render(report()))
 
 
@@ -370,12 +382,12 @@ def test_what_the_answers_say_of_the_autoencoders_is_shown() -> None:
         layer.sae.tuned.loss_recovered = Measured.model_validate(value)
     assert found.layers[2].sae is not None
     cost = {"value": 0.25, "low": 0.2, "high": 0.3, "null": 0.125}
-    found.layers[2].sae.ablation = LatentAblation.model_validate({"latents": 17, "cost": cost})
+    found.layers[2].sae.ablation = LatentAblation.model_validate({"latents": 17, "cost": cost, "draws": 20, "p": 0.048})
     source = html.render(found)
     assert source.count("<td>0.88 (0.80 to 0.95)</td>") == 3
-    cells = ("2 block 2", "17", "0.250", "0.200 to 0.300", "0.125")
+    cells = ("2 block 2", "17", "0.250", "0.200 to 0.300", "0.125", "20", "0.05")
     assert '<tr data-layer="2">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in source
-    assert source.count("123 texts") == 2
+    assert source.count("123 texts") == 1
 
 
 def test_crosscoders_and_the_course_of_the_training_are_shown() -> None:
@@ -471,15 +483,15 @@ def test_every_figure_can_be_drawn(figure: str) -> None:
 def test_a_number_without_meaning_is_a_dash_and_never_nan() -> None:
     undefined = report(constant_views=("cls", "token"))
     page, text = Page(html.render(undefined)).text, markdown.render(undefined)
-    assert "0 embeddingsgeneral0.00000.02000no————0.000" in page
-    assert "| 0 embeddings | general | 0.0000 | 0.02000 | no | — | — | — |" in text
+    assert "0 embeddingsgeneral0.00000.00100—no————0.000" in page
+    assert "| 0 embeddings | general | 0.0000 | 0.00100 | — | no | — | — | — |" in text
     assert "nan" not in (page + text).lower()
 
 
 def test_the_words_follow_the_numbers() -> None:
     found = report()
     assert words.headline(found).startswith("Drift (1 - CKA) goes from 0.000 at the embeddings to 1.000 at block 3")
-    assert "layers 0 to 1 kept" in words.headline(found)
+    assert "layers 0 to 1 hardly changed" in words.headline(found)
     assert words.advice(found).startswith("Freeze the embeddings and the first 1 blocks next time (predicted).")
     assert not any("No interval was computed" in limit for limit in words.limits(found))
     assert any("No interval was computed" in limit for limit in words.limits(report(intervals=False)))
@@ -491,7 +503,7 @@ def test_markdown_is_a_table_that_no_name_can_break() -> None:
     lines = markdown.render(report(name="a | b\n# c `d` <e>")).splitlines()
     assert lines[0] == "# a \\| b \\# c \\`d\\` \\<e\\>"
     table = [line for line in lines if line.startswith("|")]
-    assert {line.count("|") for line in table} == {14}
+    assert {line.count("|") for line in table} == {15}
     assert len(table) == 2 + 4
 
 
@@ -517,14 +529,17 @@ def test_what_was_not_computed_is_neither_drawn_nor_mentioned() -> None:
     assert set(specs_of(source)) == {"drift", "measures", "cka", "weights", "sae"}
     assert Page(source).ids & set(FIGURES) == set(specs_of(source))
     assert "graft" not in markdown.render(bare)
-    assert any("No null was computed" in limit for limit in words.limits(bare))
+    assert any("The numerical resolution is not known" in limit for limit in words.limits(bare))
     assert words.outcome(bare) is None
 
 
 def test_the_nulls_are_drawn_beside_the_drift() -> None:
     layers = specs_of(html.render(report()))["drift"]["layer"]
     nulls = next(layer["data"]["values"] for layer in layers if "null" in layer["data"]["values"][0])
-    assert {(row["null"], row["level"]) for row in nulls} == {("null: rounding", 0.001), ("null: another seed", 0.02)}
+    assert {(row["null"], row["level"]) for row in nulls} == {
+        ("numerical resolution", 0.001),
+        ("two seeds against each other", 0.02),
+    }
 
 
 def test_the_outcome_says_how_well_the_models_answer() -> None:
