@@ -45,8 +45,8 @@ from workers.stages.sweep import advice_of
 
 Rates = dict[str, float]
 TEXTS, TOKENS, GROUPS, WIDTH = 200, 20, 20, 16
-DRAWS = 400
-REAL_PAIRS = {"minilm": (20, 100), "smollm2": (8, 40)}
+DRAWS = 300
+REAL_PAIRS = {"minilm": (20, 100), "smollm2": (3, 20)}
 """Pairs that rounding alone tells apart, and texts of each."""
 
 
