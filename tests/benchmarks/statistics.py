@@ -29,7 +29,7 @@ from tests.benchmarks.document import publish
 from tests.benchmarks.measures import INPUTS, false_positives
 from tests.slow.real_pairs import smol_base
 from tests.unit.clients.test_gate import changed
-from workers.analysis.agreement import agreement
+from workers.analysis.agreement import Agreement, agreement
 from workers.analysis.matching import beyond_floor
 from workers.analysis.moments import Frame, PairMoments
 from workers.analysis.noninferiority import loss_bound
@@ -378,8 +378,14 @@ def _table(rare_right: float, common_right: float, texts: int = TEXTS) -> Tensor
     return torch.tensor([[others, common - others], [rare - hits, hits]])
 
 
+def _agreement(table: Tensor) -> Agreement:
+    """Of a table of labels by answers."""
+    labels, answers = table.nonzero().repeat_interleave(table[table != 0].long(), 0).T
+    return agreement(labels, answers, torch.arange(len(labels)))
+
+
 def _passes(table: Tensor) -> bool:
-    found = agreement(table)
+    found = _agreement(table)
     value = {"value": found.mcc, "null": found.by_chance}
     return _decision("outputs.tuned.mcc", value, "better-than-the-commonest-label") == "pass"
 
@@ -391,7 +397,7 @@ def _mcc_passes(shares: list[float]) -> float:
         labels, answers = (rng.choice(len(shares), TEXTS, p=shares) for _ in range(2))
         table = np.zeros((len(shares), len(shares)))
         np.add.at(table, (labels, answers), 1)
-        found = agreement(torch.from_numpy(table)) if len(set(labels.tolist())) > 1 else None
+        found = _agreement(torch.from_numpy(table)) if len(set(labels.tolist())) > 1 else None
         return found is not None and found.mcc >= found.by_chance
 
     return _often(10 * DRAWS, passes)
@@ -402,7 +408,8 @@ def _rare_labels_pass(texts: int) -> float:
         rare = int(rng.binomial(texts, 0.05))
         hits, wrong = rng.binomial(rare, 0.6), rng.binomial(texts - rare, 0.0105)
         table = torch.tensor([[texts - rare - wrong, wrong], [rare - hits, hits]])
-        return rare > 0 and agreement(table).mcc >= agreement(table).by_chance
+        found = _agreement(table)
+        return rare > 0 and found.mcc >= found.by_chance
 
     return _often(DRAWS, passes)
 

@@ -1,21 +1,22 @@
 """How far answers go with labels, whatever the shares of the classes: Matthews' correlation, and what chance gives.
 
-Sources: Gorodkin (2004) for more than two classes. Pure mathematics on a table of counts.
+Sources: Gorodkin (2004) for more than two classes. Pure mathematics on class numbers.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import norm, random_table
+import torch
+from scipy.stats import norm
 from torch import Tensor
+
+from workers.analysis.permutation import dealt_anew
 
 RARE = 0.025
 """Answers that do not depend on the labels reach the bound in at most so many cases of one."""
 
-TABLES, ROUNDING = 1999, 1e-12
+DEALS, DEALS_AT_ONCE, ROUNDING = 1999, 100, 1e-12
 
 
 class Agreement(NamedTuple):
@@ -25,33 +26,42 @@ class Agreement(NamedTuple):
     by_chance: float
 
 
-def agreement(counts: Tensor) -> Agreement:
-    """Matthews' correlation of a table of counts [C, C] of labels by answers, with its bound by chance.
+def agreement(labels: Tensor, answers: Tensor, units: Tensor) -> Agreement:
+    """Matthews' correlation of labels and answers, with its bound by chance.
 
-    The bound is the least that at most RARE of 1,999 tables reach in which the labels are dealt out anew, drawn with
-    the same sums of rows and columns (Patefield 1981). Answers that are always the same have no such tables: theirs
-    is the limit for many texts, 1.96 / sqrt(n - 1).
+    The bound is the least that at most RARE of 1,999 deals of the labels reach. Answers that are always the same do not
+    change with the labels: theirs is the limit for many texts, 1.96 / sqrt(n - 1).
+
+    Args:
+        labels, answers: class numbers, 0 or more, [N]. units: of texts that are nearly the same, [N].
 
     Raises:
         ValueError: fewer than two texts, or all of one label: there is nothing to go with.
     """
-    table = counts.numpy().astype(int)
-    total, labels, answers = int(table.sum()), table.sum(1), table.sum(0)
-    if total < 2 or labels.max() == total:
+    total = len(labels)
+    if total < 2 or len(labels.unique()) < 2:
         raise ValueError("agreement needs two texts or more, with two labels or more")
-    if answers.max() == total:
+    if len(answers.unique()) < 2:
         return Agreement(0.0, float(norm.ppf(1 - RARE)) / (total - 1) ** 0.5)
-    drawn = random_table(labels, answers).rvs(TABLES, random_state=np.random.default_rng(0))
-    by_chance = np.sort(_correlation(drawn, labels, answers))
-    reached = by_chance[-int(RARE * len(by_chance)) - 1]  # by one table too many
+    generator = torch.Generator().manual_seed(0)
+    dealt = []
+    for start in range(0, DEALS, DEALS_AT_ONCE):
+        deals = min(DEALS_AT_ONCE, DEALS - start)
+        dealt.append(_correlations(dealt_anew(labels, units, deals, generator), answers))
+    by_chance = torch.cat(dealt).sort().values
+    reached = float(by_chance[-int(RARE * DEALS) - 1])  # by one deal too many
     above = by_chance[by_chance > reached + ROUNDING]
-    bound = float(above[0]) if len(above) else float(reached) + ROUNDING
-    return Agreement(float(_correlation(table, labels, answers)), bound)
+    bound = float(above[0]) if len(above) else reached + ROUNDING
+    return Agreement(float(_correlations(labels[None], answers)[0]), bound)
 
 
-def _correlation(tables: NDArray[np.int64], labels: NDArray[np.int64], answers: NDArray[np.int64]) -> Any:
-    """Of tables [..., C, C] with these sums; [...]."""
-    total = labels.sum()
-    hits = np.trace(tables, axis1=-2, axis2=-1)
-    spreads = (total**2 - (labels**2).sum()) * float(total**2 - (answers**2).sum())
-    return (total * hits - (labels * answers).sum()) / spreads**0.5
+def _correlations(labels: Tensor, answers: Tensor) -> Tensor:
+    """Of several labellings [P, N] and the same answers [N]; [P] float64."""
+    total, classes = len(answers), int(max(labels.max(), answers.max())) + 1
+    of_answers = answers.bincount(minlength=classes).double()
+    counts = torch.zeros(len(labels), classes, dtype=torch.float64)
+    counts.scatter_add_(1, labels, torch.ones_like(labels, dtype=torch.float64))
+    hits = (labels == answers).sum(1).double()
+    spreads = (total**2 - counts.square().sum(1)) * (total**2 - of_answers.square().sum())
+    together = total * hits - counts @ of_answers
+    return together / spreads.clamp_min(ROUNDING).sqrt()

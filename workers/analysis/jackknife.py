@@ -35,7 +35,20 @@ def jackknife_interval(estimate: float, left_out: Sequence[float], corrected: bo
     if groups < 2:
         raise ValueError(f"a jackknife needs two groups or more; there are {groups}")
     mean = sum(left_out) / groups
-    variance = (groups - 1) / groups * sum((value - mean) ** 2 for value in left_out)
+    variance = jackknife_variance(left_out)
     centre = groups * estimate - (groups - 1) * mean if corrected else estimate
     half = float(t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * variance**0.5
     return Interval(centre - half, centre + half)
+
+
+def jackknife_variance(left_out: Sequence[float]) -> float:
+    """Of an estimate, from the same estimate with each of G groups left out."""
+    groups = len(left_out)
+    mean = sum(left_out) / groups
+    return (groups - 1) / groups * sum((value - mean) ** 2 for value in left_out)
+
+
+def freedom_of_sum(variances: Sequence[tuple[float, float]]) -> float:
+    """Degrees of freedom of a sum of variances, each with its own (Welch and Satterthwaite); 1 of none at all."""
+    parts = sum(variance**2 / freedom for variance, freedom in variances)
+    return sum(variance for variance, _ in variances) ** 2 / parts if parts else 1.0

@@ -31,6 +31,27 @@ def discoveries(p_values: Sequence[float], rate: float = FALSE_DISCOVERIES) -> l
     return [place in believed for place in range(len(p_values))]
 
 
+def first_of(units: Tensor) -> Tensor:
+    """The place of the first member of each unit, by unit number; [N] numbers 0 to M - 1 -> [M]."""
+    places = torch.arange(len(units))
+    return torch.full((int(units.max()) + 1,), len(units)).scatter_reduce(0, units, places, "amin")
+
+
+def dealt_anew(classes: Tensor, units: Tensor, deals: int, generator: torch.Generator) -> Tensor:
+    """The classes in other orders, [N] -> [deals, N]: whole units exchange theirs, where each has one class alone.
+
+    Args:
+        units: [N]; members of one unit are nearly the same, so that dealing them out one by one would make chance
+            look smaller than it is.
+    """
+    of_unit = units.unique(return_inverse=True)[1]
+    of_first = classes[first_of(of_unit)]
+    if not torch.equal(of_first[of_unit], classes):
+        of_unit, of_first = torch.arange(len(classes)), classes
+    orders = [torch.randperm(len(of_first), generator=generator) for _ in range(deals)]
+    return of_first[torch.stack(orders)][:, of_unit]
+
+
 def matched_draws(
     chosen: Tensor, others: Tensor, features: Tensor, draws: int, alike: int, generator: torch.Generator
 ) -> list[list[int]]:

@@ -69,8 +69,10 @@ def untied(model: PreTrainedModel) -> bool:
     An adapter may change one of the two alone, and a graft of the embeddings must not exchange the head.
     """
     head: Any = model.get_output_embeddings()
+    if head is None or getattr(head, "weight", None) is None:
+        return False
     embeddings: Any = model.get_input_embeddings()
-    if head is None or getattr(head, "weight", None) is not embeddings.weight:
+    if head.weight is not embeddings.weight:
         return False
     head.weight = nn.Parameter(head.weight.detach().clone())
     return True

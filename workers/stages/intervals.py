@@ -10,7 +10,7 @@ from scipy.stats import t
 from torch import Tensor
 
 from layerdrift.contract.report import Measured
-from workers.analysis.jackknife import CONFIDENCE, jackknife_interval
+from workers.analysis.jackknife import CONFIDENCE, freedom_of_sum, jackknife_interval, jackknife_variance
 from workers.analysis.proportions import change_interval, effective, share_interval
 
 MIN_GROUPS = 5
@@ -92,20 +92,14 @@ def shared_change(products: Tensor) -> Measured:
     texts = [one for group in products if (one := shared(total - group)) is not None]
     if groups < MIN_GROUPS or len(texts) < groups:
         return Measured(value=value)
-    variances = [(_jackknife_variance(texts), groups - 1)]
+    variances = [(jackknife_variance(texts), groups - 1)]
     if seeds > 2:
         others = [[other for other in range(seeds) if other != seed] for seed in range(seeds)]
         of_seeds = [one for some in others if (one := shared(total[some][:, some])) is not None]
-        variances.append((_jackknife_variance(of_seeds), seeds - 1))
+        variances.append((jackknife_variance(of_seeds), seeds - 1))
     variance = sum(one for one, _ in variances)
-    freedom = variance**2 / sum(one**2 / count for one, count in variances) if variance else 1.0
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * variance**0.5
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom_of_sum(variances))) * variance**0.5
     return Measured(value=value, low=max(-1.0, value - half), high=min(1.0, value + half))
-
-
-def _jackknife_variance(left_out: Sequence[float]) -> float:
-    mean = sum(left_out) / len(left_out)
-    return (len(left_out) - 1) / len(left_out) * sum((one - mean) ** 2 for one in left_out)
 
 
 def ratio(

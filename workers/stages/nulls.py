@@ -115,11 +115,11 @@ def _nothing_left(
 ) -> tuple[list[float | None], list[ReportWarning]]:
     """What a drift would be of a model in which nothing is left of the base model but its architecture."""
     reader = pair.reading.states
-    states = against(reader, pair.base, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
     try:
+        states = against(reader, pair.base, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
         moments = gathered_pair(pair.reading, texts, states, tick, LEFT_TOKENS).moments()["token"]
-    except NotFinite as error:
-        message = f"{NOTHING_LEFT}: {error}; drift is not shown on its scale"
+    except (NotFinite, torch.OutOfMemoryError) as error:  # a third model may be one too many: a scale is no necessity
+        message = f"{NOTHING_LEFT}: {str(error).splitlines()[0]}; drift is not shown on its scale"
         return [None] * pair.shape[0], [ReportWarning(code="null_not_computed", message=message)]
     ckas = [site.cka for site in similarities(moments)]
     return [None if cka is None else 1 - cka for cka in ckas], []

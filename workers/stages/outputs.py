@@ -80,17 +80,17 @@ def outputs_of(
         message = "the two classifiers have different classes, so their answers are not compared"
         warnings.append(ReportWarning(code="different_classes", message=message))
     sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
-    counts = {name: torch.zeros(len(names) + 1, len(names), dtype=torch.int64) for name in ("base", "tuned")}
+    answers = {name: torch.zeros(texts, dtype=torch.int64) for name in ("base", "tuned")}
     for number, batch in enumerate(questions.batches()):
         found = _with_targets(questions.answered(tuned.model, batch), targets)
         sums["tuned"] = _added(sums["tuned"], quality(found, tuned.kind, texts))
         if targets is not None:
-            counts["tuned"] += _counted(found, len(names))
+            answers["tuned"][found.texts] = found.log_probs.argmax(-1)
         if base is not None:
             other = _with_targets(questions.answered(base.model, batch, order), targets)
             sums["base"] = _added(sums["base"], quality(other, tuned.kind, texts))
             if targets is not None:
-                counts["base"] += _counted(other, len(names))
+                answers["base"][other.texts] = other.log_probs.argmax(-1)
             differs = found.log_probs.argmax(-1) != other.log_probs.argmax(-1)
             sums["disagreement"] = _added(sums["disagreement"], by_text(differs, found.texts, texts))
             js = divergence_bits(*over_common_tokens(found.log_probs, other.log_probs))
@@ -102,8 +102,9 @@ def outputs_of(
     def of_model(name: str) -> ModelOutputs | None:
         if not judged or (name == "base" and base is None):
             return None
-        if tuned.kind == "classifier":
-            return ModelOutputs(accuracy=measured(questions, sums[name], "accuracy"), mcc=_mcc(counts[name]))
+        if targets is not None:
+            accuracy = measured(questions, sums[name], "accuracy")
+            return ModelOutputs(accuracy=accuracy, mcc=_mcc(questions, targets, answers[name]))
         return ModelOutputs(perplexity=measured(questions, sums[name], "perplexity"))
 
     outputs = Outputs(
@@ -129,19 +130,13 @@ def _perplexity_ratio(questions: Questions, sums: dict[str, Scores]) -> Measured
     return ratio(*questions.grouped(rise), lambda nats: math.exp(min(nats, 700.0)), (0.0, math.inf))
 
 
-def _counted(found: Predicted, classes: int) -> Tensor:
-    """How often each class got each answer, [C + 1, C]; the last row is of labels that are no class of the model."""
-    known = found.targets != UNLABELLED
-    labels = torch.where(found.targets < 0, classes, found.targets)[known]
-    pairs = labels * classes + found.log_probs.argmax(-1)[known]
-    return pairs.bincount(minlength=(classes + 1) * classes).reshape(classes + 1, classes)
-
-
-def _mcc(counts: Tensor) -> Measured:
-    """How far the answers go with the labels, and what chance alone stays below."""
-    square = torch.nn.functional.pad(counts, (0, 1))
+def _mcc(questions: Questions, targets: Tensor, answers: Tensor) -> Measured:
+    """How far the answers go with the labels, and what chance alone hardly reaches."""
+    labelled = targets != UNLABELLED
+    labels = targets[labelled] - UNKNOWN  # a label that is no class of the model is a class by itself, never answered
+    units = questions.reading.units_of(len(targets))[labelled]
     try:
-        found = agreement(square)
+        found = agreement(labels, answers[labelled] - UNKNOWN, units)
     except ValueError:
         return Measured(value=None, undefined="all texts have the same label")
     return Measured(value=found.mcc, null=found.by_chance)

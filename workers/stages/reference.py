@@ -37,6 +37,8 @@ def reference_drift(
     Raises:
         InputError: they have too few tokens, or a model overflows on them.
     """
+    if not rows:
+        raise InputError.at("/dataset/reference", "the two tokenizers read every text of the reference differently")
     reading = replace(pair.reading, units=None)
     texts, tokens = reading.within([row.content for row in rows], REFERENCE_TOKENS)
     plan = reading.plan(len(texts), tokens, limit_bytes)

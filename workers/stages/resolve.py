@@ -271,6 +271,12 @@ def deal(rows: list[Row], request: AnalysisRequest) -> Split:
         )
     if any(not row.label for row in rows):
         raise InputError.at("/dataset/label_column", "some rows have an empty label; fill it in or take them out")
+    if not train:
+        raise InputError.at(
+            "/dataset/group_column",
+            f"no row is left to train on: a group of the {len(rows)} usable rows is never divided between analysed and "
+            "trained ones; name a column with smaller groups",
+        )
     labels = {row.label for row in train}
     if len(labels) < 2:
         raise InputError.at(
@@ -282,7 +288,16 @@ def deal(rows: list[Row], request: AnalysisRequest) -> Split:
     if len(spare) >= MIN_HELD_OUT:
         held_out = _whole(spare, min(HELD_OUT, max(MIN_HELD_OUT, len(spare) // 4)))
         return Split(shuffled[:analysed], train, spare[held_out:], spare[:held_out])
-    kept = _whole(train, len(train) - min(HELD_OUT, len(train) // 10))
+    wanted = min(HELD_OUT, len(train) // 10)
+    kept = _whole(train, len(train) - wanted)
+    if wanted and kept == len(train):  # the last group is larger than what is held out
+        kept = next((place for place in range(kept - 1, 0, -1) if _whole(train, place) == place), 0)
+    if not kept:
+        raise InputError.at(
+            "/dataset/group_column",
+            "all rows to train on are of one group, so none can be held out to choose the best weights by; name a "
+            "column with smaller groups, or set finetune.keep to last",
+        )
     return Split(shuffled[:analysed], train[:kept], spare, train[kept:])
 
 

@@ -18,7 +18,7 @@ from layerdrift.contract.request import AnalysisRequest, FineTune, FreezeSweep
 from workers.analysis.noninferiority import Loss, loss_bound
 from workers.stages.finetune import fresh_classifier, training_data
 from workers.stages.keeping import NOTHING_KEPT, Keeping
-from workers.stages.resolve import Resolved
+from workers.stages.resolve import Resolved, units_of
 from workers.stages.tick import NO_NUMBERS, Numbers, Tick
 from workers.stages.training import Recipe, Training, TrainingData, evaluate, gradient_norms, train
 
@@ -86,7 +86,11 @@ def freeze_sweep(
             )
             done += 1
         runs[frozen] = _Runs(frozen, torch.stack([hits for hits, _ in trained]), [one for _, one in trained])
-    points = [_point(runs[recipes[place]], runs[frozenset()], depth, sweep) for place, depth in enumerate(depths)]
+    numbers = units_of(rows)
+    units = None if numbers is None else torch.tensor(numbers)
+    points = [
+        _point(runs[recipes[place]], runs[frozenset()], depth, sweep, units) for place, depth in enumerate(depths)
+    ]
     found = Sweep(
         epsilon_points=sweep.epsilon,
         seeds=seeds,
@@ -176,9 +180,9 @@ def _one(
         return evaluate(model, data, rows)[0], training
 
 
-def _point(runs: _Runs, nothing: _Runs, depth: int, sweep: FreezeSweep) -> SweepPoint:
+def _point(runs: _Runs, nothing: _Runs, depth: int, sweep: FreezeSweep, units: Tensor | None) -> SweepPoint:
     itself = runs is nothing
-    found = Loss(0.0, 0.0) if itself else loss_bound(nothing.hits.double(), runs.hits.double())
+    found = Loss(0.0, 0.0) if itself else loss_bound(nothing.hits.double(), runs.hits.double(), units)
     seconds = [second for training in runs.trainings for second in training.step_seconds]
     return SweepPoint(
         freeze_first=depth,

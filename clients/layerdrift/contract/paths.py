@@ -80,6 +80,11 @@ class Path:
             raise PathError("the path is empty")
         return cls(text, tuple(steps))
 
+    @property
+    def single(self) -> bool:
+        """Whether it leads to one value at most, whatever the document holds."""
+        return all(step.chosen is None or isinstance(step.chosen, int) for step in self.steps)
+
     def check(self, root: type[BaseModel]) -> bool:
         """Whether a number may stand there; PathError where no document of this type can have a single value there."""
         at: list[Any] = [root]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, field_validator, model_validator
 
@@ -53,7 +53,7 @@ class Rule(PolicyModel):
         description="what a null in the report's place means: a number that was not computed, or has no meaning there",
     )
 
-    unless_known: list[str] = Field(
+    unless_known: list[Annotated[str, Field(max_length=500)]] = Field(
         default=[],
         max_length=20,
         description="paths of single values: where the report has one of them, the rule is passed over. For rules that "
@@ -65,6 +65,8 @@ class Rule(PolicyModel):
     def _lead_to_something(cls, paths: list[str]) -> list[str]:
         for path in paths:
             cls._leads_to_something(path)
+            if not Path.parse(path).single:
+                raise ValueError(f"{path} may lead to several values; name one, such as outputs.kind")
         return paths
 
     @field_validator("path", "minus")
