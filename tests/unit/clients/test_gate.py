@@ -208,6 +208,8 @@ def test_a_baseline_that_was_measured_otherwise_is_warned_of_and_none_is_an_erro
         ({"equals": 1}, "valid"),
         ({"max": 1, "minus": "models.base.uri"}, "is no number to take off"),
         ({"max": True}, "valid number"),
+        ({"max": 1, "unless_known": ["layers[*].drift"]}, "may lead to several values"),
+        ({"max": 1, "unless_known": ["outputs.kindd"]}, "did you mean kind"),
     ],
 )
 def test_a_rule_that_cannot_be_judged_is_refused(rule: dict[str, Any], message: str) -> None:

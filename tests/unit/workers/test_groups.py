@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from layerdrift.backends.tables import Row
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ViewName
 from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert, tiny_tokenizer
 from tests.unit.workers.test_stages import extracted_pair, request, resolved, tick, tuning
@@ -44,6 +45,15 @@ def test_no_group_is_in_two_uses_and_no_row_is_lost(tuned: bool) -> None:
         assert all(one.isdisjoint(other) for other in groups[place + 1 :])
     assert sorted(row.text for part in parts(split) for row in part) == sorted(row.text for row in rows)
     assert 90 <= len(split.analysed) <= 105
+
+
+@pytest.mark.parametrize("sizes", [(300,), (40, 100), (100, 40)])
+def test_groups_that_leave_nothing_to_train_on_or_to_hold_out_are_refused(sizes: tuple[int, ...]) -> None:
+    names = [str(number) for number, size in enumerate(sizes) for _ in range(size)]
+    rows = [row._replace(group=name) for row, name in zip(in_groups(300, 6), names, strict=False)]
+    with pytest.raises(InputError, match="a column with smaller groups") as raised:
+        deal(rows, tuning())
+    assert raised.value.errors[0].pointer == "/dataset/group_column"
 
 
 def test_rows_without_a_group_are_dealt_one_by_one() -> None:
