@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from workers.analysis.permutation import first_of
+
 WEIGHT_PENALTY = 1e-3
 """Of half the squared weights, beside the mean cross-entropy; features are scaled to rows of unit mean square."""
 
@@ -21,9 +23,8 @@ def stratified_folds(classes: Tensor, folds: int, generator: torch.Generator, un
         units: [N]; texts of one unit are in one fold, where the class of the first of them belongs.
     """
     of_unit = torch.arange(len(classes)) if units is None else units.unique(return_inverse=True)[1]
-    count = int(of_unit.max()) + 1
-    first = torch.full((count,), len(classes)).scatter_reduce(0, of_unit, torch.arange(len(classes)), "amin")
-    class_of_unit = classes[first]
+    class_of_unit = classes[first_of(of_unit)]
+    count = len(class_of_unit)
     assigned = torch.zeros(count, dtype=torch.int64)
     order = torch.randperm(count, generator=generator)
     for one in classes.unique():

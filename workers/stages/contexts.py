@@ -31,11 +31,18 @@ class Contexts:
 
     Args:
         labels: of the texts that batches name by their numbers.
+        units: numbers of the texts' units of texts that are nearly the same; None: every text is one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str | None]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str | None],
+        units: Sequence[int] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._labels = labels
+        self._units = units
         self._ids: dict[int, list[int]] = {}
         self._texts: list[int] = []
         self._starts: dict[int, int] = {}
@@ -50,7 +57,7 @@ class Contexts:
 
     def without_first(self, rows: int) -> Contexts:
         """For rows of which so many were taken away at the front."""
-        rest = Contexts(self._tokenizer, self._labels)
+        rest = Contexts(self._tokenizer, self._labels, self._units)
         rest._ids = self._ids
         rest._texts = self._texts[rows:]
         rest._starts = {text: start - rows for text, start in self._starts.items()}
@@ -59,6 +66,11 @@ class Contexts:
     def texts(self, rows: int) -> Tensor:
         """The numbers of the first rows' texts; [rows] int64."""
         return torch.tensor(self._texts[:rows])
+
+    def units(self, rows: int) -> Tensor:
+        """The numbers of the units of the first rows' texts; [rows] int64."""
+        texts = self.texts(rows)
+        return texts if self._units is None else torch.tensor(self._units)[texts]
 
     def labels(self, rows: int) -> list[str | None]:
         """The labels of the first rows' texts."""

@@ -229,7 +229,7 @@ def _other_costs(request: AnalysisRequest) -> list[float]:
     """Of the numerical null, then of what else is measured, in passes of one model."""
     finetune = request.finetune
     passes = {"reseed": 4.0, "label_shuffle": 2.0}
-    retrained = [passes[name] for name in dict.fromkeys(request.analysis.nulls) if name != "numerical"]
+    retrained = [cost for name, cost in passes.items() if name in request.analysis.nulls]
     return [2.0, 0.5, *retrained, *([2.0] * (finetune.checkpoints if finetune else 0))]
 
 
@@ -363,7 +363,7 @@ def _heldout(
     if request.analysis.sae is None:
         return None
     rows = _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes * HELDOUT_SHARE)
-    return _Heldout(rows, Contexts(pair.reading.tokenizer, labels))
+    return _Heldout(rows, Contexts(pair.reading.tokenizer, labels, pair.reading.units))
 
 
 def _store(pair: Pair, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:

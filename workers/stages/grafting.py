@@ -119,13 +119,14 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
     kept, blocks = len(harmless) - 1, len(grafts) - 1
     if all(_low(graft.prefix_cost) <= tolerated for graft in grafts):
         evidence = (
-            f"No part of the base model is seen to harm the tuned model's answers on these {info.examples} texts, so "
-            "they do not show what was learnt. Compare the models on more texts, and on those of the task."
+            f"With the base model's layers back in place, whatever their number, the answers to these {info.examples} "
+            "texts are not seen to get worse, so they do not show what was learnt. Compare the models on more texts, and "
+            "on those of the task."
         )
         return Recommendation(freeze_first=0, basis="none", evidence=evidence)
     found = ""
     if kept > 0:
-        found = f"With {_bottom(kept, blocks)} in its place {_told(info, grafts[kept])}: that is harmless. "
+        found = f"With {_bottom(kept, blocks)} {_told(info, grafts[kept])}: that is harmless. "
     after = grafts[kept + 1]
     found += f"With {_bottom(kept + 1, blocks)} {_told(info, after)}: "
     if _low(after.prefix_cost) > tolerated:
@@ -140,8 +141,8 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
 def _bottom(layer: int, blocks: int) -> str:
     """The base model's layers 0 to `layer` in words."""
     if layer == 0:
-        return "the base model's embeddings"
-    return f"the base model's embeddings and first {layer} of {blocks} blocks"
+        return "the base model's embeddings in place of its own"
+    return f"the base model's embeddings and first {layer} of {blocks} blocks in place of its own"
 
 
 def _told(info: GraftInfo, graft: LayerGraft) -> str:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.report import ChangedLatent, Fate, LabelLean, LatentExample, ProbeDirection
 from workers.analysis.matching import Fates, beyond_floor
-from workers.analysis.permutation import discoveries, p_value
+from workers.analysis.permutation import dealt_anew, discoveries, first_of, p_value
 from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.contexts import Contexts
@@ -95,6 +95,7 @@ def evidence(
     indices = [index for _, index in pairs]
     of_base, of_tuned = (_activations(side, indices, rows) for side in (base, tuned))
     texts, labels = contexts.texts(rows.rows), contexts.labels(rows.rows)
+    units = contexts.units(rows.rows)
     found = []
     for place, (fate, index) in enumerate(pairs):
         side, responds = (base, of_base[place]) if fate == "lost" else (tuned, of_tuned[place])
@@ -109,7 +110,7 @@ def evidence(
                 base=_strongest(of_base[place], texts, contexts),
                 tuned=_strongest(of_tuned[place], texts, contexts),
             ),
-            leaning=leaning(responds, texts, labels, index),
+            leaning=leaning(responds, texts, units, labels, index),
             pointing=pointing(side.stack.W_dec[side.site, index], directions, layer),
         )
         found.append(candidate)
@@ -167,28 +168,29 @@ class Leaning(NamedTuple):
     p: float
 
 
-def leaning(activations: Tensor, texts: Tensor, labels: Sequence[str | None], seed: int) -> Leaning | None:
+def leaning(
+    activations: Tensor, texts: Tensor, units: Tensor, labels: Sequence[str | None], seed: int
+) -> Leaning | None:
     """The label whose texts have most of the activation beyond their share of the tokens; None without two labels.
 
-    Tokens of texts without a label do not count. By chance: whole texts exchange their labels.
+    Tokens of texts without a label do not count. By chance: whole texts, or units of them, exchange their labels.
 
     Args:
-        activations: [N]. texts: the number of each row's text, [N]. labels: of each row's text.
+        activations: [N]. texts, units: the numbers of each row's text and of its unit, [N]. labels: of each row's text.
     """
     kept = [place for place, label in enumerate(labels) if label is not None]
     names = sorted({label for label in labels if label is not None})
     if len(names) < MIN_LABELLED:
         return None
-    numbers, inverse = texts[kept].unique(return_inverse=True)
-    first = torch.full((len(numbers),), len(kept)).scatter_reduce(0, inverse, torch.arange(len(kept)), "amin")
+    inverse = texts[kept].unique(return_inverse=True)[1]
+    first = first_of(inverse)
     classes = torch.tensor([names.index(str(labels[kept[place]])) for place in first.tolist()])
     tokens = inverse.bincount().double()
-    active = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, inverse, activations[kept].double())
+    active = torch.zeros(len(first), dtype=torch.float64).index_add_(0, inverse, activations[kept].double())
     if not float(active.sum()):
         return None
     generator = torch.Generator().manual_seed(seed)
-    orders = [torch.arange(len(numbers)), *(torch.randperm(len(numbers), generator=generator) for _ in range(DEALS))]
-    dealt = classes[torch.stack(orders)]
+    dealt = torch.cat([classes[None], dealt_anew(classes, units[kept][first], DEALS, generator)])
 
     def by_label(of_texts: Tensor) -> Tensor:
         sums = torch.zeros(len(dealt), len(names), dtype=torch.float64)
@@ -219,7 +221,7 @@ def pointing(row: Tensor, directions: LabelDirections | None, layer: int) -> Poi
     return Pointing(direction, p_value(float(cosines[most]), by_chance))
 
 
-def told(found: list[Candidate]) -> list[ChangedLatent]:
+def without_false_labels(found: list[Candidate]) -> list[ChangedLatent]:
     """The latents of all layers, with those labels and directions that are more than false discoveries."""
     leans = discoveries([one.leaning.p for one in found if one.leaning is not None])
     points = discoveries([one.pointing.p for one in found if one.pointing is not None])

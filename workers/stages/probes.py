@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.report import LayerProbe, Measured, ProbeInfo
+from workers.analysis.permutation import dealt_anew
 from workers.analysis.probes import class_directions, held_out_hits, stratified_folds
 from workers.analysis.streams import Rows
 from workers.stages.intervals import share
@@ -62,7 +63,8 @@ def probe(
     folds = stratified_folds(classes, FOLDS, generator, units[kept])
     shuffled = classes[torch.randperm(len(classes), generator=generator)]
     layers, directions, by_chance = [], [], []
-    dealt = _dealt_anew(classes, rows.tuned.shape, len(names), generator)
+    deals = _deals(rows.tuned.shape, len(names))
+    dealt = dealt_anew(classes, units[kept], deals, generator)
     for layer in range(len(rows.base)):
         of_layer = torch.stack([rows.base[layer, kept], rows.tuned[layer, kept]]).repeat(2, 1, 1)
         targets = torch.stack([classes, classes, shuffled, shuffled])
@@ -84,12 +86,11 @@ def probe(
     return Probed(layers, info, LabelDirections(names, torch.stack(directions), torch.stack(by_chance)))
 
 
-def _dealt_anew(classes: Tensor, shape: torch.Size, labels: int, generator: torch.Generator) -> Tensor:
-    """Labels in other orders, [P, N]: up to PERMUTATIONS, as far as their directions fit into DIRECTIONS_BYTES."""
+def _deals(shape: torch.Size, labels: int) -> int:
+    """How often labels are dealt out: up to PERMUTATIONS, as far as their directions fit into DIRECTIONS_BYTES."""
     layers, _, width = shape
-    fit = DIRECTIONS_BYTES // (layers * width * labels * classes.itemsize)
-    count = max(MIN_PERMUTATIONS, min(PERMUTATIONS, fit))
-    return torch.stack([classes[torch.randperm(len(classes), generator=generator)] for _ in range(count)])
+    fit = DIRECTIONS_BYTES // (layers * width * labels * torch.float32.itemsize)
+    return max(MIN_PERMUTATIONS, min(PERMUTATIONS, fit))
 
 
 def _accuracy(hits: Tensor, units: Tensor) -> Measured:

@@ -35,7 +35,7 @@ from workers.scratch import ActivationStore
 from workers.stages.crosscoding import Crosscoding
 from workers.stages.extract import ControlRows, SaeRows
 from workers.stages.keeping import NOTHING_KEPT, Keeping
-from workers.stages.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, told
+from workers.stages.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, without_false_labels
 from workers.stages.probes import LabelDirections
 from workers.stages.sae_runs import Outcome, Runs
 from workers.stages.splicing import Dictionaries
@@ -90,22 +90,22 @@ def train_saes(
     runs = Runs(rows.train, request.seed, settings.early_stop, ticks, keeping)
     stack = _initial(normalisation, config, request.seed, matched)
     outcome = runs.run(stack, config, "training the autoencoders")
-    runs_told = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
+    sae_runs = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
     warmed = None
     if "warm_start" in lenses:
         warmed, warm_outcome = _warm_started(stack, layers, config, outcome, runs)
-        runs_told.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
+        sae_runs.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
     crosscoders: list[Crosscoder] | None = None
     if "crosscoder" in lenses:
         crosscoding = Crosscoding(normalisation.scale, sample, config, request.seed)
         crossed = crosscoding.train(runs)
-        runs_told.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
+        sae_runs.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
         crosscoders = crosscoding.measured(rows.heldout, crossed, ticks.next("measuring the crosscoders"))
         del crosscoding
     controls = None
     if rows.control is not None:
         controls, control_outcome = _controls(rows.control, settings, request.seed, ticks, keeping)
-        runs_told.append(_told("random_weights", control_outcome, _names(layers, "random")))
+        sae_runs.append(_told("random_weights", control_outcome, _names(layers, "random")))
     measured, latents, dictionaries = _measured(
         stack, warmed, rows, outcome, matched, directions, ticks.next("measuring the autoencoders")
     )
@@ -118,7 +118,7 @@ def train_saes(
         )
         for index, layer in enumerate(measured)
     ]
-    return Trained(found, latents, dictionaries, runs_told, _warnings(rows, outcome))
+    return Trained(found, latents, dictionaries, sae_runs, _warnings(rows, outcome))
 
 
 def _measured(
@@ -145,7 +145,7 @@ def _measured(
     dictionaries = Dictionaries(
         stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed], firing
     )
-    return measured, told(candidates), dictionaries
+    return measured, without_false_labels(candidates), dictionaries
 
 
 def _warm_started(

@@ -103,7 +103,7 @@ class SplicedLoss:
                 found[number] = Scores(found[number].sums + part.sums, found[number].counts + part.counts)
         return found
 
-    def told(self, scores: Scores) -> Measured:
+    def mean_of(self, scores: Scores) -> Measured:
         """A mean over examples with its interval over texts."""
         return ratio(*self._questions.grouped(scores), bounds=(0.0, math.inf))
 
@@ -166,7 +166,7 @@ def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: in
         torch.Generator().manual_seed(seed),
     )
     edits = [_without(stack, site, latents) for latents in (changed, *draws)]
-    found = [loss.told(scores) for scores in loss.divergences(layer, edits)]
+    found = [loss.mean_of(scores) for scores in loss.divergences(layer, edits)]
     cost, by_chance = found[0], torch.tensor([one.value for one in found[1:]], dtype=torch.float64)
     return LatentAblation(
         latents=len(changed),

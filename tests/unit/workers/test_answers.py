@@ -232,11 +232,11 @@ NOTHING, HARM = graft(0.0, 0.0, 0.0), graft(0.06, 0.04, 0.08)
         (
             [NOTHING, graft(0.0, -0.004, 0.004), graft(0.001, -0.003, 0.005), HARM],
             2,
-            "first 2 of 3 blocks in its place",
+            "first 2 of 3 blocks in place of its own",
         ),
         ([NOTHING, graft(0.0, -0.004, 0.006), HARM], 0, "whether that is more than 0.005 cannot be told"),
-        ([NOTHING, graft(0.03, 0.01, 0.05), graft(0.0, -0.01, 0.005)], 0, "first 1 of 2 blocks the tuned model's"),
-        ([graft(0.03, 0.01, 0.05), NOTHING], 0, "With the base model's embeddings the tuned"),
+        ([NOTHING, graft(0.03, 0.01, 0.05), graft(0.0, -0.01, 0.005)], 0, "first 1 of 2 blocks in place of its own"),
+        ([graft(0.03, 0.01, 0.05), NOTHING], 0, "With the base model's embeddings in place of its own the tuned"),
         ([graft(0.0), graft(0.004), HARM], 0, "whether that is more than 0.005 cannot be told"),
     ],
 )

@@ -14,7 +14,7 @@ from workers.analysis.sae import Normalisation, SaeStack
 from workers.models.texts import batches
 from workers.scratch import ActivationStore
 from workers.stages.contexts import Contexts
-from workers.stages.latents import Side, chosen_latents, evidence, leaning, promoted, told
+from workers.stages.latents import Side, chosen_latents, evidence, leaning, promoted, without_false_labels
 from workers.stages.probes import LabelDirections
 from workers.stages.splicing import Dictionaries
 
@@ -51,7 +51,9 @@ def found_of(folder: Path, word: str) -> tuple[list[tuple[str, str, str]], list[
     """Where the latent of a word fires in the tuned model: contexts and activations."""
     rows, contexts, size = stored(folder)
     index = tiny_tokenizer(folder).get_vocab()[word]
-    (one,) = told(evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), rows, contexts, None))
+    (one,) = without_false_labels(
+        evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), rows, contexts, None)
+    )
     assert [example.activation for example in one.base] == [example.activation / 2 for example in one.tuned]
     return [(example.before, example.token, example.after) for example in one.tuned], [
         example.activation for example in one.tuned
@@ -98,7 +100,7 @@ def test_what_a_latent_leans_to_and_points_to(tmp_path: Path) -> None:
     assert candidate.pointing is not None
     direction, p = candidate.pointing
     assert (direction.label, direction.cosine, p) == ("no", 1.0, 0.01)
-    (one,) = told([candidate])
+    (one,) = without_false_labels([candidate])
     assert (one.leans, one.probe) == (None, direction)
 
 
@@ -110,8 +112,8 @@ def test_labels_that_have_nothing_to_do_with_a_latent_are_named_of_few_and_those
     by_chance, real = [], []
     for seed in range(100):
         activations = torch.rand(500, generator=generator) * (torch.rand(500, generator=generator) < 0.1)
-        unrelated = leaning(activations, texts, labels, seed)
-        related = leaning(activations * (1 + 4.0 * classes[texts]), texts, labels, seed)
+        unrelated = leaning(activations, texts, texts, labels, seed)
+        related = leaning(activations * (1 + 4.0 * classes[texts]), texts, texts, labels, seed)
         assert unrelated is not None
         assert related is not None
         by_chance.append(unrelated.p)
@@ -148,7 +150,7 @@ def test_a_direction_promotes_the_tokens_whose_embeddings_it_has(tmp_path: Path)
     ("activations", "labels"), [([1.0, 1.0], ["a", None]), ([0.0, 0.0], ["a", "b"]), ([1.0], [None])]
 )
 def test_without_two_labels_or_any_activation_nothing_leans(activations: list[float], labels: list[str | None]) -> None:
-    assert leaning(torch.tensor(activations), torch.arange(len(labels)), labels, 0) is None
+    assert leaning(torch.tensor(activations), torch.arange(len(labels)), torch.arange(len(labels)), labels, 0) is None
 
 
 def fates(**members: list[int]) -> Fates:
