@@ -120,8 +120,8 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
     if all(_low(graft.prefix_cost) <= tolerated for graft in grafts):
         evidence = (
             f"With the base model's layers back in place, whatever their number, the answers to these {info.examples} "
-            "texts are not seen to get worse, so they do not show what was learnt. Compare the models on more texts, and "
-            "on those of the task."
+            "texts are not seen to get worse, so they do not show what was learnt. Compare the models on more texts, "
+            "and on those of the task."
         )
         return Recommendation(freeze_first=0, basis="none", evidence=evidence)
     found = ""

@@ -250,12 +250,13 @@ class _SeedGathering:
         others = [self._pair.reading.states.states(other, batch) for other in self._others]
         group = int(self._groups[batch.indices[0]])
         known = self._pair.reading.known(batch)
-        origin = token_rows(base, known).double()
-        changes = [token_rows(states, known).double() - origin for states in (tuned, *others)]
-        together = torch.stack(changes)
-        self._products[group] += torch.einsum("iltd,jltd->lij", together, together)
-        pairs = [row_cosines(one, other).sum(1) for one, other in combinations(changes, 2)]
-        self._cosines[group] += torch.stack(pairs).mean(0)
+        origin = token_rows(base, known)
+        rows = [token_rows(states, known) for states in (tuned, *others)]
+        for layer, start in enumerate(origin):  # one after another: float64 takes room
+            changes = torch.stack([of_seed[layer].double() - start.double() for of_seed in rows])
+            self._products[group, layer] += torch.einsum("itd,jtd->ij", changes, changes)
+            pairs = [row_cosines(one, other).sum() for one, other in combinations(changes, 2)]
+            self._cosines[group, layer] += torch.stack(pairs).mean()
         self._counts[group] += origin.shape[1]
         return tuned, others[0]
 
