@@ -146,15 +146,19 @@ def get_report(
     accept: Annotated[str, Header()] = "application/json",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The report as JSON, HTML or Markdown, by the `Accept` header."""
+    """The report as JSON, HTML or Markdown, by the `Accept` header.
+
+    While the analysis runs, what is known after the stage `compare`: a report with `status: preliminary`, sent with the
+    header `Layerdrift-Report: preliminary` and never cached. 409 before that.
+    """
     format = negotiated(accept)
-    record = _succeeded(backends, key, analysis_id)
+    record = backends.jobs.get(analysis_id, key.tenant)
+    if record.report == "preliminary" and (found := backends.reports.preliminary(record.owned, format)) is not None:
+        return Response(found, headers=_PRELIMINARY | _format_headers(format))
+    _require_success(record)
     report = backends.reports.get(record.owned, format)
     cache_status = "layerdrift-redis; hit" if report.hit else "layerdrift-redis; fwd=uri-miss; stored"
-    headers = {"Cache-Status": cache_status, "Vary": "Accept, Authorization", "Cache-Control": "private, no-cache"}
-    headers["X-Content-Type-Options"] = "nosniff"
-    if format == "html":
-        headers["Content-Security-Policy"] = REPORT
+    headers = {"Cache-Status": cache_status, "Cache-Control": "private, no-cache"} | _format_headers(format)
     return conditional(report.body, MEDIA_TYPES[format], if_none_match, headers)
 
 
@@ -199,15 +203,32 @@ async def compare_analyses(
     return Response(await judging.comparison(one, other), media_type="application/json")
 
 
+_PRELIMINARY = {"Layerdrift-Report": "preliminary", "Cache-Control": "no-store"}
+
+
+def _format_headers(format: ReportFormat) -> dict[str, str]:
+    headers = {
+        "Content-Type": MEDIA_TYPES[format],
+        "Vary": "Accept, Authorization",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return headers | ({"Content-Security-Policy": REPORT} if format == "html" else {})
+
+
 def _report(backends: Deployment, key: ApiKey, analysis_id: str) -> bytes:
     return backends.reports.get(_succeeded(backends, key, analysis_id).owned, "json").body
 
 
 def _succeeded(backends: Deployment, key: ApiKey, analysis_id: str) -> JobRecord:
     record = backends.jobs.get(analysis_id, key.tenant)
-    if record.status is not Status.SUCCEEDED:
-        raise ConflictError(f"there is no report: the analysis is {record.status}")
+    _require_success(record)
     return record
+
+
+def _require_success(record: JobRecord) -> None:
+    if record.status is not Status.SUCCEEDED:
+        only = ", and its report is preliminary" if record.report == "preliminary" else ": it has no report"
+        raise ConflictError(f"the analysis is {record.status}{only}")
 
 
 def negotiated(accept: str) -> ReportFormat:

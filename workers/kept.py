@@ -117,7 +117,7 @@ def finetune_name(request: AnalysisRequest, resolved: Resolved) -> str:
         "base": resolved.base.fingerprint,
         "finetune": request.finetune.model_dump(mode="json") if request.finetune else None,
         "max_length": resolved.length,
-        "nulls": sorted(set(request.analysis.nulls) - {"numerical"}),
+        "nulls": sorted(set(request.analysis.noise_floors) - {"numerical"}),
         "seed": request.seed,
         "rows": rows.hexdigest(),
     }

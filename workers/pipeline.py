@@ -34,8 +34,9 @@ from workers.checkpoints import BucketCheckpoints
 from workers.kept import KeptFinetunes, finetune_name
 from workers.models.device import give_memory_back, start_threads
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
-from workers.stages.causal import judge
+from workers.stages.causal import judge, preliminary
 from workers.stages.compare import compare
+from workers.stages.evaluation import evaluate_outputs
 from workers.stages.extract import Extracted, SaeRows, extract
 from workers.stages.finetune import Tuned, finetune
 from workers.stages.keeping import Keeping
@@ -44,11 +45,14 @@ from workers.stages.report import Findings, Kept, build_report
 from workers.stages.resolve import Resolved, resolve
 from workers.stages.sae import Trained, train_saes
 from workers.stages.sae_files import named, save_sae
-from workers.stages.tick import Tick
+from workers.stages.tick import SharedTicks, Tick
 from workers.stages.token_latents import with_latents
 
 _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is away: no fault of the job's."""
+
+COMPARE_COST, OUTPUTS_COST = 3.0, 1.0
+"""Shares of the progress of the stage `compare`."""
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +150,8 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
 def _forget_unfinished(deployment: Deployment, owned: keys.Owned) -> None:
     try:
         BucketCheckpoints(deployment.blobs, owned).clear()
-    except UnavailableError as error:  # no more than room in the bucket
+        deployment.reports.forget_preliminary(owned)
+    except (UnavailableError, redis.RedisError) as error:  # no more than room in the bucket and in Redis
         logger.warning("%s: states of its trainings were left behind: %s", owned.id, error)
 
 
@@ -188,9 +193,16 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         extracted = extract(request, resolved, checkpoint, tuned, folder, settings.scratch_bytes, writer.tick)
         _keep_centres(extracted, folder / "centres.safetensors", record.owned, artifacts)
     with _stage(writer, StageName.COMPARE):
-        compared = compare(request, resolved, extracted, writer.tick)
+        ticks = SharedTicks(writer.tick, [COMPARE_COST, OUTPUTS_COST])
+        compared = compare(request, resolved, extracted, ticks.next("measures"))
         for store in extracted.groups.values():
             store.clear()
+        asking = ticks.next("outputs of the models")
+        evaluated = evaluate_outputs(resolved, checkpoint, compared.drift, extracted, asking)
+        advice = preliminary(request, compared, evaluated)
+        known = Findings(resolved, tuned, extracted, compared, evaluated, None, None, advice)
+        so_far = build_report(record.id, request, known, writer.seconds, writer.pending())
+        _publish_preliminary(deployment, record, so_far)
     keeping = Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds)
     trained, kept = None, None
     rows = extracted.sae_rows
@@ -204,9 +216,11 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
                 scratch, bucket = folder / "sae", deployment.blobs.bucket
                 kept = _keep(record.owned, trained, rows, scratch, writer.tick, bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
-        judged = judge(request, resolved, checkpoint, compared, trained, extracted, folder, writer.tick, keeping)
+        judged = judge(
+            request, resolved, checkpoint, compared, evaluated, trained, extracted, folder, writer.tick, keeping
+        )
     with _stage(writer, StageName.REPORT):
-        found = Findings(resolved, tuned, extracted, compared, trained, kept, judged)
+        found = Findings(resolved, tuned, extracted, compared, evaluated, trained, kept, judged)
         report = build_report(record.id, request, found, writer.seconds)
         _publish(deployment, record.owned, report, artifacts)
     return report
@@ -261,16 +275,37 @@ def _keep(
 
 def _publish(deployment: Deployment, owned: keys.Owned, report: Report, artifacts: Artifacts) -> None:
     """Writes the report in every format; the JSON last, since the others are drawn from it."""
-    bodies: dict[ReportFormat, bytes] = {
-        "html": html.render(report).encode(),
-        "md": markdown.render(report).encode(),
-        "json": report.model_dump_json(indent=1).encode(),
-    }
+    bodies = _rendered(report)
     for format, body in bodies.items():
         artifacts.put_report(format, body)
     artifacts.finish()
     for format, body in bodies.items():
         deployment.reports.put(owned, format, body)
+
+
+def _publish_preliminary(deployment: Deployment, record: JobRecord, report: Report) -> None:
+    """Makes what is known readable while later stages run. Where Redis is away, nobody reads it: no reason to stop."""
+    drift = [layer.drift for layer in report.layers]
+
+    def note(found: JobRecord) -> JobRecord:
+        if found.status.final or found.attempts != record.attempts:
+            return found
+        return found.model_copy(update={"preliminary": True, "drift": drift})
+
+    try:
+        for format, body in _rendered(report).items():
+            deployment.reports.put_preliminary(record.owned, format, body)
+        deployment.jobs.update(record.id, note)
+    except (redis.RedisError, UnavailableError) as error:
+        logger.warning("%s: the preliminary report was not written: %s", record.id, error)
+
+
+def _rendered(report: Report) -> dict[ReportFormat, bytes]:
+    return {
+        "html": html.render(report).encode(),
+        "md": markdown.render(report).encode(),
+        "json": report.model_dump_json(indent=1).encode(),
+    }
 
 
 def _give_up(jobs: JobStore, analysis_id: str, owner: str) -> None:

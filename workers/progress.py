@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event
+from typing import Final
 
 import redis
 
@@ -16,9 +17,16 @@ from layerdrift.backends.jobs import JobStore
 from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Progress, Stage, StageName
 from layerdrift.contract.errors import UnavailableError
+from layerdrift.contract.report import PendingStage
 from workers.stages.tick import NO_NUMBERS, Numbers
 
 WRITE_EVERY_SECONDS = 0.5
+
+ADDED_FIELDS: Final[dict[StageName, list[str]]] = {
+    StageName.SAE: ["layers[*].sae", "latents", "sae_runs", "tokens.texts[*].latents", "autoencoders", "latent_table"],
+    StageName.CAUSAL: ["layers[*].graft", "layers[*].sae.ablation", "causal", "recommendation"],
+}
+"""What stages after `compare` add to a report."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +91,14 @@ class ProgressWriter:
         self._set(fraction=min(1.0, max(0.0, fraction)), numbers=finite, **told)
         if time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
             self._write()
+
+    def pending(self) -> list[PendingStage]:
+        """The stages that are still to come and what they add to the report."""
+        return [
+            PendingStage(stage=stage.name.value, fields=ADDED_FIELDS[stage.name])
+            for stage in self._stages[self._current + 1 :]
+            if stage.name in ADDED_FIELDS
+        ]
 
     def progress(self) -> Progress:
         """The progress as it stands."""

@@ -34,9 +34,11 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
         baseline: the report that rules with `of_baseline` compare with.
 
     Raises:
-        InputError: a rule cannot be judged: its path matches nothing or a number that the report does not have, or
-            it needs a baseline that is not there or has other layers. `errors` names them all.
+        InputError: a report is preliminary, or a rule cannot be judged: its path matches nothing or a number that the
+            report does not have, or it needs a baseline that is not there or has other layers. `errors` names them all.
     """
+    for one in (report, *([baseline] if baseline else [])):
+        one.require_complete()
     if policy.needs_baseline and baseline is None:
         rule = next(rule for rule in policy.rules if rule.of_baseline)
         raise rule_error(policy, rule, "needs a baseline: the id of an earlier analysis, as `baseline` of the policy")
@@ -106,8 +108,8 @@ def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) 
 
 
 def _known(policy: Policy, rule: Rule, report: Report) -> str | None:
-    """The first of `unless_known` that the report has a value at."""
-    for path in rule.unless_known:
+    """The first of `skip_if_present` that the report has a value at."""
+    for path in rule.skip_if_present:
         if any(match.value is not None for match in _found(policy, rule, path, report)):
             return path
     return None

@@ -103,11 +103,11 @@ def wrong_alarms() -> Rates:
     return {
         "accuracy-kept: an equal model fails": _accuracy_rule(0.0, "accuracy-kept", "fail"),
         "accuracy-kept: a model 2 points worse fails": _accuracy_rule(-0.02, "accuracy-kept", "fail"),
-        "better-than-the-commonest-label: unrelated answers pass, 2 even classes": _mcc_passes([0.5, 0.5]),
-        "better-than-the-commonest-label: unrelated answers pass, 5 % rare": _mcc_passes([0.95, 0.05]),
-        "better-than-the-commonest-label: unrelated answers pass, 5 classes": _mcc_passes([0.4, 0.3, 0.2, 0.05, 0.05]),
-        "better-than-the-commonest-label: 97 % against 95 % fails, 500 texts": 1 - _rare_labels_pass(500),
-        "not-worse-than-the-commonest-label: 97 % against 95 % fails": _majority_rule(0.97),
+        "better-than-majority-class: unrelated answers pass, 2 even classes": _mcc_passes([0.5, 0.5]),
+        "better-than-majority-class: unrelated answers pass, 5 % rare": _mcc_passes([0.95, 0.05]),
+        "better-than-majority-class: unrelated answers pass, 5 classes": _mcc_passes([0.4, 0.3, 0.2, 0.05, 0.05]),
+        "better-than-majority-class: 97 % against 95 % fails, 500 texts": 1 - _rare_labels_pass(500),
+        "not-worse-than-majority-class: 97 % against 95 % fails": _majority_rule(0.97),
         "perplexity-kept: a model 20 % worse fails": _perplexity_rule(1.2),
         "perplexity-kept: an equal model fails": _perplexity_rule(1.0),
         "advice from grafts: a cost of 5 points is called harmless, 50 texts": _graft_advice(0.05, 50),
@@ -131,8 +131,8 @@ def missed() -> Rates:
         "accuracy-kept: a model 10 points worse passes, 200 texts": 1 - _accuracy_rule(-0.1, "accuracy-kept", "fail"),
         "accuracy-shown-kept: a model 5 points worse is not warned of": 1
         - _accuracy_rule(-0.05, "accuracy-shown-kept", "warn"),
-        "better-than-the-commonest-label: a collapsed model passes": float(_passes(_table(0.0, 1.0))),
-        "not-worse-than-the-commonest-label: 90 % against 95 % passes": 1 - _majority_rule(0.9),
+        "better-than-majority-class: a collapsed model passes": float(_passes(_table(0.0, 1.0))),
+        "not-worse-than-majority-class: 90 % against 95 % passes": 1 - _majority_rule(0.9),
         "perplexity-kept: a model 40 % worse passes": 1 - _perplexity_rule(1.4),
         "advice from grafts: a cost of 0 is not called harmless, 5,000 texts": 1 - _graft_advice(0.0, 5000),
         "sweep: a loss of 0 is not validated, 2,000 texts": 1 - _sweep_validates(0.0, 1, 2000),
@@ -365,7 +365,7 @@ def _majority_rule(accuracy: float) -> float:
         right = np.where(rare, rng.random(TEXTS) < 0.6, rng.random(TEXTS) < (accuracy - 0.03) / 0.95)
         gains, losses = (torch.from_numpy(one.astype(float)) for one in (right & rare, ~right & ~rare))
         found = change(gains, losses, torch.ones(TEXTS, dtype=torch.float64))
-        return _decision("outputs.majority_change", found.model_dump(), "not-worse-than-the-commonest-label") == "fail"
+        return _decision("outputs.majority_change", found.model_dump(), "not-worse-than-majority-class") == "fail"
 
     return _often(DRAWS, fails)
 
@@ -386,8 +386,8 @@ def _agreement(table: Tensor) -> Agreement:
 
 def _passes(table: Tensor) -> bool:
     found = _agreement(table)
-    value = {"value": found.mcc, "null": found.by_chance}
-    return _decision("outputs.tuned.mcc", value, "better-than-the-commonest-label") == "pass"
+    value = {"value": found.mcc, "noise_floor": found.by_chance}
+    return _decision("outputs.tuned.mcc", value, "better-than-majority-class") == "pass"
 
 
 def _mcc_passes(shares: list[float]) -> float:

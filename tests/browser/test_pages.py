@@ -28,7 +28,7 @@ from tests.browser.conftest import accessible, opened
 from tests.conftest import make_texts
 
 WAIT_MS = 120_000
-BIG = {"tokens": 50_000_000, "lenses": ["transfer"], "early_stop": False}
+BIG = {"tokens": 50_000_000, "comparisons": ["transfer"], "early_stop": False}
 
 
 def body(base: Path, tuned: Path, **changes: Any) -> AnalysisRequest:

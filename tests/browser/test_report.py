@@ -25,7 +25,7 @@ def analysis_id(client: Client, base_folder: Path, noised_folder: Path) -> str:
         "base": {"uri": base_folder.as_uri()},
         "tuned": {"uri": noised_folder.as_uri()},
         "dataset": {"inline": {"texts": make_texts(80)}},
-        "analysis": {"sae": {"tokens": 60_000, "k": 4, "lenses": ["warm_start"]}, "texts": TEXTS},
+        "analysis": {"sae": {"tokens": 60_000, "k": 4, "comparisons": ["warm_start"]}, "texts": TEXTS},
         "name": "the page",
     }
     analysis = client.submit(AnalysisRequest.model_validate(request))

@@ -337,7 +337,7 @@ CASES = [
         "`task_type` TOKEN_CLS",
         "converted",
         lambda ground: adapted(ground, lora(task_type="TOKEN_CLS"), AutoModelForTokenClassification),
-        report_with(lambda report: _drifts(report), warns("answers_not_judged", "TokenClassification")),
+        report_with(lambda report: _drifts(report), warns("answers_not_evaluated", "TokenClassification")),
     ),
     Case(
         "2.4c",
@@ -361,7 +361,7 @@ CASES = [
         "LoRA on a masked language model, `task_type` null",
         "converted",
         masked_adapter,
-        report_with(lambda report: _drifts(report), warns("answers_not_judged", "mask token")),
+        report_with(lambda report: _drifts(report), warns("answers_not_evaluated", "mask token")),
     ),
     Case(
         "2.5",
@@ -509,7 +509,7 @@ CASES = [
         "regression",
         "warned",
         lambda ground: headed(ground, AutoModelForSequenceClassification, num_labels=1),
-        report_with(drift_from(2), warns("answers_not_judged", "regression")),
+        report_with(drift_from(2), warns("answers_not_evaluated", "regression")),
         "representations only",
     ),
     Case(
@@ -520,7 +520,7 @@ CASES = [
         lambda ground: headed(
             ground, AutoModelForSequenceClassification, num_labels=3, problem_type="multi_label_classification"
         ),
-        report_with(drift_from(2), warns("answers_not_judged", "several labels")),
+        report_with(drift_from(2), warns("answers_not_evaluated", "several labels")),
         "representations only",
     ),
     Case(
@@ -529,7 +529,7 @@ CASES = [
         "token classification",
         "warned",
         lambda ground: headed(ground, AutoModelForTokenClassification),
-        report_with(drift_from(2), warns("answers_not_judged", "TokenClassification")),
+        report_with(drift_from(2), warns("answers_not_evaluated", "TokenClassification")),
         "representations only",
     ),
     Case(

@@ -112,7 +112,7 @@ CASES = [
             silent("blank_texts"),
             value(lambda report: report.dataset.analysed_texts, TEXTS),
             value(
-                lambda report: report.dataset.analysed_tokens + report.dataset.left_out_outliers,
+                lambda report: report.dataset.analysed_tokens + report.dataset.excluded_outliers,
                 sum(len(text.split()) for text in make_texts(TEXTS, seed=3)),
             ),
         ),
@@ -174,7 +174,7 @@ CASES = [
         adapter_without_head,
         report_with(
             _drifts,
-            warns("answers_not_judged", "no head"),
+            warns("answers_not_evaluated", "no head"),
             value(lambda report: report.outputs, None),
         ),
         "representations only",
@@ -185,7 +185,7 @@ CASES = [
         "a masked language model whose tokenizer names no mask token",
         "warned",
         masked_without_mask_token,
-        report_with(drift_from(2), warns("no_mask_token"), warns("answers_not_judged", "mask token")),
+        report_with(drift_from(2), warns("no_mask_token"), warns("answers_not_evaluated", "mask token")),
         "representations only",
     ),
     *(
@@ -224,7 +224,7 @@ CASES = [
                     "attention_window_size": 16,
                     "block_types": ["recurrent", "attention", "recurrent"],
                 },
-                [warns("null_not_computed")],
+                [warns("noise_floor_not_computed")],
                 "without the numerical null",
             ),
             (
@@ -243,7 +243,7 @@ CASES = [
                 "fnet",
                 "FNet",
                 {"part": "layer.1.", "auto": AutoModel},
-                [warns("null_not_computed")],
+                [warns("noise_floor_not_computed")],
                 "without the numerical null; texts of different lengths are read apart",
             ),
         )

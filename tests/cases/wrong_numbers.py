@@ -62,7 +62,7 @@ def end_of_text_padding(ground: Ground) -> dict[str, Any]:
 
 def causal(report: Report) -> None:
     """The first token of every text was left out, as in a causal model."""
-    assert report.dataset.left_out_first == report.dataset.analysed_texts
+    assert report.dataset.excluded_first_tokens == report.dataset.analysed_texts
 
 
 def projected_opt(ground: Ground) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def sink_left_out(report: Report) -> None:
     assert last.drift > 0.05
     assert last.all_tokens is not None
     assert last.all_tokens.drift < 0.02
-    assert report.dataset.left_out_first == TEXTS
+    assert report.dataset.excluded_first_tokens == TEXTS
 
 
 def massive_encoder(ground: Ground) -> dict[str, Any]:
@@ -363,7 +363,7 @@ CASES = [
         "attention sinks: a decoder without BOS whose first token has a huge state",
         "supported",
         sink,
-        report_with(sink_left_out, warns("left_out_tokens", "first tokens")),
+        report_with(sink_left_out, warns("excluded_tokens", "first tokens")),
         "first tokens are not compared",
     ),
     Case(
@@ -406,7 +406,7 @@ CASES = [
         "labels as lists",
         "warned",
         lambda ground: labelled_lines(ground, "[{}]"),
-        report_with(warns("unusable_labels", "list"), warns("answers_not_judged")),
+        report_with(warns("unusable_labels", "list"), warns("answers_not_evaluated")),
     ),
     Case(
         "1.9c",
@@ -423,7 +423,7 @@ CASES = [
         "labels 1 to C where classes are 0 to C - 1",
         "warned",
         stars,
-        report_with(warns("answers_not_judged", "no label"), warns("unknown_labels", "no class")),
+        report_with(warns("answers_not_evaluated", "no label"), warns("unknown_labels", "no class")),
     ),
     Case(
         "1.2b",
@@ -431,7 +431,7 @@ CASES = [
         "a head for the next token on a model that sees it (`BertLMHeadModel`, XLNet)",
         "warned",
         seeing_ahead,
-        report_with(drift_from(2), warns("answers_not_judged", "next token")),
+        report_with(drift_from(2), warns("answers_not_evaluated", "next token")),
         "representations only",
     ),
     Case(
@@ -440,7 +440,7 @@ CASES = [
         "texts longer than `max_length`",
         "warned",
         lambda ground: long_texts(ground, 8),
-        report_with(warns("texts_cut", "8 tokens"), lambda report: _more(report.dataset.unread_share, 0.5)),
+        report_with(warns("texts_cut", "8 tokens"), lambda report: _more(report.dataset.truncated_share, 0.5)),
     ),
     Case(
         "1.10b",
@@ -449,7 +449,8 @@ CASES = [
         "supported",
         lambda ground: long_texts(ground, None),
         report_with(
-            lambda report: _less(report.dataset.unread_share, 0.05), lambda report: _more(report.dataset.max_length, 20)
+            lambda report: _less(report.dataset.truncated_share, 0.05),
+            lambda report: _more(report.dataset.max_length, 20),
         ),
         "the default fits 95 % of the texts, up to 512 tokens",
     ),

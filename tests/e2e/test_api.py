@@ -17,8 +17,10 @@ import httpx
 import pytest
 
 from deploy.embedded.stack import Stack
+from layerdrift import policies
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.contract.analysis import Analysis, Status
+from layerdrift.contract.errors import ConflictError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
 from tests.conftest import make_texts
@@ -76,6 +78,40 @@ def zipped(folder: Path, inside: str = "") -> bytes:
         for path in folder.iterdir():
             archive.write(path, f"{inside}{path.name}")
     return buffer.getvalue()
+
+
+def test_a_running_analysis_answers_with_a_preliminary_report(
+    http: httpx.Client, client: Client, base_folder: Path, noised_folder: Path
+) -> None:
+    request = body(base_folder, noised_folder, seed=77, analysis={"sae": {"tokens": 3_000_000, "early_stop": False}})
+    made = client.submit(AnalysisRequest.model_validate(request))
+    path, names = f"/v1/analyses/{made.id}/report", []
+    assert http.get(path).status_code == 409
+    for event in client.events(made.id, timeout=WAIT_SECONDS):
+        names.append(event.name)
+        if event.name == "report":
+            break
+    assert names[-1] == "report"
+    early = http.get(path)
+    assert (early.status_code, early.headers["Layerdrift-Report"]) == (200, "preliminary")
+    assert early.headers["Cache-Control"] == "no-store"
+    assert "ETag" not in early.headers
+    assert early.json()["status"] == "preliminary"
+    assert [stage["stage"] for stage in early.json()["pending"]] == ["sae", "causal"]
+    page = http.get(path, headers={"Accept": "text/html"})
+    assert "Preliminary report" in page.text
+    assert "Content-Security-Policy" in page.headers
+    assert http.get(f"/v1/analyses/{made.id}").json()["report"] == "preliminary"
+    with pytest.raises(ConflictError, match="preliminary"):
+        client.report(made.id)
+    assert client.report(made.id, preliminary=True).layers
+    with pytest.raises(ConflictError, match="preliminary"):
+        client.gate(made.id, policies.load(policies.starter()))
+    assert http.get(f"/v1/analyses/{made.id}/artifacts").status_code == 409
+    client.cancel(made.id)
+    *_, last = client.watch(made.id, timeout=WAIT_SECONDS)
+    assert (last.status, last.report) == (Status.CANCELLED, "none")
+    assert http.get(path).status_code == 409
 
 
 def test_uploaded_checkpoints_and_texts_give_the_report_of_the_folders(

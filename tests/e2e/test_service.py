@@ -131,7 +131,7 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
     assert (report.outputs.examples, report.finetune.steps, report.outputs.labels) == (100, 13, ["1", "5"])
     assert report.causal.graft is not None
     assert report.causal.graft.measure == "accuracy"
-    assert [null.name for null in report.nulls] == ["numerical"]
+    assert [null.name for null in report.noise_floors] == ["numerical"]
     assert all(layer.graft is not None and layer.probe is not None for layer in report.layers)
     assert (report.dataset.analysed_texts, report.dataset.train_texts) == (100, 200)
     assert all(layer.sae is not None and layer.sae.base.fvu > 0 for layer in report.layers)
@@ -170,14 +170,14 @@ def test_every_control_at_once_ends_in_one_report(
         "dataset": {"uri": reviews.as_uri(), "text_column": "review", "label_column": "stars", "max_examples": 100},
         "analysis": {
             "sae": None,
-            "nulls": ["numerical", "reseed", "label_shuffle"],
+            "noise_floors": ["numerical", "reseed", "label_shuffle"],
             "freeze_sweep": {"depths": [1], "seeds": 2, "examples": 100},
         },
     }
     analysis = finished(client, request)
     assert analysis.error is None
     report = client.report(analysis.id)
-    assert [null.name for null in report.nulls] == ["numerical", "reseed", "label_shuffle"]
+    assert [null.name for null in report.noise_floors] == ["numerical", "reseed", "label_shuffle"]
     assert all(layer.task_consistency is not None for layer in report.layers)
     assert report.causal.sweep is not None
     assert [point.freeze_first for point in report.causal.sweep.points] == [0, 1]
@@ -214,7 +214,7 @@ def test_every_control_at_once_ends_in_one_report(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"analysis": {"nulls": ["reseed"]}}, "reseed retrains the model, which needs finetune"),
+        ({"analysis": {"noise_floors": ["reseed"]}}, "reseed retrains the model, which needs finetune"),
         ({"analysis": {"freeze_sweep": {}}}, "freeze_sweep retrains the model, which needs finetune"),
         ({"tuned": None, "finetune": {"lora": {"rank": 4}}}, "set method to 'lora' or leave lora out"),
     ],
@@ -254,7 +254,7 @@ def test_a_real_model_tuned_above_a_frozen_bottom_drifts_from_there_on(client: C
             "checkpoints": 2,
         },
         "dataset": {"uri": inputs.reviews.as_uri(), "max_examples": 200},
-        "analysis": {"sae": None, "max_length": 64, "nulls": ["numerical", "label_shuffle"]},
+        "analysis": {"sae": None, "max_length": 64, "noise_floors": ["numerical", "label_shuffle"]},
     }
     report = client.report(finished(client, request).id)
     drift = [layer.drift for layer in report.layers]
@@ -263,7 +263,7 @@ def test_a_real_model_tuned_above_a_frozen_bottom_drifts_from_there_on(client: C
     assert all(value > 0 for value in drift[4:])
     assert [layer.drifted for layer in report.layers[:4]] == [False] * 4
     assert report.layers[-1].drifted
-    assert report.layers[-1].nulls["label_shuffle"] < drift[-1]
+    assert report.layers[-1].noise_floors["label_shuffle"] < drift[-1]
     assert (report.zones[0].first, report.zones[0].last) == (0, 3)
     assert report.zones[0].support is not None
     assert report.trajectory is not None
@@ -294,7 +294,7 @@ def test_a_real_model_and_itself_show_exactly_nothing(client: Client, roots: Pat
         token = layer.similarity["token"]
         assert (token.relative_l2.value, token.cka.value) == (0.0, 1.0)
     codes = {warning.code for warning in report.warnings}
-    assert codes == {"repeated_texts", "identical_models", "answers_not_judged", "texts_cut"}
+    assert codes == {"repeated_texts", "identical_models", "answers_not_evaluated", "texts_cut"}
     assert len(report.zones) == 1
 
 

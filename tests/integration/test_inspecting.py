@@ -91,7 +91,7 @@ def test_the_report_tells_of_each_token_what_an_inspection_would(
             "base": {"uri": base_folder.as_uri()},
             "tuned": {"uri": noised_folder.as_uri()},
             "dataset": {"inline": {"texts": make_texts(40)}},
-            "analysis": {"sae": {"tokens": 10_000, "lenses": ["transfer"]}, "grafts": False, "texts": TEXTS},
+            "analysis": {"sae": {"tokens": 10_000, "comparisons": ["transfer"]}, "grafts": False, "texts": TEXTS},
         }
     )
     record = submitted(deployment, request)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -28,8 +29,10 @@ from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from tests.conftest import make_texts
+from workers import pipeline
 from workers.pipeline import run_job
 from workers.reconciler import PATIENCE, Reconciler
+from workers.stages.causal import judge
 
 
 class WatchedSources(Sources):
@@ -78,6 +81,50 @@ def test_a_job_runs_to_its_report_and_leaves_no_scratch(deployment: Deployment, 
     assert list(deployment.settings.scratch.iterdir()) == []
     assert not deployment.jobs.leased(job.id)
     assert deployment.jobs.open_ids() == []
+
+
+def test_what_compare_found_can_be_read_while_later_stages_run(
+    deployment: Deployment, job: JobRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[JobRecord, Report, str]] = []
+
+    def watched(*given: Any) -> Any:
+        record = deployment.jobs.get(job.id)
+        bodies = [deployment.reports.preliminary(job.owned, format) for format in ("json", "html")]
+        assert bodies[0] is not None
+        assert bodies[1] is not None
+        seen.append((record, Report.model_validate_json(bodies[0]), bodies[1].decode()))
+        return judge(*given)
+
+    monkeypatch.setattr(pipeline, "judge", watched)
+    run_job(deployment, job.id)
+    ((record, early, page),) = seen
+    assert (record.status, record.report) == (Status.RUNNING, "preliminary")
+    assert early.status == "preliminary"
+    assert [stage.stage for stage in early.pending] == ["causal"]
+    assert "Preliminary report" in page
+    final = Report.model_validate_json(deployment.reports.get(job.owned, "json").body)
+    assert (final.status, final.pending) == ("complete", [])
+    assert early.layers[0].graft is None
+    without_grafts = [layer.model_copy(update={"graft": None}) for layer in final.layers]
+    assert early.layers == without_grafts
+    assert record.drift == [layer.drift for layer in final.layers]
+    assert (early.outputs, early.zones) == (final.outputs, final.zones)
+    assert deployment.reports.preliminary(job.owned, "json") is None
+    assert deployment.jobs.get(job.id).report == "complete"
+
+
+def test_a_job_that_fails_later_has_no_report_at_all(
+    deployment: Deployment, job: JobRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no grafts today")
+
+    monkeypatch.setattr(pipeline, "judge", broken)
+    run_job(deployment, job.id)
+    found = deployment.jobs.get(job.id)
+    assert (found.status, found.report, found.drift) == (Status.FAILED, "none", None)
+    assert deployment.reports.preliminary(job.owned, "json") is None
 
 
 def test_reference_texts_and_groups_come_to_the_report(
@@ -172,7 +219,7 @@ def tuning(deployment: Deployment, base_folder: Path) -> Callable[..., JobRecord
                 "base": {"uri": base_folder.as_uri()},
                 "finetune": {"epochs": 2, "batch_size": 16, "checkpoints": 2, "keep": "last"},
                 "dataset": {"inline": {"texts": texts, "labels": labels}},
-                "analysis": {"sae": None, "nulls": ["numerical", "reseed"], **analysis},
+                "analysis": {"sae": None, "noise_floors": ["numerical", "reseed"], **analysis},
                 "seed": seed,
             }
         )
@@ -200,7 +247,7 @@ def test_the_same_fine_tune_is_made_once_for_two_analyses(
     one, two, three = (report_of(deployment, job) for job in (first, second, other))
     assert [taken_over(deployment, job) for job in (first, second, other)] == [False, True, False]
     assert one.models["tuned"].fingerprint == two.models["tuned"].fingerprint != three.models["tuned"].fingerprint
-    assert (one.finetune, one.trajectory, one.nulls) == (two.finetune, two.trajectory, two.nulls)
+    assert (one.finetune, one.trajectory, one.noise_floors) == (two.finetune, two.trajectory, two.noise_floors)
     assert [layer.similarity for layer in one.layers] == [layer.similarity for layer in two.layers]
     for job in (first, second):
         names = {artifact.name for artifact in deployment.artifacts.listed(job.owned, 60)}

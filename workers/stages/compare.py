@@ -15,14 +15,14 @@ from layerdrift.contract.report import (
     CrossLayerCka,
     Measured,
     MeasureName,
-    Null,
+    NoiseFloor,
     Recommendation,
     ReportWarning,
     Similarity,
     ViewName,
     Zone,
 )
-from layerdrift.contract.request import AnalysisRequest, NullName
+from layerdrift.contract.request import AnalysisRequest, NoiseFloorName
 from workers.analysis.geometry import NEIGHBOURS, Geometry, PairDistances
 from workers.analysis.similarity import SiteSimilarity, cross_site_cka, drift_of, similarities
 from workers.analysis.zones import GENERAL_CEILING, fit_zones, ramp_zones
@@ -66,10 +66,10 @@ class LayerDrift:
     """What the token view says of one layer's drift; see `docs/numbers.md`."""
 
     drift: float
-    nulls: dict[NullName, float]
+    noise_floors: dict[NoiseFloorName, float]
     excess: float
     drifted: bool
-    nothing_left: float | None
+    random_weights_drift: float | None
     relative: Measured
 
 
@@ -83,7 +83,7 @@ class Compared:
     consistency: list[Measured] | None
     reproducibility: list[Measured] | None
     probed: Probed | None
-    nulls: list[Null]
+    noise_floors: list[NoiseFloor]
     zones: list[Zone]
     cross_layer_cka: CrossLayerCka
     recommendation: Recommendation
@@ -131,13 +131,13 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
         consistency=_consistency(extracted.nulls.seeds),
         reproducibility=_reproducibility(extracted.nulls.seeds),
         probed=probed,
-        nulls=[measured.null for measured in extracted.nulls.measured],
+        noise_floors=[measured.null for measured in extracted.nulls.measured],
         zones=zones,
         cross_layer_cka=_cross_layer(extracted),
         recommendation=recommended(zones, token, [layer.drift for layer in layers], identical),
         warnings=[
             *_undefined(token),
-            *_left_out_tokens(extracted, all_tokens, [layer.drift for layer in layers]),
+            *_excluded_tokens(extracted, all_tokens, [layer.drift for layer in layers]),
             *([_identical(extracted)] if identical else similarity_warnings(similarity)),
             *_below_resolution(layers, identical),
         ],
@@ -152,7 +152,7 @@ def _all_tokens(extracted: Extracted) -> list[AllTokens] | None:
     return [AllTokens(drift=drift_of(site), relative_l2=site.relative_l2) for site in sites]
 
 
-def _left_out_tokens(
+def _excluded_tokens(
     extracted: Extracted, all_tokens: list[AllTokens] | None, drift: list[float]
 ) -> list[ReportWarning]:
     """Says where the drift would be another with all tokens in it."""
@@ -165,12 +165,12 @@ def _left_out_tokens(
     most = gaps.index(max(gaps))
     counts = extracted.counts
     message = (
-        f"{counts.left_out_share:.1%} of the tokens are not compared: {counts.first} first tokens of texts (of causal "
+        f"{counts.excluded_share:.1%} of the tokens are not compared: {counts.first} first tokens of texts (of causal "
         f"models) and {counts.outliers} outliers, whose states are so long that they would hide all others. With them "
         f"drift would differ at layer {', '.join(layers)}, most at layer {most}: {all_tokens[most].drift:.3f} in place "
         f"of {drift[most]:.3f}"
     )
-    return [ReportWarning(code="left_out_tokens", message=message)]
+    return [ReportWarning(code="excluded_tokens", message=message)]
 
 
 def _part(tick: Tick, view: ViewName) -> Callable[[float], None]:
@@ -247,27 +247,27 @@ def _layer_drift(site: SiteSimilarity, cka: Measured, nulls: Nulls, layer: int) 
     low = drift if cka.high is None else 1 - cka.high
     factor = NUMERICAL_FACTOR_L2 if site.cka is None else NUMERICAL_FACTOR
     drifted = low > factor * null and drift > 0
-    left = nulls.nothing_left[layer]
+    left = nulls.random_weights_drift[layer]
     return LayerDrift(
         drift=drift,
-        nulls=by_null,
+        noise_floors=by_null,
         excess=max(0.0, drift - null) if drifted else 0.0,
         drifted=drifted,
-        nothing_left=left,
+        random_weights_drift=left,
         relative=_relative(cka, left),
     )
 
 
-def _relative(cka: Measured, nothing_left: float | None) -> Measured:
+def _relative(cka: Measured, random_weights_drift: float | None) -> Measured:
     """Drift on the scale from identical (0) to random weights (1)."""
-    if cka.value is None or nothing_left is None:
+    if cka.value is None or random_weights_drift is None:
         return Measured(value=None, undefined=cka.undefined or "a copy with random weights could not be compared")
-    if nothing_left < LEAST_SCALE:
+    if random_weights_drift < LEAST_SCALE:
         return Measured(value=None, undefined="random weights give nearly the same here, so there is no scale")
     return Measured(
-        value=(1 - cka.value) / nothing_left,
-        low=None if cka.high is None else (1 - cka.high) / nothing_left,
-        high=None if cka.low is None else (1 - cka.low) / nothing_left,
+        value=(1 - cka.value) / random_weights_drift,
+        low=None if cka.high is None else (1 - cka.high) / random_weights_drift,
+        high=None if cka.low is None else (1 - cka.low) / random_weights_drift,
     )
 
 
@@ -281,7 +281,7 @@ def _zones(layers: list[LayerDrift], left_out: LeftOut, seed: int) -> list[Zone]
 
     def excess(curve: list[float]) -> list[float]:
         return [
-            max(0.0, value - layer.nulls.get("numerical", 0.0)) if layer.drifted else 0.0
+            max(0.0, value - layer.noise_floors.get("numerical", 0.0)) if layer.drifted else 0.0
             for value, layer in zip(curve, layers, strict=True)
         ]
 

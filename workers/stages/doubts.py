@@ -76,7 +76,7 @@ def _no_better_than_majority(outputs: Outputs) -> list[Doubt]:
     if accuracy is None or accuracy.value is None or majority is None or mcc is None or mcc.value is None:
         return []
     beaten = outputs.majority_change is not None and _high(outputs.majority_change) < 0
-    if mcc.value >= (mcc.null or 0.0) and not beaten:
+    if mcc.value >= (mcc.noise_floor or 0.0) and not beaten:
         return []
     said = f"the tuned model's accuracy of {accuracy.value:.1%} "
     if beaten:
@@ -84,7 +84,7 @@ def _no_better_than_majority(outputs: Outputs) -> list[Doubt]:
     else:
         said += (
             f"(majority class {majority:.1%}) goes with the labels no more than chance does (Matthews' correlation "
-            f"{mcc.value:.2f}; unrelated answers reach {mcc.null:.2f})"
+            f"{mcc.value:.2f}; unrelated answers reach {mcc.noise_floor:.2f})"
         )
     return [Doubt(f"{said}, so what its layers do for the task cannot be told", "no_better_than_majority", said)]
 

@@ -107,12 +107,12 @@ class TokenCounts:
     unread: int
 
     @property
-    def left_out_share(self) -> float:
+    def excluded_share(self) -> float:
         """Of the words that were read."""
         return (self.first + self.outliers) / max(1, self.first + self.outliers + self.counted)
 
     @property
-    def unread_share(self) -> float:
+    def truncated_share(self) -> float:
         """Of all words."""
         return self.unread / max(1, self.first + self.outliers + self.counted + self.unread)
 
@@ -229,7 +229,7 @@ def _other_costs(request: AnalysisRequest) -> list[float]:
     """Of the numerical null, then of what else is measured, in passes of one model."""
     finetune = request.finetune
     passes = {"reseed": 4.0, "label_shuffle": 2.0}
-    retrained = [cost for name, cost in passes.items() if name in request.analysis.nulls]
+    retrained = [cost for name, cost in passes.items() if name in request.analysis.noise_floors]
     return [2.0, 0.5, *retrained, *([2.0] * (finetune.checkpoints if finetune else 0))]
 
 
@@ -316,7 +316,7 @@ def _cut(counts: TokenCounts, length: int, wanted: int | None) -> list[ReportWar
     found = []
     if counts.unread:
         message = (
-            f"{counts.unread_share:.1%} of the tokens were not read: texts are cut at {length} tokens "
+            f"{counts.truncated_share:.1%} of the tokens were not read: texts are cut at {length} tokens "
             "(analysis.max_length); what happens beyond is not in this report"
         )
         found.append(ReportWarning(code="texts_cut", message=message))

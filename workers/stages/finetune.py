@@ -77,7 +77,7 @@ def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: st
     settings = request.finetune
     if settings is None:
         raise ValueError("this request has no fine-tune")
-    asked = [name for name in dict.fromkeys(request.analysis.nulls) if name != "numerical"]
+    asked = [name for name in dict.fromkeys(request.analysis.noise_floors) if name != "numerical"]
     nulls = [one for name in asked for one in (RESEEDS if name == "reseed" else (name,))]
     ticks = _spans(tick, 1 + len(nulls))
     data = training_data(request, resolved)

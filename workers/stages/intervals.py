@@ -37,9 +37,9 @@ def measured(
         return Measured(value=None, undefined=undefined)
     others = [other for other in left_out if other is not None]
     if len(others) < max(MIN_GROUPS, len(left_out)):
-        return Measured(value=value, null=null)
+        return Measured(value=value, noise_floor=null)
     low, high = (min(max(end, bounds[0]), bounds[1]) for end in jackknife_interval(value, others, corrected))
-    return Measured(value=value, low=low, high=high, null=null)
+    return Measured(value=value, low=low, high=high, noise_floor=null)
 
 
 def share(hits: Tensor, trials: Tensor) -> Measured:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from layerdrift.contract.report import ChangedLatent, Fate, LabelLean, LatentExample, ProbeDirection
+from layerdrift.contract.report import ChangedLatent, Fate, LabelAssociation, LatentExample, ProbeDirection
 from workers.analysis.matching import Fates, beyond_floor
 from workers.analysis.permutation import dealt_anew, discoveries, first_of, p_value
 from workers.analysis.sae import SaeStack
@@ -164,7 +164,7 @@ def _strongest(activations: Tensor, texts: Tensor, contexts: Contexts) -> list[L
 class Leaning(NamedTuple):
     """A label that goes with a latent, and how often labels that are dealt out anew give as much."""
 
-    lean: LabelLean
+    lean: LabelAssociation
     p: float
 
 
@@ -199,7 +199,9 @@ def leaning(
     shares, expected = by_label(active), by_label(tokens)
     most = int((shares - expected)[0].argmax())
     beyond = (shares - expected).amax(1)
-    lean = LabelLean(label=names[most], share=min(1.0, float(shares[0, most])), expected=float(expected[0, most]))
+    lean = LabelAssociation(
+        label=names[most], share=min(1.0, float(shares[0, most])), expected=float(expected[0, most])
+    )
     return Leaning(lean, p_value(float(beyond[0]), beyond[1:]))
 
 
@@ -223,13 +225,13 @@ def pointing(row: Tensor, directions: LabelDirections | None, layer: int) -> Poi
 
 def without_false_labels(found: list[Candidate]) -> list[ChangedLatent]:
     """The latents of all layers, with those labels and directions that are more than false discoveries."""
-    leans = discoveries([one.leaning.p for one in found if one.leaning is not None])
+    label_association = discoveries([one.leaning.p for one in found if one.leaning is not None])
     points = discoveries([one.pointing.p for one in found if one.pointing is not None])
-    lean, point = iter(leans), iter(points)
+    lean, point = iter(label_association), iter(points)
     return [
         one.latent.model_copy(
             update={
-                "leans": one.leaning.lean if one.leaning is not None and next(lean) else None,
+                "label_association": one.leaning.lean if one.leaning is not None and next(lean) else None,
                 "probe": one.pointing.direction if one.pointing is not None and next(point) else None,
             }
         )

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from layerdrift.contract.report import Null, ReportWarning, ViewName
-from layerdrift.contract.request import NullName
+from layerdrift.contract.report import NoiseFloor, ReportWarning, ViewName
+from layerdrift.contract.request import NoiseFloorName
 from workers.analysis.geometry import Geometry, PairDistances
 from workers.analysis.moments import NotFinite, row_cosines
 from workers.analysis.similarity import SiteSimilarity, similarities
@@ -34,7 +34,7 @@ for weights that bfloat16 holds exactly as for those in float32: of both a varia
 LEFT_TOKENS = 5_000
 """Tokens that the base model is compared on with a copy of random weights: a reference, which needs no third digit."""
 
-DESCRIPTIONS: dict[NullName, str] = {
+DESCRIPTIONS: dict[NoiseFloorName, str] = {
     "numerical": "the base model against itself in bfloat16, its weights moved by up to 0.65 of bfloat16's spacing",
     "reseed": "the tuned model against a second fine-tune with another seed: how far apart seeds lie",
     "label_shuffle": "the base model against a fine-tune of as many steps on shuffled labels",
@@ -49,7 +49,7 @@ NOTHING_LEFT = "the base model against a copy of itself with random weights"
 class MeasuredNull:
     """A null's similarities by view and layer, and its geometry by layer."""
 
-    null: Null
+    null: NoiseFloor
     similarity: dict[ViewName, list[SiteSimilarity]]
     geometry: list[Geometry]
 
@@ -70,13 +70,13 @@ class SeedChanges:
 class Nulls:
     """What was measured; warnings for what could not be.
 
-    seeds: where there are further fine-tunes. nothing_left: by layer, 1 - CKA of the base model's tokens and those of a
-    copy with random weights; None where it has no meaning.
+    seeds: where there are further fine-tunes. random_weights_drift: by layer, 1 - CKA of the base model's tokens and
+    those of a copy with random weights; None where it has no meaning.
     """
 
     measured: list[MeasuredNull]
     seeds: SeedChanges | None
-    nothing_left: list[float | None]
+    random_weights_drift: list[float | None]
     warnings: list[ReportWarning]
 
 
@@ -88,7 +88,7 @@ def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, 
     """
     reader = pair.reading.states
     found = [_numerical_null(pair, texts, ticks.next("the numerical resolution"))]
-    nothing_left, warnings = _nothing_left(pair, texts, seed, ticks.next("tokens of random weights"))
+    random_weights_drift, warnings = _random_weights_drift(pair, texts, seed, ticks.next("tokens of random weights"))
     seeds = None
     if tuned is not None and tuned.reseeds:
         others = [load_body(one.folder, "/finetune", pair.base.device) for one in tuned.reseeds]
@@ -105,12 +105,12 @@ def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, 
     return Nulls(
         [null for null in found if isinstance(null, MeasuredNull)],
         seeds,
-        nothing_left,
+        random_weights_drift,
         [*(null for null in found if isinstance(null, ReportWarning)), *warnings],
     )
 
 
-def _nothing_left(
+def _random_weights_drift(
     pair: Pair, texts: Sequence[Text], seed: int, tick: Callable[[float], None]
 ) -> tuple[list[float | None], list[ReportWarning]]:
     """What a drift would be of a model in which nothing is left of the base model but its architecture."""
@@ -120,7 +120,7 @@ def _nothing_left(
         moments = gathered_pair(pair.reading, texts, states, tick, LEFT_TOKENS).moments()["token"]
     except (NotFinite, torch.OutOfMemoryError) as error:  # a third model may be one too many: a scale is no necessity
         message = f"{NOTHING_LEFT}: {str(error).splitlines()[0]}; drift is not shown on its scale"
-        return [None] * pair.shape[0], [ReportWarning(code="null_not_computed", message=message)]
+        return [None] * pair.shape[0], [ReportWarning(code="noise_floor_not_computed", message=message)]
     ckas = [site.cka for site in similarities(moments)]
     return [None if cka is None else 1 - cka for cka in ckas], []
 
@@ -136,11 +136,11 @@ def _numerical_null(pair: Pair, texts: Sequence[Text], tick: Callable[[float], N
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         message = f"{DESCRIPTIONS['numerical']}: the model does not run so ({reason}); drift is not compared with it"
-        return ReportWarning(code="null_not_computed", message=message)
+        return ReportWarning(code="noise_floor_not_computed", message=message)
 
 
 def measured_null(
-    name: NullName,
+    name: NoiseFloorName,
     reading: Reading,
     texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],
@@ -157,10 +157,10 @@ def measured_null(
         moments = gathering.moments()
     except NotFinite as error:
         message = f"{DESCRIPTIONS[name]}: {error}; drift is not compared with it"
-        return ReportWarning(code="null_not_computed", message=message)
+        return ReportWarning(code="noise_floor_not_computed", message=message)
     sample = gathering.text_sample()
     return MeasuredNull(
-        null=Null(name=name, description=DESCRIPTIONS[name], tokens=moments["token"].n),
+        null=NoiseFloor(name=name, description=DESCRIPTIONS[name], tokens=moments["token"].n),
         similarity={view: similarities(found) for view, found in moments.items()},
         geometry=[PairDistances(base, tuned).geometry() for base, tuned in zip(*sample.rows, strict=True)],
     )

@@ -139,7 +139,7 @@ def _mcc(questions: Questions, targets: Tensor, answers: Tensor) -> Measured:
         found = agreement(labels, answers[labelled] - UNKNOWN, units)
     except ValueError:
         return Measured(value=None, undefined="all texts have the same label")
-    return Measured(value=found.mcc, null=found.by_chance)
+    return Measured(value=found.mcc, noise_floor=found.by_chance)
 
 
 class _Majority(NamedTuple):
@@ -205,7 +205,7 @@ def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarni
     unknown = labelled if targets is None else int((targets == UNKNOWN).sum())
     if not labelled:
         message = "the data set has no labels, so the accuracy of the classifiers is not known"
-        return [ReportWarning(code="answers_not_judged", message=message)]
+        return [ReportWarning(code="answers_not_evaluated", message=message)]
     if not unknown:
         return []
     message = f"{unknown} of {labelled} labels are no class of the tuned model; " + (
@@ -214,5 +214,5 @@ def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarni
     found = [ReportWarning(code="unknown_labels", message=message)]
     if targets is None:
         message = "no label of the data set is a class of the tuned model, so its accuracy is not known"
-        found.append(ReportWarning(code="answers_not_judged", message=message))
+        found.append(ReportWarning(code="answers_not_evaluated", message=message))
     return found

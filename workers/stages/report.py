@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,11 +11,22 @@ from importlib.metadata import version
 import torch
 
 from layerdrift import __version__
-from layerdrift.contract.report import DatasetInfo, Engine, Layer, LayerSae, Reference, Report, Timings, Zone
+from layerdrift.contract.report import (
+    DatasetInfo,
+    Engine,
+    Layer,
+    LayerSae,
+    PendingStage,
+    Reference,
+    Report,
+    Timings,
+    Zone,
+)
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name, peak_memory_bytes
 from workers.stages.causal import Judged
 from workers.stages.compare import Compared
+from workers.stages.evaluation import Evaluated
 from workers.stages.extract import Extracted
 from workers.stages.finetune import Tuned
 from workers.stages.resolve import Resolved
@@ -40,18 +52,25 @@ class Findings:
     tuned: Tuned | None
     extracted: Extracted
     compared: Compared
+    evaluated: Evaluated
     trained: Trained | None
     kept: Kept | None
     judged: Judged
 
 
 def build_report(
-    analysis_id: str, request: AnalysisRequest, found: Findings, stage_seconds: dict[str, float]
+    analysis_id: str,
+    request: AnalysisRequest,
+    found: Findings,
+    stage_seconds: dict[str, float],
+    pending: Sequence[PendingStage] = (),
 ) -> Report:
-    """The report of a finished analysis."""
+    """The report of an analysis; a preliminary one where stages are pending."""
     resolved, extracted, compared, judged = found.resolved, found.extracted, found.compared, found.judged
     tuned, trained = found.tuned, found.trained
     return Report(
+        status="preliminary" if pending else "complete",
+        pending=list(pending),
         analysis_id=analysis_id,
         name=request.name,
         created_at=datetime.now(UTC),
@@ -62,8 +81,8 @@ def build_report(
         layers=_layers(found),
         cross_layer_cka=compared.cross_layer_cka,
         zones=compared.zones,
-        nulls=compared.nulls,
-        outputs=judged.outputs,
+        noise_floors=compared.noise_floors,
+        outputs=found.evaluated.outputs,
         reference=_reference(found),
         finetune=tuned.run if tuned else None,
         trajectory=extracted.trajectory,
@@ -79,6 +98,7 @@ def build_report(
             *resolved.warnings,
             *extracted.warnings,
             *compared.warnings,
+            *found.evaluated.warnings,
             *(trained.warnings if trained else []),
             *judged.warnings,
         ],
@@ -109,10 +129,10 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted)
         else int(extracted.reading.units_of(extracted.analysed).max()) + 1,
         train_texts=len(resolved.split.train),
         max_length=extracted.reading.length,
-        unread_share=counts.unread_share,
-        left_out_first=counts.first,
-        left_out_outliers=counts.outliers,
-        left_out_share=counts.left_out_share,
+        truncated_share=counts.truncated_share,
+        excluded_first_tokens=counts.first,
+        excluded_outliers=counts.outliers,
+        excluded_share=counts.excluded_share,
         sae_texts=rows.texts if rows else 0,
         sae_distinct_tokens=rows.train.rows if rows else 0,
     )
@@ -128,7 +148,7 @@ def _reference(found: Findings) -> Reference | None:
         texts=len(drift.rows),
         tokens=drift.tokens,
         drift=drift.drift,
-        outputs=found.judged.on_reference,
+        outputs=found.evaluated.on_reference,
     )
 
 
@@ -140,10 +160,10 @@ def _layers(found: Findings) -> list[Layer]:
             name="embeddings" if index == 0 else f"block {index}",
             zone=_zone_of(index, compared.zones).name,
             drift=of_layer.drift,
-            nulls=of_layer.nulls,
+            noise_floors=of_layer.noise_floors,
             excess_drift=of_layer.excess,
             drifted=of_layer.drifted,
-            nothing_left=of_layer.nothing_left,
+            random_weights_drift=of_layer.random_weights_drift,
             relative_drift=of_layer.relative,
             reproducibility=compared.reproducibility[index] if compared.reproducibility else None,
             task_consistency=compared.consistency[index] if compared.consistency else None,

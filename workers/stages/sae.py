@@ -84,19 +84,19 @@ def train_saes(
     normalisation = Normalisation.of(sample)
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
     layers = len(normalisation.scale) // 2
-    lenses = settings.lenses
-    matched = "match" in lenses
+    comparisons = settings.comparisons
+    matched = "match" in comparisons
     ticks = SharedTicks(tick, _costs(settings, control=rows.control is not None))
     runs = Runs(rows.train, request.seed, settings.early_stop, ticks, keeping)
     stack = _initial(normalisation, config, request.seed, matched)
     outcome = runs.run(stack, config, "training the autoencoders")
     sae_runs = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
     warmed = None
-    if "warm_start" in lenses:
+    if "warm_start" in comparisons:
         warmed, warm_outcome = _warm_started(stack, layers, config, outcome, runs)
         sae_runs.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
     crosscoders: list[Crosscoder] | None = None
-    if "crosscoder" in lenses:
+    if "crosscoder" in comparisons:
         crosscoding = Crosscoding(normalisation.scale, sample, config, request.seed)
         crossed = crosscoding.train(runs)
         sae_runs.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
@@ -130,7 +130,7 @@ def _measured(
     directions: LabelDirections | None,
     tick: Tick,
 ) -> tuple[list[LayerSae], list[ChangedLatent], Dictionaries]:
-    """By layer what the lenses see, the latents that changed most, and the autoencoders for what is asked later."""
+    """By layer what the comparisons find, the latents that changed most, and the autoencoders for later stages."""
     layers = stack.sites // (3 if matched else 2)
     measured, candidates, changed, means, firing = [], list[Candidate](), [], [], []
     for layer in range(layers):
@@ -160,10 +160,10 @@ def _warm_started(
 
 def _costs(settings: SaeSettings, control: bool) -> list[float]:
     """Of the runs and of what is measured afterwards, in steps at every site of the pair."""
-    costs = [1.5 if "match" in settings.lenses else 1.0]
-    if "warm_start" in settings.lenses:
+    costs = [1.5 if "match" in settings.comparisons else 1.0]
+    if "warm_start" in settings.comparisons:
         costs.append(WARM_SHARE)
-    if "crosscoder" in settings.lenses:
+    if "crosscoder" in settings.comparisons:
         costs += [2.0, 0.2]
     if control:
         costs.append(0.5)

@@ -170,7 +170,7 @@ def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: in
     cost, by_chance = found[0], torch.tensor([one.value for one in found[1:]], dtype=torch.float64)
     return LatentAblation(
         latents=len(changed),
-        cost=cost.model_copy(update={"null": float(by_chance.mean()) if draws else None}),
+        cost=cost.model_copy(update={"noise_floor": float(by_chance.mean()) if draws else None}),
         draws=len(draws),
         p=p_value(cost.value or 0.0, by_chance) if draws else None,
     )

@@ -24,7 +24,7 @@ class SharedTicks:
     def __init__(self, tick: Tick, costs: list[float]) -> None:
         ends = list(accumulate(costs))
         self._spans = iter([(end - cost, end) for end, cost in zip(ends, costs, strict=True)])
-        self._whole = ends[-1]
+        self._whole = ends[-1] or 1.0
         self._tick = tick
 
     def next(self, what: str) -> Tick:

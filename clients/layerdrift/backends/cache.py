@@ -17,6 +17,9 @@ MEDIA_TYPES: dict[ReportFormat, str] = {
     "md": "text/markdown; charset=utf-8",
 }
 
+PRELIMINARY_SECONDS = 7 * 24 * 3600
+"""Longer than any analysis runs; a finished one takes its preliminary report away."""
+
 
 class CachedReport(NamedTuple):
     """A report's bytes, and whether they came from Redis."""
@@ -38,10 +41,24 @@ class ReportCache:
         self._blobs.put(keys.report_object(owned, format), body, MEDIA_TYPES[format])
         self._redis.set(keys.cached_report(owned.id, format), body, ex=self._seconds)
 
+    def put_preliminary(self, owned: Owned, format: ReportFormat, body: bytes) -> None:
+        """Writes a report of an analysis that still runs, to Redis alone."""
+        self._redis.set(keys.preliminary_report(owned.id, format), body, ex=PRELIMINARY_SECONDS)
+
+    def preliminary(self, owned: Owned, format: ReportFormat) -> bytes | None:
+        """The report as it stood after `compare`; None where there is none."""
+        found = self._redis.get(keys.preliminary_report(owned.id, format))
+        return found if isinstance(found, bytes) else None
+
+    def forget_preliminary(self, owned: Owned) -> None:
+        """Removes it in every format."""
+        self._redis.delete(*(keys.preliminary_report(owned.id, format) for format in MEDIA_TYPES))
+
     def forget(self, owned: Owned) -> None:
         """Removes a report in every format."""
         self._blobs.delete_all(keys.report_prefix(owned))
         self._redis.delete(*(keys.cached_report(owned.id, format) for format in MEDIA_TYPES))
+        self.forget_preliminary(owned)
 
     def get(self, owned: Owned, format: ReportFormat) -> CachedReport:
         """The report from Redis, else from S3 and back into Redis; NotFoundError where there is none."""

@@ -32,6 +32,8 @@ def told(before: JobRecord | None, record: JobRecord) -> list[tuple[str, dict[st
         found.append(("log", {"message": f"a worker has taken the job (attempt {record.attempts})"}))
     if record.cancel_requested and not (before and before.cancel_requested):
         found.append(("log", {"message": "somebody asked the job to stop"}))
+    if record.report == "preliminary" and not (before and before.report == "preliminary"):
+        found.append(("report", {"status": "preliminary"}))
     if record.status.final and not (before and before.status.final):
         error = record.error.model_dump(mode="json", exclude_none=True) if record.error else None
         found.append(("done", {"status": record.status, "error": error}))

@@ -107,6 +107,11 @@ def cached_report(analysis_id: str, suffix: str) -> str:
     return f"ld:report:{analysis_id}:{suffix}"
 
 
+def preliminary_report(analysis_id: str, suffix: str) -> str:
+    """String with a time to live: a report of an analysis that still runs."""
+    return f"ld:preliminary:{analysis_id}:{suffix}"
+
+
 def tenant_prefix(tenant: str) -> str:
     """Prefix: all that a tenant has in the bucket."""
     return f"{TENANTS}{tenant}/"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from layerdrift.backends import keys
 from layerdrift.backends.sources import Pins
-from layerdrift.contract.analysis import Analysis, Links, Progress, Status
+from layerdrift.contract.analysis import Analysis, Links, Progress, ReportState, Status
 from layerdrift.contract.errors import Problem
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.plain import STORED
@@ -55,6 +55,7 @@ class JobRecord(BaseModel):
     cancel_requested: bool = False
     deliveries: list[Delivery] = []
     drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
+    preliminary: bool = Field(default=False, description="whether a preliminary report was written")
     trace: str | None = Field(default=None, description="traceparent of the request that made it")
 
     @classmethod
@@ -66,6 +67,13 @@ class JobRecord(BaseModel):
     def owned(self) -> keys.Owned:
         """Its id, and whose it is."""
         return keys.Owned(self.tenant, self.id)
+
+    @property
+    def report(self) -> ReportState:
+        """Which report there is to read."""
+        if self.status is Status.SUCCEEDED:
+            return "complete"
+        return "preliminary" if self.preliminary and not self.status.final else "none"
 
     def analysis(self) -> Analysis:
         """What the API shows of it."""
@@ -82,6 +90,7 @@ class JobRecord(BaseModel):
             progress=self.progress,
             error=self.error,
             drift=self.drift,
+            report=self.report,
             links=Links(
                 self=path,
                 events=f"{path}/events",

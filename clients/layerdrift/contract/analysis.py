@@ -73,6 +73,9 @@ class Links(BaseModel):
     cancel: str
 
 
+ReportState = Literal["none", "preliminary", "complete"]
+
+
 class Analysis(BaseModel):
     """One request and how far it has come."""
 
@@ -90,7 +93,10 @@ class Analysis(BaseModel):
     progress: Progress
     error: Problem | None = Field(default=None, description="why it failed")
     drift: list[float] | None = Field(
-        default=None, description="1 - CKA of the token view by layer, once there is a report"
+        default=None, description="1 - CKA of the token view by layer, once there is a report, also a preliminary one"
+    )
+    report: ReportState = Field(
+        default="none", description="whether `links.report` answers: `preliminary` while later stages still run"
     )
     links: Links
 

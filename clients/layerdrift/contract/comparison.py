@@ -65,7 +65,9 @@ class Comparison(BaseModel):
 
 
 def compare(one: Report, other: Report) -> Comparison:
-    """The reports' difference, layer by layer; InputError where the models have other depths."""
+    """The reports' difference, layer by layer; InputError for other depths or a preliminary report."""
+    one.require_complete()
+    other.require_complete()
     if len(one.layers) != len(other.layers):
         raise InputError(
             f"{one.analysis_id} has {len(one.layers)} layers and {other.analysis_id} {len(other.layers)}; only models "
@@ -136,7 +138,7 @@ def incomparable(quantity: str, one: Report, other: Report) -> str | None:
     if quantity in ("graft", "causal"):
         return _unlike_grafts(one, other)
     if quantity == "excess_drift":
-        known = [any(null.name == "numerical" for null in report.nulls) for report in (one, other)]
+        known = [any(null.name == "numerical" for null in report.noise_floors) for report in (one, other)]
         return None if known[0] == known[1] else "the numerical resolution of one of the two is not known"
     if quantity == "reference" and one.reference and other.reference:
         return None if one.reference.sha256 == other.reference.sha256 else "other reference texts"

@@ -53,14 +53,14 @@ class Rule(PolicyModel):
         description="what a null in the report's place means: a number that was not computed, or has no meaning there",
     )
 
-    unless_known: list[Annotated[str, Field(max_length=500)]] = Field(
+    skip_if_present: list[Annotated[str, Field(max_length=500)]] = Field(
         default=[],
         max_length=20,
         description="paths of single values: where the report has one of them, the rule is passed over. For rules that "
         "stand in for a better one, such as for models without a head",
     )
 
-    @field_validator("unless_known")
+    @field_validator("skip_if_present")
     @classmethod
     def _lead_to_something(cls, paths: list[str]) -> list[str]:
         for path in paths:
@@ -146,7 +146,7 @@ class Check(BaseModel):
     decision: Decision
     severity: Severity
     path: str
-    matched: int = Field(ge=0, description="numbers that were judged; 0: the rule was passed over (`unless_known`)")
+    matched: int = Field(ge=0, description="numbers that were judged; 0: the rule was passed over (`skip_if_present`)")
     observed: Scalar | None = Field(description="the number farthest from what is asked, or nearest to its limit")
     limit: str
     message: str = Field(description="the rule's")

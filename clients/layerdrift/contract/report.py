@@ -1,4 +1,4 @@
-"""The report, schema version 1: everything that is known of a pair, and nothing that was not measured.
+"""The report, schema version 2: everything that is known of a pair, and nothing that was not measured.
 
 A number without a meaning at its place is null, and `undefined` beside it says why. HTML and Markdown are drawn from
 this alone. Definitions of every number: `docs/numbers.md`.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from layerdrift.contract.request import AnalysisRequest, NullName
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.renamed import with_current_names
+from layerdrift.contract.request import AnalysisRequest, NoiseFloorName
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 ViewName = Literal["token", "cls", "mean"]
 MeasureName = Literal[
@@ -43,7 +45,7 @@ class Measured(ReportModel):
     value: float | None = Field(description="the estimate, without unit")
     low: float | None = Field(default=None, description="lower end of the 95 % interval; null: not computed")
     high: float | None = Field(default=None, description="upper end of the 95 % interval; null: not computed")
-    null: float | None = Field(
+    noise_floor: float | None = Field(
         default=None,
         description="the same number of the numerical null, which is what rounding gives, or as the number's own "
         "description says; null: not computed",
@@ -197,9 +199,9 @@ class LatentAblation(ReportModel):
 
     latents: int = Field(ge=1, description="how many were taken out")
     cost: Measured = Field(
-        description="Kullback-Leibler divergence of the answers without them from the model's own, nats for an "
-        "example; `null`: mean over draws of as many that fire about as often and as strongly, some of these among "
-        "them; null where there are not so many others"
+        description="mean Kullback-Leibler divergence per example (nats) between the outputs without these latents "
+        "and the model's own. `noise_floor`: mean over random draws of the same number of latents that fire about as "
+        "often and as strongly, these included; null: too few such latents"
     )
     draws: int = Field(default=0, ge=0, description="how many such draws were made")
     p: float | None = Field(
@@ -274,7 +276,7 @@ class LatentExample(ReportModel):
     label: str | None = Field(default=None, description="of the text; null: it has none")
 
 
-class LabelLean(ReportModel):
+class LabelAssociation(ReportModel):
     """A label that goes with a latent."""
 
     label: str
@@ -302,7 +304,7 @@ class ChangedLatent(ReportModel):
     tuned_rate: float = Field(ge=0, le=1, description="share of the tuned model's tokens that it fires on after")
     base: list[LatentExample] = Field(description="where it fired most in the base model, one token of a text at most")
     tuned: list[LatentExample] = Field(description="where it fires most in the tuned model")
-    leans: LabelLean | None = Field(
+    label_association: LabelAssociation | None = Field(
         default=None, description="the label it goes with most; null: no labels, or no more than chance gives"
     )
     probe: ProbeDirection | None = Field(default=None, description="null: no probes, or no nearer than chance gives")
@@ -347,8 +349,9 @@ class Layer(ReportModel):
     name: str
     zone: ZoneName
     drift: float = Field(description="1 - CKA of the token view; about 0 (same) to 1 (unrelated)")
-    nulls: dict[NullName, float] = Field(
-        default={}, description="1 - CKA of the token view of the pairs in `nulls`; `numerical` is the resolution"
+    noise_floors: dict[NoiseFloorName, float] = Field(
+        default={},
+        description="1 - CKA of the token view of the pairs in `noise_floors`; `numerical` is the resolution",
     )
     excess_drift: float = Field(
         ge=0, description="drift less the numerical null, 0 where not `drifted`; what the zones are fitted to"
@@ -356,14 +359,14 @@ class Layer(ReportModel):
     drifted: bool = Field(
         description="whether the layer is displaced: by more than the numerical resolution; see docs/numbers.md"
     )
-    nothing_left: float | None = Field(
+    random_weights_drift: float | None = Field(
         default=None,
         description="1 - CKA of the base model and a copy of it with random weights: the drift of a layer of which "
         "nothing is left; null: not computed",
     )
     relative_drift: Measured = Field(
         default=Measured(value=None, undefined="an older report"),
-        description="drift over `nothing_left`: 0 the same, 1 as far as random weights",
+        description="drift over `random_weights_drift`: 0 the same, 1 as far as random weights",
     )
     reproducibility: Measured | None = Field(
         default=None,
@@ -441,28 +444,28 @@ class DatasetInfo(ReportModel):
     max_length: int | None = Field(
         default=None, description="tokens of a text that were read, special ones counted; null: an older report"
     )
-    unread_share: float | None = Field(
+    truncated_share: float | None = Field(
         default=None, ge=0, le=1, description="share of the texts' tokens that lie beyond max_length and were not read"
     )
-    left_out_first: int = Field(
+    excluded_first_tokens: int = Field(
         default=0, ge=0, description="first tokens of texts, which are not compared in a causal model"
     )
-    left_out_outliers: int = Field(
+    excluded_outliers: int = Field(
         default=0,
         ge=0,
         description="other tokens that are not compared: their norm is beyond 10 medians at some layer of either model",
     )
-    left_out_share: float = Field(
+    excluded_share: float = Field(
         default=0.0, ge=0, le=1, description="both, as a share of the tokens that were read, special ones not counted"
     )
     sae_texts: int = Field(description="texts the autoencoders were trained on")
     sae_distinct_tokens: int = Field(description="distinct tokens the autoencoders were trained on")
 
 
-class Null(ReportModel):
+class NoiseFloor(ReportModel):
     """A pair of models that differ by chance alone, measured like the real one."""
 
-    name: NullName
+    name: NoiseFloorName
     description: str = Field(description="what was compared with what")
     tokens: int = Field(description="tokens it was measured on")
 
@@ -473,8 +476,8 @@ class ModelOutputs(ReportModel):
     accuracy: Measured | None = Field(default=None, description="share of right labels, 0 to 1; classifiers")
     mcc: Measured | None = Field(
         default=None,
-        description="Matthews' correlation of answers and labels, -1 to 1; 0 for a constant. `null`: what unrelated "
-        "answers reach in at most 2.5 % of cases; classifiers",
+        description="Matthews correlation of predictions and labels, -1 to 1; 0 for a constant prediction. "
+        "`noise_floor`: what unrelated predictions reach in at most 2.5 % of cases; classifiers only",
     )
     perplexity: Measured | None = Field(
         default=None, description="exp of the mean negative log-likelihood of a token, >= 1; language models"
@@ -672,7 +675,7 @@ WARNING_CODES: Final = (
     "adapter_base",
     "added_tokens",
     "answers_not_explained",
-    "answers_not_judged",
+    "answers_not_evaluated",
     "answers_worse",
     "below_resolution",
     "blank_texts",
@@ -681,14 +684,14 @@ WARNING_CODES: Final = (
     "identical_bodies",
     "identical_models",
     "labels_as_numbers",
-    "left_out_tokens",
+    "excluded_tokens",
     "length_reduced",
     "measures_disagree",
     "no_better_than_majority",
     "no_grafts",
     "no_intervals",
     "no_mask_token",
-    "null_not_computed",
+    "noise_floor_not_computed",
     "outlier_features",
     "outlier_norms",
     "repeated_texts",
@@ -733,10 +736,24 @@ class Timings(ReportModel):
     peak_memory_bytes: int = Field(description="largest resident size of the worker's process")
 
 
+class PendingStage(ReportModel):
+    """A stage that a preliminary report was written before."""
+
+    stage: str = Field(description="its name, as in the progress of the analysis")
+    fields: list[str] = Field(description="parts of the report that it adds or changes")
+    expected_seconds: float | None = Field(default=None, ge=0, description="how long it will take; null: not known")
+
+
 class Report(ReportModel):
     """Everything that is known of a pair."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
+    status: Literal["complete", "preliminary"] = Field(
+        default="complete",
+        description="`preliminary`: written while the analysis still runs; `pending` says what is missing. "
+        "Policies refuse it",
+    )
+    pending: list[PendingStage] = Field(default=[], description="what a preliminary report lacks, in the order to come")
     analysis_id: str
     name: str
     created_at: datetime
@@ -747,7 +764,7 @@ class Report(ReportModel):
     layers: list[Layer]
     cross_layer_cka: CrossLayerCka
     zones: list[Zone]
-    nulls: list[Null] = []
+    noise_floors: list[NoiseFloor] = []
     outputs: Outputs | None = Field(default=None, description="null where the tuned model has no head")
     reference: Reference | None = Field(default=None, description="null without dataset.reference")
     finetune: FineTuneRun | None = Field(default=None, description="null for a pair")
@@ -773,3 +790,19 @@ class Report(ReportModel):
     )
     warnings: list[ReportWarning]
     timings: Timings
+
+    def require_complete(self) -> None:
+        """InputError for a preliminary report: no decision may rest on it."""
+        if self.status != "complete":
+            missing = ", ".join(stage.stage for stage in self.pending)
+            raise InputError(
+                f"the report of {self.analysis_id} is preliminary ({missing} still to come); wait for the analysis"
+            )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, document: object) -> object:
+        """A report of version 1 under the names of today."""
+        if not isinstance(document, dict) or document.get("schema_version") != 1:
+            return document
+        return {**with_current_names(document), "schema_version": SCHEMA_VERSION}

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from layerdrift.contract.plain import Plain
+from layerdrift.contract.renamed import with_current_names
 
 MAX_TEXTS_SHOWN = 200
 MAX_TEXT_CHARACTERS = 10_000
@@ -16,7 +17,7 @@ MAX_INLINE_TEXTS = 2_000
 MIN_EXAMPLES = 20
 """Fewer analysed texts than this say nothing about similarity."""
 
-NullName = Literal["numerical", "reseed", "label_shuffle"]
+NoiseFloorName = Literal["numerical", "reseed", "label_shuffle"]
 Label = str | int
 TagName = Annotated[Plain, Field(min_length=1, max_length=100)]
 TagValue = Annotated[Plain, Field(max_length=500)]
@@ -229,8 +230,8 @@ class FineTune(RequestModel):
         return self
 
 
-LensName = Literal["transfer", "warm_start", "match", "crosscoder"]
-USUAL_LENSES: Final[tuple[LensName, ...]] = ("transfer", "warm_start", "match")
+ComparisonName = Literal["transfer", "warm_start", "match", "crosscoder"]
+DEFAULT_COMPARISONS: Final[tuple[ComparisonName, ...]] = ("transfer", "warm_start", "match")
 
 
 class SaeSettings(RequestModel):
@@ -260,8 +261,8 @@ class SaeSettings(RequestModel):
         le=1_000_000_000,
         description="tokens each autoencoder is trained on, repetitions counted",
     )
-    lenses: list[LensName] = Field(
-        default_factory=lambda: list(USUAL_LENSES),
+    comparisons: list[ComparisonName] = Field(
+        default_factory=lambda: list(DEFAULT_COMPARISONS),
         description="what is asked of the pair's autoencoders: transfer is always there, a warm start costs a quarter "
         "of their training, an independent match half of it, a crosscoder twice as much as all of it",
     )
@@ -281,10 +282,10 @@ class SaeSettings(RequestModel):
         "width squared bytes each, three for each layer), and a table of all their latents as Parquet",
     )
 
-    @field_validator("lenses")
+    @field_validator("comparisons")
     @classmethod
-    def _each_once(cls, lenses: list[LensName]) -> list[LensName]:
-        return sorted(set(lenses), key=get_args(LensName).index)
+    def _each_once(cls, comparisons: list[ComparisonName]) -> list[ComparisonName]:
+        return sorted(set(comparisons), key=get_args(ComparisonName).index)
 
 
 class FreezeSweep(RequestModel):
@@ -323,7 +324,7 @@ class AnalysisSettings(RequestModel):
         description="tokens of a text that are read; null: the 95th percentile of the texts' lengths, up to 512 and to "
         "what both models can read. The report says which length was used and what share of the tokens was not read",
     )
-    nulls: list[NullName] = Field(
+    noise_floors: list[NoiseFloorName] = Field(
         default=["numerical"],
         max_length=3,
         description="what drift is compared with. `numerical` (always computed): the base model in bfloat16 and other "
@@ -375,6 +376,13 @@ class AnalysisRequest(RequestModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _current_names(cls, body: object, info: ValidationInfo) -> object:
+        analysis = body.get("analysis") if isinstance(body, dict) else None
+        old = isinstance(analysis, dict) and "nulls" in analysis  # version 1 wrote all fields
+        return with_current_names(body) if old and (info.context or {}).get("stored") else body
+
+    @model_validator(mode="before")
+    @classmethod
     def _whole_characters(cls, body: object) -> object:
         """Half a surrogate pair, from a text cut inside an emoji, is no text: nothing could store or show it."""
         if any(_SURROGATE.search(text) for text in _strings(body)):
@@ -399,9 +407,9 @@ class AnalysisRequest(RequestModel):
     @model_validator(mode="after")
     def _retraining_needs_a_fine_tune(self) -> Self:
         if self.finetune is None:
-            retrained = [name for name in self.analysis.nulls if name != "numerical"]
+            retrained = [name for name in self.analysis.noise_floors if name != "numerical"]
             if retrained:
-                raise ValueError(f"analysis.nulls: {retrained[0]} retrains the model, which needs finetune")
+                raise ValueError(f"analysis.noise_floors: {retrained[0]} retrains the model, which needs finetune")
             if self.analysis.freeze_sweep is not None:
                 raise ValueError("analysis.freeze_sweep retrains the model, which needs finetune")
         elif self.analysis.freeze_sweep is not None and self.finetune.method == "head":

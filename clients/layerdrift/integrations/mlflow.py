@@ -106,6 +106,7 @@ def write_back(client: MlflowClient, version: Version, report: Report, verdict: 
 
 def measurements(report: Report) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of each metric; steps are layers, so that MLflow draws curves over depth."""
+    report.require_complete()
     for index, values in enumerate(of_layers(report)):
         for name, value in values.items():
             yield f"layerdrift.{name}", value, index

@@ -19,6 +19,7 @@ _SECTION = re.compile(f"{_BEGIN}.*?{_END}\n?", re.DOTALL)
 
 def section(report: Report, verdict: Verdict | None) -> str:
     """The section as Markdown; a later one takes its place."""
+    report.require_complete()
     base = report.models["base"]
     parts = [
         "## Layer drift",

@@ -28,6 +28,7 @@ def opened(project: str, report: Report, run_id: str | None) -> Iterator[wandb.R
 
 def log(run: wandb.Run, report: Report, verdict: Verdict | None, html: str) -> None:
     """Logs into a run that is open."""
+    report.require_complete()
     run.define_metric(_LAYER)
     run.define_metric("layerdrift/*", step_metric=_LAYER)
     for index, values in enumerate(of_layers(report)):

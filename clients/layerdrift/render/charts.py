@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from layerdrift.contract.report import Layer, MeasureName, Report
-from layerdrift.contract.request import NullName
+from layerdrift.contract.request import NoiseFloorName
 
 ZONE_COLOURS = {
     "general": "#0072B2",
@@ -28,13 +28,13 @@ MEASURE_TITLES: dict[MeasureName, str] = {
     "rsa": "RSA (mean view)",
     "knn_jaccard": "shared nearest texts (mean view)",
 }
-NULL_TITLES: dict[NullName, str] = {
+NOISE_FLOOR_TITLES: dict[NoiseFloorName, str] = {
     "numerical": "numerical resolution",
     "reseed": "two seeds against each other",
     "label_shuffle": "shuffled labels",
 }
-NOTHING_LEFT, NOTHING_LEFT_COLOUR = "random weights (nothing left)", "#000000"
-NULL_COLOURS = ["#666666", "#CC79A7", "#56B4E9"]
+RANDOM_WEIGHTS, RANDOM_WEIGHTS_COLOUR = "random weights", "#000000"
+NOISE_FLOOR_COLOURS = ["#666666", "#CC79A7", "#56B4E9"]
 GRAFT_TITLES = {"prefix": "base layers 0 to k", "block": "base block k alone"}
 GRAFT_UNITS = {
     "accuracy": "accuracy",
@@ -77,25 +77,25 @@ def drift_curve(report: Report) -> Spec:
     layers = [base.mark_line(color="#888888"), points]
     if _has_intervals(rows):
         layers.insert(0, band)
-    if report.layers[0].nulls or any(layer.nothing_left is not None for layer in report.layers):
-        layers.insert(0, _null_curves(report, scale))
+    if report.layers[0].noise_floors or any(layer.random_weights_drift is not None for layer in report.layers):
+        layers.insert(0, _reference_curves(report, scale))
     return spec_of(alt.layer(*layers).properties(width=620, height=280))
 
 
-def _null_curves(report: Report, scale: alt.Scale) -> Any:
+def _reference_curves(report: Report, scale: alt.Scale) -> Any:
     rows = [
-        {"layer": layer.index, "null": NULL_TITLES[name], "level": level}
+        {"layer": layer.index, "reference": NOISE_FLOOR_TITLES[name], "level": level}
         for layer in report.layers
-        for name, level in layer.nulls.items()
+        for name, level in layer.noise_floors.items()
     ]
     rows += [
-        {"layer": layer.index, "null": NOTHING_LEFT, "level": layer.nothing_left}
+        {"layer": layer.index, "reference": RANDOM_WEIGHTS, "level": layer.random_weights_drift}
         for layer in report.layers
-        if layer.nothing_left is not None
+        if layer.random_weights_drift is not None
     ]
-    titles = [*NULL_TITLES.values(), NOTHING_LEFT]
-    colour_of = dict(zip(titles, [*NULL_COLOURS, NOTHING_LEFT_COLOUR], strict=True))
-    names = [title for title in titles if any(row["null"] == title for row in rows)]
+    titles = [*NOISE_FLOOR_TITLES.values(), RANDOM_WEIGHTS]
+    colour_of = dict(zip(titles, [*NOISE_FLOOR_COLOURS, RANDOM_WEIGHTS_COLOUR], strict=True))
+    names = [title for title in titles if any(row["reference"] == title for row in rows)]
     colours = [colour_of[name] for name in names]
     return (
         alt.Chart(alt.Data(values=rows))
@@ -103,8 +103,8 @@ def _null_curves(report: Report, scale: alt.Scale) -> Any:
         .encode(
             x=layer_axis(report),
             y=alt.Y("level:Q", title="drift, 1 − CKA (0: the same)", scale=scale),
-            stroke=alt.Stroke("null:N", title="for comparison", scale=alt.Scale(domain=names, range=colours)),
-            tooltip=["layer:Q", "null:N", alt.Tooltip("level:Q", format=".5f")],
+            stroke=alt.Stroke("reference:N", title="for comparison", scale=alt.Scale(domain=names, range=colours)),
+            tooltip=["layer:Q", "reference:N", alt.Tooltip("level:Q", format=".5f")],
         )
     )
 
@@ -117,13 +117,13 @@ def _drift_interval(layer: Layer) -> dict[str, float | None]:
 
 
 def measures(report: Report) -> Spec:
-    """Every measure by layer and view, side by side, with intervals and the farthest null."""
+    """Every measure by layer and view, side by side, with intervals and the noise floor."""
     rows = [
         {
             "layer": layer.index,
             "view": VIEW_TITLES[view],
             "measure": MEASURE_TITLES[name],
-            **number.model_dump(include={"value", "low", "high", "null"}),
+            **number.model_dump(include={"value", "low", "high", "noise_floor"}),
         }
         for layer in report.layers
         for view, similarity in layer.similarity.items()
@@ -145,17 +145,17 @@ def measures(report: Report) -> Spec:
             "view:N",
             alt.Tooltip("value:Q", format=".4f"),
             *_interval_tips(),
-            alt.Tooltip("null:Q", format=".4f"),
+            alt.Tooltip("noise_floor:Q", format=".4f"),
         ],
     )
-    null = (
-        base.transform_filter("isValid(datum.null)")
+    noise_floor = (
+        base.transform_filter("isValid(datum.noise_floor)")
         .mark_tick(thickness=2, size=11, opacity=0.7, orient="horizontal")
-        .encode(y="null:Q")
+        .encode(y="noise_floor:Q")
     )
     layers = [band, line] if _has_intervals(rows) else [line]
-    if any(row["null"] is not None for row in rows):
-        layers.append(null)
+    if any(row["noise_floor"] is not None for row in rows):
+        layers.append(noise_floor)
     chart = (
         alt.layer(*layers, data=alt.Data(values=rows))
         .properties(width=280, height=150)

@@ -59,7 +59,9 @@ def render(report: Report) -> str:
 
 
 def _verdict(report: Report) -> Verdict | None:
-    """What the starter policy says; None where a rule of it cannot be judged on this report."""
+    """What the starter policy says; None where it cannot be evaluated on this report."""
+    if report.status != "complete":
+        return None
     try:
         return judge(policies.load(policies.starter()), report)
     except InputError:

@@ -11,6 +11,7 @@ def render(report: Report) -> str:
     """Headline, advice, warnings, the table of layers, provenance."""
     parts = [
         f"# {markdown(report.name) or 'Layer drift report'}",
+        f"**{pending}**" if (pending := words.pending(report)) else None,
         words.headline(report),
         words.outcome(report),
         *(f"**{markdown(line)}**" for line in words.cautions(report)),

@@ -12,6 +12,6 @@ SCALE = 2.0
 
 
 def drift_png(report: Report) -> bytes:
-    """The drift curve with its intervals, null band and zones."""
+    """The drift curve with its intervals, noise floor and zones."""
     image: bytes = vl_convert.vegalite_to_png(charts.drift_curve(report), scale=SCALE)
     return image

@@ -45,6 +45,31 @@ def headline(report: Report) -> str:
     )
 
 
+STAGE_PARTS = {
+    "sae": "sparse autoencoders and their features",
+    "causal": "what the change means for the outputs, and advice on freezing",
+}
+
+
+def pending(report: Report) -> str | None:
+    """What a preliminary report lacks, and about how long it takes; None for a complete one."""
+    if report.status == "complete":
+        return None
+    parts = []
+    for stage in report.pending:
+        about = f" (about {duration(stage.expected_seconds)})" if stage.expected_seconds is not None else ""
+        parts.append(STAGE_PARTS.get(stage.stage, stage.stage) + about)
+    return f"Preliminary report: the analysis is still running. Still to come: {'; '.join(parts)}."
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 40 s, 3 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _joined(zones: list[Zone]) -> list[Zone]:
     """Neighbours of one name as one: an unmoved bottom and a layer above it that hardly moved read alike."""
     joined: list[Zone] = []
@@ -108,10 +133,11 @@ def latent(found: ChangedLatent) -> str:
         f"Fires on {found.base_rate:.2%} of the tokens in the base model and on {found.tuned_rate:.2%} in the tuned one"
     )
     said += f"; cosine of its directions there {found.cosine:.2f}."
-    if found.leans is not None:
+    lean = found.label_association
+    if lean is not None:
         said += (
-            f" {found.leans.share:.0%} of its activation is on texts labelled “{found.leans.label}”, which have "
-            f"{found.leans.expected:.0%} of the tokens."
+            f" {lean.share:.0%} of its activation is on texts labelled “{lean.label}”, which hold "
+            f"{lean.expected:.0%} of the tokens."
         )
     if found.promotes:
         said += f" Read off as it is, its direction raises most the logits of {', '.join(map(repr, found.promotes))}."
@@ -137,9 +163,9 @@ def cautions(report: Report) -> list[str]:
     """What must stand beside the finding itself, on the first screen."""
     said = [warning.message for warning in report.warnings if warning.code in FIRST_SCREEN]
     data = report.dataset
-    if data.unread_share is not None and data.unread_share > UNREAD_SHOWN:
+    if data.truncated_share is not None and data.truncated_share > UNREAD_SHOWN:
         said.append(
-            f"{data.unread_share:.1%} of the texts' tokens lie beyond {data.max_length} tokens and were not read "
+            f"{data.truncated_share:.1%} of the texts' tokens lie beyond {data.max_length} tokens and were not read "
             "(analysis.max_length)."
         )
     return [line if line.endswith(".") else f"{line[0].upper()}{line[1:]}." for line in said]
@@ -190,11 +216,11 @@ def limits(report: Report) -> list[str]:
     token = [layer.similarity["token"].cka for layer in report.layers]
     if all(number.low is None for number in token):
         said.append("No interval was computed: how much of a small drift is sampling noise is not known.")
-    names = {null.name for null in report.nulls}
+    names = {null.name for null in report.noise_floors}
     if "numerical" not in names:
         said.append("The numerical resolution is not known: a small drift may be rounding.")
     if "reseed" not in names:
-        said.append("Whether another seed would change the same was not asked (analysis.nulls: reseed).")
+        said.append("Whether another seed would change the same was not asked (analysis.noise_floors: reseed).")
     if report.reference is None and report.finetune is None:
         said.append(
             "Whether the tuned model was trained on these texts is not known; what it forgot of others was not "
@@ -234,7 +260,7 @@ def _points(change: Measured) -> str:
 
 def resolution(layer: Layer) -> float | None:
     """The drift that rounding alone gives at a layer; None where it is not known."""
-    return layer.nulls.get("numerical")
+    return layer.noise_floors.get("numerical")
 
 
 def excess(count: int | None, error: float | None) -> str:

@@ -88,13 +88,20 @@ class AsyncClient:
         """Forgets an analysis that has ended, its report and its artifacts."""
         await self._send(calls.delete(analysis_id))
 
-    async def report(self, analysis_id: str) -> Report:
-        """The report of an analysis that has succeeded."""
-        return await self._send(calls.report(analysis_id))
+    async def report(self, analysis_id: str, preliminary: bool = False) -> Report:
+        """The report of an analysis.
 
-    async def rendered_report(self, analysis_id: str, format: ReportFormat) -> str:
-        """The report for people."""
-        return await self._send(calls.rendered(analysis_id, format))
+        Args:
+            preliminary: also accept what is known while the analysis still runs (`status` is then `preliminary`).
+
+        Raises:
+            ConflictError: it has not succeeded, or is still running and `preliminary` is false.
+        """
+        return await self._send(calls.report(analysis_id, preliminary))
+
+    async def rendered_report(self, analysis_id: str, format: ReportFormat, preliminary: bool = False) -> str:
+        """The report as an HTML page or as Markdown; raises like `report`."""
+        return await self._send(calls.rendered(analysis_id, format, preliminary))
 
     async def artifacts(self, analysis_id: str) -> Sequence[Artifact]:
         """The files that an analysis left."""

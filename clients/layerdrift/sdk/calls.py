@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import Artifact
 from layerdrift.contract.comparison import Comparison
-from layerdrift.contract.errors import LayerdriftError, TransportError
+from layerdrift.contract.errors import ConflictError, LayerdriftError, TransportError
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
 from layerdrift.contract.plain import STORED
@@ -167,16 +167,28 @@ def delete(analysis_id: str) -> Call[None]:
     return Call("DELETE", f"/v1/analyses/{analysis_id}", lambda _: None, repeatable=False)
 
 
-def report(analysis_id: str) -> Call[Report]:
+def report(analysis_id: str, preliminary: bool = False) -> Call[Report]:
     """The report."""
     path, accept = f"/v1/analyses/{analysis_id}/report", {"Accept": "application/json"}
-    return Call("GET", path, _into(Report), headers=accept)
+    return Call("GET", path, _finished(_into(Report), preliminary), headers=accept)
 
 
-def rendered(analysis_id: str, format: ReportFormat) -> Call[str]:
+def rendered(analysis_id: str, format: ReportFormat, preliminary: bool = False) -> Call[str]:
     """The report for people."""
     accept = {"Accept": _ACCEPT[format]}
-    return Call("GET", f"/v1/analyses/{analysis_id}/report", lambda answer: answer.text, headers=accept)
+    read = _finished(lambda answer: answer.text, preliminary)
+    return Call("GET", f"/v1/analyses/{analysis_id}/report", read, headers=accept)
+
+
+def _finished(read: Callable[[httpx.Response], _T], preliminary: bool) -> Callable[[httpx.Response], _T]:
+    """How a report is read; a preliminary one only where it was asked for."""
+
+    def checked(answer: httpx.Response) -> _T:
+        if not preliminary and answer.headers.get("Layerdrift-Report") == "preliminary":
+            raise ConflictError("the analysis is still running, and its report is preliminary")
+        return read(answer)
+
+    return checked
 
 
 def artifacts(analysis_id: str) -> Call[list[Artifact]]:

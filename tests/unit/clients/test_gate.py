@@ -15,10 +15,11 @@ from junitparser import JUnitXml
 from markdown_it import MarkdownIt
 
 from layerdrift import policies
+from layerdrift.contract.comparison import compare
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Path, PathError
 from layerdrift.contract.policy import Check, Policy, Verdict
-from layerdrift.contract.report import WARNING_CODES, Measured, Report
+from layerdrift.contract.report import WARNING_CODES, Measured, PendingStage, Report
 from layerdrift.gate import BASELINE_CHECK, judge
 from layerdrift.render import verdict as drawn
 from tests.unit.clients.test_render import report
@@ -64,7 +65,7 @@ def test_a_path_leads_to_every_number_that_it_names(path: str, expected: dict[st
         ("layers[0].drfit", "did you mean drift?"),
         ("layers[0].similarity.tokens.cka.value", "did you mean token?"),
         ("layer[0].drift", "did you mean layers?"),
-        ("layers[0].similarity.token.cka", "go on with one of high, low, null, undefined, value"),
+        ("layers[0].similarity.token.cka", "go on with one of high, low, noise_floor, undefined, value"),
         ("layers.drift", "layers is a list; choose in it with brackets: layers[*].drift"),
         ("layers", "layers is a list; choose in it with brackets, or count it with .length"),
         ("layers[zon=general].drift", "leads nowhere"),
@@ -208,8 +209,8 @@ def test_a_baseline_that_was_measured_otherwise_is_warned_of_and_none_is_an_erro
         ({"equals": 1}, "valid"),
         ({"max": 1, "minus": "models.base.uri"}, "is no number to take off"),
         ({"max": True}, "valid number"),
-        ({"max": 1, "unless_known": ["layers[*].drift"]}, "may lead to several values"),
-        ({"max": 1, "unless_known": ["outputs.kindd"]}, "did you mean kind"),
+        ({"max": 1, "skip_if_present": ["layers[*].drift"]}, "may lead to several values"),
+        ({"max": 1, "skip_if_present": ["outputs.kindd"]}, "did you mean kind"),
     ],
 )
 def test_a_rule_that_cannot_be_judged_is_refused(rule: dict[str, Any], message: str) -> None:
@@ -258,13 +259,13 @@ def ends(low: float, high: float) -> dict[str, float]:
         ("early-layers-not-scaled", "layers.1.similarity.token.relative_l2_centred", ends(0.5, 0.7), ends(0.2, 0.7)),
         ("early-features-still-fit", "layers.1.sae.transfer_excess", 0.2, 0.1),
         (
-            "better-than-the-commonest-label",
+            "better-than-majority-class",
             "outputs.tuned.mcc",
-            {"value": 0.0, "null": 0.28},
-            {"value": 0.3, "null": 0.28},
+            {"value": 0.0, "noise_floor": 0.28},
+            {"value": 0.3, "noise_floor": 0.28},
         ),
-        ("not-worse-than-the-commonest-label", "outputs.majority_change", ends(-0.1, -0.01), ends(-0.1, 0.01)),
-        ("answers-judged", "warnings", [WARNING | {"code": "answers_not_judged"}], []),
+        ("not-worse-than-majority-class", "outputs.majority_change", ends(-0.1, -0.01), ends(-0.1, 0.01)),
+        ("answers-evaluated", "warnings", [WARNING | {"code": "answers_not_evaluated"}], []),
         (
             "perplexity-kept",
             "outputs",
@@ -380,7 +381,7 @@ def sound() -> Report:
         token.relative_l2_centred = Measured(value=0.1)
     body = made.model_dump()
     right = {"value": 0.8, "low": 0.75, "high": 0.85}
-    tuned = {"accuracy": right, "mcc": {"value": 0.6, "null": 0.28}}
+    tuned = {"accuracy": right, "mcc": {"value": 0.6, "noise_floor": 0.28}}
     body["outputs"] = {
         "kind": "classifier",
         "examples": 50,
@@ -473,3 +474,11 @@ def test_every_warning_of_the_workers_can_be_asked_for() -> None:
     assert len(written) > 10
     assert written <= set(WARNING_CODES)
     assert all(f'"{code}"' in sources for code in WARNING_CODES)
+
+
+def test_a_preliminary_report_is_never_judged() -> None:
+    early = report().model_copy(update={"status": "preliminary", "pending": [PendingStage(stage="sae", fields=[])]})
+    with pytest.raises(InputError, match=r"is preliminary \(sae still to come\)"):
+        judge(policies.load(policies.starter()), early)
+    with pytest.raises(InputError, match="preliminary"):
+        compare(report(), early)

@@ -92,7 +92,7 @@ def report(
                 "name": "embeddings" if index == 0 else f"block {index}",
                 "zone": "general" if index < 2 else "specialised",
                 "drift": index / (layers - 1),
-                "nulls": {"numerical": 0.001, "reseed": 0.02},
+                "noise_floors": {"numerical": 0.001, "reseed": 0.02},
                 "excess_drift": max(0.0, index / (layers - 1) - 0.02),
                 "drifted": index > 0,
                 "task_consistency": measured(0.8),
@@ -124,7 +124,7 @@ def report(
             {"name": "general", "first": 0, "last": 1, "level": 0.1},
             {"name": "specialised", "first": 2, "last": layers - 1, "level": 0.8},
         ],
-        "nulls": [
+        "noise_floors": [
             {"name": "numerical", "description": "the base against itself", "tokens": 500},
             {"name": "reseed", "description": "another seed", "tokens": 500},
         ],
@@ -339,7 +339,7 @@ def test_changed_latents_are_shown_with_their_tokens_and_what_chance_gives() -> 
     assert "none is shown" in Page(html.render(found)).text
     lean = {"label": "neg", "share": 0.8, "expected": 0.5}
     found.latents = [
-        latent(2, "new", leans=lean, probe={"label": "neg", "cosine": 0.25}),
+        latent(2, "new", label_association=lean, probe={"label": "neg", "cosine": 0.25}),
         latent(3, "new"),
     ]
     source = html.render(found)
@@ -348,7 +348,7 @@ def test_changed_latents_are_shown_with_their_tokens_and_what_chance_gives() -> 
     text = Page(source).text
     assert "a <b>very</b>" in text
     assert "Layer 2, latent 7: new (one of 4 in this layer; training on alone gives 1)" in " ".join(text.split())
-    assert "80% of its activation is on texts labelled “neg”, which have 50% of the tokens" in text
+    assert "80% of its activation is on texts labelled “neg”, which hold 50% of the tokens" in text
     assert text.count("It does not fire on the texts looked at") == 2
     assert "none is shown" not in text
 
@@ -381,7 +381,7 @@ def test_what_the_answers_say_of_the_autoencoders_is_shown() -> None:
         value = {"value": None if undefined else 0.875, "low": 0.8, "high": 0.95, "undefined": undefined}
         layer.sae.tuned.loss_recovered = Measured.model_validate(value)
     assert found.layers[2].sae is not None
-    cost = {"value": 0.25, "low": 0.2, "high": 0.3, "null": 0.125}
+    cost = {"value": 0.25, "low": 0.2, "high": 0.3, "noise_floor": 0.125}
     found.layers[2].sae.ablation = LatentAblation.model_validate({"latents": 17, "cost": cost, "draws": 20, "p": 0.048})
     source = html.render(found)
     assert source.count("<td>0.88 (0.80 to 0.95)</td>") == 3
@@ -512,7 +512,7 @@ def test_equal_reports_give_equal_pages() -> None:
 
 
 BARE: dict[str, Any] = {
-    "nulls": [],
+    "noise_floors": [],
     "outputs": None,
     "finetune": None,
     "trajectory": None,
@@ -524,7 +524,7 @@ BARE: dict[str, Any] = {
 def test_what_was_not_computed_is_neither_drawn_nor_mentioned() -> None:
     bare = report(**BARE)
     for layer in bare.layers:
-        layer.nulls, layer.task_consistency, layer.probe, layer.graft = {}, None, None, None
+        layer.noise_floors, layer.task_consistency, layer.probe, layer.graft = {}, None, None, None
     source = html.render(bare)
     assert set(specs_of(source)) == {"drift", "measures", "cka", "weights", "sae"}
     assert Page(source).ids & set(FIGURES) == set(specs_of(source))
@@ -535,8 +535,8 @@ def test_what_was_not_computed_is_neither_drawn_nor_mentioned() -> None:
 
 def test_the_nulls_are_drawn_beside_the_drift() -> None:
     layers = specs_of(html.render(report()))["drift"]["layer"]
-    nulls = next(layer["data"]["values"] for layer in layers if "null" in layer["data"]["values"][0])
-    assert {(row["null"], row["level"]) for row in nulls} == {
+    nulls = next(layer["data"]["values"] for layer in layers if "reference" in layer["data"]["values"][0])
+    assert {(row["reference"], row["level"]) for row in nulls} == {
         ("numerical resolution", 0.001),
         ("two seeds against each other", 0.02),
     }

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from layerdrift.backends.tables import Row
+from layerdrift.contract.report import Causal, LayerGraft, Outputs, Recommendation, ReportWarning
 from layerdrift.contract.request import AnalysisRequest
 from tests.conftest import BLOCKS, tiny_tokenizer
 from tests.unit.workers.test_answers import causal_lm, classifier
 from tests.unit.workers.test_stages import SCRATCH_BYTES, request, resolved, tick
-from workers.stages.causal import Judged, judge
+from workers.stages.causal import judge
 from workers.stages.compare import compare
+from workers.stages.evaluation import evaluate_outputs
 from workers.stages.extract import extract
 from workers.stages.resolve import Checkpoint, Resolved
 
@@ -38,13 +40,26 @@ def noised(model: PreTrainedModel, scale: float) -> PreTrainedModel:
     return model
 
 
-def judged(base: Path, tuned: Path, folder: Path, given: Resolved | None = None) -> Judged:
+class Found(NamedTuple):
+    """What the stages `compare` and `causal` found of the outputs."""
+
+    outputs: Outputs | None
+    causal: Causal
+    grafts: list[LayerGraft] | None
+    recommendation: Recommendation
+    warnings: list[ReportWarning]
+
+
+def judged(base: Path, tuned: Path, folder: Path, given: Resolved | None = None) -> Found:
     given = given or resolved(base, texts=80)
     asked: AnalysisRequest = request()
     checkpoint = Checkpoint(tuned, "file:///tuned", "1" * 64)
     extracted = extract(asked, given, checkpoint, None, folder / "scratch", SCRATCH_BYTES, tick)
     compared = compare(asked, given, extracted, tick)
-    return judge(asked, given, checkpoint, compared, None, extracted, folder, tick)
+    evaluated = evaluate_outputs(given, checkpoint, compared.drift, extracted, tick)
+    found = judge(asked, given, checkpoint, compared, evaluated, None, extracted, folder, tick)
+    warnings = [*evaluated.warnings, *found.warnings]
+    return Found(evaluated.outputs, found.causal, found.grafts, found.recommendation, warnings)
 
 
 def test_two_classifiers_are_compared_answer_by_answer(tmp_path: Path) -> None:

@@ -25,25 +25,25 @@ SOUND_LM = outputs(perplexity_ratio=number(0.9, 0.85, 0.95), disagreement=number
 WRECKED_LM = outputs(perplexity_ratio=number(15.7, 14, 17), disagreement=number(0.67, 0.65, 0.69))
 SOUND = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.8, 0.77, 0.83), "mcc": {"value": 0.6, "null": 0.14}},
+    tuned={"accuracy": number(0.8, 0.77, 0.83), "mcc": {"value": 0.6, "noise_floor": 0.14}},
     accuracy_change=number(0.3, 0.2, 0.4),
     majority_accuracy=0.5,
     majority_change=number(0.3, 0.2, 0.4),
 )
 MAJORITY = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.5, 0.45, 0.55), "mcc": {"value": 0.0, "null": 0.14}},
+    tuned={"accuracy": number(0.5, 0.45, 0.55), "mcc": {"value": 0.0, "noise_floor": 0.14}},
     majority_accuracy=0.5,
 )
 BEATEN = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.8, 0.75, 0.85), "mcc": {"value": 0.3, "null": 0.14}},
+    tuned={"accuracy": number(0.8, 0.75, 0.85), "mcc": {"value": 0.3, "noise_floor": 0.14}},
     majority_accuracy=0.95,
     majority_change=number(-0.15, -0.2, -0.1),
 )
 RARE_LABELS = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.97, 0.93, 0.99), "mcc": {"value": 0.66, "null": 0.14}},
+    tuned={"accuracy": number(0.97, 0.93, 0.99), "mcc": {"value": 0.66, "noise_floor": 0.14}},
     majority_accuracy=0.95,
     majority_change=number(0.02, -0.01, 0.05),
 )

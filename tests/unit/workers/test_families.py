@@ -17,6 +17,7 @@ from workers.models.loading import load_classifier, load_config
 from workers.models.structure import blocks_of
 from workers.stages.causal import judge
 from workers.stages.compare import compare
+from workers.stages.evaluation import evaluate_outputs
 from workers.stages.extract import extract
 from workers.stages.resolve import Checkpoint
 
@@ -50,8 +51,9 @@ def test_a_pair_of_every_family_is_compared_and_grafted(family: str, tmp_path: P
     assert compared.drift[:2] == [0.0, 0.0]
     assert compared.drift[2] > 0
     assert [layer.drifted for layer in compared.layers[:3]] == [False, False, True]
-    found = judge(request(), given, checkpoint, compared, None, extracted, tmp_path, tick)
-    assert found.outputs is None
+    evaluated = evaluate_outputs(given, checkpoint, compared.drift, extracted, tick)
+    assert evaluated.outputs is None
+    found = judge(request(), given, checkpoint, compared, evaluated, None, extracted, tmp_path, tick)
     assert found.causal.graft is not None
     assert found.causal.graft.measure == "state_change"
     assert found.grafts is not None

@@ -101,7 +101,7 @@ def test_what_a_latent_leans_to_and_points_to(tmp_path: Path) -> None:
     direction, p = candidate.pointing
     assert (direction.label, direction.cosine, p) == ("no", 1.0, 0.01)
     (one,) = without_false_labels([candidate])
-    assert (one.leans, one.probe) == (None, direction)
+    assert (one.label_association, one.probe) == (None, direction)
 
 
 def test_labels_that_have_nothing_to_do_with_a_latent_are_named_of_few_and_those_that_have_of_all() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerdrift.contract.report import Measured, Null, ReportWarning
+from layerdrift.contract.report import Measured, NoiseFloor, ReportWarning
 from tests.benchmarks.measures import rounded
 from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert, tiny_tokenizer
 from tests.unit.workers.test_stages import SCRATCH_BYTES, compared, resolved, tick, tuning
@@ -59,7 +59,7 @@ def test_noise_well_above_rounding_is_called_drift(base: Path, tmp_path: Path) -
     _, found = compared(base, save_model(model, tmp_path / "noised"), tmp_path / "scratch")
     assert [layer.drifted for layer in found.layers] == [False, False, True, True]
     for layer in found.layers[2:]:
-        assert layer.excess == pytest.approx(layer.drift - layer.nulls["numerical"])
+        assert layer.excess == pytest.approx(layer.drift - layer.noise_floors["numerical"])
 
 
 def test_a_model_that_overflows_in_the_null_costs_the_null_and_says_so(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_model_that_overflows_in_the_null_costs_the_null_and_says_so(tmp_path:
 
     found = measured_null("numerical", reading, make_texts(60), states, lambda _: None)
     assert isinstance(found, ReportWarning)
-    assert found.code == "null_not_computed"
+    assert found.code == "noise_floor_not_computed"
 
 
 def test_every_number_has_its_null_beside_it(base: Path, tmp_path: Path) -> None:
@@ -83,21 +83,21 @@ def test_every_number_has_its_null_beside_it(base: Path, tmp_path: Path) -> None
     assert isinstance(null, MeasuredNull)
     for index, views in enumerate(found.similarity):
         for view, similarity in views.items():
-            assert similarity.relative_l2.null == null.similarity[view][index].relative_l2
+            assert similarity.relative_l2.noise_floor == null.similarity[view][index].relative_l2
         assert views["mean"].knn_jaccard is not None
-        assert views["mean"].knn_jaccard.null == null.geometry[index].knn_jaccard
+        assert views["mean"].knn_jaccard.noise_floor == null.geometry[index].knn_jaccard
 
 
 def test_reseeded_and_shuffled_fine_tunes_are_measured_and_changes_compared(base: Path, tmp_path: Path) -> None:
     asked = tuning(epochs=3, precision="float32")
-    analysis = asked.analysis.model_copy(update={"nulls": ["numerical", "reseed", "label_shuffle"]})
+    analysis = asked.analysis.model_copy(update={"noise_floors": ["numerical", "reseed", "label_shuffle"]})
     asked = asked.model_copy(update={"analysis": analysis})
     given = resolved(base, texts=100, train=200)
     tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
     extracted = extract(asked, given, tuned.checkpoint, tuned, tmp_path / "scratch", SCRATCH_BYTES, tick)
     found = compare(asked, given, extracted, tick)
-    assert [null.name for null in found.nulls] == ["numerical", "reseed", "label_shuffle"]
-    assert all(set(layer.nulls) == {"numerical", "reseed", "label_shuffle"} for layer in found.layers)
+    assert [null.name for null in found.noise_floors] == ["numerical", "reseed", "label_shuffle"]
+    assert all(set(layer.noise_floors) == {"numerical", "reseed", "label_shuffle"} for layer in found.layers)
     assert found.consistency is not None
     assert found.reproducibility is not None
     for consistency, shared in zip(found.consistency, found.reproducibility, strict=True):
@@ -111,7 +111,7 @@ def test_reseeded_and_shuffled_fine_tunes_are_measured_and_changes_compared(base
     assert seeds.products.shape[2:] == (3, 3)
     for layer in found.layers:
         if layer.drifted:
-            assert layer.excess == pytest.approx(max(0.0, layer.drift - layer.nulls["numerical"]))
+            assert layer.excess == pytest.approx(max(0.0, layer.drift - layer.noise_floors["numerical"]))
 
 
 def changes(tokens: int, together: float, apart: float, seed: int = 0) -> Tensor:
@@ -137,7 +137,7 @@ def test_a_layer_that_each_seed_scrambles_otherwise_is_displaced(base: Path, tmp
     site = SiteSimilarity(0.0, 0.0, 1.4, 0.04)
     numerical, reseed = (
         MeasuredNull(
-            Null(name=name, description="", tokens=1),
+            NoiseFloor(name=name, description="", tokens=1),
             {"token": [SiteSimilarity(0.0, 0.0, 1.0, cka)]},
             [],
         )
@@ -172,7 +172,7 @@ def test_the_resolution_is_one_for_checkpoints_of_both_precisions(tmp_path: Path
 def test_random_weights_are_the_end_of_the_scale(base: Path, tmp_path: Path) -> None:
     """A copy with other random weights has nothing left of the base but the tokens' identity, at every layer."""
     extracted, found = compared(base, save_model(tiny_bert(1), tmp_path / "other"), tmp_path / "scratch")
-    assert all(left is not None and left > 0.05 for left in extracted.nulls.nothing_left)
+    assert all(left is not None and left > 0.05 for left in extracted.nulls.random_weights_drift)
     for layer in found.layers:
         assert layer.relative.value == pytest.approx(1.0, abs=0.25)
     _, same = compared(base, base, tmp_path / "scratch2")

@@ -158,7 +158,7 @@ def test_an_ablation_takes_out_what_its_latents_write(tmp_path: Path) -> None:
     assert found.draws == DRAWS
     assert found.p is not None
     assert found.p >= 1 / (DRAWS + 1)
-    assert found.cost.null is not None
-    assert 0 < found.cost.null < 2 * moved([*first, *rest])
+    assert found.cost.noise_floor is not None
+    assert 0 < found.cost.noise_floor < 2 * moved([*first, *rest])
     assert found.cost.low is not None
     assert ablation(loss, dictionaries, 0, 0) is None

@@ -239,7 +239,7 @@ def test_what_rests_on_single_latents_is_withheld_where_they_are_not_identified(
 
 
 def test_a_shift_and_a_stretch_of_a_layer_are_no_lost_feature(base: Path, tmp_path: Path) -> None:
-    asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "lenses": ["transfer"]}})
+    asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "comparisons": ["transfer"]}})
     extracted = extracted_pair(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
     rows = extracted.sae_rows
     assert rows is not None
@@ -285,7 +285,7 @@ def test_changed_latents_come_with_tokens_of_the_analysed_texts(
 
 def test_a_crosscoder_tells_what_each_model_alone_has(base: Path, tmp_path: Path) -> None:
     """Beside the floor nothing of a model and itself; of a model with a noised block, from that block on at most."""
-    asked = request(analysis={"sae": {"tokens": 40_000, "width": 4, "k": 8, "lenses": ["crosscoder"]}})
+    asked = request(analysis={"sae": {"tokens": 40_000, "width": 4, "k": 8, "comparisons": ["crosscoder"]}})
     model = tiny_bert()
     add_noise(model, block=2)
     for tuned, unmoved in ((base, BLOCKS + 1), (save_model(model, tmp_path / "noised"), 2)):
@@ -309,9 +309,9 @@ def test_a_crosscoder_tells_what_each_model_alone_has(base: Path, tmp_path: Path
 
 
 def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Path) -> None:
-    asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "lenses": ["transfer", "transfer"]}})
+    asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "comparisons": ["transfer", "transfer"]}})
     assert asked.analysis.sae is not None
-    assert asked.analysis.sae.lenses == ["transfer"]
+    assert asked.analysis.sae.comparisons == ["transfer"]
     extracted = extracted_pair(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
     assert extracted.sae_rows is not None
     for layer in train_saes(asked, extracted.sae_rows, None, tick).layers:
@@ -324,7 +324,7 @@ def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Pat
 @pytest.mark.parametrize("spare", [0, 600])
 def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: int) -> None:
     """Its rows are others than the base model's, at the same tokens, and the same for the same seed."""
-    sae = {"tokens": 20_000, "width": 4, "k": 8, "lenses": ["transfer"]}
+    sae = {"tokens": 20_000, "width": 4, "k": 8, "comparisons": ["transfer"]}
     own = save_model(tiny_bert(5), tmp_path / "own")
     given = resolved(own, texts=400, spare=spare)
     asked = request(analysis={"sae": {**sae, "random_weights": True}})

@@ -150,7 +150,7 @@ def test_snapshots_lie_along_the_run_and_end_in_the_tuned_model(base: Path, tmp_
 
 def test_nulls_are_trained_like_the_model_but_for_one_thing(base: Path, tmp_path: Path) -> None:
     asked = tuning(epochs=6, precision="float32")
-    nulls = asked.analysis.model_copy(update={"nulls": ["reseed", "label_shuffle"]})
+    nulls = asked.analysis.model_copy(update={"noise_floors": ["reseed", "label_shuffle"]})
     asked = asked.model_copy(update={"analysis": nulls})
     given = with_held_out(base, train=300)
     tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
