@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from layerdrift.backends.access import key_of_tenant
-from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
+from layerdrift.contract.key import KeyList, KeyRequest, NewKey
 from service.problems import documented
 from service.security import Admin, Backends
 
@@ -24,9 +24,9 @@ def create_key(backends: Backends, key: Admin, body: KeyRequest) -> NewKey:
 
 
 @router.get("/v1/keys", responses=documented(401, 403, 422, 429, 503))
-def list_keys(backends: Backends, key: Admin) -> list[ApiKey]:
-    """The tenant's keys, oldest first; never what signs in."""
-    return [found for found in backends.keys.all() if found.tenant == key.tenant]
+def list_keys(backends: Backends, key: Admin) -> KeyList:
+    """The tenant's keys, oldest first, without their secrets."""
+    return KeyList(items=[found for found in backends.keys.all() if found.tenant == key.tenant])
 
 
 @router.delete("/v1/keys/{key_id}", status_code=204, responses=documented(401, 403, 404, 409, 422, 429, 503))

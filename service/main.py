@@ -36,10 +36,12 @@ from layerdrift.contract.request import AnalysisRequest
 from service import events, inspect, judging, key_routes, problems, routes, submit, uploads, web
 from service.connections import MAX_CONNECTIONS, BoundedProtocol
 from service.deadline import DeadlineMiddleware
+from service.head import HeadMiddleware
 from service.hot import HotMiddleware, HotReports
 from service.keys import ensure_admin
 from service.limits import BodyLimitMiddleware
 from service.observed import ObservedMiddleware
+from service.query import ONLY_KNOWN_PARAMETERS
 from service.security import Backends, Reader, Submitter
 from service.trusted_hosts import TrustedHostsMiddleware
 
@@ -74,13 +76,14 @@ def build_server(settings: Settings) -> ls.LitServer:
     _connect_in_lifespan(app, settings)
     _replace_routes(app)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=ONLY_KNOWN_PARAMETERS)
     app.state.served = [*app.router.routes, *(route for router in ROUTERS for route in router.routes)]
     app.mount(routes.STATIC, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     app.mount(web.PREFIX, web.WebFiles(directory=web.FOLDER))
     problems.install(app)
     app.user_middleware.insert(0, Middleware(HotMiddleware, reports=HotReports()))
     app.user_middleware.insert(0, Middleware(TrustedHostsMiddleware, settings=settings))
+    app.user_middleware.insert(0, Middleware(HeadMiddleware))
     app.user_middleware.insert(0, Middleware(ObservedMiddleware))
     app.user_middleware.append(Middleware(BodyLimitMiddleware))
     app.user_middleware.append(
@@ -125,6 +128,7 @@ def _replace_routes(app: FastAPI) -> None:
         inspect.PATH,
         _inspecting(inspected.endpoint),
         methods=["POST"],
+        dependencies=ONLY_KNOWN_PARAMETERS,
         response_model=None,
         tags=["analyses"],
         name="inspect_texts",
@@ -133,13 +137,14 @@ def _replace_routes(app: FastAPI) -> None:
         "norms, and the strongest latents of both autoencoders. The first request for a pair loads it.",
         responses={
             200: {"model": Inspection, "description": "The texts, in the order given"},
-            **problems.documented(401, 403, 404, 409, 422, 429, 501, 503, 504),
+            **problems.documented(400, 401, 403, 404, 409, 415, 422, 429, 501, 503, 504),
         },
     )
     app.add_api_route(
         submit.PATH,
         _submitting(posted.endpoint),
         methods=["POST"],
+        dependencies=ONLY_KNOWN_PARAMETERS,
         status_code=202,
         response_model=None,
         tags=["analyses"],
@@ -150,7 +155,7 @@ def _replace_routes(app: FastAPI) -> None:
         responses={
             202: {"model": Analysis, "description": "Accepted; `Location` is where to poll"},
             200: {"model": Analysis, "description": "The same request was made before and has not failed"},
-            **problems.documented(401, 403, 409, 413, 422, 429, 503, 504),
+            **problems.documented(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
         },
     )
 
@@ -177,6 +182,7 @@ def _submitting(posted: Callable[[submit.Submission], Awaitable[Response]]) -> C
     ) -> Response:
         submission = submit.Submission(
             tenant=key.tenant,
+            submitted_by=key.name or key.id,
             open_jobs=key.open_jobs,
             priority=key.priority,
             trace=tracing.current(),

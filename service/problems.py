@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +12,7 @@ import redis
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
@@ -19,17 +21,28 @@ from layerdrift.contract.errors import (
     FieldProblem,
     InputError,
     LayerdriftError,
+    MalformedError,
+    MediaTypeError,
     Problem,
     RateError,
     UnauthorizedError,
     UnavailableError,
     sayable,
 )
+from layerdrift.contract.explained import explain
+from layerdrift.contract.inspection import InspectionRequest
+from layerdrift.contract.key import KeyRequest
 from layerdrift.contract.plain import visible
+from layerdrift.contract.policy import Policy
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.upload import UploadRequest
 
 RETRY_AFTER_SECONDS = 5
 _UNREADABLE = "There was an error parsing the body"
 """What FastAPI says of a body whose bytes are no text."""
+
+BODIES: tuple[type[BaseModel], ...] = (AnalysisRequest, Policy, InspectionRequest, KeyRequest, UploadRequest)
+"""What the API takes."""
 
 MAX_ERRORS = 20
 """Places that one answer names; a body of a million errors gets no answer of a million lines."""
@@ -102,15 +115,22 @@ def _pointer(error: dict[str, Any]) -> str:
 
 
 def _explained(error: dict[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return f"unknown field {error['loc'][-1]!r}; see /docs for the fields there are"
-    if error["loc"][0] != "body":
-        return f"{error['loc'][0]} parameter {error['loc'][-1]}: {error['msg']}"
-    if error["type"] == "model_attributes_type":
-        return "the body must be a JSON object, sent with Content-Type: application/json"
-    if error["type"] == "json_invalid":
-        return f"the body is not JSON: {error.get('ctx', {}).get('error', 'it could not be parsed')}"
-    return str(error["msg"]).removeprefix("Value error, ")
+    place, *path = error["loc"]
+    if place != "body":
+        return f"{place} parameter {path[-1]}: {explain({**error, 'loc': path})}"
+    if not path:
+        return "the body must be a JSON object"
+    return explain({**error, "loc": path}, _model_of(path, error["type"]))
+
+
+def _model_of(path: Sequence[Any], kind: str) -> type[BaseModel] | None:
+    """The model whose fields a mistyped name is compared with: the one that has the first part of its path."""
+    if kind != "extra_forbidden":
+        return None
+    outer = str(path[0])
+    if len(path) > 1:
+        return next((model for model in BODIES if outer in model.model_fields), None)
+    return max(BODIES, key=lambda model: len(get_close_matches(outer, list(model.model_fields), n=1)))
 
 
 async def _layerdrift(_: Request, error: Exception) -> ProblemResponse:
@@ -118,11 +138,23 @@ async def _layerdrift(_: Request, error: Exception) -> ProblemResponse:
     return problem_response(error)
 
 
-async def _validation(_: Request, error: Exception) -> ProblemResponse:
+async def _validation(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    found = field_problems(error.errors())
-    detail = "; ".join(f"{problem.pointer or 'body'}: {problem.detail}" for problem in found)
-    return ProblemResponse(InputError(detail, found).problem())
+    errors = error.errors()
+    if any(one["type"] == "json_invalid" for one in errors):
+        reason = errors[0].get("ctx", {}).get("error", "it could not be parsed")
+        return problem_response(MalformedError(f"the body is not JSON: {reason}"))
+    if any(one["loc"] == ("body",) and one["type"] != "missing" for one in errors) and not _sent_json(request):
+        given = request.headers.get("content-type", "no Content-Type")
+        return problem_response(MediaTypeError(f"send JSON with Content-Type: application/json; this is {given}"))
+    found = field_problems(errors)
+    detail = "; ".join(f"{problem.pointer}: {problem.detail}".removeprefix(": ") for problem in found)
+    return problem_response(InputError(detail, found))
+
+
+def _sent_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
 
 
 async def _http(request: Request, error: Exception) -> ProblemResponse:
@@ -131,7 +163,7 @@ async def _http(request: Request, error: Exception) -> ProblemResponse:
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_methods(request))
     if error.status_code == 400 and error.detail == _UNREADABLE:
-        return ProblemResponse(InputError("the body is not JSON in UTF-8").problem())
+        return problem_response(MalformedError("the body is not JSON in UTF-8"))
     title = HTTPStatus(error.status_code).phrase
     problem = Problem(type="about:blank", title=title, status=error.status_code, detail=str(error.detail))
     return ProblemResponse(problem, headers)

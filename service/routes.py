@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from prometheus_client import generate_latest
@@ -18,7 +18,7 @@ from layerdrift.backends.cache import MEDIA_TYPES, ReportFormat
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.records import JobRecord, Wanted
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
-from layerdrift.contract.artifact import Artifact
+from layerdrift.contract.artifact import ArtifactList
 from layerdrift.contract.comparison import Comparison
 from layerdrift.contract.errors import ConflictError, LayerdriftError
 from layerdrift.contract.key import ApiKey
@@ -27,7 +27,7 @@ from layerdrift.contract.report import Report
 from service import judging
 from service.conditional import conditional
 from service.problems import documented
-from service.security import Admin, AnalysisId, Backends, Reader, Submitter
+from service.security import Admin, AnalysisId, Backends, OtherAnalysisId, Reader, Submitter
 from service.web import REPORT
 
 STATIC = "/static/docs"
@@ -91,10 +91,13 @@ def list_analyses(
 def get_analysis(
     backends: Backends, key: Reader, analysis_id: AnalysisId, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """One analysis, with the progress of each of its stages; `Retry-After` says when to look again."""
+    """One analysis with the progress of its stages. `Retry-After`: seconds until the next poll."""
     record = backends.jobs.get(analysis_id, key.tenant)
     headers = {} if record.status.final else {"Retry-After": str(POLL_SECONDS)}
-    return conditional(record.analysis().model_dump_json().encode(), "application/json", if_none_match, headers)
+    found = record.analysis()
+    if record.status is Status.QUEUED:
+        found = found.model_copy(update={"queued_before": backends.jobs.queued_before(record)})
+    return conditional(found.model_dump_json().encode(), "application/json", if_none_match, headers)
 
 
 @router.delete(
@@ -167,10 +170,10 @@ def get_report(
     tags=["analyses"],
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
-def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> list[Artifact]:
-    """The files that an analysis left, each with a link to it that is good for a while."""
+def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> ArtifactList:
+    """The files of a finished analysis, each with a link that works for a while without a key."""
     record = _succeeded(backends, key, analysis_id)
-    return backends.artifacts.listed(record.owned, backends.settings.link_seconds)
+    return ArtifactList(items=backends.artifacts.listed(record.owned, backends.settings.link_seconds))
 
 
 @router.post(
@@ -196,7 +199,7 @@ async def compare_analyses(
     backends: Backends,
     key: Reader,
     analysis_id: AnalysisId,
-    other_id: Annotated[str, Path(pattern=r"^an_[a-z2-7]{26}$", description="id of another analysis")],
+    other_id: OtherAnalysisId,
 ) -> Response:
     """The difference of two reports, layer by layer: the other's number less this one's."""
     one, other = [await run_in_threadpool(_report, backends, key, id_) for id_ in (analysis_id, other_id)]

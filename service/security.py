@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPBearer
 
 from layerdrift.backends.access import bearer, require
 from layerdrift.backends.deployment import Deployment
+from layerdrift.backends.jobs import ANALYSIS_ID
 from layerdrift.contract.key import ApiKey, Scope
 
 _SCHEME = HTTPBearer(auto_error=False, description="an API key; without any key made, none is asked for")
@@ -21,7 +22,9 @@ def _deployment(request: Request) -> Deployment:
 
 
 Backends = Annotated[Deployment, Depends(_deployment)]
-AnalysisId = Annotated[str, Path(pattern=r"^an_[a-z2-7]{26}$", description="id of an analysis")]
+REFERENCE: Final = "an id (an_…), the first characters of one, a name, or `latest`"
+
+Reference = Annotated[str, Path(max_length=200, description=REFERENCE)]
 
 
 def _allowed(scope: Scope) -> Callable[..., ApiKey]:
@@ -36,6 +39,24 @@ def _allowed(scope: Scope) -> Callable[..., ApiKey]:
     return check
 
 
+def _resolved(request: Request, backends: Backends, reference: str) -> str:
+    """The id that a reference stands for, among the analyses of whoever asks."""
+    if ANALYSIS_ID.fullmatch(reference):
+        return reference
+    key = backends.keys.find(bearer(request.headers.get("Authorization")))
+    return backends.jobs.resolve(key.tenant, reference)
+
+
+def _analysis_id(request: Request, backends: Backends, analysis_id: Reference) -> str:
+    return _resolved(request, backends, analysis_id)
+
+
+def _other_id(request: Request, backends: Backends, other_id: Reference) -> str:
+    return _resolved(request, backends, other_id)
+
+
+AnalysisId = Annotated[str, Depends(_analysis_id)]
+OtherAnalysisId = Annotated[str, Depends(_other_id)]
 Reader = Annotated[ApiKey, Depends(_allowed(Scope.READ))]
 Submitter = Annotated[ApiKey, Depends(_allowed(Scope.SUBMIT))]
 Admin = Annotated[ApiKey, Depends(_allowed(Scope.ADMIN))]

@@ -38,6 +38,7 @@ class Submission(BaseModel):
     """A request and who makes it."""
 
     tenant: str
+    submitted_by: str
     open_jobs: int
     priority: int
     trace: str | None
@@ -105,6 +106,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
     fresh = JobRecord(
         id=analysis_id(tenant, request, pins),
         tenant=tenant,
+        submitted_by=submission.submitted_by,
         priority=submission.priority,
         created_at=datetime.now(UTC),
         request=request,

@@ -28,7 +28,9 @@ from layerdrift.backends.jobs import JobStore
 from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Progress, StageName, Status
 from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
+from layerdrift.contract.policy import Decision
 from layerdrift.contract.report import Report
+from layerdrift.policies import starter_decision
 from layerdrift.render import html, markdown
 from workers.checkpoints import BucketCheckpoints
 from workers.kept import KeptFinetunes, finetune_name
@@ -119,6 +121,7 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
     """The record at its end, or as it was where another worker is to go on."""
     writer = ProgressWriter(deployment.jobs, record.id, _stages(record), lease.lost)
     drift: list[float] | None = None
+    decision: Decision | None = None
     try:
         with tracing.span("analysis", record.trace, job_id=record.id, attempt=str(record.attempts)):
             report = _run_stages(deployment, record, folder, writer)
@@ -134,13 +137,15 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
         status, error = Status.FAILED, _problem(failure)
         logger.error("%s: stage %s failed", record.id, failure.stage, exc_info=failure.__cause__)
     else:
-        status, error = Status.SUCCEEDED, None
+        status, error, decision = Status.SUCCEEDED, None, starter_decision(report)
         drift = [layer.drift for layer in report.layers]
 
     def end(found: JobRecord) -> JobRecord:
         if found.status.final or found.attempts != record.attempts or lease.lost.is_set():
             return found
-        return found.ended(status, error).model_copy(update={"progress": writer.progress(), "drift": drift})
+        return found.ended(status, error).model_copy(
+            update={"progress": writer.progress(), "drift": drift, "verdict": decision}
+        )
 
     ended = deployment.jobs.update(record.id, end)
     logger.info("%s: %s", record.id, ended.status)

@@ -1,5 +1,29 @@
-"""layerdrift: which layers of a fine-tuned transformer changed, how much, and whether it matters."""
+"""layerdrift: which layers of a fine-tuned transformer changed, how much, and whether it matters.
 
-from typing import Final
+`Client`, `AsyncClient` and the errors they raise are loaded when they are first named: the service, which imports this
+package too, does without them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from layerdrift.contract.errors import LayerdriftError
+    from layerdrift.contract.request import AnalysisRequest
+    from layerdrift.sdk import AnalysisFailed, AsyncClient, Client, Event, Retries
 
 __version__: Final = "0.1.0"
+
+_HOMES: Final = {
+    **dict.fromkeys(("AnalysisFailed", "AsyncClient", "Client", "Event", "Retries"), "layerdrift.sdk"),
+    "AnalysisRequest": "layerdrift.contract.request",
+    "LayerdriftError": "layerdrift.contract.errors",
+}
+
+__all__ = ["AnalysisFailed", "AnalysisRequest", "AsyncClient", "Client", "Event", "LayerdriftError", "Retries"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

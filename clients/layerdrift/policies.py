@@ -11,7 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from layerdrift.contract.errors import FieldProblem, InputError
-from layerdrift.contract.policy import Policy
+from layerdrift.contract.explained import explain
+from layerdrift.contract.policy import Decision, Policy, Verdict
+from layerdrift.contract.report import Report
+from layerdrift.gate import judge
 
 MAX_ERRORS = 100
 MAX_CHARACTERS = 256 << 10
@@ -21,11 +24,6 @@ _MAX_PLAIN_CHARACTERS = 2_000
 """Of a value that may be a number."""
 
 _Pointer = tuple[str | int, ...]
-
-_TYPES = {
-    "extra_forbidden": "there is no such field",
-    "missing": "this field is missing",
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def load(text: str, name: str = "policy") -> Policy:
         found = []
         for item in error.errors():
             pointer = tuple(item["loc"])
-            detail = _TYPES.get(item["type"], item["msg"].removeprefix("Value error, "))
+            detail = explain(item, Policy)
             named = f"{pointer[-1]}: " if pointer and isinstance(pointer[-1], str) else ""
             found.append((pointer, _nearest(places, pointer), f"{named}{detail}"))
         raise _error(name, found[:MAX_ERRORS]) from error
@@ -100,6 +98,22 @@ def located(text: str, name: str, error: InputError) -> PolicyError:
 def starter() -> str:
     """The starter policy, explained line by line."""
     return resources.files("layerdrift").joinpath("starter-policy.yaml").read_text(encoding="utf-8")
+
+
+def starter_verdict(report: Report) -> Verdict | None:
+    """What the starter policy says of a report; None where it cannot be evaluated on it."""
+    if report.status != "complete":
+        return None
+    try:
+        return judge(load(starter()), report)
+    except InputError:
+        return None
+
+
+def starter_decision(report: Report) -> Decision | None:
+    """Its decision, where numbers made it."""
+    verdict = starter_verdict(report)
+    return verdict.decision if verdict is not None and verdict.judged else None
 
 
 def _check_size(text: str) -> None:

@@ -209,7 +209,7 @@ async function artifacts(target, id) {
   try {
     const found = await call("GET", `/v1/analyses/${id}/artifacts`);
     target.replaceChildren(
-      h("ul", {}, found.map((one) => h("li", {}, h("a", { href: one.url, rel: "noopener" }, one.name), ` (${(one.bytes / 1e6).toFixed(2)} MB)`))),
+      h("ul", {}, found.items.map((one) => h("li", {}, h("a", { href: one.url, rel: "noopener" }, one.name), ` (${(one.bytes / 1e6).toFixed(2)} MB)`))),
     );
   } catch (error) {
     if (!(error instanceof Problem)) {

@@ -153,7 +153,7 @@ def expect_whole(client: Client, stack: Stack, analysis_id: str) -> Report:
     report = client.report(analysis_id)
     assert client.rendered_report(analysis_id, "html").endswith("</html>")
     assert client.rendered_report(analysis_id, "md").startswith("# ")
-    listed = httpx.get(f"{stack.url}/v1/analyses/{analysis_id}/artifacts", timeout=60).json()
+    listed = httpx.get(f"{stack.url}/v1/analyses/{analysis_id}/artifacts", timeout=60).json()["items"]
     for artifact in listed:
         assert int(httpx.get(artifact["url"], timeout=60).headers["Content-Length"]) == artifact["bytes"]
     return report

@@ -72,7 +72,7 @@ def build_report(
         status="preliminary" if pending else "complete",
         pending=list(pending),
         analysis_id=analysis_id,
-        name=request.name,
+        name=request.title,
         created_at=datetime.now(UTC),
         engine=_engine(),
         request=request,

@@ -7,10 +7,11 @@ the API (cancel) and a worker (progress) never overwrite each other.
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -56,6 +57,12 @@ PAGE_BYTES = 4 << 20
 """A page ends with the record that brings it beyond this: one may be megabytes long."""
 
 _AT_ONCE = 20
+
+ANALYSIS_ID: Final = re.compile(r"an_[a-z2-7]{26}")
+_PREFIX: Final = re.compile(r"an_[a-z2-7]{3,25}")
+LATEST: Final = "latest"
+MAX_NAMESAKES: Final = 5
+"""Analyses of one name that an error lists."""
 
 
 class JobStore:
@@ -149,6 +156,43 @@ class JobStore:
         if record is None:
             raise NotFoundError(f"there is no analysis {analysis_id}")
         return record
+
+    def resolve(self, tenant: str, reference: str) -> str:
+        """The id that a reference stands for: an id, the first characters of one, a name, or `latest`.
+
+        Raises:
+            NotFoundError: no analysis of this tenant fits.
+            InputError: several fit; it names them.
+        """
+        if ANALYSIS_ID.fullmatch(reference):
+            return reference
+        if reference == LATEST:
+            newest = self._ids_after(_index(tenant, None), None, 1)
+            if not newest:
+                raise NotFoundError("there is no analysis yet")
+            return newest[0][1]
+        if _PREFIX.fullmatch(reference):
+            found: Any = self._redis.zrange(_index(tenant, None), 0, -1)
+            ids = [one for one in (_bytes(member).decode() for member in found) if one.startswith(reference)]
+            fitting = [(one, "") for one in ids]
+        else:
+            records, _ = self.page(tenant, MAX_NAMESAKES, None, Wanted(title=reference))
+            fitting = [(record.id, f" of {record.created_at:%Y-%m-%d %H:%M}") for record in records]
+        if not fitting:
+            raise NotFoundError(f"no analysis has the id or the name {reference!r}; list them with GET /v1/analyses")
+        if len(fitting) > 1:
+            named = ", ".join(f"{one}{when}" for one, when in fitting[:MAX_NAMESAKES])
+            raise InputError(f"{reference!r} stands for several analyses: {named}; give one of these ids")
+        return fitting[0][0]
+
+    def queued_before(self, record: JobRecord) -> int:
+        """About how many queued jobs of all tenants come before one: those that were made earlier."""
+        tenants: Any = self._redis.smembers(keys.KNOWN_TENANTS)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for tenant in tenants:
+                index = keys.jobs_by_status(_bytes(tenant).decode(), Status.QUEUED)
+                pipe.zcount(index, "-inf", f"({_score(record)}")
+            return sum(int(found) for found in pipe.execute())
 
     def _known(self, analysis_id: str) -> JobRecord | None:
         """The record as Redis has it."""
@@ -364,7 +408,7 @@ def _queue_write(pipe: Pipeline, before: JobRecord | None, record: JobRecord) ->
     """The record, its places in the indexes and what is told of it, for one transaction."""
     pipe.set(keys.job(record.id), record.model_dump_json())
     pipe.sadd(keys.KNOWN_TENANTS, record.tenant)
-    score = int(record.created_at.timestamp() * 1_000_000)
+    score = _score(record)
     own = {_index(record.tenant, None), _index(record.tenant, record.status)}
     for index in _indexes(record.tenant):
         if index in own:
@@ -379,6 +423,11 @@ def _queue_write(pipe: Pipeline, before: JobRecord | None, record: JobRecord) ->
     if record.status.final and any(delivery.waiting for delivery in record.deliveries):
         pipe.zadd(keys.WEBHOOKS, {record.id: time.time()}, nx=True)
     events.tell(pipe, before, record)
+
+
+def _score(record: JobRecord) -> int:
+    """Its place in the indexes: when it was made, microseconds since 1970."""
+    return int(record.created_at.timestamp() * 1_000_000)
 
 
 def _bytes(value: object) -> bytes:

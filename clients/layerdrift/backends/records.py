@@ -13,6 +13,7 @@ from layerdrift.contract.analysis import Analysis, Links, Progress, ReportState,
 from layerdrift.contract.errors import Problem
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.plain import STORED
+from layerdrift.contract.policy import Decision
 from layerdrift.contract.request import AnalysisRequest, Webhook
 
 DEFAULT_PRIORITY = 5
@@ -42,6 +43,7 @@ class JobRecord(BaseModel):
 
     id: str
     tenant: str = DEFAULT_TENANT
+    submitted_by: str = Field(default="", description="name of the API key, or its id; empty: without a key")
     priority: int = Field(default=DEFAULT_PRIORITY, ge=0, le=9, description="9 before 0")
     status: Status = Status.QUEUED
     created_at: datetime
@@ -55,6 +57,7 @@ class JobRecord(BaseModel):
     cancel_requested: bool = False
     deliveries: list[Delivery] = []
     drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
+    verdict: Decision | None = Field(default=None, description="of the starter policy")
     preliminary: bool = Field(default=False, description="whether a preliminary report was written")
     trace: str | None = Field(default=None, description="traceparent of the request that made it")
 
@@ -80,7 +83,7 @@ class JobRecord(BaseModel):
         path = f"/v1/analyses/{self.id}"
         return Analysis(
             id=self.id,
-            name=self.request.name,
+            name=self.request.title,
             tags=self.request.tags,
             status=self.status,
             created_at=self.created_at,
@@ -91,6 +94,8 @@ class JobRecord(BaseModel):
             error=self.error,
             drift=self.drift,
             report=self.report,
+            verdict=self.verdict,
+            submitted_by=self.submitted_by,
             links=Links(
                 self=path,
                 events=f"{path}/events",
@@ -107,18 +112,23 @@ class JobRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which records a list shows; None: any. `name` is found anywhere in a name, upper or lower case."""
+    """Which records a list shows; None: any.
+
+    name: found anywhere in a title, upper or lower case. title: the whole of it, exactly.
+    """
 
     status: Status | None = None
     name: str | None = None
     tag: tuple[str, str] | None = None
+    title: str | None = None
 
     def admits(self, record: JobRecord) -> bool:
         """Whether a record is one of them."""
         request = record.request
         return (
             self.status in (None, record.status)
-            and (self.name is None or self.name.casefold() in request.name.casefold())
+            and (self.name is None or self.name.casefold() in request.title.casefold())
+            and self.title in (None, request.title)
             and (self.tag is None or request.tags.get(self.tag[0]) == self.tag[1])
         )
 

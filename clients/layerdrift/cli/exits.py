@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from layerdrift.contract.errors import InputError, LayerdriftError
+from layerdrift.contract.explained import explain
 from layerdrift.contract.policy import Decision
 from layerdrift.render.escaping import lines
 
@@ -59,7 +60,7 @@ def reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
             _say(InputError(str(error)), as_json)
             raise typer.Exit(Code.USAGE) from error
         except ValidationError as error:
-            said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {explain(one)}" for one in error.errors())
             _say(InputError(said), as_json)
             raise typer.Exit(Code.USAGE) from error
         except (typer.Exit, typer.Abort, typer.TyperException):

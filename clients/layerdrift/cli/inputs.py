@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from layerdrift.cli.progress import uploading
 from layerdrift.contract.errors import FieldProblem, InputError
+from layerdrift.contract.explained import explain
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.policies import parsed
 from layerdrift.sdk import Client
@@ -58,7 +59,7 @@ def as_uri(given: str, client: Client, folder: bool) -> str:
         return given
     path = Path(given).expanduser()
     if not path.exists():
-        raise InputError(f"{given} is neither here nor a URI that the service knows ({', '.join(_SCHEMES)}:)")
+        raise InputError(f"{given} is not a local path or a supported URI ({', '.join(_SCHEMES)}:)")
     if folder and path.is_file() and path.suffix != ".zip":
         raise InputError(f"{given} is a file; a checkpoint is a folder with config.json and *.safetensors, or a zip")
     if not folder and path.is_dir():
@@ -131,12 +132,11 @@ def _checked(body: dict[str, Any]) -> AnalysisRequest:
     try:
         return AnalysisRequest.model_validate(body)
     except ValidationError as error:
-        problems = [_problem(item["loc"], item["msg"]) for item in error.errors()]
+        problems = [_problem(item["loc"], explain(item, AnalysisRequest)) for item in error.errors()]
         raise InputError("; ".join(one.detail for one in problems), problems) from error
 
 
 def _problem(where: Iterable[int | str], message: str) -> FieldProblem:
     parts = [str(part) for part in where]
-    said = message.removeprefix("Value error, ")
-    detail = f"{'.'.join(parts)}: {said}" if parts else said
+    detail = f"{'.'.join(parts)}: {message}" if parts else message
     return FieldProblem(pointer="".join(f"/{part}" for part in parts), detail=detail)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdrift.contract.errors import Problem
+from layerdrift.contract.policy import Decision
 from layerdrift.contract.request import AnalysisRequest
 
 
@@ -83,7 +84,7 @@ class Analysis(BaseModel):
 
     id: str = Field(description="hash of the pinned request and the engine's version: the same question, the same id")
     object: Literal["analysis"] = "analysis"
-    name: str
+    name: str = Field(description="the request's name, else base → tuned and the data set")
     tags: dict[str, str]
     status: Status
     created_at: datetime
@@ -97,6 +98,13 @@ class Analysis(BaseModel):
     )
     report: ReportState = Field(
         default="none", description="whether `links.report` answers: `preliminary` while later stages still run"
+    )
+    verdict: Decision | None = Field(
+        default=None, description="of the starter policy, once the analysis has succeeded; null: it could not decide"
+    )
+    submitted_by: str = Field(default="", description="name or id of the API key; empty where none is asked for")
+    queued_before: int | None = Field(
+        default=None, ge=0, description="queued analyses that come first; of a single queued analysis alone"
     )
     links: Links
 

@@ -15,3 +15,9 @@ class Artifact(BaseModel):
     bytes: int = Field(ge=0)
     sha256: str
     url: str = Field(default="", description="a link to S3 that needs no key and ends after a while")
+
+
+class ArtifactList(BaseModel):
+    """The files of one analysis."""
+
+    items: list[Artifact]

@@ -1,6 +1,7 @@
 """Every error that layerdrift says to a client, as a tree, and the problem document it turns into (RFC 9457).
 
 LayerdriftError
++-- MalformedError      400  the body is not JSON
 +-- InputError          422  the request, or what it points at, is unusable; says what to change
 +-- UnauthorizedError   401  no API key, or one that is not known
 +-- ForbiddenError      403  the key may not do this
@@ -8,6 +9,7 @@ LayerdriftError
 +-- LateError           408  the body of the request did not come in time
 +-- ConflictError       409  the analysis is in a state where this cannot be done
 +-- TooLargeError       413  what was sent is larger than the service takes
++-- MediaTypeError      415  the body is not sent as JSON
 +-- RateError           429  too many requests, or too many open jobs; says when to come back
 +-- UnsupportedError    501  this installation cannot do it; says what to install
 +-- UnavailableError    503  Redis or S3 is away; try again later
@@ -93,6 +95,18 @@ class InputError(LayerdriftError):
 
     def problem(self) -> Problem:
         return super().problem().model_copy(update={"errors": self.errors})
+
+
+class MalformedError(LayerdriftError):
+    kind = "malformed"
+    title = "The body is not JSON"
+    status = 400
+
+
+class MediaTypeError(LayerdriftError):
+    kind = "media-type"
+    title = "Unsupported media type"
+    status = 415
 
 
 class UnauthorizedError(LayerdriftError):

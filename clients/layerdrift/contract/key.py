@@ -77,3 +77,9 @@ class NewKey(ApiKey):
     """A key that has just been made."""
 
     secret: str = Field(description="what signs in, as `Authorization: Bearer`; it is not told again")
+
+
+class KeyList(BaseModel):
+    """The API keys of a tenant, oldest first."""
+
+    items: list[ApiKey]

@@ -41,6 +41,17 @@ def _strings(value: object) -> Iterator[str]:
             left += one
 
 
+def _short(uri: str) -> str:
+    """The last part of a URI that says something: a folder, a file, or a registry's name and version."""
+    scheme, separator, rest = uri.partition("://")
+    path = (rest if separator else uri.removeprefix("file:")).rstrip("/")
+    if scheme == "mlflow":
+        return path
+    if scheme == "upload":
+        return f"upload {path[:10]}…"
+    return path.rsplit("/", 1)[-1] or uri
+
+
 class RequestModel(BaseModel):
     """Base of every part of a request: strict about names, immutable, no NaN."""
 
@@ -373,6 +384,16 @@ class AnalysisRequest(RequestModel):
     webhook: Webhook | None = Field(
         default=None, description="told once when the analysis has ended; makes no other analysis of the request"
     )
+
+    @property
+    def title(self) -> str:
+        """The name, else one made of what is compared: `base → tuned on reviews.csv`."""
+        if self.name:
+            return self.name
+        base, data = _short(self.base.uri), _short(self.dataset.uri or "inline texts")
+        if self.tuned is None:
+            return f"{base} fine-tuned on {data}"
+        return f"{base} → {_short(self.tuned.uri)} on {data}"
 
     @model_validator(mode="before")
     @classmethod

@@ -12,10 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from layerdrift import policies
-from layerdrift.contract.errors import InputError
-from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Layer, Report
-from layerdrift.gate import judge
 from layerdrift.render import charts, sae_charts, words
 from layerdrift.render.escaping import lines
 
@@ -47,7 +44,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             words=words,
-            verdict=_verdict(report),
+            verdict=policies.starter_verdict(report),
             picked=picked,
             zone_colours=charts.ZONE_COLOURS,
             data=_script_safe(data),
@@ -56,16 +53,6 @@ def render(report: Report) -> str:
         )
     )
     return page
-
-
-def _verdict(report: Report) -> Verdict | None:
-    """What the starter policy says; None where it cannot be evaluated on this report."""
-    if report.status != "complete":
-        return None
-    try:
-        return judge(policies.load(policies.starter()), report)
-    except InputError:
-        return None
 
 
 def _layers(report: Report) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 from httpx_sse import aconnect_sse
@@ -61,8 +61,8 @@ class AsyncClient:
         """Closes the connections."""
         await self._http.aclose()
 
-    async def submit(self, request: AnalysisRequest) -> Analysis:
-        """Submits a request; the analysis that it made now, or before."""
+    async def submit(self, request: AnalysisRequest | Mapping[str, Any]) -> Analysis:
+        """Submits a request, as a model or a dict; returns its analysis, new or from an equal earlier request."""
         return await self._send(calls.submit(request))
 
     async def get(self, analysis_id: str) -> Analysis:
@@ -129,7 +129,7 @@ class AsyncClient:
         """The other report's numbers less this one's, layer by layer."""
         return await self._send(calls.compare(analysis_id, other_id))
 
-    async def gate(self, analysis_id: str, policy: Policy) -> Verdict:
+    async def gate(self, analysis_id: str, policy: Policy | Mapping[str, Any]) -> Verdict:
         """Whether the report holds a policy; InputError where a rule cannot be judged on it."""
         return await self._send(calls.gate(analysis_id, policy))
 
@@ -157,7 +157,7 @@ class AsyncClient:
         """The tenant's API keys; needs the scope admin."""
         return await self._send(calls.keys())
 
-    async def create_key(self, request: KeyRequest) -> NewKey:
+    async def create_key(self, request: KeyRequest | Mapping[str, Any]) -> NewKey:
         """Makes an API key; its secret is told this once."""
         return await self._send(calls.create_key(request))
 

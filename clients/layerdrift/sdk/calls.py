@@ -9,17 +9,19 @@ import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from urllib.parse import quote
 
 import httpx
 from httpx_sse import ServerSentEvent
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
-from layerdrift.contract.artifact import Artifact
+from layerdrift.contract.artifact import Artifact, ArtifactList
 from layerdrift.contract.comparison import Comparison
-from layerdrift.contract.errors import ConflictError, LayerdriftError, TransportError
+from layerdrift.contract.errors import ConflictError, FieldProblem, InputError, LayerdriftError, TransportError
+from layerdrift.contract.explained import explain
 from layerdrift.contract.inspection import Inspection, InspectionRequest
-from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
+from layerdrift.contract.key import ApiKey, KeyList, KeyRequest, NewKey
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
@@ -39,8 +41,6 @@ ReportFormat = Literal["html", "md"]
 _ACCEPT: dict[ReportFormat, str] = {"html": "text/html", "md": "text/markdown"}
 _T = TypeVar("_T")
 _Model = TypeVar("_Model", bound=BaseModel)
-_ARTIFACTS = TypeAdapter(list[Artifact])
-_KEYS = TypeAdapter(list[ApiKey])
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def unreachable(url: httpx.URL, error: httpx.TransportError) -> LayerdriftError:
 
 def events_path(analysis_id: str) -> str:
     """Where an analysis's events are told."""
-    return f"/v1/analyses/{analysis_id}/events"
+    return f"{_path(analysis_id)}/events"
 
 
 def check(deadline: float | None, analysis_id: str, timeout: float | None) -> None:
@@ -138,14 +138,15 @@ def check(deadline: float | None, analysis_id: str, timeout: float | None) -> No
         raise TimeoutError(f"{analysis_id} has not ended after {timeout:g} s; it goes on")
 
 
-def submit(request: AnalysisRequest) -> Call[Analysis]:
+def submit(request: AnalysisRequest | Mapping[str, Any]) -> Call[Analysis]:
     """Sent twice it makes one analysis, so it may be repeated."""
-    return Call("POST", "/v1/analyses", _into(Analysis), body=request.model_dump(mode="json"))
+    body = _model(AnalysisRequest, request).model_dump(mode="json")
+    return Call("POST", "/v1/analyses", _into(Analysis), body=body)
 
 
 def get(analysis_id: str) -> Call[Analysis]:
     """One analysis."""
-    return Call("GET", f"/v1/analyses/{analysis_id}", _into(Analysis))
+    return Call("GET", f"{_path(analysis_id)}", _into(Analysis))
 
 
 def page(
@@ -159,17 +160,17 @@ def page(
 
 def cancel(analysis_id: str) -> Call[Analysis]:
     """Repeated, it would answer that the analysis has ended."""
-    return Call("POST", f"/v1/analyses/{analysis_id}/cancel", _into(Analysis), repeatable=False)
+    return Call("POST", f"{_path(analysis_id)}/cancel", _into(Analysis), repeatable=False)
 
 
 def delete(analysis_id: str) -> Call[None]:
     """Forgets an analysis."""
-    return Call("DELETE", f"/v1/analyses/{analysis_id}", lambda _: None, repeatable=False)
+    return Call("DELETE", f"{_path(analysis_id)}", lambda _: None, repeatable=False)
 
 
 def report(analysis_id: str, preliminary: bool = False) -> Call[Report]:
     """The report."""
-    path, accept = f"/v1/analyses/{analysis_id}/report", {"Accept": "application/json"}
+    path, accept = f"{_path(analysis_id)}/report", {"Accept": "application/json"}
     return Call("GET", path, _finished(_into(Report), preliminary), headers=accept)
 
 
@@ -177,7 +178,7 @@ def rendered(analysis_id: str, format: ReportFormat, preliminary: bool = False) 
     """The report for people."""
     accept = {"Accept": _ACCEPT[format]}
     read = _finished(lambda answer: answer.text, preliminary)
-    return Call("GET", f"/v1/analyses/{analysis_id}/report", read, headers=accept)
+    return Call("GET", f"{_path(analysis_id)}/report", read, headers=accept)
 
 
 def _finished(read: Callable[[httpx.Response], _T], preliminary: bool) -> Callable[[httpx.Response], _T]:
@@ -193,19 +194,19 @@ def _finished(read: Callable[[httpx.Response], _T], preliminary: bool) -> Callab
 
 def artifacts(analysis_id: str) -> Call[list[Artifact]]:
     """The files that it left."""
-    path = f"/v1/analyses/{analysis_id}/artifacts"
-    return Call("GET", path, lambda answer: _ARTIFACTS.validate_json(answer.content))
+    path = f"{_path(analysis_id)}/artifacts"
+    return Call("GET", path, lambda answer: _into(ArtifactList)(answer).items)
 
 
 def compare(analysis_id: str, other_id: str) -> Call[Comparison]:
     """Two reports side by side."""
-    path = f"/v1/analyses/{analysis_id}/compare/{other_id}"
+    path = f"{_path(analysis_id)}/compare/{quote(other_id, safe='')}"
     return Call("GET", path, _into(Comparison))
 
 
-def gate(analysis_id: str, policy: Policy) -> Call[Verdict]:
+def gate(analysis_id: str, policy: Policy | Mapping[str, Any]) -> Call[Verdict]:
     """The verdict."""
-    path, body = f"/v1/analyses/{analysis_id}/gate", policy.model_dump(mode="json")
+    path, body = f"{_path(analysis_id)}/gate", _model(Policy, policy).model_dump(mode="json")
     return Call("POST", path, _into(Verdict), body=body)
 
 
@@ -227,12 +228,12 @@ def put(upload_id: str) -> Call[Upload]:
 
 def keys() -> Call[list[ApiKey]]:
     """The tenant's keys."""
-    return Call("GET", "/v1/keys", lambda answer: _KEYS.validate_json(answer.content))
+    return Call("GET", "/v1/keys", lambda answer: _into(KeyList)(answer).items)
 
 
-def create_key(request: KeyRequest) -> Call[NewKey]:
+def create_key(request: KeyRequest | Mapping[str, Any]) -> Call[NewKey]:
     """Repeated, it would make another one. Limits that were not set are left to the service."""
-    body = request.model_dump(mode="json", exclude_unset=True)
+    body = _model(KeyRequest, request).model_dump(mode="json", exclude_unset=True)
     return Call("POST", "/v1/keys", _into(NewKey), body=body, repeatable=False)
 
 
@@ -244,3 +245,31 @@ def revoke_key(key_id: str) -> Call[None]:
 def _into(kind: type[_Model]) -> Callable[[httpx.Response], _Model]:
     """How an answer of a kind is read."""
     return lambda answer: kind.model_validate_json(answer.content, context=STORED)
+
+
+def _model(kind: type[_Model], given: _Model | Mapping[str, Any]) -> _Model:
+    """What was given as a model; InputError where a mapping is none, with every field that is wrong."""
+    if isinstance(given, kind):
+        return given
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        problems = [
+            FieldProblem(
+                pointer="".join(f"/{part}" for part in one["loc"]),
+                detail=f"{'.'.join(map(str, one['loc']))}: {explain(one, kind)}".removeprefix(": "),
+            )
+            for one in error.errors()
+        ]
+        raise InputError("; ".join(one.detail for one in problems), problems) from error
+
+
+def _path(reference: str) -> str:
+    """The path of an analysis.
+
+    Raises:
+        InputError: a name that no path can hold.
+    """
+    if "/" in reference or not reference:
+        raise InputError(f"{reference!r} is no reference to an analysis: give its id, the start of it, or `latest`")
+    return f"/v1/analyses/{quote(reference, safe='')}"

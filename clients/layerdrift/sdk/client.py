@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 from httpx_sse import connect_sse
@@ -71,8 +71,8 @@ class Client:
         """Closes the connections."""
         self._http.close()
 
-    def submit(self, request: AnalysisRequest) -> Analysis:
-        """Submits a request; the analysis that it made now, or before."""
+    def submit(self, request: AnalysisRequest | Mapping[str, Any]) -> Analysis:
+        """Submits a request, as a model or a dict; returns its analysis, new or from an equal earlier request."""
         return self._send(calls.submit(request))
 
     def get(self, analysis_id: str) -> Analysis:
@@ -136,7 +136,7 @@ class Client:
         """The other report's numbers less this one's, layer by layer."""
         return self._send(calls.compare(analysis_id, other_id))
 
-    def gate(self, analysis_id: str, policy: Policy) -> Verdict:
+    def gate(self, analysis_id: str, policy: Policy | Mapping[str, Any]) -> Verdict:
         """Whether the report holds a policy; InputError where a rule cannot be judged on it."""
         return self._send(calls.gate(analysis_id, policy))
 
@@ -160,7 +160,7 @@ class Client:
         """The tenant's API keys; needs the scope admin."""
         return self._send(calls.keys())
 
-    def create_key(self, request: KeyRequest) -> NewKey:
+    def create_key(self, request: KeyRequest | Mapping[str, Any]) -> NewKey:
         """Makes an API key; its secret is told this once."""
         return self._send(calls.create_key(request))
 

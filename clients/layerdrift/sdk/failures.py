@@ -12,6 +12,8 @@ from layerdrift.contract.errors import (
     ForbiddenError,
     InputError,
     LayerdriftError,
+    MalformedError,
+    MediaTypeError,
     NotFoundError,
     Problem,
     RateError,
@@ -22,11 +24,13 @@ from layerdrift.contract.errors import (
 )
 
 _BY_STATUS: dict[int, type[LayerdriftError]] = {
+    400: MalformedError,
     401: UnauthorizedError,
     403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
     413: TooLargeError,
+    415: MediaTypeError,
     422: InputError,
     501: UnsupportedError,
     503: UnavailableError,
