@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from layerdrift.cli.progress import uploading
+from layerdrift.cli.progress import uploading, waiting_for
+from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import FieldProblem, InputError
 from layerdrift.contract.explained import explain
 from layerdrift.contract.request import AnalysisRequest
@@ -50,6 +51,13 @@ def build(asked: Asked, client: Client) -> AnalysisRequest:
         if isinstance(place, dict) and isinstance(place.get("uri"), str):
             place["uri"] = as_uri(place["uri"], client, folder)
     return _checked(body)
+
+
+def submitted(asked: Asked, client: Client) -> Analysis:
+    """Submits what was asked for, and says so while the service checks it."""
+    request = build(asked, client)
+    with waiting_for("submitting: the service checks the models and the data set"):
+        return client.submit(request)
 
 
 def as_uri(given: str, client: Client, folder: bool) -> str:

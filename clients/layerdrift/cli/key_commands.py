@@ -12,14 +12,14 @@ from layerdrift.cli.options import AsJson, Url
 from layerdrift.contract.key import KeyRequest, Scope
 from layerdrift.sdk import Client
 
-keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @keys_app.command()
 @reported
 def create(
-    name: Annotated[str, typer.Option("--name", help="For people.")] = "",
-    scope: Annotated[list[Scope], typer.Option("--scope", help="May be repeated.")] = [  # noqa: B006
+    name: Annotated[str, typer.Option("--name", help="Name of the key, for people.")] = "",
+    scope: Annotated[list[Scope], typer.Option("--scope", help="What the key may do; may be repeated.")] = [  # noqa: B006
         Scope.READ,
         Scope.SUBMIT,
     ],
@@ -28,15 +28,18 @@ def create(
     ] = None,
     open_jobs: Annotated[
         int | None,
-        typer.Option("--open-jobs", min=1, help="Of the tenant, queued or running. Default: 100, or your own limit."),
+        typer.Option(
+            "--open-jobs", min=1, help="Jobs of the tenant, queued or running. Default: 100, or your own limit."
+        ),
     ] = None,
     priority: Annotated[
-        int | None, typer.Option("--priority", min=0, max=9, help="Of its jobs: 9 before 0. Default: 5, or your own.")
+        int | None,
+        typer.Option("--priority", min=0, max=9, help="Priority of its jobs, 9 first. Default: 5, or your own."),
     ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it; it is not told again."""
+    """Create an API key and print its secret, which is shown only once."""
     limits = {"requests_per_minute": requests_per_minute, "open_jobs": open_jobs, "priority": priority}
     asked = KeyRequest.model_validate(
         {"name": name, "scopes": scope} | {limit: value for limit, value in limits.items() if value is not None}
@@ -52,7 +55,7 @@ def create(
 @keys_app.command("list")
 @reported
 def list_(url: Url = None, as_json: AsJson = False) -> None:
-    """List keys, without what signs in."""
+    """List keys (secrets hidden)."""
     with Client(url) as client:
         found = client.keys()
     if as_json:
@@ -63,8 +66,10 @@ def list_(url: Url = None, as_json: AsJson = False) -> None:
 
 @keys_app.command()
 @reported
-def revoke(key: Annotated[str, typer.Argument(help="Its id: key_…")], url: Url = None, as_json: AsJson = False) -> None:
-    """Make a key useless."""
+def revoke(
+    key: Annotated[str, typer.Argument(help="Id of the key: key_…")], url: Url = None, as_json: AsJson = False
+) -> None:
+    """Revoke a key."""
     with Client(url) as client:
         client.revoke_key(key)
     if as_json:

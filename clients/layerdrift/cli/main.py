@@ -14,12 +14,12 @@ import typer
 from layerdrift import __version__
 from layerdrift.cli import exits, tables
 from layerdrift.cli.exits import reported
-from layerdrift.cli.inputs import Asked, as_uri, build
+from layerdrift.cli.inputs import Asked, as_uri, submitted
 from layerdrift.cli.key_commands import keys_app
 from layerdrift.cli.options import AnalysisArgument, AsJson, Timeout, Url
-from layerdrift.cli.outputs import drawn, whole
+from layerdrift.cli.outputs import drawn, require_folder, whole
 from layerdrift.cli.policy_commands import policy_app
-from layerdrift.cli.progress import follow
+from layerdrift.cli.progress import follow, said_on_retry, waiting
 from layerdrift.cli.publish_commands import publish_app
 from layerdrift.cli.review import gate, review
 from layerdrift.cli.submitting import (
@@ -45,8 +45,10 @@ from layerdrift.sdk import Client
 
 app = typer.Typer(
     name="layerdrift",
-    help="Which layers of a fine-tuned transformer changed, how much, and whether it may replace the one it came from.",
-    epilog="Exit codes: 0 done or passed, 1 the gate failed, 2 usage, 3 service or job error, 4 timeout.",
+    help="Is this fine-tuned model ready to replace its base? Compares two checkpoints layer by layer.",
+    epilog="Exit codes: 0 success, 1 policy failed, 2 usage error, 3 service or job error, 4 timeout. "
+    "LAYERDRIFT_URL and LAYERDRIFT_API_KEY name the service and the API key.",
+    rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,8 +71,8 @@ class Format(StrEnum):
 
 @contextmanager
 def connected(url: str | None) -> Iterator[Client]:
-    """A client for one command."""
-    with Client(url) as client:
+    """A client for one command; what it waits for is said on standard error."""
+    with Client(url, on_retry=said_on_retry) as client:
         yield client
 
 
@@ -104,7 +106,7 @@ def submit(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a pair, or a model to fine-tune; prints the analysis's id. Local files and folders are uploaded."""
+    """Submit an analysis and print its id. Local files and folders are uploaded."""
     asked = Asked(
         request,
         base,
@@ -122,7 +124,7 @@ def submit(
         set_,
     )
     with connected(url) as client:
-        analysis = client.submit(build(asked, client))
+        analysis = submitted(asked, client)
     if as_json:
         tables.dump(analysis)
     else:
@@ -132,7 +134,7 @@ def submit(
 @app.command()
 @reported
 def wait(analysis: AnalysisArgument, timeout: Timeout = None, url: Url = None, as_json: AsJson = False) -> None:
-    """Wait until an analysis has its report, quietly."""
+    """Wait until an analysis has finished, without progress."""
     with connected(url) as client:
         report = client.wait(analysis, timeout)
     if as_json:
@@ -144,21 +146,21 @@ def wait(analysis: AnalysisArgument, timeout: Timeout = None, url: Url = None, a
 @app.command()
 @reported
 def watch(analysis: AnalysisArgument, timeout: Timeout = None, url: Url = None, as_json: AsJson = False) -> None:
-    """Follow an analysis to its end, stage by stage; with --json a line for each event as it comes."""
+    """Show the progress of an analysis until it ends. With --json, one line for each event."""
     with connected(url) as client:
         if as_json:
             for event in client.events(analysis, timeout=timeout):
                 tables.line({"id": event.id, "event": event.name, "data": event.data})
             client.wait(analysis, timeout=0)
             return
-        follow(client, analysis, timeout)
-        tables.say(words.headline(client.report(analysis)))
+        last = follow(client, analysis, timeout)
+        tables.say(words.headline(client.report(last.id)))
 
 
 @app.command()
 @reported
 def status(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False) -> None:
-    """How far an analysis has come."""
+    """Show the status of an analysis."""
     with connected(url) as client:
         found = client.get(analysis)
     if as_json:
@@ -167,19 +169,25 @@ def status(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False)
     tables.say(tables.analysis(found))
     if found.error is not None:
         tables.say(f"{found.error.title}: {found.error.detail}")
+    if found.queued_before is not None:
+        tables.say(waiting(found))
 
 
 @app.command("list")
 @reported
 def list_(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, newest first.")] = 20,
-    status: Annotated[Status | None, typer.Option("--status", help="Only those that stand so.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Only those with this in their name.")] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only those with this tag: key=value.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=1000, help="Number of analyses, newest first.")
+    ] = 20,
+    status: Annotated[Status | None, typer.Option("--status", help="Filter by status.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Filter by part of the name.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Filter by tag: key=value.")] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """List analyses."""
+    if tag is not None and not all(tag.partition("=")):
+        raise InputError(f"--tag {tag}: write key=value")
     found: list[Analysis] = []
     with connected(url) as client:
         cursor = None
@@ -200,28 +208,35 @@ def list_(
 def report(
     analysis: AnalysisArgument,
     format: Annotated[
-        Format | None, typer.Option("--format", "-f", help="A table for people where nothing is said.")
+        Format | None,
+        typer.Option("--format", "-f", help="Output format.", show_default="a table, or the suffix of --output"),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it there.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report to this file.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
+    preliminary: Annotated[
+        bool, typer.Option("--preliminary", help="Accept the report of an analysis that is still running.")
+    ] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """The report of an analysis."""
+    """Print or save the report of an analysis."""
     if open_ and (as_json or format not in (None, Format.HTML)):
-        raise InputError("--open shows the HTML page; leave --json and --format out")
+        raise InputError("--open shows the HTML page: omit --json and --format")
     chosen = Format.JSON if as_json else Format.HTML if open_ else format
     if format is None and not as_json and output is not None:
         chosen = _format_of(output)
     if chosen is Format.PNG and output is None:
-        raise InputError("a PNG goes into a file: give --output")
+        raise InputError("a PNG needs a file: give --output")
+    if output is not None:
+        require_folder(output)
     with connected(url) as client:
         if chosen is None:
-            found = client.report(analysis)
-            tables.say(words.headline(found), tables.layers(found), *filter(None, [words.outcome(found)]))
+            found = client.report(analysis, preliminary)
+            about = filter(None, [words.pending(found), words.headline(found)])
+            tables.say(*about, tables.layers(found), *filter(None, [words.outcome(found)]))
             tables.say(words.advice(found), *(f"{one.code}: {one.message}" for one in found.warnings))
             return
-        body = _body(client, analysis, chosen)
+        body = _body(client, analysis, chosen, preliminary)
     if output is None and open_:
         output = Path(f"{analysis}.html")
     if output is None:
@@ -229,33 +244,33 @@ def report(
         return
     whole(output, body)
     if open_ and not webbrowser.open(output.absolute().as_uri()):
-        raise InputError(f"no browser was found; the page is in {output}")
+        raise InputError(f"found no browser; the page is in {output}")
 
 
 def _format_of(path: Path) -> Format:
     try:
         return Format(path.suffix.removeprefix(".").lower())
     except ValueError as error:
-        raise InputError(f"{path}: say with --format whether it is to be json, html, md or png") from error
+        raise InputError(f"{path}: unknown suffix; choose json, html, md or png with --format") from error
 
 
-def _body(client: Client, analysis: str, format: Format) -> bytes:
+def _body(client: Client, analysis: str, format: Format, preliminary: bool) -> bytes:
     if format is Format.JSON:
-        return client.report(analysis).model_dump_json(indent=1).encode()
+        return client.report(analysis, preliminary).model_dump_json(indent=1).encode()
     if format is Format.PNG:
-        return drawn(client.report(analysis))
-    return client.rendered_report(analysis, "html" if format is Format.HTML else "md").encode()
+        return drawn(client.report(analysis, preliminary))
+    return client.rendered_report(analysis, "html" if format is Format.HTML else "md", preliminary).encode()
 
 
 @app.command()
 @reported
 def compare(
     analysis: AnalysisArgument,
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="Id of the analysis it is compared with.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The analysis it is compared with.")],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Two reports side by side: the other's numbers less the first one's."""
+    """Compare two reports (second minus first)."""
     with connected(url) as client:
         found = client.compare(analysis, other)
     if as_json:
@@ -267,7 +282,7 @@ def compare(
 @app.command()
 @reported
 def cancel(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False) -> None:
-    """Ask an analysis to stop."""
+    """Cancel an analysis."""
     with connected(url) as client:
         found = client.cancel(analysis)
     if as_json:
@@ -279,7 +294,7 @@ def cancel(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False)
 @app.command()
 @reported
 def delete(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False) -> None:
-    """Forget an analysis that has ended: its report, artifacts and checkpoint."""
+    """Delete a finished analysis with its report, artifacts and checkpoint."""
     with connected(url) as client:
         client.delete(analysis)
     if as_json:
@@ -289,11 +304,11 @@ def delete(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False)
 @app.command()
 @reported
 def upload(
-    path: Annotated[Path, typer.Argument(help="A data set file, or a checkpoint's folder.")],
+    path: Annotated[Path, typer.Argument(help="A data set file or the folder of a checkpoint.")],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a file or a folder; prints the URI to name it by. What the service has is not sent again."""
+    """Upload a file or a folder and print its URI. Files the service already has are not sent again."""
     with connected(url) as client:
         uri = as_uri(str(path), client, folder=path.is_dir())
     if as_json:
@@ -306,14 +321,16 @@ def upload(
 @reported
 def inspect(
     analysis: AnalysisArgument,
-    texts: Annotated[list[str], typer.Argument(help="Texts to send through both models; - reads lines from stdin.")],
+    texts: Annotated[
+        list[str], typer.Argument(help="Texts to run through both models; - reads one per line from standard input.")
+    ],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Other texts through the pair of a finished analysis: the drift of each token at each layer."""
+    """Run other texts through both models of a finished analysis: drift by token and layer."""
     given = typer.get_text_stream("stdin").read().splitlines() if texts == ["-"] else texts
     with connected(url) as client:
-        found = client.inspect(analysis, *(text for text in given if text.strip()))
+        found = client.inspect(client.get(analysis).id, *(text for text in given if text.strip()))
     if as_json:
         tables.dump(found)
     else:

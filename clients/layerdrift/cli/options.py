@@ -7,25 +7,40 @@ from typing import Annotated
 
 import typer
 
+from layerdrift.sdk.calls import DEFAULT_URL
+
 Url = Annotated[
     str | None,
-    typer.Option("--url", envvar="LAYERDRIFT_URL", help="Of the service; http://127.0.0.1:8000 where nothing is said."),
+    typer.Option(
+        "--url",
+        envvar="LAYERDRIFT_URL",
+        show_default=DEFAULT_URL,
+        help="URL of the service. Its API key is read from LAYERDRIFT_API_KEY.",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")]
-AnalysisArgument = Annotated[str, typer.Argument(metavar="ANALYSIS", help="Id of an analysis: an_…")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+AnalysisArgument = Annotated[
+    str,
+    typer.Argument(metavar="ANALYSIS", help="An analysis: its id, the first characters of it, its name, or `latest`."),
+]
 Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", min=0, help="Seconds until it is given up (exit 4); the analysis goes on."),
+    typer.Option(
+        "--timeout",
+        min=0,
+        show_default="none",
+        help="Stop waiting after this many seconds (exit code 4). The analysis keeps running.",
+    ),
 ]
 PolicyFile = Annotated[
     Path | None,
-    typer.Option(
-        "--policy", "-p", help="Policy file, YAML or JSON; `starter` where none is given.", show_default=False
-    ),
+    typer.Option("--policy", "-p", help="Policy file, YAML or JSON.", show_default="the starter policy"),
 ]
 Baseline = Annotated[
     str | None,
-    typer.Option("--baseline", help="Id of an earlier analysis for rules with of_baseline; before the policy's own."),
+    typer.Option(
+        "--baseline", help="Earlier analysis for rules with `of_baseline`; overrides the `baseline` of the policy."
+    ),
 ]
 JunitOut = Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML.")]
-MarkdownOut = Annotated[Path | None, typer.Option("--markdown", help="Write verdict and report as Markdown.")]
+MarkdownOut = Annotated[Path | None, typer.Option("--markdown", help="Write the verdict and the report as Markdown.")]

@@ -26,10 +26,21 @@ class Targets:
     def check(self) -> None:
         """OSError before any work where a folder is not there; UnsupportedError where the PNG cannot be drawn."""
         for path in (self.junit, self.markdown, self.html, self.report, self.png, self.verdict):
-            if path is not None and not path.absolute().parent.is_dir():
-                raise FileNotFoundError(f"the folder of {path} does not exist")
+            if path is not None:
+                require_folder(path)
         if self.png is not None:
             _picture()
+
+    def written(self) -> list[Path]:
+        """The files that are asked for."""
+        all_of_them = (self.junit, self.markdown, self.html, self.report, self.png, self.verdict)
+        return [path for path in all_of_them if path is not None]
+
+
+def require_folder(path: Path) -> None:
+    """FileNotFoundError where the folder that a file is to be written to does not exist."""
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} does not exist; create the folder first")
 
 
 def write(targets: Targets, report: Report, found: Verdict, html: str | None) -> None:

@@ -14,7 +14,7 @@ from layerdrift.cli.exits import reported
 from layerdrift.cli.options import AsJson
 from layerdrift.contract.policy import Policy
 
-policy_app = typer.Typer(help="Write and check policies.", no_args_is_help=True)
+policy_app = typer.Typer(help="Write and check policies.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @policy_app.command()
@@ -23,20 +23,20 @@ def check(
     file: Annotated[Path, typer.Argument(help="A policy, YAML or JSON.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a policy file; every mistake is named with its line. Needs no service."""
+    """Check a policy file without a service. Each error comes with its line."""
     policy = policies.load(file.read_text(encoding="utf-8"), str(file))
     if as_json:
         tables.dump(policy)
     else:
         rules = f"{len(policy.rules)} rule{'s' if len(policy.rules) != 1 else ''}"
-        needs = "; rules compare with a baseline" if policy.needs_baseline else ""
-        tables.put(f"{file}: {rules}, all in order{needs}")
+        needs = "; needs a baseline" if policy.needs_baseline else ""
+        tables.put(f"{file}: {rules}, no errors{needs}")
 
 
 @policy_app.command()
 @reported
 def starter() -> None:
-    """Print the starter policy, explained line by line."""
+    """Print the starter policy, with comments."""
     tables.put(policies.starter())
 
 

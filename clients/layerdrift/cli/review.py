@@ -10,10 +10,10 @@ import typer
 from layerdrift import policies
 from layerdrift.cli import exits, tables
 from layerdrift.cli.exits import reported
-from layerdrift.cli.inputs import Asked, build
+from layerdrift.cli.inputs import Asked, submitted
 from layerdrift.cli.options import AsJson, Baseline, JunitOut, MarkdownOut, PolicyFile, Timeout, Url
 from layerdrift.cli.outputs import Targets, write
-from layerdrift.cli.progress import console, follow
+from layerdrift.cli.progress import console, follow, said_on_retry
 from layerdrift.cli.submitting import (
     Base,
     Dataset,
@@ -40,7 +40,9 @@ from layerdrift.sdk import Client
 
 HtmlOut = Annotated[Path | None, typer.Option("--html", help="Write the report as an HTML page.")]
 ReportOut = Annotated[Path | None, typer.Option("--report", help="Write the report as JSON.")]
-PngOut = Annotated[Path | None, typer.Option("--png", help="Write the drift curve as PNG; needs layerdrift[render].")]
+PngOut = Annotated[
+    Path | None, typer.Option("--png", help="Write the drift curve as PNG. Requires layerdrift[render].")
+]
 VerdictOut = Annotated[Path | None, typer.Option("--verdict", help="Write the verdict as JSON.")]
 
 
@@ -55,7 +57,7 @@ class Asking:
             Policy.model_validate(policy.model_dump() | {"baseline": baseline}) if baseline is not None else policy
         )
         if self.policy.needs_baseline and self.policy.baseline is None:
-            raise InputError(f"{self._name} compares with a baseline: give its analysis with --baseline an_…")
+            raise InputError(f"{self._name} has rules with a baseline: give an analysis with --baseline")
 
     def of(self, client: Client, analysis_id: str) -> Verdict:
         """The service's verdict."""
@@ -67,7 +69,7 @@ class Asking:
     def judge(self, report: Report) -> Verdict:
         """The verdict on a report that lies here."""
         if self.policy.needs_baseline:
-            raise InputError("a report in a file cannot be compared with a baseline: name the analysis by its id")
+            raise InputError("rules with a baseline need the service: give the analysis instead of a file")
         try:
             return judge(self.policy, report)
         except InputError as error:
@@ -106,7 +108,7 @@ def review(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit, follow, judge: exit code 0 where the policy holds, 1 where it does not."""
+    """Submit an analysis, wait for it, and evaluate a policy: exit code 0 if it passes, 1 if it fails."""
     asking = Asking(policy, baseline)
     targets = Targets(junit, markdown, html, report, png, verdict)
     targets.check()
@@ -126,16 +128,22 @@ def review(
         no_sae,
         set_,
     )
-    with Client(url) as client:
-        analysis = client.submit(build(asked, client))
-        console.print(f"{analysis.id} {analysis.status}", highlight=False)
+    with Client(url, on_retry=said_on_retry) as client:
+        analysis = submitted(asked, client)
+        console.print(f"{analysis.id} {analysis.status}: {analysis.name}", highlight=False, markup=False)
+        console.print(f"follow it at {client.url}/#/a/{analysis.id}", highlight=False, soft_wrap=True)
         follow(client, analysis.id, timeout)
         _finish(client, analysis.id, asking, targets, as_json)
 
 
 @reported
 def gate(
-    analysis: Annotated[str, typer.Argument(metavar="ANALYSIS", help="Id of an analysis, or a report's JSON file.")],
+    analysis: Annotated[
+        str,
+        typer.Argument(
+            metavar="ANALYSIS", help="An analysis (id, start of an id, name or `latest`), or a report's JSON file."
+        ),
+    ],
     policy: PolicyFile = None,
     baseline: Baseline = None,
     junit: JunitOut = None,
@@ -144,7 +152,7 @@ def gate(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a finished analysis, or a report's JSON file without any service."""
+    """Evaluate a policy on a finished analysis, or on a report's JSON file without a service."""
     asking = Asking(policy, baseline)
     targets = Targets(junit=junit, markdown=markdown, verdict=verdict)
     targets.check()
@@ -153,10 +161,12 @@ def gate(
         try:
             found = Report.model_validate_json(path.read_bytes(), context=STORED)
         except ValueError as error:
-            raise InputError(f"{path} is no report of layerdrift: {error}") from error
+            raise InputError(f"{path} is not a layerdrift report: {error}") from error
         _conclude(found, asking.judge(found), targets, None, as_json)
-    with Client(url) as client:
-        _finish(client, analysis, asking, targets, as_json)
+    if path.suffix == ".json":
+        raise InputError(f"{path} does not exist")
+    with Client(url, on_retry=said_on_retry) as client:
+        _finish(client, client.get(analysis).id, asking, targets, as_json)
 
 
 def _finish(client: Client, analysis_id: str, asking: Asking, targets: Targets, as_json: bool) -> None:
@@ -172,4 +182,6 @@ def _conclude(report: Report, found: Verdict, targets: Targets, html: str | None
         tables.dump(found)
     else:
         tables.say(words.headline(report), tables.verdict(found))
+    for path in targets.written():
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(exits.of(found.decision))

@@ -1,4 +1,4 @@
-"""Options that say what is analysed, shared by `submit` and `review`."""
+"""Options that say what is analysed, shared by `submit`, `review` and `estimate`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ from typing import Annotated
 
 import typer
 
-Base = Annotated[str | None, typer.Option("--base", help="The checkpoint before: a URI, or a local folder.")]
-Tuned = Annotated[str | None, typer.Option("--tuned", help="The checkpoint after: a URI, or a local folder.")]
-Dataset = Annotated[str | None, typer.Option("--dataset", help="Texts to compare on: a URI, or a local file.")]
+Base = Annotated[str | None, typer.Option("--base", help="Base model: a URI or a local folder.")]
+Tuned = Annotated[
+    str | None, typer.Option("--tuned", help="Fine-tuned model or PEFT adapter: a URI or a local folder.")
+]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="Texts to compare on: a URI or a local file.")]
 Finetune = Annotated[
-    bool, typer.Option("--finetune", help="Make the checkpoint after from --base; details with --set finetune.…=…")
+    bool,
+    typer.Option(
+        "--finetune", help="Fine-tune --base on --dataset instead of giving --tuned; settings: --set finetune.epochs=3."
+    ),
 ]
 RequestFile = Annotated[
-    Path | None, typer.Option("--request", "-r", help="A whole request as YAML or JSON; other options go before it.")
+    Path | None, typer.Option("--request", "-r", help="Request as YAML or JSON. Other options override it.")
 ]
-TextColumn = Annotated[str | None, typer.Option("--text-column", help="Column of the texts; else `text`.")]
+TextColumn = Annotated[str | None, typer.Option("--text-column", show_default="text", help="Column with the texts.")]
 TextPairColumn = Annotated[
-    str | None, typer.Option("--text-pair-column", help="Column of the second texts, for models that read pairs.")
+    str | None, typer.Option("--text-pair-column", help="Column with the second texts, for models that read pairs.")
 ]
 LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="Column of the labels; else `label`, where there is one.")
+    str | None, typer.Option("--label-column", show_default="label, if it exists", help="Column with the labels.")
 ]
-MaxExamples = Annotated[int | None, typer.Option("--max-examples", help="Texts that are analysed.")]
-Name = Annotated[str | None, typer.Option("--name", help="For people; shown in lists and in the report.")]
-Tag = Annotated[list[str], typer.Option("--tag", help="key=value, for people and filters; may be repeated.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of every random choice.")]
-NoSae = Annotated[bool, typer.Option("--no-sae", help="Without sparse autoencoders: much faster.")]
+MaxExamples = Annotated[int | None, typer.Option("--max-examples", show_default="2000", help="Texts to analyse.")]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", show_default="base → tuned on data set", help="Name shown in lists and in the report."),
+]
+Tag = Annotated[list[str], typer.Option("--tag", help="Tag as key=value; may be repeated.", show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", show_default="0", help="Random seed.")]
+NoSae = Annotated[bool, typer.Option("--no-sae", help="Skip the sparse autoencoders, which take most of the time.")]
 Set = Annotated[
-    list[str], typer.Option("--set", help="Any field of the request: analysis.max_tokens=20000; may be repeated.")
+    list[str],
+    typer.Option(
+        "--set", help="Any field of the request: --set analysis.max_tokens=20000; may be repeated.", show_default=False
+    ),
 ]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from layerdrift.contract.analysis import Analysis
+from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.comparison import Comparison, Difference
 from layerdrift.contract.inspection import Inspection
 from layerdrift.contract.key import ApiKey
@@ -69,22 +69,34 @@ def _somebody_reads() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def analyses(found: list[Analysis]) -> Table:
-    """A line for each."""
-    table = _table("analysis", "status", "stage", "name", "created")
+def analyses(found: list[Analysis]) -> Table | str:
+    """A line for each; a sentence where there is none."""
+    if not found:
+        return "No analyses. Submit one with: layerdrift submit --base … --tuned … --dataset …"
+    table = _table("analysis", "name", "status", "policy", "took", "created")
     for one in found:
-        stage = (
-            f"{one.progress.stage} {one.progress.fraction:.0%}" if one.progress.stage and not one.status.final else ""
+        status = one.status.value
+        if one.status is Status.RUNNING and one.progress.stage:
+            status += f": {one.progress.stage} {one.progress.fraction:.0%}"
+        took = (
+            words.duration((one.finished_at - one.started_at).total_seconds())
+            if one.finished_at and one.started_at
+            else ""
         )
-        table.add_row(one.id, one.status.value, stage, terminal(one.name), f"{one.created_at:%Y-%m-%d %H:%M}")
+        decision = one.verdict or ""
+        table.add_row(one.id, terminal(one.name), status, decision, took, f"{one.created_at:%Y-%m-%d %H:%M} UTC")
     return table
 
 
 def analysis(one: Analysis) -> Table:
     """Its stages."""
-    table = _table("stage", "status", "done", "what", title=terminal(f"{one.id} {one.status}  {one.name}"))
+    table = _table("stage", "status", "done", "took", "detail", title=terminal(f"{one.id} {one.status}  {one.name}"))
     for stage in one.progress.stages:
-        table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", terminal(stage.detail))
+        took = ""
+        if stage.started_at and stage.finished_at:
+            took = words.duration((stage.finished_at - stage.started_at).total_seconds())
+        detail = terminal(stage.detail) if stage.status == "running" else ""
+        table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", took, detail)
     return table
 
 
@@ -174,8 +186,10 @@ def inspection(found: Inspection) -> list[Table]:
     return tables
 
 
-def keys(found: Sequence[ApiKey]) -> Table:
-    """A line for each."""
+def keys(found: Sequence[ApiKey]) -> Table | str:
+    """A line for each; a sentence where there is none."""
+    if not found:
+        return "No API keys: the service asks for none. Create one with: layerdrift keys create"
     table = _table("key", "name", "scopes", "requests a minute", "open jobs", "priority", "created")
     for key in found:
         numbers = (str(key.requests_per_minute), str(key.open_jobs), str(key.priority))

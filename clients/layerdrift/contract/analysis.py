@@ -62,6 +62,9 @@ class Progress(BaseModel):
     stage: StageName | None = Field(default=None, description="the stage that runs, or ran last")
     fraction: float = Field(default=0.0, ge=0, le=1, description="share of the stages that is done; not of the time")
     stages: list[Stage] = Field(default_factory=list)
+    seconds_left: float | None = Field(
+        default=None, ge=0, description="estimated seconds until the analysis has finished; null: not known"
+    )
 
 
 class Links(BaseModel):

@@ -127,6 +127,12 @@ def unreachable(url: httpx.URL, error: httpx.TransportError) -> LayerdriftError:
     return TransportError(f"{url} could not be reached: {error}")
 
 
+def retrying(url: str, pause: float, answer: httpx.Response | None) -> str:
+    """Why a call is tried again, and when."""
+    reason = "does not answer" if answer is None else f"answers {answer.status_code}"
+    return f"{url} {reason}; trying again in {pause:.0f} s" if pause >= 1 else f"{url} {reason}; trying again"
+
+
 def events_path(analysis_id: str) -> str:
     """Where an analysis's events are told."""
     return f"{_path(analysis_id)}/events"

@@ -39,6 +39,7 @@ class Client:
         timeout: seconds until an answer must have come.
         api_key: None: LAYERDRIFT_API_KEY, where that is set.
         retries: what is done where the service is away or asks to wait.
+        on_retry: called with the reason before a call is tried again.
 
     Every call raises TransportError where the service cannot be reached, and the error of `contract.errors` that fits
     the service's answer.
@@ -50,9 +51,11 @@ class Client:
         timeout: float = 70.0,
         api_key: str | None = None,
         retries: Retries | None = None,
+        on_retry: Callable[[str], None] | None = None,
     ) -> None:
         self._http = httpx.Client(**calls.connection(url, api_key, timeout))
         self._retries = retries or Retries()
+        self._on_retry = on_retry or (lambda _: None)
 
     def __enter__(self) -> Self:
         return self
@@ -249,6 +252,7 @@ class Client:
                 error = calls.unreachable(self._http.base_url, raised)
             pause = self._retries.pause(made, call, answer)
             if pause is not None:
+                self._on_retry(calls.retrying(self.url, pause, answer))
                 time.sleep(pause)
             elif answer is not None:
                 return call.result(answer)
