@@ -39,22 +39,30 @@ from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.stages.causal import judge, preliminary
 from workers.stages.compare import compare
 from workers.stages.evaluation import evaluate_outputs
-from workers.stages.extract import Extracted, SaeRows, extract
+from workers.stages.extract import Extracted, extract
 from workers.stages.finetune import Tuned, finetune
 from workers.stages.keeping import Keeping
 from workers.stages.latent_table import write_latents
 from workers.stages.report import Findings, Kept, build_report
 from workers.stages.resolve import Resolved, resolve
+from workers.stages.rows import SaeRows, sae_rows
 from workers.stages.sae import Trained, train_saes
 from workers.stages.sae_files import named, save_sae
 from workers.stages.tick import SharedTicks, Tick
 from workers.stages.token_latents import with_latents
+from workers.stages.trajectory import trajectory_of
 
 _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is away: no fault of the job's."""
 
 COMPARE_COST, OUTPUTS_COST = 3.0, 1.0
 """Shares of the progress of the stage `compare`."""
+
+ROWS_COST, SAE_COST = 1.0, 3.0
+"""Of the stage `sae`: running the models for rows, and training on them."""
+
+TRAJECTORY_COST, CAUSAL_COST = 1.0, 4.0
+"""Of the stage `causal`."""
 
 logger = logging.getLogger(__name__)
 
@@ -205,27 +213,32 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         asking = ticks.next("outputs of the models")
         evaluated = evaluate_outputs(resolved, checkpoint, compared.drift, extracted, asking)
         advice = preliminary(request, compared, evaluated)
-        known = Findings(resolved, tuned, extracted, compared, evaluated, None, None, advice)
+        known = Findings(resolved, tuned, extracted, compared, evaluated, None, None, None, advice)
         so_far = build_report(record.id, request, known, writer.seconds, writer.pending())
         _publish_preliminary(deployment, record, so_far)
     keeping = Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds)
-    trained, kept = None, None
-    rows = extracted.sae_rows
-    if rows is not None:
+    rows, trained, kept = None, None, None
+    if extracted.heldout is not None:
         with _stage(writer, StageName.SAE):
+            ticks = SharedTicks(writer.tick, [ROWS_COST, SAE_COST])
+            scratch, of_rows = settings.scratch_bytes, ticks.next("")
+            rows = sae_rows(
+                request, resolved, checkpoint, extracted.reading, extracted.heldout, folder, scratch, of_rows
+            )
             directions = compared.probed.directions if compared.probed else None
-            trained = train_saes(request, rows, directions, writer.tick, keeping)
+            trained = train_saes(request, rows, directions, ticks.next(""), keeping)
             shown = with_latents(resolved, checkpoint, extracted, trained.dictionaries, writer.tick)
             extracted = replace(extracted, tokens=shown)
             if request.analysis.sae is not None and request.analysis.sae.save:
-                scratch, bucket = folder / "sae", deployment.blobs.bucket
-                kept = _keep(record.owned, trained, rows, scratch, writer.tick, bucket, artifacts)
+                bucket = deployment.blobs.bucket
+                kept = _keep(record.owned, trained, rows, folder / "sae", writer.tick, bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
-        judged = judge(
-            request, resolved, checkpoint, compared, evaluated, trained, extracted, folder, writer.tick, keeping
-        )
+        ticks = SharedTicks(writer.tick, [TRAJECTORY_COST if tuned and tuned.snapshots else 0.0, CAUSAL_COST])
+        along, tick = ticks.next("snapshots"), ticks.next("")
+        trajectory = trajectory_of(resolved, tuned, extracted, along) if tuned is not None else None
+        judged = judge(request, resolved, checkpoint, compared, evaluated, trained, extracted, folder, tick, keeping)
     with _stage(writer, StageName.REPORT):
-        found = Findings(resolved, tuned, extracted, compared, evaluated, trained, kept, judged)
+        found = Findings(resolved, tuned, extracted, compared, evaluated, rows, trained, kept, judged, trajectory)
         report = build_report(record.id, request, found, writer.seconds)
         _publish(deployment, record.owned, report, artifacts)
     return report

@@ -24,7 +24,7 @@ WRITE_EVERY_SECONDS = 0.5
 
 ADDED_FIELDS: Final[dict[StageName, list[str]]] = {
     StageName.SAE: ["layers[*].sae", "latents", "sae_runs", "tokens.texts[*].latents", "autoencoders", "latent_table"],
-    StageName.CAUSAL: ["layers[*].graft", "layers[*].sae.ablation", "causal", "recommendation"],
+    StageName.CAUSAL: ["layers[*].graft", "layers[*].sae.ablation", "causal", "trajectory", "recommendation"],
 }
 """What stages after `compare` add to a report."""
 

@@ -1,13 +1,13 @@
 """Stage `extract`: runs the models over the texts.
 
-Similarity moments are accumulated as the states stream by; for the autoencoders, rows go to a bounded scratch. The
-nulls and the snapshots of a fine-tune are measured here too, on fewer tokens.
+Similarity moments are accumulated as the states stream by; rows that autoencoders are measured on go to a bounded
+scratch. The nulls are measured here too, on fewer tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,6 @@ from layerdrift.contract.report import (
     ReportWarning,
     TokenDrift,
     TokenText,
-    Trajectory,
     ViewName,
     WeightDrift,
 )
@@ -30,38 +29,27 @@ from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.moments import Frame, NotFinite, PairMoments
 from workers.analysis.similarity import MIN_ROWS, row_drift
 from workers.models.inliers import Inliers
-from workers.models.loading import random_copy
 from workers.models.texts import Batch, Text, batches, count_tokens
-from workers.scratch import ActivationStore, GroupStore
-from workers.stages.contexts import Contexts
+from workers.scratch import GroupStore
 from workers.stages.finetune import Tuned
 from workers.stages.gather import (
     BATCH_TEXTS,
-    BATCH_TOKENS,
     Gathering,
     GroupPlan,
     Reading,
     States,
     TextSample,
     group_stores,
-    token_rows,
 )
 from workers.stages.nulls import Nulls, nulls_of
 from workers.stages.pair import Pair, load_pair, model_info, weight_drift
 from workers.stages.reference import ReferenceDrift, reference_drift
 from workers.stages.resolve import Checkpoint, Resolved
+from workers.stages.rows import HeldoutRows, heldout_rows
 from workers.stages.tick import SharedTicks, Tick
-from workers.stages.trajectory import trajectory_of
 
-SAE_EPOCHS = 2
-"""An autoencoder sees each token twice or more: running the models costs more than a second look."""
-
-HELDOUT_ROWS = 20_000
-MOMENTS_SHARE, TRAIN_SHARE, HELDOUT_SHARE = 0.25, 0.5, 0.1
-"""Of the scratch; measured rows may be written twice, and files have headers, so the shares leave something over."""
-
-CONTROL_BYTES = 1.5
-"""A third model's rows take half as much again as the pair's."""
+MOMENTS_SHARE = 0.25
+"""Of the scratch, for the sums of groups of texts."""
 
 INLIER_TOKENS, INLIER_BYTES = 2048, 128 << 20
 """Tokens whose norms settle which later ones are outliers: so many, or as many as fit into so much memory."""
@@ -70,31 +58,6 @@ ALL_TOKENS_GAP = 0.01
 """Drift with all tokens that differs by more from drift without the outliers is worth a warning."""
 
 DEFAULT_TEXTS_SHOWN = 4
-SPARE_TEXTS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class ControlRows:
-    """Rows of a randomly initialised copy of the base model at the tokens of the pair's, in their order."""
-
-    train: ActivationStore
-    heldout: ActivationStore
-
-
-@dataclass(frozen=True)
-class SaeRows:
-    """Rows for the autoencoders, base sites before tuned ones; `texts` were drawn on for training.
-
-    contexts: of the held-out rows. control: where it is asked for.
-    """
-
-    train: ActivationStore
-    heldout: ActivationStore
-    contexts: Contexts
-    texts: int
-    from_trained_rows: bool
-    from_analysed_rows: bool
-    control: ControlRows | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +88,7 @@ class Extracted:
     not count; None where all do.
     moments: by view. groups: the same by group of texts, for intervals; empty where the scratch is too small for them.
     token_sample: base and tuned rows at random tokens, each [L + 1, N, D].
+    heldout: compared rows that autoencoders are measured on; None where none are asked for.
     analysed: how many texts were read. shown: those whose tokens are told, as in `tokens`.
     """
 
@@ -137,11 +101,10 @@ class Extracted:
     text_sample: TextSample
     analysed: int
     tokens: TokenDrift
-    sae_rows: SaeRows | None
+    heldout: HeldoutRows | None
     weights: list[dict[PartName, WeightDrift]]
     nulls: Nulls
     reference: ReferenceDrift | None
-    trajectory: Trajectory | None
     models: dict[str, ModelInfo]
     warnings: list[ReportWarning]
     shown: list[Text]
@@ -164,13 +127,10 @@ def extract(
     pair = load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length, resolved.units)
     every = [row.content for row in resolved.split.analysed]
     texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
-    sae = request.analysis.sae
-    control = sae is not None and sae.random_weights
     of_reference = 1.0 if resolved.reference else 0.0
-    ticks = SharedTicks(tick, [2.0, 2.0 if sae else 0.0, float(control), of_reference, *_other_costs(request)])
-    sae_bytes = scratch_bytes / CONTROL_BYTES if control else scratch_bytes
+    ticks = SharedTicks(tick, [2.0, of_reference, *_other_costs(request)])
     labels = [row.label for row in resolved.split.analysed[: len(texts)]]
-    heldout = _heldout(request, pair, labels, folder, sae_bytes)
+    heldout = heldout_rows(request, pair.reading, labels, folder, scratch_bytes)
     plan = pair.reading.plan(len(texts), tokens, scratch_bytes * MOMENTS_SHARE)
     groups = group_stores(folder / "moments", plan) if plan is not None else {}
     pair, stream = _with_inliers(pair, texts)
@@ -178,15 +138,6 @@ def extract(
     moments, first, outliers = _gather(pair, stream, gathering, heldout, _of(len(texts), ticks.next("tokens compared")))
     whole = sum(count_tokens(pair.reading.tokenizer, texts, None))
     counts = TokenCounts(first, outliers, moments["token"].n, whole - tokens)
-    sae_ticks, control_ticks = ticks.next("tokens for the autoencoders"), ticks.next("tokens of a random model")
-    sae_rows = None
-    if sae is not None and heldout is not None:
-        train = _store(pair, folder / "train", sae.tokens // SAE_EPOCHS, sae_bytes * TRAIN_SHARE)
-        bounds = train.max_rows, heldout.rows.max_rows
-        sae_rows = _sae_rows(resolved, pair, lambda batch: _pair_rows(pair, batch), train, heldout, sae_ticks)
-        if control:
-            found = _control_rows(request, resolved, pair, texts, bounds, folder, control_ticks)
-            sae_rows = replace(sae_rows, control=found)
     shown: list[Text] = list(request.analysis.texts) or texts[:DEFAULT_TEXTS_SHOWN]
     told = _token_drift(request, pair, shown, moments["token"].frame)
     weights = weight_drift(pair)
@@ -210,11 +161,10 @@ def extract(
         analysed=len(texts),
         tokens=told,
         shown=shown,
-        sae_rows=sae_rows,
+        heldout=heldout,
         weights=weights,
         nulls=nulls,
         reference=general,
-        trajectory=trajectory_of(pair, tuned, texts, ticks) if tuned and tuned.snapshots else None,
         models=models,
         warnings=[
             *_unread(len(every) - len(texts), request.analysis.max_tokens),
@@ -227,10 +177,8 @@ def extract(
 
 def _other_costs(request: AnalysisRequest) -> list[float]:
     """Of the numerical null, then of what else is measured, in passes of one model."""
-    finetune = request.finetune
-    passes = {"reseed": 4.0, "label_shuffle": 2.0}
-    retrained = [cost for name, cost in passes.items() if name in request.analysis.noise_floors]
-    return [2.0, 0.5, *retrained, *([2.0] * (finetune.checkpoints if finetune else 0))]
+    passes = {"reseed": 2.0, "label_shuffle": 1.0}
+    return [1.0, 0.5, *(cost for name, cost in passes.items() if name in request.analysis.noise_floors)]
 
 
 def _within(reading: Reading, texts: list[Text], max_tokens: int) -> tuple[list[Text], int]:
@@ -257,7 +205,7 @@ def _with_inliers(pair: Pair, texts: Sequence[Text]) -> tuple[Pair, Iterator[_Re
 
     def read() -> Iterator[_Read]:
         for group, batch in pair.reading.grouped(texts):
-            yield _Read(group, batch, *pair.states(batch))
+            yield _Read(group, batch, *pair.remembered_states(batch))
 
     stream, first, tokens, size = read(), [], 0, 0
     for one in stream:
@@ -271,10 +219,10 @@ def _with_inliers(pair: Pair, texts: Sequence[Text]) -> tuple[Pair, Iterator[_Re
 
 
 def _gather(
-    pair: Pair, stream: Iterator[_Read], gathering: Gathering, heldout: _Heldout | None, tick: Callable[[int], None]
+    pair: Pair, stream: Iterator[_Read], gathering: Gathering, heldout: HeldoutRows | None, tick: Callable[[int], None]
 ) -> tuple[dict[ViewName, PairMoments], int, int]:
     """The moments, and how many words were left out: first ones and other outliers. `tick` hears of texts read."""
-    inliers, read, first, outliers = _rule(pair.reading), 0, 0, 0
+    inliers, read, first, outliers = pair.reading.rule, 0, 0, 0
     try:
         for group, words, base, tuned in stream:
             batch = inliers.judged(words, base, tuned)
@@ -304,12 +252,6 @@ def _require_tokens(counted: int, left_out: int) -> None:
 
 def _of(texts: int, tick: Callable[[float], None]) -> Callable[[int], None]:
     return lambda read: tick(read / texts)
-
-
-def _rule(reading: Reading) -> Inliers:
-    if reading.inliers is None:
-        raise ValueError("which tokens count is not known yet")
-    return reading.inliers
 
 
 def _cut(counts: TokenCounts, length: int, wanted: int | None) -> list[ReportWarning]:
@@ -349,124 +291,13 @@ def _about_intervals(plan: GroupPlan | None) -> list[ReportWarning]:
     return []
 
 
-@dataclass(frozen=True)
-class _Heldout:
-    """Rows of compared tokens, on which autoencoders are measured, and the words around them."""
-
-    rows: ActivationStore
-    contexts: Contexts
-
-
-def _heldout(
-    request: AnalysisRequest, pair: Pair, labels: list[str | None], folder: Path, scratch_bytes: float
-) -> _Heldout | None:
-    if request.analysis.sae is None:
-        return None
-    rows = _store(pair, folder / "heldout", HELDOUT_ROWS, scratch_bytes * HELDOUT_SHARE)
-    return _Heldout(rows, Contexts(pair.reading.tokenizer, labels, pair.reading.units))
-
-
-def _store(pair: Pair, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:
-    sites, width = pair.shape
-    bytes_per_row = 2 * sites * width * torch.bfloat16.itemsize
-    return ActivationStore(folder, max_rows=min(rows, int(limit_bytes // bytes_per_row)))
-
-
-def _sae_rows(
-    resolved: Resolved,
-    pair: Pair,
-    rows_of: Callable[[Batch], Tensor],
-    train: ActivationStore,
-    heldout: _Heldout,
-    tick: Callable[[float], None],
-) -> SaeRows:
-    """Runs models over texts that are not compared, spare ones first, until there are rows enough.
-
-    Args:
-        rows_of: the rows of all sites at a batch's real tokens, [S, N, D].
-        train: where they go. heldout: of the compared texts; with too few others most of them are trained on.
-    """
-    split = resolved.split
-    texts = [row.content for row in chain(split.spare, split.held_out, split.train)]
-    used = 0
-    for batch in _spare_batches(pair, texts):
-        used += len(batch.indices)
-        train.add(rows_of(batch))
-        tick(train.rows / train.max_rows)
-        if train.full:
-            break
-    too_few = train.rows < min(train.max_rows, heldout.rows.rows)
-    if too_few:
-        used += len(split.analysed)
-        heldout = _shared(heldout, train, train.folder.with_name(f"{train.folder.name}-measured"))
-    trained = used > len(split.spare) + len(split.held_out) and bool(split.train)
-    measured, contexts = heldout.rows, heldout.contexts
-    return SaeRows(train, measured, contexts, used, from_trained_rows=trained, from_analysed_rows=too_few)
-
-
-def _control_rows(
-    request: AnalysisRequest,
-    resolved: Resolved,
-    pair: Pair,
-    texts: list[Text],
-    bounds: tuple[int, int],
-    folder: Path,
-    tick: Callable[[float], None],
-) -> ControlRows:
-    """The rows of the same tokens, in the same order, of a model that was never trained.
-
-    Args:
-        texts: that were compared. bounds: most rows to train on and to hold out, as for the pair.
-    """
-    model = random_copy(pair.base, request.seed)
-
-    def rows_of(batch: Batch) -> Tensor:
-        return token_rows(pair.reading.states.states(model, batch), pair.reading.known(batch))
-
-    train, heldout = (
-        ActivationStore(folder / f"control-{name}", max_rows=rows)
-        for name, rows in zip(("train", "heldout"), bounds, strict=True)
-    )
-    for _, batch in pair.reading.grouped(texts):
-        if heldout.full:
-            break
-        heldout.add(rows_of(batch))
-        tick(0.2 * heldout.rows / heldout.max_rows)
-    compared = _Heldout(heldout, Contexts(pair.reading.tokenizer, []))
-    found = _sae_rows(resolved, pair, rows_of, train, compared, lambda share: tick(0.2 + 0.8 * share))
-    return ControlRows(found.train, found.heldout)
-
-
-def _pair_rows(pair: Pair, batch: Batch) -> Tensor:
-    base, tuned = pair.states(batch)
-    batch = _rule(pair.reading).judged(batch, base, tuned)
-    return torch.cat([token_rows(states, batch) for states in (base, tuned)])
-
-
-def _spare_batches(pair: Pair, texts: list[Text]) -> Iterator[Batch]:
-    for start in range(0, len(texts), SPARE_TEXTS_AT_ONCE):
-        part = texts[start : start + SPARE_TEXTS_AT_ONCE]
-        yield from batches(pair.reading.tokenizer, part, BATCH_TEXTS, pair.reading.length, BATCH_TOKENS)
-
-
-def _shared(compared: _Heldout, train: ActivationStore, folder: Path) -> _Heldout:
-    """With too few other texts, four fifths of the compared rows train the autoencoders; gives back the rest."""
-    measured = ActivationStore(folder, max_rows=compared.rows.rows)
-    taken = room = compared.rows.rows * 4 // 5
-    for shard in compared.rows.shards():
-        train.add(shard[:, :room])
-        measured.add(shard[:, room:])
-        room = max(0, room - shard.shape[1])
-    return _Heldout(measured, compared.contexts.without_first(taken))
-
-
 def _token_drift(request: AnalysisRequest, pair: Pair, shown: list[Text], frame: Frame) -> TokenDrift:
     """How far every token of the shown texts moved, layer by layer."""
     tokenizer = pair.reading.tokenizer
     found: dict[int, TokenText] = {}
     for batch in batches(tokenizer, shown, BATCH_TEXTS, pair.reading.length):
         states = pair.states(batch)
-        batch = _rule(pair.reading).judged(batch, *states)
+        batch = pair.reading.rule.judged(batch, *states)
         base, tuned = (torch.stack(side) for side in states)
         centred = base.double() - frame.base[:, None, None], tuned.double() - frame.tuned[:, None, None]
         moved = row_drift(*centred, frame.spreads())

@@ -75,6 +75,13 @@ class Reading:
     inliers: Inliers | None = None
     units: tuple[int, ...] | None = None
 
+    @property
+    def rule(self) -> Inliers:
+        """Which tokens count; ValueError before it is known."""
+        if self.inliers is None:
+            raise ValueError("which tokens count is not known yet")
+        return self.inliers
+
     def known(self, batch: Batch) -> Batch:
         """The batch without the outliers that were found in its texts before."""
         return batch if self.inliers is None else self.inliers.known(batch)

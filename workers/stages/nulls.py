@@ -99,7 +99,7 @@ def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, 
         del others
     if tuned is not None and "label_shuffle" in tuned.retrained:
         other = load_body(tuned.retrained["label_shuffle"].folder, "/finetune", pair.base.device)
-        states = against(reader, pair.base, states_of(reader, other))
+        states = against(pair, states_of(reader, other))
         tick = ticks.next("tokens of shuffled labels")
         found.append(measured_null("label_shuffle", pair.reading, texts, states, tick))
     return Nulls(
@@ -116,7 +116,7 @@ def _random_weights_drift(
     """What a drift would be of a model in which nothing is left of the base model but its architecture."""
     reader = pair.reading.states
     try:
-        states = against(reader, pair.base, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
+        states = against(pair, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
         moments = gathered_pair(pair.reading, texts, states, tick, LEFT_TOKENS).moments()["token"]
     except (NotFinite, torch.OutOfMemoryError) as error:  # a third model may be one too many: a scale is no necessity
         message = f"{NOTHING_LEFT}: {str(error).splitlines()[0]}; drift is not shown on its scale"
@@ -129,7 +129,7 @@ def _numerical_null(pair: Pair, texts: Sequence[Text], tick: Callable[[float], N
     """The base model against itself in bfloat16; a warning where it does not run in that precision."""
     reader = pair.reading.states
     try:
-        states = against(reader, pair.base, numerical_twin(reader, pair.base))
+        states = against(pair, numerical_twin(reader, pair.base))
         return measured_null("numerical", pair.reading, texts, states, tick)
     except torch.OutOfMemoryError:
         raise
@@ -218,9 +218,9 @@ def dithered(weights: Tensor, generator: torch.Generator) -> Tensor:
     return weights + DITHER * moved * torch.where(weights == 0, 0.0, spacing)
 
 
-def against(reader: StateReader, one: PreTrainedModel, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:
-    """The states of both on a batch."""
-    return lambda batch: (reader.states(one, batch), other(batch))
+def against(pair: Pair, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:
+    """The states of the base model and of another one on a batch of the compared texts."""
+    return lambda batch: (pair.base_states(batch), other(batch))
 
 
 def states_of(reader: StateReader, model: PreTrainedModel) -> StatesOf:
@@ -246,7 +246,7 @@ class _SeedGathering:
         self._counts = torch.zeros(count, dtype=torch.float64)
 
     def states(self, batch: Batch) -> tuple[States, States]:
-        base, tuned = self._pair.states(batch)
+        base, tuned = self._pair.remembered_states(batch)
         others = [self._pair.reading.states.states(other, batch) for other in self._others]
         group = int(self._groups[batch.indices[0]])
         known = self._pair.reading.known(batch)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ModelInfo, PartName, WeightDrift
 from workers.analysis.weights import weight_difference
-from workers.models.device import best_device
+from workers.models.device import best_device, fast_dtype
 from workers.models.inliers import Inliers
 from workers.models.loading import ANSWER, load_body, loaded
 from workers.models.states import StateReader
@@ -17,6 +18,28 @@ from workers.models.structure import blocks_of, is_causal, weight_groups
 from workers.models.texts import Batch, usable_length
 from workers.stages.gather import Reading, States
 from workers.stages.resolve import Checkpoint
+
+REMEMBERED_BYTES = 512 << 20
+"""Memory for the states of the first compared texts, which the nulls are measured on too."""
+
+
+class StateMemory:
+    """The states of models on the first batches of a pass, so that they do not run on them again."""
+
+    def __init__(self, limit_bytes: int = REMEMBERED_BYTES) -> None:
+        self._left = limit_bytes
+        self._kept: dict[tuple[int, ...], tuple[States, ...]] = {}
+
+    def put(self, batch: Batch, *states: States) -> None:
+        """Keeps those of one or more models while there is room."""
+        size = sum(state.nbytes for model in states for state in model)
+        if size <= self._left:
+            self._left -= size
+            self._kept[tuple(batch.indices)] = states
+
+    def get(self, batch: Batch) -> tuple[States, ...] | None:
+        """Of the same batch; None where they were not kept."""
+        return self._kept.get(tuple(batch.indices))
 
 
 @dataclass(frozen=True)
@@ -26,11 +49,30 @@ class Pair:
     base: PreTrainedModel
     tuned: PreTrainedModel
     reading: Reading
+    memory: StateMemory = field(default_factory=StateMemory)
 
     def states(self, batch: Batch) -> tuple[States, States]:
         """The states of both."""
         read = self.reading.states.states
         return read(self.base, batch), read(self.tuned, batch)
+
+    def remembered_states(self, batch: Batch) -> tuple[States, States]:
+        """The same of a batch of the compared texts, which are asked for again."""
+        found = self.memory.get(batch)
+        if found is not None:
+            return found[0], found[1]
+        base, tuned = self.states(batch)
+        self.memory.put(batch, base, tuned)
+        return base, tuned
+
+    def base_states(self, batch: Batch) -> States:
+        """Those of the base model on a batch of the compared texts."""
+        found = self.memory.get(batch)
+        return found[0] if found is not None else self.reading.states.states(self.base, batch)
+
+    def fast_states(self, batch: Batch) -> tuple[States, States]:
+        """As `fast_states` of both models."""
+        return fast_states(self.reading, self.base, batch), fast_states(self.reading, self.tuned, batch)
 
     def with_inliers(self, inliers: Inliers) -> Pair:
         """The same pair, now that it is known which tokens count."""
@@ -40,6 +82,14 @@ class Pair:
     def shape(self) -> tuple[int, int]:
         """L + 1 layers, D wide."""
         return self.reading.states.layers, self.reading.states.width
+
+
+def fast_states(reading: Reading, model: PreTrainedModel, batch: Batch) -> States:
+    """A model's states to about 1 %: products are in bfloat16 where the hardware multiplies it, else in float32."""
+    device = model.device
+    fast = fast_dtype(device) == torch.bfloat16 and model.dtype == torch.float32
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        return [state.float() for state in reading.states.states(model, batch)]
 
 
 def load_pair(

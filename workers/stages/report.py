@@ -20,6 +20,7 @@ from layerdrift.contract.report import (
     Reference,
     Report,
     Timings,
+    Trajectory,
     Zone,
 )
 from layerdrift.contract.request import AnalysisRequest
@@ -30,6 +31,7 @@ from workers.stages.evaluation import Evaluated
 from workers.stages.extract import Extracted
 from workers.stages.finetune import Tuned
 from workers.stages.resolve import Resolved
+from workers.stages.rows import SaeRows
 from workers.stages.sae import Trained
 from workers.stages.splicing import Spliced
 
@@ -53,9 +55,11 @@ class Findings:
     extracted: Extracted
     compared: Compared
     evaluated: Evaluated
+    rows: SaeRows | None
     trained: Trained | None
     kept: Kept | None
     judged: Judged
+    trajectory: Trajectory | None = None
 
 
 def build_report(
@@ -77,7 +81,7 @@ def build_report(
         engine=_engine(),
         request=request,
         models={"base": extracted.models["base"], "tuned": extracted.models["tuned"]},
-        dataset=_dataset(request, resolved, extracted),
+        dataset=_dataset(request, resolved, extracted, found.rows),
         layers=_layers(found),
         cross_layer_cka=compared.cross_layer_cka,
         zones=compared.zones,
@@ -85,7 +89,7 @@ def build_report(
         outputs=found.evaluated.outputs,
         reference=_reference(found),
         finetune=tuned.run if tuned else None,
-        trajectory=extracted.trajectory,
+        trajectory=found.trajectory,
         probes=compared.probed.info if compared.probed else None,
         causal=judged.causal,
         recommendation=judged.recommendation,
@@ -116,8 +120,8 @@ def _engine() -> Engine:
     )
 
 
-def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted) -> DatasetInfo:
-    rows, counts = extracted.sae_rows, extracted.counts
+def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, rows: SaeRows | None) -> DatasetInfo:
+    counts = extracted.counts
     return DatasetInfo(
         source=request.dataset.uri or "inline",
         sha256=resolved.dataset_sha256,

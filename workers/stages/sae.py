@@ -33,10 +33,10 @@ from workers.analysis.matching import Fates, Matching, beyond_floor, fates_of, m
 from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
 from workers.scratch import ActivationStore
 from workers.stages.crosscoding import Crosscoding
-from workers.stages.extract import ControlRows, SaeRows
 from workers.stages.keeping import NOTHING_KEPT, Keeping
 from workers.stages.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, without_false_labels
 from workers.stages.probes import LabelDirections
+from workers.stages.rows import ControlRows, SaeRows
 from workers.stages.sae_runs import Outcome, Runs
 from workers.stages.splicing import Dictionaries
 from workers.stages.tick import SharedTicks, Tick

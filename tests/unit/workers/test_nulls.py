@@ -21,6 +21,7 @@ from workers.stages.finetune import finetune
 from workers.stages.gather import Reading
 from workers.stages.intervals import shared_change
 from workers.stages.nulls import MeasuredNull, Nulls, dithered, measured_null, numerical_twin
+from workers.stages.trajectory import trajectory_of
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def test_snapshots_show_drift_growing(base: Path, tmp_path: Path) -> None:
     given = resolved(base, texts=60, train=128)
     tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
     extracted = extract(asked, given, tuned.checkpoint, tuned, tmp_path / "scratch", SCRATCH_BYTES, tick)
-    trajectory = extracted.trajectory
+    trajectory = trajectory_of(given, tuned, extracted, tick)
     assert trajectory is not None
     assert trajectory.steps == [5, 11, 16]
     assert [drift[:2] for drift in trajectory.drift] == [[0.0, 0.0]] * 3

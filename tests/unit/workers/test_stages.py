@@ -22,6 +22,7 @@ from workers.stages.compare import Compared, compare, recommended
 from workers.stages.extract import Extracted, extract
 from workers.stages.finetune import finetune
 from workers.stages.resolve import Checkpoint, Resolved, Split, deal, distinct
+from workers.stages.rows import SaeRows, sae_rows
 from workers.stages.sae import MIN_FLOOR_SHARE, train_saes, withheld
 from workers.stages.tick import NO_NUMBERS, Numbers
 
@@ -78,6 +79,20 @@ def extracted_pair(
 ) -> Extracted:
     checkpoint = Checkpoint(tuned, "file:///tuned", "1" * 64)
     return extract(asked or request(), given, checkpoint, None, folder, scratch_bytes, tick)
+
+
+def rows_for_saes(
+    given: Resolved,
+    tuned: Path,
+    folder: Path,
+    asked: AnalysisRequest,
+    extracted: Extracted | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> SaeRows:
+    found = extracted or extracted_pair(given, tuned, folder, asked, scratch_bytes)
+    assert found.heldout is not None
+    checkpoint = Checkpoint(tuned, "file:///tuned", "1" * 64)
+    return sae_rows(asked, given, checkpoint, found.reading, found.heldout, folder, scratch_bytes, tick)
 
 
 @pytest.fixture
@@ -196,10 +211,9 @@ def test_the_texts_of_the_request_are_the_ones_shown(base: Path, tmp_path: Path)
 @pytest.mark.parametrize("spare", [0, 5, 600])
 def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tmp_path: Path, spare: int) -> None:
     asked = request(analysis={"sae": {"tokens": 40_000, "width": 4, "k": 8}})
-    extracted = extracted_pair(resolved(base, texts=400, spare=spare), base, tmp_path / "scratch", asked)
-    assert extracted.sae_rows is not None
-    assert extracted.sae_rows.from_analysed_rows is (spare < 600)
-    trained = train_saes(asked, extracted.sae_rows, None, tick)
+    rows = rows_for_saes(resolved(base, texts=400, spare=spare), base, tmp_path / "scratch", asked)
+    assert rows.from_analysed_rows is (spare < 600)
+    trained = train_saes(asked, rows, None, tick)
     assert len(trained.layers) == BLOCKS + 1
     for layer in trained.layers:
         assert layer.transfer_excess == 0.0
@@ -240,9 +254,7 @@ def test_what_rests_on_single_latents_is_withheld_where_they_are_not_identified(
 
 def test_a_shift_and_a_stretch_of_a_layer_are_no_lost_feature(base: Path, tmp_path: Path) -> None:
     asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "comparisons": ["transfer"]}})
-    extracted = extracted_pair(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
-    rows = extracted.sae_rows
-    assert rows is not None
+    rows = rows_for_saes(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
     stores = []
     for name, store in (("train", rows.train), ("heldout", rows.heldout)):
         moved = ActivationStore(tmp_path / name, max_rows=store.rows)
@@ -270,10 +282,10 @@ def test_changed_latents_come_with_tokens_of_the_analysed_texts(
     add_noise(model, block=2)
     noised = save_model(model, tmp_path / "noised")
     extracted = extracted_pair(given, noised, tmp_path / "scratch", asked)
-    assert extracted.sae_rows is not None
     found = compare(asked, given, extracted, tick)
     assert found.probed is not None
-    trained = train_saes(asked, extracted.sae_rows, found.probed.directions, tick)
+    rows = rows_for_saes(given, noised, tmp_path / "scratch", asked, extracted)
+    trained = train_saes(asked, rows, found.probed.directions, tick)
     assert {latent.layer for latent in trained.latents} <= set(range(2, BLOCKS + 1))
     assert trained.latents
     labels = {row.text: row.label for row in given.split.analysed}
@@ -289,9 +301,8 @@ def test_a_crosscoder_tells_what_each_model_alone_has(base: Path, tmp_path: Path
     model = tiny_bert()
     add_noise(model, block=2)
     for tuned, unmoved in ((base, BLOCKS + 1), (save_model(model, tmp_path / "noised"), 2)):
-        extracted = extracted_pair(resolved(base, texts=400, spare=600), tuned, tmp_path / tuned.name, asked)
-        assert extracted.sae_rows is not None
-        trained = train_saes(asked, extracted.sae_rows, None, tick)
+        rows = rows_for_saes(resolved(base, texts=400, spare=600), tuned, tmp_path / tuned.name, asked)
+        trained = train_saes(asked, rows, None, tick)
         assert [run.name for run in trained.runs] == ["training", "crosscoder"]
         assert trained.runs[1].autoencoders[BLOCKS : BLOCKS + 2] == [f"pair/layer-{BLOCKS:02d}", "base-twice/layer-00"]
         for index, layer in enumerate(trained.layers):
@@ -308,13 +319,12 @@ def test_a_crosscoder_tells_what_each_model_alone_has(base: Path, tmp_path: Path
                 assert found.pair != found.floor
 
 
-def test_lenses_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Path) -> None:
+def test_comparisons_that_are_not_asked_for_are_not_trained(base: Path, tmp_path: Path) -> None:
     asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "comparisons": ["transfer", "transfer"]}})
     assert asked.analysis.sae is not None
     assert asked.analysis.sae.comparisons == ["transfer"]
-    extracted = extracted_pair(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
-    assert extracted.sae_rows is not None
-    for layer in train_saes(asked, extracted.sae_rows, None, tick).layers:
+    rows = rows_for_saes(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
+    for layer in train_saes(asked, rows, None, tick).layers:
         assert layer.warm_start is None
         assert layer.match is None
         assert layer.crosscoder is None
@@ -330,9 +340,7 @@ def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: in
     asked = request(analysis={"sae": {**sae, "random_weights": True}})
     layers = []
     for folder in ("one", "other"):
-        extracted = extracted_pair(given, own, tmp_path / folder, asked)
-        rows = extracted.sae_rows
-        assert rows is not None
+        rows = rows_for_saes(given, own, tmp_path / folder, asked)
         assert rows.control is not None
         assert rows.control.train.rows == rows.train.rows
         assert rows.control.heldout.rows == rows.heldout.rows
@@ -341,8 +349,7 @@ def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: in
         layers.append(train_saes(asked, rows, None, tick).layers)
     assert layers[0] == layers[1]
     without = request(analysis={"sae": sae})
-    plain_rows = extracted_pair(given, own, tmp_path / "plain", without).sae_rows
-    assert plain_rows is not None
+    plain_rows = rows_for_saes(given, own, tmp_path / "plain", without)
     for layer, plain in zip(layers[0], train_saes(without, plain_rows, None, tick).layers, strict=True):
         assert layer.random_weights is not None
         assert layer.random_weights.fvu not in (layer.base.fvu, 0.0)
@@ -358,14 +365,13 @@ def test_a_job_stays_within_its_scratch(
     asked = request(analysis={"sae": {"tokens": 110_000, "width": 4, "k": 8, "random_weights": control}})
     folder = tmp_path / "scratch"
     given = resolved(base, texts=400, spare=spare)
-    extracted = extracted_pair(given, base, folder, asked, scratch_bytes)
-    assert extracted.sae_rows is not None
-    extracted.sae_rows.train.flush()
-    extracted.sae_rows.heldout.flush()
-    assert (extracted.sae_rows.control is not None) is control
-    if extracted.sae_rows.control is not None:
-        extracted.sae_rows.control.train.flush()
-        extracted.sae_rows.control.heldout.flush()
+    rows = rows_for_saes(given, base, folder, asked, scratch_bytes=scratch_bytes)
+    rows.train.flush()
+    rows.heldout.flush()
+    assert (rows.control is not None) is control
+    if rows.control is not None:
+        rows.control.train.flush()
+        rows.control.heldout.flush()
     on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert 0 < on_disk <= scratch_bytes
 
