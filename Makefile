@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification lint types contracts lock clean
+.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -76,6 +76,12 @@ bench-page: $(STAMP) chromium  ## how soon the demo's report page shows somethin
 
 bench-statistics: $(STAMP)  ## how often intervals hold the truth and rules are wrong; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.statistics
+
+bench-demo: $(STAMP)  ## how soon the demo and a default review show something, and end; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.demo
+
+bench-two-jobs: $(STAMP)  ## two equal analyses at once beside one alone; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.two_jobs
 
 bench-identification: $(STAMP)  ## latents that come again from another seed, by width, k and steps; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.identification

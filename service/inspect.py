@@ -7,6 +7,7 @@ torch is installed. LitServe reads annotations at run time, so this module does 
 import importlib
 import importlib.util
 import logging
+import os
 from typing import Any
 
 import litserve as ls
@@ -44,6 +45,7 @@ class InspectAPI(ls.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Loads nothing yet: the port is closed until this returns, and torch takes seconds."""
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: waiting threads sleep
         logs.configure(self._settings.log_format)
 
     def decode_request(self, request: Question) -> Question:

@@ -22,7 +22,7 @@ MAX_BYTES = 64 << 10
 """Of the body of a request, but for these."""
 
 MAX_BYTES_OF: tuple[tuple[re.Pattern[str], int], ...] = (
-    (re.compile(r"/v1/analyses"), 8 << 20),  # texts may stand in it
+    (re.compile(r"/v1/(analyses|estimates|datasets/preview)"), 8 << 20),  # texts may stand in it
     (re.compile(r"/v1/inspect"), 2 << 20),
     (re.compile(r"/v1/analyses/[^/]+/gate"), 512 << 10),
 )

@@ -33,7 +33,7 @@ from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import LayerdriftError, Problem
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.request import AnalysisRequest
-from service import events, inspect, judging, key_routes, problems, routes, submit, uploads, web
+from service import events, inspect, judging, key_routes, planning, problems, routes, submit, uploads, web
 from service.connections import MAX_CONNECTIONS, BoundedProtocol
 from service.deadline import DeadlineMiddleware
 from service.head import HeadMiddleware
@@ -53,7 +53,7 @@ SWITCH_SECONDS = 0.001
 _LITSERVE_HEALTH = "/litserve/health"
 _LITSERVE_INFO = "/litserve/info"
 
-ROUTERS = (routes.router, events.router, uploads.router, key_routes.router, web.router)
+ROUTERS = (routes.router, events.router, planning.router, uploads.router, key_routes.router, web.router)
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,10 @@ from layerdrift.backends.identity import analysis_id
 from layerdrift.backends.locations import pinned_upload
 from layerdrift.backends.records import Delivery, JobRecord
 from layerdrift.backends.settings import Settings
-from layerdrift.backends.sources import PinnedDataset
-from layerdrift.backends.uploads import UploadStore
+from layerdrift.backends.sources import PinnedDataset, Pins, Sources
+from layerdrift.backends.uploads import INLINE_NAME, UploadStore
+from layerdrift.backends.workload import workload
+from layerdrift.contract.analysis import StageName
 from layerdrift.contract.errors import LayerdriftError, RateError
 from layerdrift.contract.request import AnalysisRequest, Label, TextsRef, Webhook
 from layerdrift.contract.upload import Upload
@@ -93,6 +95,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         deployment.webhooks.check(webhook)
     sources = deployment.sources.of(tenant)
     request, pins = submission.request, sources.pin(submission.request)
+    sources_pinned = pins
     dataset, reference, pinned = request.dataset, request.dataset.reference, dict[str, PinnedDataset]()
     if reference is not None and reference.inline is not None:
         upload, reference = _kept_inline(deployment.uploads, tenant, reference)
@@ -113,6 +116,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
         trace=submission.trace,
+        operations=_operations(sources, submission.request, sources_pinned),
     )
 
     def admit() -> None:
@@ -126,6 +130,16 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
     if to_run:
         deployment.queue.announce(record)
     return accepted(record, 202 if to_run else 200)
+
+
+def _operations(sources: Sources, request: AnalysisRequest, pins: Pins) -> dict[StageName, float]:
+    """The work of each stage, for the time that is left; none where the sizes cannot be read."""
+    try:
+        sizes = sources.sizes(request, pins)
+    except LayerdriftError as error:
+        logger.warning("no estimate: %s", error.detail)
+        return {}
+    return workload(request, sizes.model, sizes.data, sizes.tuned_bytes).operations
 
 
 def _telling(record: JobRecord, webhook: Webhook) -> JobRecord:
@@ -156,7 +170,7 @@ def _kept_inline(uploads: UploadStore, tenant: str, given: _Texts) -> tuple[Uplo
     }
     rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
     body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    upload = uploads.keep_inline(tenant, body, "inline.jsonl")
+    upload = uploads.keep_inline(tenant, body, INLINE_NAME)
     read = {
         "uri": upload.uri,
         "inline": None,

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_init, setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 from prometheus_client import start_http_server
 
 from layerdrift.backends import logs, metrics
@@ -18,11 +18,16 @@ from layerdrift.backends.queue import QUEUES as ALL_QUEUES
 from layerdrift.backends.queue import QueueName, celery_app
 from layerdrift.backends.settings import Settings
 from workers import tasks
+from workers.cores import cores
 from workers.herald import Herald
 from workers.reconciler import Reconciler
 
 QUEUES: tuple[QueueName, ...] = ALL_QUEUES if any(Path("/dev").glob("nvidia[0-9]*")) else ("cpu",)
 """What this worker listens to: both queues where there is a GPU."""
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # threads that wait sleep: another job on the machine needs the cores
 
 app = celery_app(Settings())
 app.select_queues(QUEUES)
@@ -31,6 +36,14 @@ app.conf.imports = (tasks.__name__, __name__)  # what a spawned child of the poo
 COLD_SHUTDOWN_SECONDS = 5.0
 
 _helpers: list[Reconciler | Herald] = []
+
+
+@celeryd_init.connect
+def _share_cores(options: dict[str, Any] | None = None, **_: Any) -> None:
+    """Gives every process of the pool its share of the cores, before torch is loaded in any of them."""
+    processes = int((options or {}).get("concurrency") or 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 
 @setup_logging.connect

@@ -64,6 +64,9 @@ ROWS_COST, SAE_COST = 1.0, 3.0
 TRAJECTORY_COST, CAUSAL_COST = 1.0, 4.0
 """Of the stage `causal`."""
 
+LEAST_FINETUNE = 2.0
+"""Seconds below which a fine-tune was taken over from an earlier job."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -127,7 +130,9 @@ def _taken(record: JobRecord, max_attempts: int) -> JobRecord:
 
 def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) -> JobRecord:
     """The record at its end, or as it was where another worker is to go on."""
-    writer = ProgressWriter(deployment.jobs, record.id, _stages(record), lease.lost)
+    writer = ProgressWriter(
+        deployment.jobs, record.id, _stages(record), lease.lost, _expected_seconds(deployment, record)
+    )
     drift: list[float] | None = None
     decision: Decision | None = None
     try:
@@ -156,8 +161,28 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
         )
 
     ended = deployment.jobs.update(record.id, end)
+    if ended.status is Status.SUCCEEDED:
+        _record_rates(deployment, record, writer)
     logger.info("%s: %s", record.id, ended.status)
     return ended
+
+
+def _expected_seconds(deployment: Deployment, record: JobRecord) -> dict[StageName, float]:
+    try:
+        return deployment.rates.seconds(record.operations)
+    except redis.RedisError as error:
+        logger.warning("%s: no estimate: %s", record.id, error)
+        return {}
+
+
+def _record_rates(deployment: Deployment, record: JobRecord, writer: ProgressWriter) -> None:
+    """Keeps what the stages took, for later estimates; a fine-tune that was taken over tells nothing."""
+    try:
+        for stage, operations in record.operations.items():
+            if stage in writer.seconds and not (stage is StageName.FINETUNE and writer.seconds[stage] < LEAST_FINETUNE):
+                deployment.rates.record(stage, operations, writer.seconds[stage])
+    except redis.RedisError as error:
+        logger.warning("%s: its pace was not kept: %s", record.id, error)
 
 
 def _forget_unfinished(deployment: Deployment, owned: keys.Owned) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event
@@ -21,6 +21,8 @@ from layerdrift.contract.report import PendingStage
 from workers.stages.tick import NO_NUMBERS, Numbers
 
 WRITE_EVERY_SECONDS = 0.5
+TELLING_FRACTION = 0.2
+"""From here on a stage's own pace tells its end better than the estimate does."""
 
 ADDED_FIELDS: Final[dict[StageName, list[str]]] = {
     StageName.SAE: ["layers[*].sae", "latents", "sae_runs", "tokens.texts[*].latents", "autoencoders", "latent_table"],
@@ -50,7 +52,14 @@ class StageFailed(Exception):
 class ProgressWriter:
     """Writes the progress of one job, a few times a second at most, and raises when it is to stop."""
 
-    def __init__(self, jobs: JobStore, analysis_id: str, stages: list[StageName], lease_lost: Event) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        analysis_id: str,
+        stages: list[StageName],
+        lease_lost: Event,
+        expected: Mapping[StageName, float] | None = None,
+    ) -> None:
         self.seconds: dict[str, float] = {}
         self._jobs = jobs
         self._id = analysis_id
@@ -58,6 +67,8 @@ class ProgressWriter:
         self._current = 0
         self._written = 0.0
         self._lease_lost = lease_lost
+        self._expected = expected or {}
+        self._began = time.monotonic()
 
     @contextmanager
     def stage(self, name: StageName) -> Iterator[None]:
@@ -67,7 +78,7 @@ class ProgressWriter:
             StageFailed: whatever went wrong inside, but for a cancellation.
         """
         self._current = next(index for index, stage in enumerate(self._stages) if stage.name == name)
-        started = time.monotonic()
+        started = self._began = time.monotonic()
         self._set(status="running", started_at=datetime.now(UTC))
         self._write()
         try:
@@ -95,7 +106,11 @@ class ProgressWriter:
     def pending(self) -> list[PendingStage]:
         """The stages that are still to come and what they add to the report."""
         return [
-            PendingStage(stage=stage.name.value, fields=ADDED_FIELDS[stage.name])
+            PendingStage(
+                stage=stage.name.value,
+                fields=ADDED_FIELDS[stage.name],
+                expected_seconds=_rounded(self._expected.get(stage.name)),
+            )
             for stage in self._stages[self._current + 1 :]
             if stage.name in ADDED_FIELDS
         ]
@@ -103,7 +118,26 @@ class ProgressWriter:
     def progress(self) -> Progress:
         """The progress as it stands."""
         done = sum(stage.fraction for stage in self._stages) / len(self._stages)
-        return Progress(stage=self._stages[self._current].name, fraction=min(1.0, done), stages=list(self._stages))
+        return Progress(
+            stage=self._stages[self._current].name,
+            fraction=min(1.0, done),
+            stages=list(self._stages),
+            seconds_left=self._seconds_left(),
+        )
+
+    def _seconds_left(self) -> float | None:
+        """Of the stage that runs by how far it is, once that says something; of later ones as expected."""
+        if not self._expected:
+            return None
+        current = self._stages[self._current]
+        later = sum(self._expected.get(stage.name, 0.0) for stage in self._stages[self._current + 1 :])
+        if current.status != "running":
+            return _rounded(later)
+        spent, expected = time.monotonic() - self._began, self._expected.get(current.name, 0.0)
+        own = max(0.0, expected * (1 - current.fraction))
+        if current.fraction > TELLING_FRACTION:
+            own = spent / current.fraction * (1 - current.fraction)
+        return _rounded(own + later)
 
     def _set(self, **changes: object) -> None:
         self._stages[self._current] = self._stages[self._current].model_copy(update=changes)
@@ -124,3 +158,7 @@ class ProgressWriter:
             return
         if record.cancel_requested:
             raise Cancelled
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -218,7 +218,7 @@ class Stack:
 
     def _worker(self, env: dict[str, str]) -> Program:
         argv = [sys.executable, "-m", "celery", "-A", "workers.main", "worker"]
-        argv += ["--concurrency=1", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
+        argv += [f"--concurrency={self.settings.workers}", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
         return Program(
             "worker",
             argv,

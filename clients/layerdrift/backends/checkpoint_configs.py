@@ -41,6 +41,7 @@ _NO_COUNT = re.compile(r"\w*(position|ctx|token|param|sample|step|length|window|
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
+_INNER_KEYS = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "d_ff")
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 """Where multimodal configurations keep the configuration of their language model."""
 
@@ -96,6 +97,20 @@ def shape_of(config: dict[str, Any]) -> Shape:
     """What a configuration tells of the blocks that will be compared."""
     inner = text_part(config)
     return Shape(_first(inner, _DEPTH_KEYS), _first(inner, _WIDTH_KEYS))
+
+
+def parameters_of(config: dict[str, Any]) -> tuple[int, int]:
+    """About how many parameters the blocks and the whole model have, by the usual shape of a block; 0: not known."""
+    inner = text_part(config)
+    blocks, width = shape_of(config)
+    if not isinstance(blocks, int) or not isinstance(width, int):
+        return 0, 0
+    inside = _first(inner, _INNER_KEYS)
+    inside = inside if isinstance(inside, int) else 4 * width
+    gated = str(_first(inner, ("hidden_act", "activation_function")) or "") in ("silu", "swish")
+    own = blocks * (4 * width**2 + (3 if gated else 2) * width * inside)
+    words = inner.get("vocab_size")
+    return own, own + width * (words if isinstance(words, int) else 0)
 
 
 def check_config(config: dict[str, Any], pointer: str, uri: str) -> None:

@@ -10,9 +10,11 @@ from layerdrift.backends.access import KeyStore
 from layerdrift.backends.artifacts import ArtifactStore
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.cache import ReportCache
+from layerdrift.backends.catalogue import Catalogue
 from layerdrift.backends.idempotency import IdempotencyKeys
 from layerdrift.backends.jobs import JobStore, connect_redis
 from layerdrift.backends.queue import JobQueue, celery_app
+from layerdrift.backends.rates import Rates
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import Sources
 from layerdrift.backends.uploads import UploadStore, WaitingUploads
@@ -39,6 +41,8 @@ class Deployment:
     idempotency: IdempotencyKeys
     webhooks: WebhookTargets
     webhook_queue: WebhookQueue
+    rates: Rates
+    catalogue: Catalogue
 
     @classmethod
     def connect(cls, settings: Settings) -> Deployment:
@@ -61,6 +65,8 @@ class Deployment:
             idempotency=IdempotencyKeys(client),
             webhooks=WebhookTargets(settings),
             webhook_queue=WebhookQueue(client),
+            rates=Rates(client),
+            catalogue=Catalogue(settings, blobs, jobs, uploads),
         )
 
     def probe_store(self) -> bool | None:

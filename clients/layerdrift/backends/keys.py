@@ -107,6 +107,11 @@ def cached_report(analysis_id: str, suffix: str) -> str:
     return f"ld:report:{analysis_id}:{suffix}"
 
 
+def rates(stage: str) -> str:
+    """List: operations a second of a stage in the last jobs."""
+    return f"ld:rates:{stage}"
+
+
 def preliminary_report(analysis_id: str, suffix: str) -> str:
     """String with a time to live: a report of an analysis that still runs."""
     return f"ld:preliminary:{analysis_id}:{suffix}"
@@ -175,6 +180,11 @@ def checkpoint_prefix(owned: Owned) -> str:
 def finetune_object(tenant: str, name: str) -> str:
     """Object: what a fine-tune left and where its files are, as JSON; named by all that its weights depend on."""
     return f"{tenant_prefix(tenant)}finetunes/{name}.json"
+
+
+def uploads_prefix(tenant: str) -> str:
+    """Prefix: a tenant's uploads."""
+    return f"{tenant_prefix(tenant)}uploads/"
 
 
 def upload_object(tenant: str, upload_id: str) -> str:

@@ -11,7 +11,7 @@ import httpx
 from layerdrift.backends import keys
 from layerdrift.backends.blobs import BlobStore
 from layerdrift.backends.locations import Archive, Folder, Location, Prefix, UploadedFile, within
-from layerdrift.backends.registries import Bearer, HubRepository, MlflowVersion
+from layerdrift.backends.registries import Bearer, HubRepository, MlflowVersion, Remote
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.uploads import UploadStore
 from layerdrift.contract.errors import DeniedError, InputError, NotFoundError
@@ -91,6 +91,23 @@ class Opener:
             self._mlflow_auth(),
             lambda folder: self._located(folder, pointer, folder=True),
         )
+
+    def registered_models(self, most: int) -> list[str]:
+        """Names and newest versions in the MLflow registry, as `name/version`.
+
+        Raises:
+            LayerdriftError: the server cannot be asked.
+        """
+        url = self._settings.mlflow_url
+        if url is None:
+            return []
+        remote = Remote("MLflow", url, "mlflow:", self._mlflow_auth(), "LAYERDRIFT_MLFLOW_TOKEN")
+        found = remote.json("/api/2.0/mlflow/registered-models/search", max_results=str(most))
+        return [
+            f"{model['name']}/{version['version']}"
+            for model in found.get("registered_models", [])
+            for version in model.get("latest_versions", [])[-1:]
+        ]
 
     def _mlflow_auth(self) -> httpx.Auth | None:
         settings = self._settings

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from layerdrift.backends import keys
 from layerdrift.backends.sources import Pins
-from layerdrift.contract.analysis import Analysis, Links, Progress, ReportState, Status
+from layerdrift.contract.analysis import Analysis, Links, Progress, ReportState, StageName, Status
 from layerdrift.contract.errors import Problem
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.plain import STORED
@@ -57,6 +57,7 @@ class JobRecord(BaseModel):
     cancel_requested: bool = False
     deliveries: list[Delivery] = []
     drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
+    operations: dict[StageName, float] = Field(default={}, description="work of each stage, as `workload` counts it")
     verdict: Decision | None = Field(default=None, description="of the starter policy")
     preliminary: bool = Field(default=False, description="whether a preliminary report was written")
     trace: str | None = Field(default=None, description="traceparent of the request that made it")

@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         default=None, ge=1024, le=65535, description="where a worker answers Prometheus; unset: nowhere"
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="analyses that the embedded stack runs at once, sharing the cores",
+    )
     scratch_bytes: int = Field(default=20 * GIB, ge=2**26, description="disk a job may use for activations and sums")
     max_dataset_bytes: int = Field(default=GIB, ge=2**10, description="largest data set file")
     max_model_bytes: int = Field(default=100 * GIB, ge=2**20, description="largest checkpoint, all files together")

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self, TypeVar
@@ -18,7 +18,14 @@ from typing import Any, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.checkpoint_configs import Shape, check_adapter_config, check_config, check_files, shape_of
+from layerdrift.backends.checkpoint_configs import (
+    Shape,
+    check_adapter_config,
+    check_config,
+    check_files,
+    parameters_of,
+    shape_of,
+)
 from layerdrift.backends.checkpoint_folder import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -35,9 +42,21 @@ from layerdrift.backends.locations import (
 from layerdrift.backends.opening import Opener, at_revision
 from layerdrift.backends.registries import HubRepository, MlflowVersion
 from layerdrift.backends.settings import Settings
-from layerdrift.backends.tables import HEAD_BYTES, Columns, check_head, inline_sha256, table_encoding
+from layerdrift.backends.tables import (
+    HEAD_BYTES,
+    Columns,
+    Encoding,
+    Row,
+    check_head,
+    column_names,
+    head_rows,
+    inline_sha256,
+    table_encoding,
+)
 from layerdrift.backends.uploads import SCHEME
+from layerdrift.backends.workload import CHARACTERS_OF_TOKEN, SPECIAL_TOKENS, DataSizes, ModelSizes
 from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, NotFoundError, StageError
+from layerdrift.contract.estimate import DatasetPreview, PreviewRow
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.request import AnalysisRequest, ModelRef, ReferenceRef, TextsRef
 
@@ -140,6 +159,32 @@ class _Looked(NamedTuple):
 
     model: PinnedModel
     shape: Shape
+
+
+class Sizes(NamedTuple):
+    """Of the base model, the data set, and the tuned checkpoint's files in bytes."""
+
+    model: ModelSizes
+    data: DataSizes
+    tuned_bytes: int
+
+
+class _Head(NamedTuple):
+    """The first bytes of a data set's file."""
+
+    bytes: bytes
+    whole: bool
+    encoding: Encoding
+    file: PinnedFile
+    where: str
+
+    def rows(self, columns: Columns) -> list[Row]:
+        return head_rows(self.bytes, self.whole, self.encoding, columns, self.where)
+
+
+PREVIEW_ROWS, PREVIEW_CHARACTERS = 5, 300
+_ROW_BYTES = 120
+"""Of a data set whose rows cannot be counted before it is read."""
 
 
 class Sources:
@@ -257,6 +302,76 @@ class Sources:
         if wrong:
             raise InputError.at(pointer, f"{INDEX} of {uri} names files that are not in the folder: {wrong[:5]}")
 
+    def sizes(self, request: AnalysisRequest, pins: Pins) -> Sizes:
+        """What an estimate rests on: the base model's configuration, and the first bytes of the data set.
+
+        Args:
+            pins: of the same request.
+        """
+        location = self._reopen(pins.base, "/base/uri")
+        config = self._config(location, "/base/uri", pins.base.uri)
+        blocks, width = shape_of(config)
+        own, every = parameters_of(config)
+        held = sum(file.size for file in pins.base.files)
+        model = ModelSizes(
+            blocks if isinstance(blocks, int) else 12,
+            width if isinstance(width, int) else 768,
+            own or held // 4,
+            every or held // 4,
+            held,
+        )
+        return Sizes(model, self._data_sizes(request.dataset, pins.dataset), _size_of(pins.tuned))
+
+    def _data_sizes(self, dataset: TextsRef, pinned: PinnedDataset) -> DataSizes:
+        if dataset.inline is not None:
+            texts = [*dataset.inline.texts, *(dataset.inline.pairs or [])]
+            return _measured(texts, len(dataset.inline.texts), sum(map(len, texts)))
+        if pinned.file is None:
+            raise ValueError("a data set that is not inline has a file")
+        head = self._head(dataset)
+        rows = head.rows(Columns.of(dataset, labelled=False))
+        read = min(head.file.size, HEAD_BYTES)
+        count = round(len(rows) * head.file.size / max(1, read))
+        if head.encoding.format == "parquet" or head.encoding.compression is not None or not rows:
+            count = max(len(rows), head.file.size // _ROW_BYTES)
+        texts = [text for row in rows for text in (row.text, row.pair) if text is not None]
+        return _measured(texts, max(count, 1), head.file.size)
+
+    def preview(self, dataset: TextsRef, labelled: bool, limit: int = PREVIEW_ROWS) -> DatasetPreview:
+        """The first rows of a data set, its columns, and what keeps it from being used.
+
+        Raises:
+            InputError: the file itself cannot be opened.
+        """
+        if dataset.inline is not None:
+            shown = [PreviewRow(text=text[:PREVIEW_CHARACTERS]) for text in dataset.inline.texts[:limit]]
+            return DatasetPreview(columns=[], rows=shown, rows_estimated=len(dataset.inline.texts))
+        head = self._head(dataset)
+        names = column_names(head.bytes, head.whole, head.encoding, head.where)
+        try:
+            rows = head.rows(Columns.of(dataset, labelled))
+        except InputError as error:
+            return DatasetPreview(columns=names, rows=[], rows_estimated=None, problems=error.errors)
+        known = head.whole or (head.encoding.compression is None and bool(rows))
+        count = round(len(rows) * head.file.size / max(1, len(head.bytes))) if known else None
+        shown = [
+            PreviewRow(
+                text=row.text[:PREVIEW_CHARACTERS],
+                pair=row.pair and row.pair[:PREVIEW_CHARACTERS],
+                label=row.label,
+                group=row.group,
+            )
+            for row in rows[:limit]
+        ]
+        return DatasetPreview(columns=names, rows=shown, rows_estimated=count)
+
+    def _head(self, dataset: TextsRef) -> _Head:
+        if dataset.uri is None:
+            raise ValueError("an inline data set has no file")
+        location, file = self._dataset_file(dataset.uri)
+        head = location.read(file.name, HEAD_BYTES) if file.size else b""
+        return _Head(head, len(head) == file.size, table_encoding(file.name), file, dataset.uri)
+
     def _pin_reference(self, reference: ReferenceRef) -> PinnedDataset:
         with of_reference():
             return self._pin_dataset(reference, labelled=False)
@@ -356,6 +471,15 @@ class Sources:
             return folder_of(top, pinned.folder)
         except (NotFoundError, DeniedError, OSError) as error:
             raise InputError.at(pointer, f"{pinned.uri} is no longer there: {error}") from error
+
+
+def _size_of(pinned: PinnedModel | None) -> int:
+    return sum(file.size for file in pinned.files) if pinned is not None else 0
+
+
+def _measured(texts: Sequence[str], rows: int, size: int) -> DataSizes:
+    characters = sum(map(len, texts)) / max(1, len(texts)) if texts else 4.0 * _ROW_BYTES
+    return DataSizes(rows, SPECIAL_TOKENS + characters / CHARACTERS_OF_TOKEN, size)
 
 
 def _check_room(folder: Path, size: int, uri: str) -> None:

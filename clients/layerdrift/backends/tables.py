@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from layerdrift.backends.compression import (
     COMPRESSIONS,
@@ -21,7 +21,7 @@ from layerdrift.backends.compression import (
     open_expanded,
 )
 from layerdrift.backends.table_formats import MAX_LINE_CHARACTERS, TableFormat, format_inside, parse
-from layerdrift.backends.table_rows import Columns, Row, RowReader
+from layerdrift.backends.table_rows import Columns, Row, RowReader, names_of
 from layerdrift.backends.text_encoding import MARK_BYTES, codec_of, decode_head, undecodable
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import TextsRef
@@ -34,6 +34,8 @@ __all__ = [
     "Row",
     "RowReader",
     "check_head",
+    "column_names",
+    "head_rows",
     "inline_rows",
     "inline_sha256",
     "read_rows",
@@ -80,6 +82,54 @@ def table_encoding(uri: str) -> Encoding:
         f"{uri} must end in one of {', '.join(SUFFIXES)}, with or without {compressed} after it: the suffix tells the "
         "format",
     )
+
+
+class _AnyColumns(Columns):
+    """Asks for no column: to see which there are."""
+
+    def require(self, present: Sequence[str], where: str) -> None:
+        """Every table will do."""
+
+    def require_once(self, present: Sequence[str], where: str) -> None:
+        """Also one with a name twice."""
+
+
+class _NameReader(RowReader):
+    """Reads the names of a table's columns, and nothing of its rows."""
+
+    def row(self, record: Mapping[str, Any], place: str) -> Row:
+        if not self.names:
+            self.names = names_of(record)
+        return Row("", None)
+
+
+def column_names(head: bytes, whole: bool, encoding: Encoding, where: str) -> list[str]:
+    """The columns of a file that the request may name; empty where its first bytes do not tell them."""
+    if encoding.format in ("parquet", "text"):
+        return []
+    reader = _NameReader(_AnyColumns("", None, labelled=False), where)
+    try:
+        next(_head_rows(head, whole, encoding, reader), None)
+    except InputError:
+        return []
+    return reader.names
+
+
+def _head_rows(head: bytes, whole: bool, encoding: Encoding, reader: RowReader) -> Iterator[Row]:
+    """The rows that the first bytes of a file hold whole."""
+    if encoding.compression is not None:
+        head, whole = expanded_head(head, whole, encoding.compression, HEAD_BYTES, reader.where)
+    text = decode_head(head, whole, reader.where)
+    format = format_inside(encoding.format, text, reader)
+    pieces = [text] if format == "json" else _lines(text, whole, reader.where)
+    return parse(pieces, format, reader, whole)
+
+
+def head_rows(head: bytes, whole: bool, encoding: Encoding, columns: Columns, where: str) -> list[Row]:
+    """The rows that the first bytes of a file hold whole; none of a Parquet file, which the worker reads."""
+    if encoding.format == "parquet":
+        return []
+    return list(_head_rows(head, whole, encoding, RowReader(columns, where)))
 
 
 def check_head(head: bytes, whole: bool, encoding: Encoding, columns: Columns, where: str) -> None:

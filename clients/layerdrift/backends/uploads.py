@@ -20,7 +20,13 @@ from layerdrift.contract.plain import STORED
 from layerdrift.contract.upload import Upload, UploadRequest
 
 SCHEME = "upload://"
+INLINE_NAME = "inline.jsonl"
+"""Of texts that came inside a request."""
+
 MAX_WAITING = 200
+LISTED = 300
+"""Records that a list of uploads reads."""
+
 WAITING_SECONDS = 24 * 3600
 PART_BYTES = 8 << 20
 """What is sent to S3 at once; S3 takes no fewer than 5 MiB but for the last part."""
@@ -93,6 +99,16 @@ class UploadStore:
     def get(self, tenant: str, upload_id: str) -> Upload:
         """An upload; NotFoundError where this tenant has none of this id."""
         return self._read(tenant, upload_id).upload
+
+    def newest(self, tenant: str, count: int) -> list[Upload]:
+        """A tenant's uploads, newest first, of LISTED at most; those that came inside requests are left out."""
+        blobs = [one for one in self._blobs.list(keys.uploads_prefix(tenant)) if one.key.endswith("/upload.json")]
+        found: list[Upload] = []
+        for blob in blobs[:LISTED]:
+            with suppress(NotFoundError):
+                found.append(self.get(tenant, blob.key.split("/")[-2]))
+        shown = [one for one in found if one.filename != INLINE_NAME]
+        return sorted(shown, key=lambda one: one.created_at, reverse=True)[:count]
 
     def remove(self, tenant: str, upload_id: str) -> None:
         """Forgets an upload and its bytes."""

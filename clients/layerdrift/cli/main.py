@@ -14,7 +14,7 @@ import typer
 from layerdrift import __version__
 from layerdrift.cli import exits, tables
 from layerdrift.cli.exits import reported
-from layerdrift.cli.inputs import Asked, as_uri, submitted
+from layerdrift.cli.inputs import Asked, as_uri, build, submitted
 from layerdrift.cli.key_commands import keys_app
 from layerdrift.cli.options import AnalysisArgument, AsJson, Timeout, Url
 from layerdrift.cli.outputs import drawn, require_folder, whole
@@ -129,6 +129,48 @@ def submit(
         tables.dump(analysis)
     else:
         tables.put(analysis.id)
+
+
+@app.command()
+@reported
+def estimate(
+    base: Base = None,
+    tuned: Tuned = None,
+    dataset: Dataset = None,
+    finetune: Finetune = False,
+    request: RequestFile = None,
+    text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
+    label_column: LabelColumn = None,
+    max_examples: MaxExamples = None,
+    no_sae: NoSae = False,
+    set_: Set = [],  # noqa: B006
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate time, memory and disk of an analysis without submitting it. Local files and folders are uploaded."""
+    asked = Asked(
+        request=request,
+        base=base,
+        tuned=tuned,
+        finetune=finetune,
+        dataset=dataset,
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        label_column=label_column,
+        max_examples=max_examples,
+        name=None,
+        tags=[],
+        seed=None,
+        no_sae=no_sae,
+        settings=set_,
+    )
+    with connected(url) as client:
+        found = client.estimate(build(asked, client))
+    if as_json:
+        tables.dump(found)
+    else:
+        tables.say(*tables.estimate(found))
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.comparison import Comparison, Difference
+from layerdrift.contract.estimate import Estimate
 from layerdrift.contract.inspection import Inspection
 from layerdrift.contract.key import ApiKey
 from layerdrift.contract.policy import Decision, Verdict
@@ -98,6 +99,25 @@ def analysis(one: Analysis) -> Table:
         detail = terminal(stage.detail) if stage.status == "running" else ""
         table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", took, detail)
     return table
+
+
+def estimate(found: Estimate) -> list[Table | str]:
+    """Its stages, then the whole."""
+    table = _table("stage", "about")
+    for stage in found.stages:
+        table.add_row(stage.stage.value, words.duration(stage.seconds))
+    basis = {
+        "measured": "from the last jobs of these workers",
+        "reference": "no job has finished here yet; rates of a machine with 2 cores",
+    }[found.basis]
+    queue = f" {found.queued_before} queued analyses come first." if found.queued_before else ""
+    return [
+        table,
+        f"About {words.duration(found.seconds)} in all, the first drift curve after "
+        f"{words.duration(found.first_curve_seconds)} ({basis}).{queue}",
+        f"Memory of the worker: about {found.memory_bytes / 2**30:.1f} GiB. Scratch on its disk: about "
+        f"{found.scratch_bytes / 2**30:.1f} GiB. Files to fetch: {found.download_bytes / 2**20:.0f} MiB.",
+    ]
 
 
 def layers(report: Report) -> Table:

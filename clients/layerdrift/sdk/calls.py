@@ -19,6 +19,7 @@ from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import Artifact, ArtifactList
 from layerdrift.contract.comparison import Comparison
 from layerdrift.contract.errors import ConflictError, FieldProblem, InputError, LayerdriftError, TransportError
+from layerdrift.contract.estimate import Estimate, Sources
 from layerdrift.contract.explained import explain
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from layerdrift.contract.key import ApiKey, KeyList, KeyRequest, NewKey
@@ -148,6 +149,17 @@ def submit(request: AnalysisRequest | Mapping[str, Any]) -> Call[Analysis]:
     """Sent twice it makes one analysis, so it may be repeated."""
     body = _model(AnalysisRequest, request).model_dump(mode="json")
     return Call("POST", "/v1/analyses", _into(Analysis), body=body)
+
+
+def estimate(request: AnalysisRequest | Mapping[str, Any]) -> Call[Estimate]:
+    """What a request will take."""
+    body = _model(AnalysisRequest, request).model_dump(mode="json")
+    return Call("POST", "/v1/estimates", _into(Estimate), body=body)
+
+
+def sources() -> Call[Sources]:
+    """Models and data sets that requests can name."""
+    return Call("GET", "/v1/sources", _into(Sources))
 
 
 def get(analysis_id: str) -> Call[Analysis]:

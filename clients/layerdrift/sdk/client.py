@@ -17,6 +17,7 @@ from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import Artifact
 from layerdrift.contract.comparison import Comparison
 from layerdrift.contract.errors import LayerdriftError, TransportError, UnavailableError
+from layerdrift.contract.estimate import Estimate, Sources
 from layerdrift.contract.inspection import Inspection
 from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
 from layerdrift.contract.policy import Policy, Verdict
@@ -77,6 +78,14 @@ class Client:
     def submit(self, request: AnalysisRequest | Mapping[str, Any]) -> Analysis:
         """Submits a request, as a model or a dict; returns its analysis, new or from an equal earlier request."""
         return self._send(calls.submit(request))
+
+    def estimate(self, request: AnalysisRequest | Mapping[str, Any]) -> Estimate:
+        """How long a request will take, and how much memory and disk; checks it, and submits nothing."""
+        return self._send(calls.estimate(request))
+
+    def sources(self) -> Sources:
+        """The models and data sets that requests can name: folders, files, checkpoints, uploads, registered models."""
+        return self._send(calls.sources())
 
     def get(self, analysis_id: str) -> Analysis:
         """One analysis as it stands."""
