@@ -13,7 +13,7 @@ const PAGES = [
   [/^\/new$/, submit, "New analysis"],
   [/^\/a\/(an_[a-z2-7]{26})$/, job, "Analysis"],
   [/^\/a\/(an_[a-z2-7]{26})\/inspect$/, inspect, "Inspect texts"],
-  [/^\/compare\/(an_[a-z2-7]{26})\/(an_[a-z2-7]{26})$/, compare, "Two reports"],
+  [/^\/compare\/(an_[a-z2-7]{26}(?:\/an_[a-z2-7]{26})+)$/, compare, "Compare reports"],
 ];
 
 const main = document.getElementById("main");
@@ -28,7 +28,8 @@ async function show() {
   sign.hidden = key.get() === null;
   const path = location.hash.slice(1).split("?")[0];
   const found = PAGES.map(([pattern, page, title]) => [path.match(pattern), page, title]).find(([match]) => match);
-  const view = h("div");
+  document.body.className = "";
+  const view = h("div", { id: "view" });
   main.replaceChildren(view);
   if (!found) {
     view.append(h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "All analyses")));
@@ -86,7 +87,7 @@ function signIn(view, error) {
     h("h1", {}, "Sign in"),
     h("label", { for: "key" }, "API key", secret),
     said,
-    h("p", { class: "soft" }, "Kept for this tab alone. Whoever runs the service makes keys: layerdrift keys create."),
+    h("p", { class: "soft" }, "The key is kept in this tab only. The operator of the service creates keys with: layerdrift keys create"),
     h("button", { type: "submit" }, "Sign in"),
   );
   view.replaceChildren(form);

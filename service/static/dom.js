@@ -29,7 +29,25 @@ export function say(text) {
 }
 
 export function when(text) {
-  return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  return new Date(text).toLocaleString(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
+}
+
+export function ago(text) {
+  const seconds = (Date.now() - new Date(text)) / 1000;
+  return seconds < 60 ? "just now" : `${duration(seconds)} ago`;
+}
+
+// A time for people: 40 s, 3 min, 2 h 10 min.
+export function duration(seconds) {
+  if (seconds < 90) {
+    return `${Math.max(1, Math.round(seconds))} s`;
+  }
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 90) {
+    return `${minutes} min`;
+  }
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.round(hours / 24)} days`;
 }
 
 export function fixed(value, digits = 3) {

@@ -11,7 +11,7 @@ export async function inspect(view, signal, id) {
   const button = h("button", { type: "submit" }, "Send through both models");
   view.append(
     h("h1", {}, "Inspect texts"),
-    h("p", {}, h("a", { href: `#/a/${id}` }, analysis.name || id)),
+    h("p", {}, h("a", { href: `#/a/${id}` }, analysis.name)),
     h(
       "form",
       {

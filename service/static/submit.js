@@ -1,92 +1,101 @@
-// A form for a pair or a fine-tune. What the service says is wrong stands at the field that it means.
+// The form of an analysis: it offers what there is, previews the data set, checks while one types, and estimates.
 
-import { call, Problem, upload } from "./api.js";
-import { h, say } from "./dom.js";
+import { call, Problem } from "./api.js";
+import { duration, h, say } from "./dom.js";
+import { field, settings, write } from "./fields.js";
+import { place } from "./place.js";
 
-let nextId = 0;
-
-function field(title, pointer, input, hint) {
-  const id = input.id || `field-${(nextId += 1)}`;
-  input.id = id;
-  const error = h("p", { class: "error", id: `${id}-error` });
-  input.setAttribute("aria-describedby", `${id}-error${hint ? ` ${id}-hint` : ""}`);
-  const whole = h("div", {}, h("label", { for: id }, title, input), hint ? h("span", { class: "soft", id: `${id}-hint` }, hint) : null, error);
-  return { whole, input, error, pointer };
-}
-
-// A URI, or a file that is uploaded when the form is sent.
-function place(title, pointer, accept, hint) {
-  const text = field(title, pointer, h("input", { type: "text", spellcheck: "false", autocomplete: "off" }), hint);
-  const file = h("input", { type: "file", accept, "aria-label": `${title}: upload a file` });
-  const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": `${title}: upload` });
-  file.addEventListener("change", () => (text.input.value = file.files[0] ? `file: ${file.files[0].name}` : ""));
-  text.whole.append(file, bar);
-  let sent = null;
-  text.uri = async () => {
-    if (!file.files[0] || text.input.value !== `file: ${file.files[0].name}`) {
-      return text.input.value.trim();
-    }
-    if (sent?.file !== file.files[0]) { // a form that is sent again after a mistake sends no file twice
-      bar.hidden = false;
-      say(`uploading ${file.files[0].name}`);
-      sent = { file: file.files[0], uri: (await upload(file.files[0], (share) => (bar.value = share))).uri };
-    }
-    return sent.uri;
-  };
-  return text;
-}
+const CHECK_AFTER_MS = 700;
+const DATA = ".csv,.tsv,.jsonl,.ndjson,.json,.txt,.parquet,.gz,.bz2,.xz";
 
 const number = (value, given = {}) => h("input", { type: "number", value, ...given });
 const filled = (input) => (input.value.trim() === "" ? undefined : Number(input.value));
+const split = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
-export function submit(view) {
-  const archive = "a URI (hf://, s3://, mlflow://, file://), or a zip of the checkpoint's folder";
+export async function submit(view, signal) {
+  let timer;
+  const soon = () => {
+    clearTimeout(timer);
+    timer = setTimeout(check, CHECK_AFTER_MS);
+  };
+  signal.addEventListener("abort", () => clearTimeout(timer));
+  const columns = h("datalist", { id: "columns" });
+  const column = (value) => h("input", { type: "text", value, list: "columns", autocomplete: "off" });
+  const model = "URI (hf://, s3://, mlflow://, file://), a folder, or a zip of it";
   const parts = {
-    name: field("Name", "/name", h("input", { type: "text", maxlength: 200 }), "for people; shown in lists and in the report"),
-    base: place("Base model", "/base/uri", ".zip", archive),
-    tuned: place("Tuned model", "/tuned/uri", ".zip", archive),
-    dataset: place("Texts", "/dataset/uri", ".csv,.tsv,.jsonl,.ndjson,.json,.txt,.parquet,.gz,.bz2,.xz", "a URI, or a file: CSV, TSV, JSON Lines, JSON, Parquet, plain text"),
-    inline: field("… or texts, one a line", "/dataset/inline", h("textarea", {}), "used where no file and no URI is given"),
-    text: field("Text column", "/dataset/text_column", h("input", { type: "text", value: "text" })),
-    pair: field("Text pair column", "/dataset/text_pair_column", h("input", { type: "text" }), "second text of a pair; empty: single texts"),
-    label: field("Label column", "/dataset/label_column", h("input", { type: "text" }), "empty: label, where there is one"),
+    name: field("Name", "/name", h("input", { type: "text", maxlength: 200 }), "shown in lists and in the report; by default the models and the data set"),
+    base: place("Base model", "/base/uri", { accept: ".zip", hint: model, folder: true }, soon),
+    tuned: place("Tuned model", "/tuned/uri", { accept: ".zip", hint: `${model}; an adapter will do`, folder: true }, soon),
+    dataset: place("Data set", "/dataset/uri", { accept: DATA, hint: "URI or file: CSV, TSV, JSON Lines, JSON, Parquet, plain text", folder: false }, soon),
+    inline: field("… or texts, one per line", "/dataset/inline", h("textarea", {}), "used if no data set is given"),
+    text: field("Text column", "/dataset/text_column", column("text")),
+    pair: field("Text pair column", "/dataset/text_pair_column", column(""), "second text of a pair; leave empty for single texts"),
+    label: field("Label column", "/dataset/label_column", column(""), "defaults to label, if it exists"),
     examples: field("Texts to analyse", "/dataset/max_examples", number(2000, { min: 20, max: 100000 })),
-    tokens: field("Tokens to compare", "/analysis/max_tokens", number(100000, { min: 100 })),
     rate: field("Learning rate", "/finetune/learning_rate", number("0.00005", { step: "any", min: 0 })),
     epochs: field("Epochs", "/finetune/epochs", number(3, { min: 1, max: 100 })),
-    rows: field("Rows to train on", "/finetune/train_examples", number("", { min: 8 }), "empty: all the others"),
+    rows: field("Rows to train on", "/finetune/train_examples", number("", { min: 8 }), "defaults to all rows that are not analysed"),
     frozen: field("Blocks to freeze", "/finetune/freeze_first", number(0, { min: 0 })),
-    seed: field("Seed", "/seed", number(0, { min: 0 })),
-    shown: field("Texts to show token by token", "/analysis/texts", h("textarea", {}), "one a line; empty: the first ones"),
+    shown: field("Texts to show token by token", "/analysis/texts", h("textarea", {}), "one per line; defaults to the first texts"),
   };
   const mode = (value, title, checked) => h("label", { class: "inline" }, h("input", { type: "radio", name: "mode", value, checked, onchange: modes }), title);
-  const check = (title, checked) => {
-    const box = h("input", { type: "checkbox", checked });
-    return { box, whole: h("label", { class: "inline" }, box, title) };
+  const box = (title, checked) => {
+    const input = h("input", { type: "checkbox", checked, onchange: soon });
+    return { input, whole: h("label", { class: "inline" }, input, title) };
   };
-  const sae = check("Sparse autoencoders (most of the time an analysis takes)", true);
-  const grafts = check("Grafts: does the change matter to the answers?", true);
+  const sae = box("Sparse autoencoders (most of the time an analysis takes)", true);
+  const grafts = box("Grafts: does the change matter to the outputs?", true);
   const whole = h("p", { class: "error", role: "alert" });
+  const estimate = h("p", { class: "estimate", id: "estimate", role: "status", hidden: true });
+  const preview = h("div", { class: "preview", id: "preview", role: "status" });
   const button = h("button", { type: "submit" }, "Submit");
+  const advanced = h("details", {}, h("summary", {}, "Advanced: every setting"), h("p", { class: "soft" }, "Loading…"));
   const tuning = h("fieldset", { hidden: true }, h("legend", {}, "Fine-tune"), h("div", { class: "fields" }, [parts.rate, parts.epochs, parts.rows, parts.frozen].map((one) => one.whole)));
+  let more = { parts: [], put: () => {} };
+  let touched = new Set();
+  let asked = 0;
   const form = h(
     "form",
-    { novalidate: true, onsubmit: send },
+    { novalidate: true, onsubmit: send, oninput: (event) => { touched.add(event.target); soon(); } },
     h("h1", {}, "New analysis"),
     h(
       "fieldset",
       {},
       h("legend", {}, "Models"),
-      h("div", { class: "row", role: "radiogroup", "aria-label": "What is compared" }, mode("pair", "two checkpoints", true), mode("finetune", "one, fine-tuned here", false)),
-      h("div", { class: "fields" }, parts.name.whole, parts.base.whole, parts.tuned.whole),
+      h("div", { class: "row", role: "radiogroup", "aria-label": "What is compared" }, mode("pair", "Two checkpoints", true), mode("finetune", "One checkpoint, fine-tuned here", false)),
+      h("div", { class: "fields" }, parts.base.whole, parts.tuned.whole),
     ),
     tuning,
-    h("fieldset", {}, h("legend", {}, "Data"), h("div", { class: "fields" }, [parts.dataset, parts.inline, parts.text, parts.pair, parts.label, parts.examples].map((one) => one.whole))),
-    h("fieldset", {}, h("legend", {}, "Analysis"), sae.whole, grafts.whole, h("div", { class: "fields" }, [parts.tokens, parts.seed, parts.shown].map((one) => one.whole))),
+    h("fieldset", {}, h("legend", {}, "Data"), h("div", { class: "fields" }, parts.dataset.whole, parts.inline.whole), h("div", { class: "fields" }, [parts.text, parts.pair, parts.label, parts.examples].map((one) => one.whole)), columns, preview),
+    h("fieldset", {}, h("legend", {}, "Analysis"), sae.whole, grafts.whole, h("div", { class: "fields" }, parts.name.whole, parts.shown.whole), advanced),
     whole,
+    estimate,
     button,
   );
   view.append(form);
+  offer();
+  schema();
+
+  // What the service has at hand, as suggestions; the form works without them.
+  async function offer() {
+    try {
+      const found = await call("GET", "/v1/sources");
+      parts.base.offer(found.models);
+      parts.tuned.offer(found.models);
+      parts.dataset.offer(found.datasets);
+    } catch (error) {
+      if (!(error instanceof Problem)) {
+        throw error;
+      }
+    }
+  }
+
+  async function schema() {
+    const openapi = await call("GET", "/openapi.json");
+    const skipped = new Set([...Object.values(parts).map((one) => one.pointer), "/base", "/tuned", "/analysis/grafts"]);
+    more = settings(openapi, { $ref: "#/components/schemas/AnalysisRequest" }, "", skipped);
+    advanced.replaceChildren(advanced.firstChild, more.whole);
+  }
 
   function finetuned() {
     return form.elements.mode.value === "finetune";
@@ -95,46 +104,108 @@ export function submit(view) {
   function modes() {
     tuning.hidden = !finetuned();
     parts.tuned.whole.hidden = finetuned();
+    soon();
   }
 
-  async function request() {
-    const body = {
-      name: parts.name.input.value,
-      base: { uri: await parts.base.uri() },
-      dataset: {
-        text_column: parts.text.input.value, text_pair_column: parts.pair.input.value.trim() || null,
-        label_column: parts.label.input.value.trim() || null, max_examples: filled(parts.examples.input),
-      },
-      analysis: { grafts: grafts.box.checked, max_tokens: filled(parts.tokens.input), texts: split(parts.shown.input.value) },
-      seed: filled(parts.seed.input),
-    };
-    if (!sae.box.checked) {
-      body.analysis.sae = null;
+  function request() {
+    const body = { base: { uri: parts.base.uri() }, dataset: {}, analysis: {} };
+    more.put(body);
+    if (!finetuned()) {
+      delete body.finetune;
     }
-    const uri = await parts.dataset.uri();
+    write(body, "/name", parts.name.input.value);
+    body.dataset.max_examples = filled(parts.examples.input);
     const texts = split(parts.inline.input.value);
-    if (uri || !texts.length) {
-      body.dataset.uri = uri;
+    if (parts.dataset.uri() || !texts.length) {
+      body.dataset.uri = parts.dataset.uri();
+      body.dataset.text_column = parts.text.input.value;
+      body.dataset.text_pair_column = parts.pair.input.value.trim() || null;
+      body.dataset.label_column = parts.label.input.value.trim() || null;
     } else {
-      body.dataset = { inline: { texts }, max_examples: body.dataset.max_examples };
+      body.dataset.inline = { texts };
+    }
+    body.analysis.grafts = grafts.input.checked;
+    body.analysis.texts = split(parts.shown.input.value);
+    if (!sae.input.checked) {
+      body.analysis.sae = null;
     }
     if (finetuned()) {
       body.finetune = {
+        ...body.finetune,
         learning_rate: filled(parts.rate.input), epochs: filled(parts.epochs.input),
         train_examples: filled(parts.rows.input) ?? null, freeze_first: filled(parts.frozen.input),
       };
     } else {
-      body.tuned = { uri: await parts.tuned.uri() };
+      body.tuned = { uri: parts.tuned.uri() };
     }
     return body;
   }
 
+  // Looks at the data set and asks for an estimate, which finds what is wrong; fields that are still empty are let be.
+  async function check() {
+    asked += 1;
+    const mine = asked;
+    const body = request();
+    const hasData = Boolean(body.dataset.uri || body.dataset.inline);
+    await Promise.all([
+      hasData ? tried(() => call("POST", "/v1/datasets/preview", { dataset: body.dataset, labelled: finetuned() }), mine, rows, () => preview.replaceChildren()) : preview.replaceChildren(),
+      body.base.uri && hasData && (finetuned() || body.tuned.uri)
+        ? tried(() => call("POST", "/v1/estimates", body), mine, told, (problem) => { estimate.hidden = true; point(problem, true); })
+        : (estimate.hidden = true),
+    ]);
+  }
+
+  async function tried(ask, mine, then, otherwise) {
+    try {
+      const found = await ask();
+      if (mine === asked && !signal.aborted) {
+        then(found);
+      }
+    } catch (problem) {
+      if (!(problem instanceof Problem)) {
+        throw problem;
+      }
+      if (mine === asked && !signal.aborted) {
+        otherwise(problem);
+      }
+    }
+  }
+
+  function told(found) {
+    clear();
+    const basis = found.basis === "measured" ? "" : " (a guess: no analysis has finished here yet)";
+    const queue = found.queued_before ? ` ${found.queued_before} queued first.` : "";
+    estimate.textContent = `About ${duration(found.seconds)}, the first drift curve after ${duration(found.first_curve_seconds)}${basis}. `
+      + `Memory ${(found.memory_bytes / 2 ** 30).toFixed(1)} GiB, scratch ${(found.scratch_bytes / 2 ** 30).toFixed(1)} GiB.${queue}`;
+    estimate.hidden = false;
+  }
+
+  function rows(found) {
+    columns.replaceChildren(...found.columns.map((name) => h("option", { value: name })));
+    for (const { pointer, detail } of found.problems) {
+      mark(pointer, detail);
+    }
+    if (!found.rows.length) {
+      preview.replaceChildren(found.columns.length ? h("p", { class: "soft" }, `Columns: ${found.columns.join(", ")}`) : "");
+      return;
+    }
+    const heads = ["text", "pair", "label"].filter((name) => found.rows.some((row) => row[name] !== null));
+    const count = found.rows_estimated === null ? "" : ` of about ${found.rows_estimated.toLocaleString()}`;
+    preview.replaceChildren(
+      h("p", { class: "soft" }, `First ${found.rows.length} rows${count}${found.columns.length ? `; columns: ${found.columns.join(", ")}` : ""}`),
+      h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, found.rows.map((row) => h("tr", {}, heads.map((name) => h("td", { title: row[name] ?? "" }, row[name] ?? "—"))))))),
+    );
+  }
+
   async function send(event) {
     event.preventDefault();
+    clearTimeout(timer);
+    asked += 1;
     clear();
-    const wrong = Object.values(parts).filter((one) => one.input.validity.badInput);
+    const all = [...Object.values(parts), ...more.parts];
+    const wrong = all.filter((one) => one.input.validity.badInput);
     for (const one of wrong) {
-      one.error.textContent = "this is no number";
+      one.error.textContent = "must be a number";
       one.input.setAttribute("aria-invalid", "true");
     }
     if (wrong.length) {
@@ -143,13 +214,14 @@ export function submit(view) {
     }
     button.disabled = true;
     try {
-      const made = await call("POST", "/v1/analyses", await request());
+      await Promise.all([parts.base, parts.tuned, parts.dataset].map((one) => one.busy));
+      const made = await call("POST", "/v1/analyses", request());
       location.hash = `#/a/${made.id}`;
     } catch (error) {
       if (!(error instanceof Problem)) {
         throw error;
       }
-      point(error);
+      point(error, false);
     } finally {
       button.disabled = false;
     }
@@ -157,30 +229,47 @@ export function submit(view) {
 
   function clear() {
     whole.textContent = "";
-    for (const one of Object.values(parts)) {
+    for (const one of [...Object.values(parts), ...more.parts]) {
       one.error.textContent = "";
       one.input.removeAttribute("aria-invalid");
     }
   }
 
-  function point(problem) {
+  function meant(pointer) {
+    const all = [...Object.values(parts), ...more.parts];
+    return all.find((one) => pointer === one.pointer || pointer.startsWith(`${one.pointer}/`))
+      ?? all.find((one) => one.pointer.startsWith(`${pointer}/`) && pointer !== "");
+  }
+
+  function mark(pointer, detail) {
+    const one = meant(pointer);
+    if (one) {
+      one.error.textContent = detail;
+      one.input.setAttribute("aria-invalid", "true");
+    }
+    return one;
+  }
+
+  // Shows what is wrong at its field; while one types, nothing is said of empty fields, and the focus stays.
+  function point(problem, typing) {
+    clear();
     const left = [];
     let first = null;
     for (const { pointer, detail } of problem.errors) {
-      const meant = Object.values(parts).find((one) => pointer === one.pointer || pointer.startsWith(`${one.pointer}/`))
-        ?? Object.values(parts).find((one) => one.pointer.startsWith(`${pointer}/`) && pointer !== "");
-      if (!meant) {
-        left.push(detail);
+      const one = meant(pointer);
+      if (typing && one && !touched.has(one.input) && one.input.value === "") {
         continue;
       }
-      meant.error.textContent = detail;
-      meant.input.setAttribute("aria-invalid", "true");
-      first ??= meant.input;
+      if (!mark(pointer, detail)) {
+        left.push(detail);
+      }
+      first ??= one?.input ?? null;
     }
     whole.textContent = problem.errors.length ? left.join(" ") : problem.message;
-    first?.focus();
-    say(`${problem.errors.length || 1} to mend`);
+    if (!typing) {
+      first?.closest("details")?.setAttribute("open", "");
+      first?.focus();
+      say(`${problem.errors.length || 1} errors`);
+    }
   }
 }
-
-const split = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);

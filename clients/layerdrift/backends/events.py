@@ -24,7 +24,12 @@ def told(before: JobRecord | None, record: JobRecord) -> list[tuple[str, dict[st
             found.append(("stage", stage.model_dump(mode="json")))
     if before is not None and record.progress != before.progress:
         current = next((stage for stage in record.progress.stages if stage.name == record.progress.stage), None)
-        data: dict[str, Any] = {"fraction": record.progress.fraction, "stage": record.progress.stage}
+        progress = record.progress
+        data: dict[str, Any] = {
+            "fraction": progress.fraction,
+            "stage": progress.stage,
+            "seconds_left": progress.seconds_left,
+        }
         if current is not None:
             data |= {"stage_fraction": current.fraction, "detail": current.detail, "numbers": current.numbers}
         found.append(("progress", data))

@@ -85,6 +85,7 @@ class JobRecord(BaseModel):
         return Analysis(
             id=self.id,
             name=self.request.title,
+            compared=self.request.compared,
             tags=self.request.tags,
             status=self.status,
             created_at=self.created_at,

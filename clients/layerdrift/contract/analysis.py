@@ -87,7 +87,8 @@ class Analysis(BaseModel):
 
     id: str = Field(description="hash of the pinned request and the engine's version: the same question, the same id")
     object: Literal["analysis"] = "analysis"
-    name: str = Field(description="the request's name, else base → tuned and the data set")
+    name: str = Field(description="the request's name, else `compared`")
+    compared: str = Field(default="", description="the models and the data set in short: `base → tuned on reviews.csv`")
     tags: dict[str, str]
     status: Status
     created_at: datetime

@@ -387,9 +387,12 @@ class AnalysisRequest(RequestModel):
 
     @property
     def title(self) -> str:
-        """The name, else one made of what is compared: `base → tuned on reviews.csv`."""
-        if self.name:
-            return self.name
+        """The name, else what is compared."""
+        return self.name or self.compared
+
+    @property
+    def compared(self) -> str:
+        """What is compared, in short: `base → tuned on reviews.csv`."""
         base, data = _short(self.base.uri), _short(self.dataset.uri or "inline texts")
         if self.tuned is None:
             return f"{base} fine-tuned on {data}"
