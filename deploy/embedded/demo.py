@@ -49,7 +49,7 @@ def demo_request(inputs: DemoInputs) -> AnalysisRequest:
     return AnalysisRequest(
         name="all-MiniLM-L6-v2 fine-tuned on movie reviews",
         base=ModelRef(uri=inputs.model.as_uri()),
-        finetune=FineTune(train_examples=1_200, epochs=3, batch_size=16, learning_rate=5e-5, checkpoints=3),
+        finetune=FineTune(train_examples=1_200, epochs=2, batch_size=16, learning_rate=5e-5, checkpoints=3),
         dataset=DatasetRef(uri=inputs.reviews.as_uri(), max_examples=500),
         analysis=AnalysisSettings(max_length=96, sae=SaeSettings(tokens=200_000), texts=TEXTS_SHOWN),
     )

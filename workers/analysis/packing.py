@@ -45,7 +45,7 @@ def unpacked(found: Packed) -> tuple[Tensor, Tensor, Tensor]:
     return xx, yy, xy
 
 
-@njit(parallel=True)
+@njit(parallel=True, cache=True)
 def _pack(xx: F64, yy: F64, xy: F64, grams: F32, diagonal: F32, mixed: F32) -> None:
     sites, width, _ = xx.shape
     for place in prange(sites * width):
@@ -59,7 +59,7 @@ def _pack(xx: F64, yy: F64, xy: F64, grams: F32, diagonal: F32, mixed: F32) -> N
             mixed[site, row, column] = xy[site, row, column] - xx[site, row, column]
 
 
-@njit(parallel=True)
+@njit(parallel=True, cache=True)
 def _unpack(grams: F32, diagonal: F32, mixed: F32, xx: F64, yy: F64, xy: F64) -> None:
     sites, width, _ = grams.shape
     for place in prange(sites * width):

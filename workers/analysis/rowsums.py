@@ -23,7 +23,7 @@ NORMS = 5
 """1, a, b, a', b': squared norms after the centres were taken off, and after scaling as well."""
 
 
-@njit(parallel=True, fastmath={"reassoc", "contract"})
+@njit(parallel=True, fastmath={"reassoc", "contract"}, cache=True)
 def centre_and_sum(
     base: NDArray[Any], tuned: NDArray[Any], centres: F64, weights: F64, rows: F64, norms: F64, by_row: F64
 ) -> None:
@@ -63,7 +63,7 @@ def centre_and_sum(
         by_row[2, row], by_row[4, row] = min(1.0, max(-1.0, cosine)), min(1.0, max(-1.0, cosine_centred))
 
 
-@njit(parallel=True)
+@njit(parallel=True, cache=True)
 def take_rows(
     states: F32, real: NDArray[np.bool_], position: NDArray[np.int64], rows: F32, chosen: F32, means: F32
 ) -> None:

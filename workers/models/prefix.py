@@ -63,6 +63,11 @@ class PrefixCache:
         self._is_tuple: bool | None = None
         self._possible = True
 
+    def fill(self, states: list[Tensor | None]) -> None:
+        """Takes states that are known already, by row: [T, D] each."""
+        self._states = list(states)
+        self._bytes = sum(state.nbytes for state in states if state is not None)
+
     def logits(self, batch: Batch, rows: list[int]) -> Tensor:
         """The model's logits on a batch of these rows."""
         known = [self._states[row] for row in rows]
@@ -114,6 +119,8 @@ class PrefixCache:
                 whole = run(self._model, batch).logits.float()
                 with self._skipping(padded):
                     short = run(self._model, batch).logits.float()
+        except RuntimeError:  # states of another shape than the blocks pass on
+            return False
         finally:
             for module, training in modes:
                 module.training = training

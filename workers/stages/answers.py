@@ -6,8 +6,8 @@ Every judgement is a sum and a count for each text, so that intervals over texts
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from layerdrift.backends.tables import Row
 from workers.models.loading import HeadKind, body_of
+from workers.models.prefix import PrefixCache
 from workers.models.texts import Batch, batches, run
 from workers.stages.gather import BATCH_TEXTS, Reading, batch_rows
 
@@ -59,11 +60,15 @@ class Predicted(NamedTuple):
 
 @dataclass(frozen=True)
 class Questions:
-    """The texts that models are asked about, and their right answers where they are known."""
+    """The texts that models are asked about, and their right answers where they are known.
+
+    known: by `id` of a classifier, its states at these texts where they are known.
+    """
 
     reading: Reading
     rows: list[Row]
     kind: HeadKind
+    known: Mapping[int, PrefixCache] = field(default_factory=dict)
 
     def batches(self) -> Iterator[Batch]:
         """All texts once."""
@@ -90,7 +95,9 @@ class Questions:
             return self._masked(model, batch) if self.kind == "masked_lm" else _continued(model, batch)
 
     def _classified(self, model: PreTrainedModel, batch: Batch, order: list[int] | None) -> Predicted:
-        log_probs = run(model, batch).logits.float().cpu().log_softmax(-1)
+        cache = self.known.get(id(model))
+        logits = run(model, batch).logits if cache is None else cache.logits(batch, batch.indices)
+        log_probs = logits.float().cpu().log_softmax(-1)
         if order is not None:
             log_probs = log_probs[:, order]
         return Predicted(log_probs, torch.full((len(batch.indices),), -1), torch.tensor(batch.indices))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -194,12 +195,17 @@ def _geometry(extracted: Extracted, tick: Tick) -> list[_SiteGeometry]:
     sample = extracted.text_sample
     groups = _groups(extracted)
     present = groups.unique()
-    found = []
-    for layer, (base, tuned) in enumerate(zip(*sample.rows, strict=True)):
-        distances = PairDistances(base, tuned)
+
+    def of_layer(rows: tuple[Tensor, Tensor]) -> _SiteGeometry:
+        distances = PairDistances(*rows)
         left_out = [distances.geometry(groups != group) for group in present] if len(present) >= MIN_GROUPS else []
-        found.append(_SiteGeometry(distances.geometry(), left_out))
-        tick(0.2 + 0.5 * (layer + 1) / len(sample.rows.base), f"distances between texts at layer {layer}")
+        return _SiteGeometry(distances.geometry(), left_out)
+
+    found = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # sorting and counting use one core each
+        for layer, one in enumerate(threads.map(of_layer, zip(*sample.rows, strict=True))):
+            found.append(one)
+            tick(0.2 + 0.5 * (layer + 1) / len(sample.rows.base), f"distances between texts at layer {layer}")
     return found
 
 

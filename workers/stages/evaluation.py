@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from layerdrift.contract.report import Outputs, ReportWarning
 from workers.models.device import best_device
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
+from workers.models.prefix import PrefixCache
 from workers.stages.answers import Questions
 from workers.stages.doubts import Doubt, doubts_of, relative_head_change
 from workers.stages.extract import Extracted
@@ -42,6 +43,8 @@ def evaluate_outputs(
         return Evaluated(None, None, doubts_of(None, drift, None, extracted.analysed), warnings)
     questions = Questions(extracted.reading, resolved.split.analysed[: extracted.analysed], tuned.kind)
     base = base_with_head(resolved, tuned)
+    if tuned.kind == "classifier":
+        questions = replace(questions, known=_known_states(extracted, base, tuned))
     outputs, more = outputs_of(questions, base, tuned, tick)
     on_reference = None
     if extracted.reference is not None:
@@ -52,6 +55,13 @@ def evaluate_outputs(
     warnings += more
     warnings += [ReportWarning(code=doubt.code, message=doubt.message) for doubt in doubts if doubt.code is not None]
     return Evaluated(outputs, on_reference, doubts, warnings)
+
+
+def _known_states(extracted: Extracted, base: Headed | None, tuned: Headed) -> dict[int, PrefixCache]:
+    """By `id` of a headed model, the states that its body had at the compared texts."""
+    sides = [(tuned, extracted.last_states[1])] + ([(base, extracted.last_states[0])] if base is not None else [])
+    caches = ((headed.model, states.cache(headed.model, extracted.reading)) for headed, states in sides)
+    return {id(model): cache for model, cache in caches if cache is not None}
 
 
 def askable(checkpoint: Checkpoint, reading: Reading) -> tuple[Headed | None, list[ReportWarning]]:

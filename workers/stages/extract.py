@@ -41,6 +41,7 @@ from workers.stages.gather import (
     TextSample,
     group_stores,
 )
+from workers.stages.last_states import LastStates
 from workers.stages.nulls import Nulls, nulls_of
 from workers.stages.pair import Pair, load_pair, model_info, weight_drift
 from workers.stages.reference import ReferenceDrift, reference_drift
@@ -88,6 +89,7 @@ class Extracted:
     not count; None where all do.
     moments: by view. groups: the same by group of texts, for intervals; empty where the scratch is too small for them.
     token_sample: base and tuned rows at random tokens, each [L + 1, N, D].
+    last_states: of the base and the tuned model.
     heldout: compared rows that autoencoders are measured on; None where none are asked for.
     analysed: how many texts were read. shown: those whose tokens are told, as in `tokens`.
     """
@@ -101,6 +103,7 @@ class Extracted:
     text_sample: TextSample
     analysed: int
     tokens: TokenDrift
+    last_states: tuple[LastStates, LastStates]
     heldout: HeldoutRows | None
     weights: list[dict[PartName, WeightDrift]]
     nulls: Nulls
@@ -135,7 +138,10 @@ def extract(
     groups = group_stores(folder / "moments", plan) if plan is not None else {}
     pair, stream = _with_inliers(pair, texts)
     gathering = Gathering(pair.reading.causal, request.seed, groups, plan.merged if plan is not None else 1)
-    moments, first, outliers = _gather(pair, stream, gathering, heldout, _of(len(texts), ticks.next("tokens compared")))
+    last = LastStates(len(texts)), LastStates(len(texts))
+    moments, first, outliers = _gather(
+        pair, _noted(stream, last), gathering, heldout, _of(len(texts), ticks.next("tokens compared"))
+    )
     whole = sum(count_tokens(pair.reading.tokenizer, texts, None))
     counts = TokenCounts(first, outliers, moments["token"].n, whole - tokens)
     shown: list[Text] = list(request.analysis.texts) or texts[:DEFAULT_TEXTS_SHOWN]
@@ -161,6 +167,7 @@ def extract(
         analysed=len(texts),
         tokens=told,
         shown=shown,
+        last_states=last,
         heldout=heldout,
         weights=weights,
         nulls=nulls,
@@ -216,6 +223,14 @@ def _with_inliers(pair: Pair, texts: Sequence[Text]) -> tuple[Pair, Iterator[_Re
             break
     inliers = Inliers.of(pair.reading.causal, [(one.batch, one.base, one.tuned) for one in first])
     return pair.with_inliers(inliers), chain(first, stream)
+
+
+def _noted(stream: Iterator[_Read], last: tuple[LastStates, LastStates]) -> Iterator[_Read]:
+    """The batches, whose last states are kept on the way."""
+    for one in stream:
+        for states, model in zip(last, (one.base, one.tuned), strict=True):
+            states.add(one.batch, model[-1])
+        yield one
 
 
 def _gather(

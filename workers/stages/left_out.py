@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from workers.analysis.moments import PairMoments
-from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, similarities
+from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, nuclear_norms, similarities
 from workers.scratch import GroupStore
 from workers.stages.intervals import MIN_GROUPS
 
@@ -30,11 +30,11 @@ class LeftOut:
             total = PairMoments.zeros(total.frame)
             for group in store.each(total.frame):
                 total.merge(group)
-        found = []
+        found, whole = [], nuclear_norms(total)
         for number, group in enumerate(store.each(total.frame), start=1):
             if total.n - group.n < MIN_ROWS:
                 return LeftOut([])
-            found.append(similarities(total.without(group)))
+            found.append(similarities(total.without(group), whole))
             tick(number / store.groups)
         return LeftOut(found, whole=store.every == 1)
 

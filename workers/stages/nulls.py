@@ -24,7 +24,7 @@ from workers.stages.gather import Gathering, Reading, States, StatesOf, token_ro
 from workers.stages.pair import Pair
 from workers.stages.tick import SharedTicks
 
-NULL_TOKENS = 20_000
+NULL_TOKENS = 10_000
 """Tokens that a null is measured on: debiased measures do not depend on how many there are."""
 
 DITHER = 0.65

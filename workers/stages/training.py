@@ -145,7 +145,7 @@ def train(
     settings, run_so_far = recipe.settings, Training()
     freeze(model, recipe)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     steps = planned_steps(settings, len(data.train))
     schedule: LRScheduler = get_linear_schedule_with_warmup(optimiser, round(WARMUP_SHARE * steps), steps)
     cache = _prefix_cache(model, recipe, len(data.train)) if settings.epochs > 1 else None
