@@ -73,7 +73,7 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
 def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) -> Check:
     known_path = _known(policy, rule, report)
     if known_path is not None:
-        return _passed_over(rule, known_path)
+        return _skipped(rule, known_path)
     numbers = _numbers(policy, rule, report)
     if rule.of_baseline and baseline is not None:
         numbers = [_against(rule, number, report, baseline) for number in numbers]
@@ -102,7 +102,8 @@ def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) 
         limit=rule.limit,
         message=rule.message,
         detail=_detail(rule, known, broken, undefined),
-        judged=bool(broken) or decision == "pass",
+        evaluated=bool(broken) or decision == "pass",
+        skipped=not known,
         findings=[Finding(path=match.path, observed=match.value) for match in [*broken, *missed][:MAX_FINDINGS]],
     )
 
@@ -115,7 +116,7 @@ def _known(policy: Policy, rule: Rule, report: Report) -> str | None:
     return None
 
 
-def _passed_over(rule: Rule, path: str) -> Check:
+def _skipped(rule: Rule, path: str) -> Check:
     return Check(
         id=rule.id,
         decision="pass",
@@ -125,7 +126,8 @@ def _passed_over(rule: Rule, path: str) -> Check:
         observed=None,
         limit=rule.limit,
         message=rule.message,
-        detail=f"passed over, since the report has {path}",
+        detail=f"skipped: the report has {path}",
+        skipped=True,
     )
 
 
@@ -135,6 +137,11 @@ class _Number(NamedTuple):
     path: str
     minus: str | None
     value: Scalar | None
+
+    @property
+    def name(self) -> str:
+        """Its path, and the path that was taken off."""
+        return f"{self.path} - {self.minus}" if self.minus else self.path
 
 
 def _numbers(policy: Policy, rule: Rule, report: Report) -> list[_Number]:
@@ -230,18 +237,28 @@ def _detail(rule: Rule, known: list[_Number], broken: list[_Number], undefined: 
     said = []
     if broken:
         worst = sorted(broken, key=lambda match: _excess(rule, match.value), reverse=True)
-        named = ", ".join(f"{match.path} is {_shown(match.value)}{kind}" for match in worst[:_SHOWN])
+        named = ", ".join(f"{match.name} is {_shown(match.value)}{kind}" for match in worst[:_SHOWN])
         more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-        said.append(f"{len(broken)} of {len(known)} not {rule.limit}: {named}{more}")
+        count = f"{len(broken)} of {len(known)} " if len(known) > 1 else ""
+        said.append(f"{count}{_beyond(rule)}: {named}{more}")
     elif known:
         value = f"{_shown(_worst(rule, known))}{kind}"
         said.append(
-            f"{value}, asked {rule.limit}" if len(known) == 1 else f"all {len(known)} {rule.limit}, nearest {value}"
+            f"{value} (limit {rule.limit})" if len(known) == 1 else f"all {len(known)} {rule.limit}, nearest {value}"
         )
     if undefined:
-        less = f" less {rule.minus}" if rule.minus else ""
+        less = f" minus {rule.minus}" if rule.minus else ""
         said.append(f"no number at {', '.join(match.path for match in undefined[:_SHOWN])}{less}")
     return "; ".join(said)
+
+
+def _beyond(rule: Rule) -> str:
+    """What is wrong with a number that does not hold the rule."""
+    if rule.equals is not None:
+        return f"not {_shown(rule.equals)}"
+    if rule.min is not None and rule.max is not None:
+        return f"outside {rule.min:g} to {rule.max:g}"
+    return f"below {rule.min:g}" if rule.min is not None else f"above {rule.max:g}"
 
 
 def _shown(value: Scalar | None) -> str:
@@ -267,7 +284,7 @@ def _comparable(found: Comparison) -> Check:
         matched=1,
         observed=not unlike,
         limit="= true",
-        message="measure both models alike, or numbers differ by that alone",
+        message="measure both models alike: otherwise numbers differ for that reason alone",
         findings=[Finding(path="baseline", observed=False)] if unlike else [],
         detail=_unlike(unlike, found) if unlike else "both were measured alike",
     )

@@ -113,7 +113,7 @@ def starter_verdict(report: Report) -> Verdict | None:
 def starter_decision(report: Report) -> Decision | None:
     """Its decision, where numbers made it."""
     verdict = starter_verdict(report)
-    return verdict.decision if verdict is not None and verdict.judged else None
+    return verdict.decision if verdict is not None and verdict.evaluated else None
 
 
 def _check_size(text: str) -> None:

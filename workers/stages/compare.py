@@ -139,7 +139,7 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
         warnings=[
             *_undefined(token),
             *_excluded_tokens(extracted, all_tokens, [layer.drift for layer in layers]),
-            *([_identical(extracted)] if identical else similarity_warnings(similarity)),
+            *(_identical(extracted) if identical else similarity_warnings(similarity)),
             *_below_resolution(layers, identical),
         ],
     )
@@ -350,15 +350,17 @@ def _probes(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
     return probe(sample.rows, labels, units, request.seed, lambda share: tick(0.7 + 0.3 * share, "probes"))
 
 
-def _identical(extracted: Extracted) -> ReportWarning:
-    """Says what is the same: the files, or only what lies below the heads."""
-    if extracted.models["base"].fingerprint == extracted.models["tuned"].fingerprint:
-        return ReportWarning(code="identical_models", message="both checkpoints are the same files: nothing was tuned")
+def _identical(extracted: Extracted) -> list[ReportWarning]:
+    """Says what is the same: the activations, and where it is so the files."""
     message = (
-        "both models give exactly the same activations at every layer: what differs between the checkpoints, if "
-        "anything, lies in their heads"
+        "both models give exactly the same activations at every layer: any difference between the checkpoints lies in "
+        "their heads"
     )
-    return ReportWarning(code="identical_bodies", message=message)
+    bodies = ReportWarning(code="identical_bodies", message=message)
+    if extracted.models["base"].fingerprint != extracted.models["tuned"].fingerprint:
+        return [bodies]
+    files = ReportWarning(code="identical_models", message="both checkpoints are the same files: nothing was tuned")
+    return [files, bodies]
 
 
 def _below_resolution(layers: list[LayerDrift], identical: bool) -> list[ReportWarning]:

@@ -15,13 +15,13 @@ KEPT = 9
 """Jobs that a rate is the median of."""
 
 REFERENCE_RATES: Final[Mapping[StageName, float]] = {
-    StageName.RESOLVE: 4e7,
-    StageName.FINETUNE: 8e10,
-    StageName.EXTRACT: 4e10,
-    StageName.COMPARE: 2e9,
-    StageName.SAE: 8e10,
-    StageName.CAUSAL: 4e10,
-    StageName.REPORT: 3.0,
+    StageName.RESOLVE: 1.5e8,
+    StageName.FINETUNE: 1.4e11,
+    StageName.EXTRACT: 1.2e11,
+    StageName.COMPARE: 2.5e10,
+    StageName.SAE: 1.3e11,
+    StageName.CAUSAL: 1.3e11,
+    StageName.REPORT: 14.0,
 }
 """Of 2 cores without AMX, measured by `make bench-demo`; bytes a second for `resolve`, layers for `report`."""
 

@@ -17,7 +17,11 @@ VIEWS, GROUPS = 3, 20
 SPLICED_TEXTS = 200
 HELDOUT_ROWS, SAE_EPOCHS = 20_000, 2
 NULL_TOKENS, RANDOM_TOKENS = 10_000, 5_000
-PROCESS_BYTES = 900 << 20
+LOADED = 2_000
+"""Matrix products of D x D by which a layer is loaded and its weights are compared."""
+
+DISTANCE_TEXTS = 1_000
+PROCESS_BYTES = 1_700 << 20
 """A worker without a model: Python, torch and transformers."""
 
 
@@ -85,11 +89,12 @@ def workload(request: AnalysisRequest, model: ModelSizes, data: DataSizes, tuned
     nulls += min(tokens, NULL_TOKENS) * ("label_shuffle" in settings.noise_floors)
     moments = 6.0 * layers * width**2
     operations[StageName.EXTRACT] = (
-        forward(2 * tokens + nulls + 2 * min(tokens, RANDOM_TOKENS))
+        forward(2 * tokens + nulls + min(tokens, RANDOM_TOKENS))
         + (tokens + nulls) * moments
-        + model.parameters * 60
+        + layers * width**3 * LOADED
     )
-    operations[StageName.COMPARE] = forward(2 * texts * row_tokens) + layers * width**3 * VIEWS * (GROUPS + 8)
+    distances = min(texts, DISTANCE_TEXTS) ** 2 * 20_000
+    operations[StageName.COMPARE] = layers * (width**3 * VIEWS * (GROUPS + 8) * 10 + distances)
     if sae is not None:
         sites, latents = 2 * layers, sae.width * width
         rows_read = min(sae.tokens / SAE_EPOCHS, max(data.rows - texts, texts // 2) * row_tokens)

@@ -158,12 +158,14 @@ def verdict(found: Verdict) -> Table:
     """A line for each check, and the decision above."""
     style = DECISION_STYLE[found.decision]
     title = f"[bold {style}]{found.decision.upper()}[/bold {style}] {said_of(found)}"
-    table = _table("", "check", "found", title=title)
+    table = _table("", "check", "result", title=title)
     for check in found.checks:
         colour = DECISION_STYLE[check.decision]
         said = [check.detail] if check.decision == "pass" else [check.said, check.detail]
         table.add_row(
-            f"[{colour}]{check.decision}[/{colour}]", terminal(check.id), "\n".join(terminal(line) for line in said)
+            f"[{colour}]{check.shown}[/{colour}]" if check.shown != "skip" else "[dim]skip[/dim]",
+            terminal(check.id),
+            "\n".join(terminal(line) for line in said),
         )
     return table
 

@@ -22,11 +22,11 @@ class PolicyModel(BaseModel):
 
 
 class Rule(PolicyModel):
-    """One condition. Every number that the path matches must hold it; a path that matches nothing is an error."""
+    """One condition on every number that the path matches. A path that matches nothing is an error."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", description="its name in the verdict and in JUnit")
-    severity: Severity = Field(default="fail", description="what the verdict is where it does not hold")
-    message: str = Field(min_length=1, max_length=2_000, description="for whoever reads that it does not hold")
+    severity: Severity = Field(default="fail", description="what a violation means for the verdict")
+    message: str = Field(min_length=1, max_length=2_000, description="shown when the rule is violated")
     path: str = Field(
         min_length=1,
         max_length=500,
@@ -34,29 +34,32 @@ class Rule(PolicyModel):
         "brackets filter (`layers[zone=general]`), `[*]` takes all, `.length` counts what a list has",
     )
     minus: str | None = Field(
-        default=None, max_length=500, description="path of what is taken off first: one number, or as many as `path`"
+        default=None,
+        max_length=500,
+        description="path of what is subtracted first: one number, or as many as `path` matches",
     )
     of_baseline: Literal["ratio", "difference"] | None = Field(
-        default=None, description="judge the number over, or less, the same number in the baseline's report"
+        default=None,
+        description="evaluate the ratio to, or the difference from, the same number in the baseline's report",
     )
     floor: float | None = Field(
         default=None,
         gt=0,
         strict=True,
-        description="with `of_baseline: ratio`: smaller numbers count as this, so that noise over noise fails nothing",
+        description="with `of_baseline: ratio`: smaller numbers count as this, so that a ratio of noise fails nothing",
     )
-    min: float | None = Field(default=None, strict=True, description="least that holds")
-    max: float | None = Field(default=None, strict=True, description="most that holds")
-    equals: StrictBool | StrictStr | None = Field(default=None, description="what holds, where it is no number")
+    min: float | None = Field(default=None, strict=True, description="smallest allowed value")
+    max: float | None = Field(default=None, strict=True, description="largest allowed value")
+    equals: StrictBool | StrictStr | None = Field(default=None, description="required value, if it is not a number")
     if_undefined: Literal["error", "pass", "warn", "fail"] = Field(
         default="error",
-        description="what a null in the report's place means: a number that was not computed, or has no meaning there",
+        description="decision if the report has null there: a number that was not computed or is not defined",
     )
 
     skip_if_present: list[Annotated[str, Field(max_length=500)]] = Field(
         default=[],
         max_length=20,
-        description="paths of single values: where the report has one of them, the rule is passed over. For rules that "
+        description="paths of single values: where the report has one of them, the rule is skipped. For rules that "
         "stand in for a better one, such as for models without a head",
     )
 
@@ -107,7 +110,7 @@ class Rule(PolicyModel):
 
 
 class Policy(PolicyModel):
-    """What a review asks of a report."""
+    """The rules that a report must meet."""
 
     description: str = Field(default="", max_length=2_000, description="for people")
     baseline: str | None = Field(
@@ -146,15 +149,18 @@ class Check(BaseModel):
     decision: Decision
     severity: Severity
     path: str
-    matched: int = Field(ge=0, description="numbers that were judged; 0: the rule was passed over (`skip_if_present`)")
+    matched: int = Field(ge=0, description="numbers that were judged; 0: the rule was skipped (`skip_if_present`)")
     observed: Scalar | None = Field(description="the number farthest from what is asked, or nearest to its limit")
     limit: str
     message: str = Field(description="the rule's")
     detail: str = Field(description="what was found, in words")
-    judged: bool = Field(
+    evaluated: bool = Field(
         default=True,
-        description="false: no number decided it, since the report has none where the rule looks; the decision is then "
-        "what `if_undefined` says, and says nothing against the model",
+        description="false: the report has no number where the rule looks, so `if_undefined` decided; this says nothing "
+        "about the model",
+    )
+    skipped: bool = Field(
+        default=False, description="no number was evaluated, because of `skip_if_present` or `if_undefined`"
     )
     findings: list[Finding] = Field(
         default=[], description="those that do not hold, the first hundred; `detail` says how many there are"
@@ -163,23 +169,26 @@ class Check(BaseModel):
     @property
     def said(self) -> str:
         """The rule's message, where a number made it say so."""
-        return self.message if self.judged else f"not judged, which counts as {self.decision} here"
+        return self.message if self.evaluated else f"no number to evaluate, which counts as {self.decision}"
+
+    @property
+    def shown(self) -> str:
+        """The decision, or `skip` where nothing was evaluated and that passes."""
+        return "skip" if self.skipped and self.decision == "pass" else self.decision
 
 
 class Verdict(BaseModel):
-    """The answer to `may it be promoted?`."""
+    """Whether the fine-tuned model may replace its base."""
 
     analysis_id: str
     baseline: str | None = None
-    decision: Decision = Field(
-        description="`fail` where a rule of that severity does not hold, else `warn`, else `pass`"
-    )
+    decision: Decision = Field(description="`fail` if a rule of that severity failed, else `warn`, else `pass`")
     checks: list[Check]
 
     @property
-    def judged(self) -> bool:
-        """Whether numbers made it fail; false: nothing but rules on numbers that the report does not have did."""
-        return self.decision != "fail" or any(one.judged and one.decision == "fail" for one in self.checks)
+    def evaluated(self) -> bool:
+        """Whether numbers made it fail; false: only rules on numbers that the report does not have did."""
+        return self.decision != "fail" or any(one.evaluated and one.decision == "fail" for one in self.checks)
 
     @property
     def counts(self) -> dict[Decision, int]:

@@ -10,16 +10,16 @@ from layerdrift.render import escaping
 
 SIGN: dict[Decision, str] = {"pass": "✅", "warn": "⚠️", "fail": "❌"}
 SAID: dict[Decision, str] = {
-    "pass": "The policy holds.",
-    "warn": "The policy holds, with warnings.",
-    "fail": "The policy does not hold.",
+    "pass": "Policy passed.",
+    "warn": "Policy passed with warnings.",
+    "fail": "Policy failed.",
 }
-NOT_JUDGED = "The policy could not be judged: numbers that it asks for are not in the report."
+NOT_EVALUATED = "The policy could not be evaluated: the report lacks numbers that it asks for."
 
 
 def said(verdict: Verdict) -> str:
     """The decision in a sentence."""
-    return SAID[verdict.decision] if verdict.judged else NOT_JUDGED
+    return SAID[verdict.decision] if verdict.evaluated else NOT_EVALUATED
 
 
 def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> str:
@@ -30,7 +30,12 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
         at: when the report was made. seconds: what making it took.
     """
     counts = verdict.counts
-    totals = {"tests": str(len(verdict.checks)), "failures": str(counts["fail"]), "errors": "0", "skipped": "0"}
+    totals = {
+        "tests": str(len(verdict.checks)),
+        "failures": str(counts["fail"]),
+        "errors": "0",
+        "skipped": str(sum(check.shown == "skip" for check in verdict.checks)),
+    }
     totals["time"] = f"{seconds:.3f}"
     root = ET.Element("testsuites", {"name": "layerdrift", **totals})
     suite = ET.SubElement(root, "testsuite", {"name": escaping.xml(name), "timestamp": at.isoformat(), **totals})
@@ -45,9 +50,11 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
             failure = ET.SubElement(
                 case,
                 "failure",
-                {"type": "policy" if check.judged else "not-judged", "message": escaping.xml(check.said)},
+                {"type": "policy" if check.evaluated else "not-evaluated", "message": escaping.xml(check.said)},
             )
             failure.text = escaping.xml(_explained(check))
+        elif check.shown == "skip":
+            ET.SubElement(case, "skipped", {"message": escaping.xml(check.detail)})
         else:
             out = ET.SubElement(case, "system-out")
             out.text = escaping.xml(f"{check.decision}: {_explained(check)}")
@@ -56,18 +63,19 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
 
 
 def markdown(verdict: Verdict) -> str:
-    """The verdict in GitHub's dialect: the decision, then a row for each check, those that do not hold first."""
+    """The verdict in GitHub's dialect: the decision, then a row for each check, failed ones first."""
     counts = verdict.counts
     tally = ", ".join(f"{counts[one]} {one}" for one in ("fail", "warn", "pass") if counts[one])
     lines = [f"## {SIGN[verdict.decision]} {said(verdict)}", "", f"{len(verdict.checks)} checks: {tally}.", ""]
-    lines += ["| | check | found | asked |", "|---|---|---|---|"]
+    lines += ["| | check | result | limit |", "|---|---|---|---|"]
     order: dict[Decision, int] = {"fail": 0, "warn": 1, "pass": 2}
     for check in sorted(verdict.checks, key=lambda one: order[one.decision]):
         name, message, found, limit = (
             escaping.markdown(text) for text in (check.id, check.said, check.detail, check.limit)
         )
         what = f"**{name}**" if check.decision == "pass" else f"**{name}**<br>{message}"
-        lines.append(f"| {SIGN[check.decision]} | {what} | {found} | {limit} |")
+        sign = "⏭️" if check.shown == "skip" else SIGN[check.decision]
+        lines.append(f"| {sign} | {what} | {found} | {limit} |")
     if verdict.baseline:
         lines += ["", f"Baseline: `{verdict.baseline}`."]
     return "\n".join(lines) + "\n"

@@ -15,28 +15,26 @@ from layerdrift.contract.report import (
 
 ZONE_MEANING = {
     "general": "hardly changed",
-    "transitional": "changed in part",
+    "transitional": "partly changed",
     "specialised": "changed most",
     "ramp": "changed more with every layer",
 }
 
 STRATEGIES = {
-    "recommended": "as many as grafts or drift predict",
+    "recommended": "as many blocks as grafts or drift predict",
     "nothing": "freeze nothing",
     "half": "freeze half",
-    "gradient_norm": "least gradient norm, as many",
+    "gradient_norm": "as many blocks, smallest gradient norm",
 }
 
 
 def headline(report: Report) -> str:
     """The finding in one sentence."""
     if _identical(report):
-        return "Below their heads the two models are identical on these texts: no layer drifted at all."
+        return "Below their heads the two models are identical on these texts: no layer drifted."
     if any(warning.code == "answers_not_explained" for warning in report.warnings):
         most = max(layer.drift for layer in report.layers)
-        return (
-            f"Drift (1 - CKA) stays at {most:.3f} or below at every layer, which does not explain the changed answers."
-        )
+        return f"Drift (1 - CKA) is at most {most:.3f} at every layer, which does not explain the changed outputs."
     first, last = report.layers[0], report.layers[-1]
     return (
         f"Drift (1 - CKA) goes from {first.drift:.3f} at the {first.name} to {last.drift:.3f} at {last.name}: "
@@ -104,27 +102,26 @@ def advice(report: Report) -> str:
 
 
 def outcome(report: Report) -> str | None:
-    """How well the models answer; None where that could not be judged."""
+    """How well the models do on the task; None where that could not be evaluated."""
     outputs = report.outputs
     if outputs is None or outputs.tuned is None:
         return None
-    said = _quality(outputs, outputs.tuned)
-    if report.finetune is not None:
-        said = f"After {report.finetune.kept_step} steps the fine-tune {said}"
-    else:
-        said = f"The tuned model {said}"
-        if outputs.base is not None:
-            said += f"; the base model {_quality(outputs, outputs.base)}"
-    if outputs.perplexity_ratio is not None and outputs.perplexity_ratio.value is not None:
-        said += f". The tuned model's perplexity is {outputs.perplexity_ratio.value:.3g} times the base model's"
-        said += _between(outputs.perplexity_ratio, "{:.3g}")
+    who = f"Fine-tune after {report.finetune.kept_step} steps" if report.finetune is not None else "Tuned model"
+    said = [f"{who}: {_quality(outputs, outputs.tuned)}"]
     if outputs.majority_accuracy is not None:
-        said += f"; majority class {outputs.majority_accuracy:.1%}"
+        said[0] += f" (majority class {percent(outputs.majority_accuracy)})"
+    if report.finetune is None and outputs.base is not None:
+        said.append(f"Base model: {_quality(outputs, outputs.base)}")
     if outputs.accuracy_change is not None and outputs.accuracy_change.value is not None:
-        said += f". On the same texts that is {_points(outputs.accuracy_change)} points against the base model"
+        said.append(f"Change on the same texts: {_points(outputs.accuracy_change)} points")
+    ratio = outputs.perplexity_ratio
+    if ratio is not None and ratio.value is not None:
+        said.append(
+            f"Perplexity of the tuned model: {ratio.value:.3g} times the base model's{_between(ratio, '{:.3g}')}"
+        )
     if outputs.disagreement is not None and outputs.disagreement.value is not None:
-        said += f". The two models disagree on {outputs.disagreement.value:.1%} of {outputs.examples} answers"
-    return said + "."
+        said.append(f"The two models disagree on {percent(outputs.disagreement.value)} of {outputs.examples} outputs")
+    return ". ".join(said) + "."
 
 
 def latent(found: ChangedLatent) -> str:
@@ -140,9 +137,11 @@ def latent(found: ChangedLatent) -> str:
             f"{lean.expected:.0%} of the tokens."
         )
     if found.promotes:
-        said += f" Read off as it is, its direction raises most the logits of {', '.join(map(repr, found.promotes))}."
+        said += f" Read with the output embeddings, its direction promotes {', '.join(map(repr, found.promotes))}."
     if found.probe is not None:
-        said += f" Of the labels its direction points most to “{found.probe.label}” (cosine {found.probe.cosine:.2f})."
+        said += (
+            f" Among the labels, its direction points most to “{found.probe.label}” (cosine {found.probe.cosine:.2f})."
+        )
     return said
 
 
@@ -191,17 +190,17 @@ def by_chance(report: Report, found: ChangedLatent) -> str:
     if sae is None or sae.warm_start is None:
         return ""
     count, floor = getattr(sae.warm_start.tuned, found.fate), getattr(sae.warm_start.floor, found.fate)
-    return f"one of {count} in this layer; training on alone gives {floor}"
+    return f"one of {count} in this layer; floor {floor}"
 
 
 def _quality(outputs: Outputs, model: ModelOutputs) -> str:
     if model.accuracy is not None and model.accuracy.value is not None:
         ends = model.accuracy.low, model.accuracy.high
         between = "" if None in ends else f" (95 %: {percent(ends[0])} to {percent(ends[1])})"
-        return f"has an accuracy of {model.accuracy.value:.1%}{between} on {outputs.labelled or outputs.examples} texts"
+        return f"accuracy {percent(model.accuracy.value)}{between} on {outputs.labelled or outputs.examples} texts"
     if model.perplexity is not None and model.perplexity.value is not None:
-        return f"has a perplexity of {model.perplexity.value:.2f} over {outputs.examples} tokens"
-    return "was not judged"
+        return f"perplexity {model.perplexity.value:.2f} over {outputs.examples} tokens"
+    return "not evaluated"
 
 
 def _between(number: Measured, shape: str) -> str:
@@ -215,15 +214,15 @@ def limits(report: Report) -> list[str]:
     said = []
     token = [layer.similarity["token"].cka for layer in report.layers]
     if all(number.low is None for number in token):
-        said.append("No interval was computed: how much of a small drift is sampling noise is not known.")
+        said.append("No intervals were computed, so sampling noise is not known.")
     names = {null.name for null in report.noise_floors}
     if "numerical" not in names:
         said.append("The numerical resolution is not known: a small drift may be rounding.")
     if "reseed" not in names:
-        said.append("Whether another seed would change the same was not asked (analysis.noise_floors: reseed).")
+        said.append("Whether another seed would make the same change was not measured (analysis.noise_floors: reseed).")
     if report.reference is None and report.finetune is None:
         said.append(
-            "Whether the tuned model was trained on these texts is not known; what it forgot of others was not "
+            "Whether the tuned model was trained on these texts is not known, and forgetting on other texts was not "
             "measured (dataset.reference)."
         )
     said.append("Drift shows where representations changed, not whether the change helps or harms the task.")

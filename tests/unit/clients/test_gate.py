@@ -300,7 +300,7 @@ def test_every_rule_of_the_starter_policy_fails_where_it_must_and_nowhere_else(
     severity = next(one.severity for one in starter.rules if one.id == rule)
     found = {check.id: check for check in judge(starter, changed(path, broken)).checks}
     assert found[rule].decision == severity
-    assert found[rule].judged
+    assert found[rule].evaluated
     found = {check.id: check for check in judge(starter, changed(path, held)).checks}
     assert found[rule].decision == "pass"
 
@@ -344,14 +344,14 @@ def test_what_was_not_judged_is_told_apart_from_what_failed() -> None:
     for layer in few.layers:
         layer.similarity["token"].cka.low = layer.similarity["token"].cka.high = None
     found = judge(starter, few)
-    assert (found.decision, found.judged) == ("fail", False)
-    assert [check.id for check in found.checks if not check.judged] == ["early-layers-kept"]
+    assert (found.decision, found.evaluated) == ("fail", False)
+    assert [check.id for check in found.checks if not check.evaluated] == ["early-layers-kept"]
     assert "not judged\\, which counts as fail here" in drawn.markdown(found)
     assert "The policy could not be judged" in drawn.markdown(found)
     assert 'type="not-judged"' in drawn.junit(found, "x", datetime(2026, 1, 1, tzinfo=UTC))
     few.layers[1].similarity["token"].cka.low = 0.2
     found = judge(starter, few)
-    assert (found.decision, found.judged) == ("fail", True)
+    assert (found.decision, found.evaluated) == ("fail", True)
 
 
 @pytest.mark.parametrize(

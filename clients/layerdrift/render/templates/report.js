@@ -1,4 +1,4 @@
-// One picked layer, which every panel follows; tokens, latents and downloads. Data stand in the page as JSON.
+// One selected layer, which every panel follows; contents, tokens, latents and downloads. Data are in the page as JSON.
 const data = JSON.parse(document.getElementById("data").textContent);
 const views = {};
 const last = data.layers.length - 1;
@@ -19,7 +19,7 @@ function pick(layer) {
   const found = data.layers[picked];
   $("layer").value = picked;
   $("layer-name").textContent = `${picked} · ${found.name} · ${found.zone}`;
-  const facts = [["drift", number(found.drift)], ["resolution", number(found.resolution, 5)], ["of random weights’", found.of_scale], ["CKA, 95 %", found.interval], ["relative L2", number(found.relative_l2, 3)],
+  const facts = [["drift", number(found.drift)], ["resolution", number(found.resolution, 5)], ["of random weights", found.of_scale], ["CKA, 95 %", found.interval], ["relative L2", number(found.relative_l2, 3)],
     ["graft", number(found.graft, 3)], ["probe", number(found.probe, 3)], ["FVU base", number(found.fvu, 3)], ["transfer excess", number(found.transfer, 3)], ["latents beyond floor", found.latents ?? "—"]];
   $("facts").replaceChildren(...facts.filter(([, value]) => value !== "—").map(([name, value]) => {
     const item = make("span", "", { class: "fact" });
@@ -60,9 +60,20 @@ function across(spec) {
   return [spec.encoding?.x?.field, ...(spec.layer ?? []).flatMap(across)];
 }
 
+// Charts take the colours of the page, light or dark.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function theme() {
+  const of = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const [ink, soft, line] = [of("--ink"), of("--soft"), of("--line")];
+  const axis = { labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft };
+  const title = { color: ink, subtitleColor: soft };
+  return { background: "transparent", axis, legend: { labelColor: soft, titleColor: ink }, header: { labelColor: ink, titleColor: ink }, title, view: { stroke: line } };
+}
+
 function draw(id) {
   near.unobserve($(id));
-  const given = { actions: false, renderer: "svg" };
+  const given = { actions: false, renderer: "svg", config: theme() };
   vegaEmbed("#" + id, data.specs[id], given).then(({ view }) => {
     views[id] = view;
     for (const kind of ["mousemove", "click"]) {
@@ -74,14 +85,14 @@ function draw(id) {
       });
     }
     mark(id, view);
-    $(id).after(downloads(id, view));
+    $(id).nextElementSibling?.matches(".downloads") || $(id).after(downloads(id));
   });
 }
 
-function downloads(id, view) {
+function downloads(id) {
   const line = make("p", "", { class: "downloads" });
   const png = make("button", "PNG", { type: "button", "aria-label": `Download ${id} as PNG` });
-  png.addEventListener("click", () => view.toImageURL("png", 2).then((url) => save(url, `${id}.png`)));
+  png.addEventListener("click", () => views[id].toImageURL("png", 2).then((url) => save(url, `${id}.png`)));
   const csv = make("button", "CSV", { type: "button", "aria-label": `Download the data of ${id} as CSV` });
   csv.addEventListener("click", () => save(URL.createObjectURL(new Blob([table(data.specs[id])], { type: "text/csv" })), `${id}.csv`));
   line.append(png, csv);
@@ -172,7 +183,7 @@ function show(index, at) {
   const y = (value) => height - 6 - ((height - 12) * value) / top;
   const line = curve.map((value, layer) => `${x(layer)},${y(value)}`).join(" ");
   const said = make("div");
-  said.innerHTML = `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img"><line x1="6" x2="${width - 6}" y1="${height - 6}" y2="${height - 6}" stroke="#c3cad1"/><polyline points="${line}" fill="none" stroke="#0072b2" stroke-width="2"/><circle cx="${x(picked)}" cy="${y(curve[picked])}" r="4" fill="#d55e00"/></svg>`;
+  said.innerHTML = `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img"><line x1="6" x2="${width - 6}" y1="${height - 6}" y2="${height - 6}" stroke="var(--line)"/><polyline points="${line}" fill="none" stroke="var(--accent)" stroke-width="2"/><circle cx="${x(picked)}" cy="${y(curve[picked])}" r="4" fill="#d55e00"/></svg>`;
   said.firstChild.setAttribute("aria-label", `Drift of this token by layer, from ${curve[0].toFixed(3)} to ${curve.at(-1).toFixed(3)}`);
   const parts = [make("h3", `“${text.tokens[at]}” at layer ${picked}: drift ${curve[picked].toFixed(3)}`), said];
   if (text.latents) {
@@ -202,7 +213,7 @@ function showLatents() {
     one.hidden = (only && Number(one.dataset.of) !== picked) || (fate && one.dataset.fate !== fate);
   }
   const left = all.filter((one) => !one.hidden).length;
-  $("latent-count").textContent = `${left} of ${all.length} latents` + (left ? "" : only ? `: none of layer ${picked} changed beyond floor and chance` : "");
+  $("latent-count").textContent = `${left} of ${all.length} latents` + (left ? "" : only ? `: none of layer ${picked} changed more than the noise floor` : "");
 }
 
 // figures that cannot be seen yet wait until they are near
@@ -218,6 +229,25 @@ for (const id of ["latent-picked", "latent-fate"]) {
   $(id)?.addEventListener("change", showLatents);
 }
 document.querySelectorAll("tr[data-layer]").forEach((row) => row.addEventListener("click", () => pick(row.dataset.layer)));
+// What the page holds, for those who read one part of it.
+function contents() {
+  for (const section of document.querySelectorAll("section[id]")) {
+    const title = section.getAttribute("aria-label") ?? section.querySelector("h2")?.textContent;
+    const link = make("a", title, { href: `#${section.id}` });
+    link.addEventListener("click", (event) => {
+      event.preventDefault(); // inside a frame an address would lead elsewhere
+      section.scrollIntoView({ behavior: "smooth" });
+    });
+    const item = make("li");
+    item.append(link);
+    $("contents").append(item);
+  }
+  document.querySelector("nav.contents details").open = innerWidth >= 1240;
+}
+
+document.documentElement.classList.toggle("framed", parent !== window);
+dark.addEventListener("change", () => Object.keys(views).forEach(draw));
+contents();
 tokens();
 pick(picked);
 Object.keys(data.specs).forEach((id) => (id === "drift" ? draw(id) : near.observe($(id))));
