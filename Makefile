@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs lint types contracts lock clean
+.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,10 +52,13 @@ contracts: $(STAMP)
 test: lint types contracts chromium $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
 	$(BIN)/pytest -m "not faults and not slow"
 
+screenshots: $(STAMP) chromium  ## the README's pictures, of a finished demo; writes docs/images
+	@$(BIN)/python -m deploy.docs.screenshots
+
 docs: $(STAMP)  ## the documentation site, into var/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo wrote var/site/index.html
 
-bench: $(STAMP)  ## what the measures cost, and how often they cry wolf; writes docs/benchmarks.md
+bench: $(STAMP)  ## what the measures cost, and their false-positive rate; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.measures
 
 bench-sae: $(STAMP) $(PEERS_STAMP)  ## our autoencoders beside dictionary-learning and sae-lens; writes docs/benchmarks.md
@@ -71,19 +74,19 @@ chromium:  # what the browser tests drive
 test-browser: $(STAMP) chromium  ## the web page and the report in a real browser; screenshots in var/screenshots
 	$(BIN)/pytest tests/browser
 
-bench-page: $(STAMP) chromium  ## how soon the demo's report page shows something; writes docs/benchmarks.md
+bench-page: $(STAMP) chromium  ## time until the demo's report page paints; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.page
 
-bench-statistics: $(STAMP)  ## how often intervals hold the truth and rules are wrong; writes docs/benchmarks.md
+bench-statistics: $(STAMP)  ## coverage of intervals, error rates of rules and findings; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.statistics
 
-bench-demo: $(STAMP)  ## how soon the demo and a default review show something, and end; writes docs/benchmarks.md
+bench-demo: $(STAMP)  ## time to the first curve and to the end, of the demo and of a default review; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.demo
 
 bench-two-jobs: $(STAMP)  ## two equal analyses at once beside one alone; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.two_jobs
 
-bench-identification: $(STAMP)  ## latents that come again from another seed, by width, k and steps; writes docs/benchmarks.md
+bench-identification: $(STAMP)  ## latents that appear again with another seed, by width, k and steps; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.identification
 
 test-security: $(STAMP)  ## the running product attacked
@@ -92,24 +95,24 @@ test-security: $(STAMP)  ## the running product attacked
 bench-hostile: $(STAMP)  ## /health and honest requests beside 200 hostile ones; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.hostile
 
-test-faults: $(STAMP)  ## kills, stops, empties and fills what jobs rest on, with the real servers (a quarter of an hour)
+test-faults: $(STAMP)  ## servers and workers killed, stopped, emptied and filled (a quarter of an hour)
 	$(BIN)/pytest tests/faults -m faults
 
-test-slow: $(STAMP) chromium $(PEERS_STAMP)  ## verdicts on five real pairs, the tutorial, restarts: what takes long (half an hour)
+test-slow: $(STAMP) chromium $(PEERS_STAMP)  ## verdicts on five real pairs, the tutorial, restarts: slow tests (half an hour)
 	$(BIN)/pytest -m slow
 
 compatibility: $(STAMP)  ## docs/compatibility.md from the tested cases
 	@$(BIN)/python -m tests.cases.document
 
-lock: $(STAMP)  ## write down the versions that are installed now, with the hashes of their files
+lock: $(STAMP)  ## write the installed versions and the hashes of their files into requirements.lock
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install -qq --disable-pip-version-check pip-tools==7.6.2
 	@$(BIN)/pip freeze --exclude-editable --all | grep -viE '^(torch|pip|wheel)==' > build/versions.txt
 	@build/lock/bin/python deploy/lock.py build/versions.txt requirements.lock
 	@touch $(STAMP)
 
-audit:  ## known vulnerabilities of the locked packages, or that they could not be asked for
+audit:  ## known vulnerabilities of the locked packages
 	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install -qq --disable-pip-version-check pip-audit==2.10.1
 	@build/audit/bin/python deploy/audit.py
 
-clean:  ## take away .venv, .venv-peers and var
+clean:  ## delete .venv, .venv-peers and var
 	rm -rf $(VENV) $(PEERS) build var

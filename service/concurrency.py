@@ -28,9 +28,9 @@ class ConcurrencyLimit:
             RateError: there are as many as may be.
         """
         if self._taken[client] >= self._of_client:
-            raise RateError(f"{self._of_client} {self._what} of this client are open already", RETRY_SECONDS)
+            raise RateError(f"this client already has {self._of_client} {self._what} open", RETRY_SECONDS)
         if self._taken.total() >= self._in_all:
-            raise RateError(f"{self._in_all} {self._what} are open at this server already", RETRY_SECONDS)
+            raise RateError(f"this server already has {self._in_all} {self._what} open", RETRY_SECONDS)
         self._taken[client] += 1
         try:
             yield

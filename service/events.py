@@ -36,10 +36,11 @@ router = APIRouter(tags=["analyses"])
 
 @router.get(
     "/v1/analyses/{analysis_id}/events",
+    summary="Follow an analysis",
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "`stage`, `progress` and `log` events, then `done`; a `Last-Event-ID` header resumes",
+            "description": "`stage`, `progress` and `log` events, then `done`; send `Last-Event-ID` to resume",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **documented(401, 403, 404, 422, 429, 503),
@@ -49,9 +50,9 @@ async def follow_analysis(
     backends: Backends,
     key: Reader,
     analysis_id: AnalysisId,
-    last_event_id: Annotated[str | None, Header(description="the id of the last event that was seen")] = None,
+    last_event_id: Annotated[str | None, Header(description="id of the last event received")] = None,
 ) -> StreamingResponse:
-    """What happens to an analysis, until it has ended."""
+    """Follow an analysis as server-sent events until it ends."""
     record = await run_in_threadpool(backends.jobs.get, analysis_id, key.tenant)
     start = last_event_id if last_event_id and _EVENT_ID.fullmatch(last_event_id) else "0"
     stream = _events(backends.settings.redis_url, backends.jobs, record, start)

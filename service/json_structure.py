@@ -47,7 +47,7 @@ class JsonStructure:
                 raise InputError("the body is not JSON in UTF-8")
         self._escapes += part.count(b"\\")
         if self._escapes > MAX_ESCAPES:
-            raise InputError(f"the body has more than {MAX_ESCAPES} backslashes; put data into an upload")
+            raise InputError(f"the body has more than {MAX_ESCAPES} backslashes; send the data as an upload")
         outside, *rest = self._without_escapes(part).split(b'"')
         pieces = [outside, *rest][self._in_string :: 2]
         structure = b"".join(pieces)
@@ -55,8 +55,8 @@ class JsonStructure:
         self._size += len(structure) + len(rest)
         if self._size > MAX_STRUCTURE_BYTES:
             raise InputError(
-                f"the body has more than {MAX_STRUCTURE_BYTES} characters of JSON beside its texts; "
-                "put data into an upload"
+                f"the body has more than {MAX_STRUCTURE_BYTES} characters of JSON outside its texts; send the data "
+                "as an upload"
             )
         self._fields += structure.count(b":")
         if self._fields > MAX_FIELDS:
@@ -64,9 +64,7 @@ class JsonStructure:
         for bracket in structure.translate(None, _NO_BRACKETS):
             self._depth += 1 if bracket in b"[{" else -1
             if self._depth > MAX_DEPTH:
-                raise InputError(
-                    f"the body has more than {MAX_DEPTH} levels, one inside another; no request needs them"
-                )
+                raise InputError(f"the body is nested more than {MAX_DEPTH} levels deep, more than any request needs")
 
     def _without_escapes(self, part: bytes) -> bytes:
         """The bytes without backslashes and the quotes they escape; one at the end waits for what it escapes."""

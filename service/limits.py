@@ -40,7 +40,7 @@ PIECE_BYTES = 16 << 10
 """Looked at in one turn of the event loop: half a millisecond at most."""
 
 LARGE_BYTES = 64 << 10
-LARGE_BODIES = ConcurrencyLimit("bodies of more than 64 KiB", of_client=16, in_all=64)
+LARGE_BODIES = ConcurrencyLimit("bodies larger than 64 KiB", of_client=16, in_all=64)
 """By address of the client: each is held in memory until it has come."""
 
 
@@ -118,7 +118,7 @@ class _Body:
                             held.enter_context(LARGE_BODIES.held(_address(self._scope)))
                         await self._take(part)
             except TimeoutError as late:
-                raise LateError(f"the body did not come within {BODY_SECONDS:g} s; send it again") from late
+                raise LateError(f"the body did not arrive within {BODY_SECONDS:g} s; send it again") from late
             if self._refused is not None:
                 raise self._refused
             return b"".join(self._parts)
@@ -146,7 +146,7 @@ class _Body:
 
     def _check_size(self, size: int) -> None:
         if size > self._limit:
-            raise TooLargeError(f"the body is larger than {self._limit} bytes; put texts into an upload")
+            raise TooLargeError(f"the body is larger than {self._limit} bytes; send the texts as an upload")
 
 
 async def _parts(receive: Receive) -> AsyncIterator[bytes]:

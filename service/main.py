@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 from layerdrift import __version__
 from layerdrift.backends import logs, tracing
-from layerdrift.backends.access import is_loopback
+from layerdrift.backends.access import ANYBODY, is_loopback
 from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.idempotency import Answered
 from layerdrift.backends.settings import Settings
@@ -133,10 +133,10 @@ def _replace_routes(app: FastAPI) -> None:
         tags=["analyses"],
         name="inspect_texts",
         summary="Inspect texts",
-        description="Each token of some texts, at each layer, through both models of a finished analysis: drift, "
-        "norms, and the strongest latents of both autoencoders. The first request for a pair loads it.",
+        description="Run texts through both models of a finished analysis. Returns drift, norms and the most active "
+        "latents of both autoencoders for each token at each layer. The first request for a pair loads its models.",
         responses={
-            200: {"model": Inspection, "description": "The texts, in the order given"},
+            200: {"model": Inspection, "description": "The inspected texts, in the order of the request"},
             **problems.documented(400, 401, 403, 404, 409, 415, 422, 429, 501, 503, 504),
         },
     )
@@ -150,11 +150,11 @@ def _replace_routes(app: FastAPI) -> None:
         tags=["analyses"],
         name="submit_analysis",
         summary="Submit an analysis",
-        description="A pair (`base`, `tuned`), or `base` and `finetune`. The same request again answers 200 with the "
-        "analysis it made before.",
+        description="Submit `base` and `tuned` to compare a pair, or `base` and `finetune` to fine-tune first. "
+        "Repeating a request returns 200 with the existing analysis.",
         responses={
-            202: {"model": Analysis, "description": "Accepted; `Location` is where to poll"},
-            200: {"model": Analysis, "description": "The same request was made before and has not failed"},
+            202: {"model": Analysis, "description": "Accepted; poll `Location`"},
+            200: {"model": Analysis, "description": "An identical request exists and has not failed"},
             **problems.documented(400, 401, 403, 409, 413, 415, 422, 429, 503, 504),
         },
     )
@@ -177,12 +177,15 @@ def _submitting(posted: Callable[[submit.Submission], Awaitable[Response]]) -> C
         key: Submitter,
         backends: Backends,
         idempotency_key: Annotated[
-            str | None, Header(min_length=1, max_length=255, description="sent again with the same body: done once")
+            str | None,
+            Header(
+                min_length=1, max_length=255, description="retries with the same key and body are processed only once"
+            ),
         ] = None,
     ) -> Response:
         submission = submit.Submission(
             tenant=key.tenant,
-            submitted_by=key.name or key.id,
+            submitted_by="" if key.id == ANYBODY.id else key.name or key.id,
             open_jobs=key.open_jobs,
             priority=key.priority,
             trace=tracing.current(),

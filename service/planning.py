@@ -16,10 +16,10 @@ router = APIRouter(tags=["planning"])
 
 
 class PreviewRequest(BaseModel):
-    """A data set and how it would be read."""
+    """A data set and how to read it."""
 
     dataset: DatasetRef
-    labelled: bool = Field(default=False, description="every row must have a label, as a fine-tune needs")
+    labelled: bool = Field(default=False, description="require a label in every row, as fine-tuning does")
 
 
 @router.post(
@@ -28,7 +28,7 @@ class PreviewRequest(BaseModel):
     responses=documented(400, 401, 403, 415, 422, 429, 503),
 )
 def estimate_analysis(backends: Backends, key: Submitter, body: AnalysisRequest) -> Estimate:
-    """How long a request takes, and how much memory and disk. Checks it as a submission does, and submits nothing."""
+    """Estimate the time, memory and disk of a request. Validates it like a submission, but submits nothing."""
     sources = backends.sources.of(key.tenant)
     sizes = sources.sizes(body, sources.pin(body))
     return estimate_of(body, sizes, backends.rates, backends.jobs.count(Status.QUEUED))
@@ -40,11 +40,11 @@ def estimate_analysis(backends: Backends, key: Submitter, body: AnalysisRequest)
     responses=documented(400, 401, 403, 415, 422, 429, 503),
 )
 def preview_dataset(backends: Backends, key: Submitter, body: PreviewRequest) -> DatasetPreview:
-    """The columns of a data set and its first rows as they would be read, or what keeps it from being read."""
+    """Preview the columns and first rows of a data set as they would be read, or the problems that prevent it."""
     return backends.sources.of(key.tenant).preview(body.dataset, body.labelled)
 
 
 @router.get("/v1/sources", summary="List models and data sets", responses=documented(401, 403, 422, 429, 503))
 def list_sources(backends: Backends, key: Reader) -> Sources:
-    """What requests can name here: folders under the model roots, own checkpoints, uploads, registered models."""
+    """List what requests can use: folders under the model roots, your checkpoints, uploads and registered models."""
     return backends.catalogue.of(key.tenant)

@@ -37,45 +37,43 @@ router = APIRouter()
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """Liveness of the process."""
 
     status: str = "ok"
     version: str = __version__
-    instance: str = Field(default="", description="what LAYERDRIFT_INSTANCE calls this server, where it is set")
+    instance: str = Field(default="", description="name of this server, from LAYERDRIFT_INSTANCE; empty if not set")
 
 
 class Readiness(BaseModel):
-    """What the service needs, and whether it is there: `ok`, or what is wrong."""
+    """State of each dependency of the service: `ok`, or what is wrong."""
 
     ready: bool
     redis: str
     s3: str
     s3_conditional_writes: bool | None = Field(
-        description="whether S3 refuses to overwrite an object when asked to; null while S3 is away"
+        description="whether S3 supports conditional writes (no overwriting on request); null while S3 is unavailable"
     )
     workers: int
 
 
-IfNoneMatch = Annotated[str | None, Header(description="an ETag that was answered before")]
+IfNoneMatch = Annotated[str | None, Header(description="ETag of an earlier response")]
 Tag = Annotated[
     str | None,
-    Query(pattern=r"^[^:]{1,100}:.{0,200}$", description="only analyses with this tag, as key:value"),
+    Query(pattern=r"^[^:]{1,100}:.{0,200}$", description="filter by tag, as key:value"),
 ]
 
 
-@router.get("/v1/analyses", tags=["analyses"], responses=documented(401, 403, 422, 429, 503))
+@router.get("/v1/analyses", summary="List analyses", tags=["analyses"], responses=documented(401, 403, 422, 429, 503))
 def list_analyses(
     backends: Backends,
     key: Reader,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
-    status: Annotated[Status | None, Query(description="only analyses that stand so")] = None,
-    name: Annotated[
-        str | None, Query(max_length=200, description="only analyses whose name has this in it, in any case")
-    ] = None,
+    cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page")] = None,
+    status: Annotated[Status | None, Query(description="filter by status")] = None,
+    name: Annotated[str | None, Query(max_length=200, description="filter by name: case-insensitive substring")] = None,
     tag: Tag = None,
 ) -> AnalysisPage:
-    """The analyses, newest first. A page of rare ones may be short: go on while there is a `next_cursor`."""
+    """List analyses, newest first. A filtered page may be short: continue while `next_cursor` is set."""
     label, _, value = (tag or "").partition(":")
     wanted = Wanted(status=status, name=name, tag=(label, value) if tag else None)
     records, next_cursor = backends.jobs.page(key.tenant, limit, cursor, wanted)
@@ -84,14 +82,15 @@ def list_analyses(
 
 @router.get(
     "/v1/analyses/{analysis_id}",
+    summary="Get an analysis",
     tags=["analyses"],
     response_model=Analysis,
-    responses={304: {"description": "It stands as it did"}, **documented(401, 403, 404, 422, 429, 503)},
+    responses={304: {"description": "Not modified"}, **documented(401, 403, 404, 422, 429, 503)},
 )
 def get_analysis(
     backends: Backends, key: Reader, analysis_id: AnalysisId, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """One analysis with the progress of its stages. `Retry-After`: seconds until the next poll."""
+    """Get an analysis with the progress of its stages. `Retry-After`: seconds to wait before the next poll."""
     record = backends.jobs.get(analysis_id, key.tenant)
     headers = {} if record.status.final else {"Retry-After": str(POLL_SECONDS)}
     found = record.analysis()
@@ -102,12 +101,13 @@ def get_analysis(
 
 @router.delete(
     "/v1/analyses/{analysis_id}",
+    summary="Delete an analysis",
     tags=["analyses"],
     status_code=204,
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 def delete_analysis(backends: Backends, key: Admin, analysis_id: AnalysisId) -> None:
-    """Forgets an analysis: its report, its artifacts, its checkpoint, then its record. 409 while it runs."""
+    """Delete an analysis with its report, artifacts and checkpoint. Returns 409 while it is queued or running."""
     record = backends.jobs.get(analysis_id, key.tenant)
     if not record.status.final:
         raise ConflictError(f"the analysis is {record.status}; cancel it first")
@@ -119,26 +119,28 @@ def delete_analysis(backends: Backends, key: Admin, analysis_id: AnalysisId) -> 
 
 @router.post(
     "/v1/analyses/{analysis_id}/cancel",
+    summary="Cancel an analysis",
     tags=["analyses"],
     status_code=202,
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 def cancel_analysis(backends: Backends, key: Submitter, analysis_id: AnalysisId) -> Analysis:
-    """Asks an analysis to stop: a queued one is over at once, a running one stops at its next batch."""
+    """Cancel an analysis. A queued one ends immediately; a running one stops at its next batch."""
     return backends.jobs.cancel(analysis_id, key.tenant).analysis()
 
 
 @router.get(
     "/v1/analyses/{analysis_id}/report",
+    summary="Get the report",
     tags=["analyses"],
     response_class=Response,
     responses={
         200: {
-            "description": "The report; `Cache-Status` says whether Redis had it",
+            "description": "The report; `Cache-Status` shows whether it was cached in Redis",
             "model": Report,
             "content": {"text/html": {}, "text/markdown": {}},
         },
-        304: {"description": "It is the one that the client has"},
+        304: {"description": "Not modified"},
         **documented(401, 403, 404, 406, 409, 422, 429, 503),
     },
 )
@@ -149,10 +151,10 @@ def get_report(
     accept: Annotated[str, Header()] = "application/json",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The report as JSON, HTML or Markdown, by the `Accept` header.
+    """Get the report as JSON, HTML or Markdown, depending on the `Accept` header.
 
-    While the analysis runs, what is known after the stage `compare`: a report with `status: preliminary`, sent with the
-    header `Layerdrift-Report: preliminary` and never cached. 409 before that.
+    While the analysis is running, returns the preliminary report, available after the `compare` stage. It has
+    `status: preliminary` and the header `Layerdrift-Report: preliminary`, and is never cached. Returns 409 before that.
     """
     format = negotiated(accept)
     record = backends.jobs.get(analysis_id, key.tenant)
@@ -167,23 +169,25 @@ def get_report(
 
 @router.get(
     "/v1/analyses/{analysis_id}/artifacts",
+    summary="List artifacts",
     tags=["analyses"],
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> ArtifactList:
-    """The files of a finished analysis, each with a link that works for a while without a key."""
+    """List the files of a finished analysis, each with a temporary link that works without an API key."""
     record = _succeeded(backends, key, analysis_id)
     return ArtifactList(items=backends.artifacts.listed(record.owned, backends.settings.link_seconds))
 
 
 @router.post(
     "/v1/analyses/{analysis_id}/gate",
+    summary="Evaluate a policy",
     tags=["analyses"],
     response_model=Verdict,
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Response:
-    """Whether the report holds a policy. 422 where a rule cannot be judged on it: that is no pass."""
+    """Evaluate a policy against the report. Returns 422 if a rule cannot be evaluated; that is not a pass."""
     report = await run_in_threadpool(_report, backends, key, analysis_id)
     baseline = await run_in_threadpool(_report, backends, key, policy.baseline) if policy.baseline else None
     return Response(await judging.verdict(policy, report, baseline), media_type="application/json")
@@ -191,6 +195,7 @@ async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId
 
 @router.get(
     "/v1/analyses/{analysis_id}/compare/{other_id}",
+    summary="Compare two reports",
     tags=["analyses"],
     response_model=Comparison,
     responses=documented(401, 403, 404, 409, 422, 429, 503),
@@ -201,7 +206,7 @@ async def compare_analyses(
     analysis_id: AnalysisId,
     other_id: OtherAnalysisId,
 ) -> Response:
-    """The difference of two reports, layer by layer: the other's number less this one's."""
+    """Compare two reports layer by layer: `other_id` minus `analysis_id`."""
     one, other = [await run_in_threadpool(_report, backends, key, id_) for id_ in (analysis_id, other_id)]
     return Response(await judging.comparison(one, other), media_type="application/json")
 
@@ -261,16 +266,16 @@ def _quality(accept: str, media_type: str) -> float:
     return next((found[name] for name in (media_type, family, "*/*") if name in found), 0.0)
 
 
-@router.get("/health", tags=["service"])
+@router.get("/health", summary="Check health", tags=["service"])
 async def health(request: Request) -> Health:
-    """200 as long as the process answers; waits for no thread."""
+    """Check that the process is alive. Never waits for a worker thread."""
     deployment: Deployment = request.app.state.deployment
     return Health(instance=deployment.settings.instance)
 
 
-@router.get("/ready", tags=["service"], responses={503: {"model": Readiness}})
+@router.get("/ready", summary="Check readiness", tags=["service"], responses={503: {"model": Readiness}})
 def ready(backends: Backends, response: Response) -> Readiness:
-    """200 when Redis, S3 and at least one worker are there, else 503 that says which is not."""
+    """Check that Redis, S3 and at least one worker are available. Otherwise returns 503 with the state of each."""
     states = {}
     for name, check in (("redis", backends.jobs.check), ("s3", backends.blobs.check)):
         try:
@@ -295,7 +300,7 @@ def ready(backends: Backends, response: Response) -> Readiness:
 
 @router.get("/metrics", include_in_schema=False)
 def metrics_page(backends: Backends) -> Response:
-    """What Prometheus is told: counts of the API's processes, and how the whole deployment stands."""
+    """Prometheus metrics: counters of the API processes and the state of the whole deployment."""
     standing = metrics.standing(backends.jobs, backends.queue)
     return Response(
         generate_latest(metrics.counted()) + generate_latest(standing), media_type="text/plain; version=0.0.4"
@@ -304,7 +309,7 @@ def metrics_page(backends: Backends) -> Response:
 
 @router.get("/docs", include_in_schema=False)
 def docs() -> HTMLResponse:
-    """The API page, without a line from the internet."""
+    """The API documentation page. Loads nothing from the internet."""
     return get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="layerdrift API",

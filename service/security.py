@@ -13,7 +13,7 @@ from layerdrift.backends.deployment import Deployment
 from layerdrift.backends.jobs import ANALYSIS_ID
 from layerdrift.contract.key import ApiKey, Scope
 
-_SCHEME = HTTPBearer(auto_error=False, description="an API key; without any key made, none is asked for")
+_SCHEME = HTTPBearer(auto_error=False, description="an API key; not required until the first one is created")
 
 
 def _deployment(request: Request) -> Deployment:

@@ -73,7 +73,7 @@ class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
         except LayerdriftError as error:
             return problem_response(error)
         except redis.RedisError as error:
-            logger.warning("Redis is away: %s", error)
+            logger.warning("Redis is unavailable: %s", error)
             return redis_away()
 
     def encode_response(self, output: JSONResponse) -> JSONResponse:
@@ -122,7 +122,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
     def admit() -> None:
         opened = deployment.jobs.open_count(tenant)
         if opened >= submission.open_jobs:
-            raise RateError(f"{opened} jobs are queued or running, as many as this key may have", RETRY_SECONDS)
+            raise RateError(f"{opened} jobs are queued or running, the limit of this key", RETRY_SECONDS)
 
     record, to_run = deployment.jobs.submit(fresh, admit)
     if not to_run and webhook is not None:

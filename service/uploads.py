@@ -14,7 +14,7 @@ from service.problems import documented
 from service.security import Backends, Reader, Submitter
 
 PREFIX = "/v1/uploads/"
-UploadId = Annotated[str, Path(pattern=r"^up_[a-z2-7]{26}$", description="id of an upload")]
+UploadId = Annotated[str, Path(pattern=r"^up_[a-z2-7]{26}$", description="upload id")]
 
 RECEIVING = ConcurrencyLimit("uploads", of_client=8, in_all=32)
 """Each holds some megabytes until S3 has them."""
@@ -22,9 +22,11 @@ RECEIVING = ConcurrencyLimit("uploads", of_client=8, in_all=32)
 router = APIRouter(tags=["uploads"])
 
 
-@router.post("/v1/uploads", status_code=201, responses=documented(401, 403, 413, 422, 429, 503))
+@router.post(
+    "/v1/uploads", summary="Announce an upload", status_code=201, responses=documented(401, 403, 413, 422, 429, 503)
+)
 def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, response: Response) -> Upload:
-    """Announces an upload: PUT its bytes to `Location`, then name it by its `uri` in requests."""
+    """Announce an upload. Then PUT its bytes to `Location` and use its `uri` in requests."""
     backends.waiting_uploads.admit(key.tenant)
     upload = backends.uploads.announce(key.tenant, body)
     if upload.status == "waiting":
@@ -35,6 +37,7 @@ def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, res
 
 @router.put(
     "/v1/uploads/{upload_id}",
+    summary="Upload the bytes",
     responses=documented(401, 403, 404, 409, 413, 422, 429, 503),
     openapi_extra={
         "requestBody": {
@@ -44,7 +47,7 @@ def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, res
     },
 )
 async def put_upload(backends: Backends, key: Submitter, upload_id: UploadId, request: Request) -> Upload:
-    """The bytes of an upload as they are, checked against what was announced; sent twice, they are kept once."""
+    """Upload the raw bytes, verified against the announced size and SHA-256. Sending them twice stores them once."""
     with RECEIVING.held(key.tenant):
         receiver = await run_in_threadpool(backends.uploads.receive, key.tenant, upload_id)
         try:
@@ -59,14 +62,19 @@ async def put_upload(backends: Backends, key: Submitter, upload_id: UploadId, re
         return done
 
 
-@router.get("/v1/uploads/{upload_id}", responses=documented(401, 403, 404, 422, 429, 503))
+@router.get("/v1/uploads/{upload_id}", summary="Get an upload", responses=documented(401, 403, 404, 422, 429, 503))
 def get_upload(backends: Backends, key: Reader, upload_id: UploadId) -> Upload:
-    """An upload and whether its bytes have come."""
+    """Get an upload and its status."""
     return backends.uploads.get(key.tenant, upload_id)
 
 
-@router.delete("/v1/uploads/{upload_id}", status_code=204, responses=documented(401, 403, 404, 422, 429, 503))
+@router.delete(
+    "/v1/uploads/{upload_id}",
+    summary="Delete an upload",
+    status_code=204,
+    responses=documented(401, 403, 404, 422, 429, 503),
+)
 def delete_upload(backends: Backends, key: Submitter, upload_id: UploadId) -> None:
-    """Forgets an upload; analyses that have read it keep their reports."""
+    """Delete an upload. Analyses that have read it keep their reports."""
     backends.uploads.remove(key.tenant, upload_id)
     backends.waiting_uploads.forget(key.tenant, upload_id)

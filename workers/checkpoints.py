@@ -36,7 +36,7 @@ class BucketCheckpoints:
             latest = json.loads(self._blobs.get(self._latest(run)))
         except NotFoundError:
             return None
-        logger.info("%s goes on from step %d", run, latest["number"])
+        logger.info("%s resumes from step %d", run, latest["number"])
         return self._parts(run, latest["number"], latest["parts"])
 
     def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
@@ -52,7 +52,7 @@ class BucketCheckpoints:
                 if not blob.key.startswith(kept) and blob.key != self._latest(run):
                     self._blobs.delete(blob.key)
         except UnavailableError as error:
-            logger.warning("the state of %s after step %d was not kept: %s", run, number, error)
+            logger.warning("the state of %s after step %d could not be saved: %s", run, number, error)
 
     def clear(self) -> None:
         """Forgets the states of all runs."""
@@ -64,7 +64,7 @@ class BucketCheckpoints:
             try:
                 yield load(self._blobs.get(key))
             except (NotFoundError, SafetensorError) as error:
-                raise UnavailableError(f"{key} is gone or broken: {error}") from error
+                raise UnavailableError(f"{key} is missing or corrupt: {error}") from error
 
     def _latest(self, run: str) -> str:
         return f"{self._prefix}{run}/latest.json"

@@ -38,4 +38,4 @@ class Herald:
             try:
                 self._sender.send_due(self._stopped.is_set)
             except (redis.RedisError, LayerdriftError) as error:
-                logger.warning("webhooks could not be looked at: %s", error)
+                logger.warning("could not check for due webhooks: %s", error)

@@ -142,10 +142,10 @@ class Inspector:
     def _make_room(self, wanted: int) -> None:
         """Forgets pairs until so many bytes fit; InputError where they never do."""
         if wanted > self._max_bytes:
-            raise InputError(f"the pair takes {wanted} bytes; LAYERDRIFT_INSPECT_MEMORY_BYTES allows {self._max_bytes}")
+            raise InputError(f"the pair needs {wanted} bytes; LAYERDRIFT_INSPECT_MEMORY_BYTES allows {self._max_bytes}")
         while wanted + sum(pair.bytes for pair in self._pairs.values()) > self._max_bytes:
             forgotten, _ = self._pairs.popitem(last=False)
-            logger.info("%s: its pair leaves the memory", forgotten)
+            logger.info("%s: removing its pair from memory", forgotten)
 
     def _stored_bytes(self, record: JobRecord) -> int:
         """What a pair's files take: a fine-tuned model counts as its base, an adapter as what it is merged into."""
@@ -165,7 +165,7 @@ class Inspector:
         try:
             centres = load(deployment.blobs.get(keys.artifact_prefix(record.owned) + CENTRES))
         except NotFoundError as error:
-            raise ConflictError(f"{record.id} was analysed before texts could be inspected; post it again") from error
+            raise ConflictError(f"{record.id} was analysed before text inspection existed; post it again") from error
         length = int(centres["length"]) if "length" in centres else record.request.analysis.max_length or OLD_LENGTH
         pair = load_pair(base, tuned, load_tokenizer(base.folder, "/base/uri"), length)
         layers = pair.shape[0]

@@ -64,7 +64,7 @@ class KeptFinetunes:
             for inside, files in kept.folders.items():
                 self._fetch(files, _placed(folder, inside))
         except (NotFoundError, ValueError) as error:
-            logger.info("no fine-tune to take over: %s", error)
+            logger.info("no fine-tune to reuse: %s", error)
             for left in (folder, folder.with_name(f"{folder.name}.kept")):
                 shutil.rmtree(left, ignore_errors=True)
             return None
@@ -103,7 +103,7 @@ class KeptFinetunes:
         for file in files:
             self._blobs.get_file(file.key, target / file.name)
             if file_sha256(target / file.name) != file.sha256:
-                raise ValueError(f"{file.key} is not what was kept")
+                raise ValueError(f"{file.key} is not the file that was stored")
 
 
 def finetune_name(request: AnalysisRequest, resolved: Resolved) -> str:

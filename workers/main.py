@@ -41,7 +41,7 @@ _helpers: list[Reconciler | Herald] = []
 @celeryd_init.connect
 def _share_cores(options: dict[str, Any] | None = None, **_: Any) -> None:
     """Gives every process of the pool its share of the cores, before torch is loaded in any of them."""
-    processes = int((options or {}).get("concurrency") or 1)
+    processes = int((options or {}).get("concurrency") or app.conf.worker_concurrency or os.cpu_count() or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 

@@ -93,7 +93,7 @@ def _run_leased(deployment: Deployment, analysis_id: str) -> None:
     jobs, settings = deployment.jobs, deployment.settings
     with _leased(jobs, analysis_id, settings.lease_seconds, settings.cancel_seconds) as lease:
         if lease is None:
-            logger.info("%s: another worker holds it", analysis_id)
+            logger.info("%s: another worker has it", analysis_id)
             return
         if jobs.get(analysis_id).status.final:
             return
@@ -139,13 +139,13 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
         with tracing.span("analysis", record.trace, job_id=record.id, attempt=str(record.attempts)):
             report = _run_stages(deployment, record, folder, writer)
     except LeaseLost:
-        logger.warning("%s: the lease was lost; another worker goes on", record.id)
+        logger.warning("%s: lost the lease; another worker continues", record.id)
         return record
     except Cancelled:
         status, error = Status.CANCELLED, None
     except StageFailed as failure:
         if isinstance(failure.__cause__, _AWAY):
-            logger.warning("%s: handed back in stage %s: %s", record.id, failure.stage, failure.__cause__)
+            logger.warning("%s: returned to the queue in stage %s: %s", record.id, failure.stage, failure.__cause__)
             return record
         status, error = Status.FAILED, _problem(failure)
         logger.error("%s: stage %s failed", record.id, failure.stage, exc_info=failure.__cause__)
@@ -182,7 +182,7 @@ def _record_rates(deployment: Deployment, record: JobRecord, writer: ProgressWri
             if stage in writer.seconds and not (stage is StageName.FINETUNE and writer.seconds[stage] < LEAST_FINETUNE):
                 deployment.rates.record(stage, operations, writer.seconds[stage])
     except redis.RedisError as error:
-        logger.warning("%s: its pace was not kept: %s", record.id, error)
+        logger.warning("%s: could not store its pace: %s", record.id, error)
 
 
 def _forget_unfinished(deployment: Deployment, owned: keys.Owned) -> None:
@@ -190,7 +190,7 @@ def _forget_unfinished(deployment: Deployment, owned: keys.Owned) -> None:
         BucketCheckpoints(deployment.blobs, owned).clear()
         deployment.reports.forget_preliminary(owned)
     except (UnavailableError, redis.RedisError) as error:  # no more than room in the bucket and in Redis
-        logger.warning("%s: states of its trainings were left behind: %s", owned.id, error)
+        logger.warning("%s: could not remove the saved states of its trainings: %s", owned.id, error)
 
 
 @contextmanager
@@ -280,7 +280,7 @@ def _tune(
         if tuned is None:
             tuned = finetune(record.request, resolved, target, f"s3://{blobs.bucket}/{prefix}", writer.tick)
         else:
-            writer.tick(1.0, "taken over: the same fine-tune was made before")
+            writer.tick(1.0, "reused an identical earlier fine-tune")
         finetunes.keep(name, tuned, artifacts)
     return tuned
 
@@ -303,7 +303,7 @@ def _keep(
     """Stores the autoencoders, one after another on disk, and the table of their latents."""
     prefix, table = keys.sae_prefix(owned), keys.latents_object(owned)
     for sae in named(trained.dictionaries):
-        tick(1.0, f"keeping the autoencoder {sae.name}")
+        tick(1.0, f"storing the autoencoder {sae.name}")
         metadata = {"hook_name": f"hidden_states.{sae.layer}", "layerdrift": {"analysis": owned.id, "sae": sae.name}}
         save_sae(sae.stack, sae.site, folder, metadata)
         for path in sorted(folder.iterdir()):
@@ -340,7 +340,7 @@ def _publish_preliminary(deployment: Deployment, record: JobRecord, report: Repo
             deployment.reports.put_preliminary(record.owned, format, body)
         deployment.jobs.update(record.id, note)
     except (redis.RedisError, UnavailableError) as error:
-        logger.warning("%s: the preliminary report was not written: %s", record.id, error)
+        logger.warning("%s: could not write the preliminary report: %s", record.id, error)
 
 
 def _rendered(report: Report) -> dict[ReportFormat, bytes]:
@@ -362,7 +362,7 @@ def _give_up(jobs: JobStore, analysis_id: str, owner: str) -> None:
 
     jobs.update(analysis_id, end)
     if ended:
-        logger.warning("%s: cancelled, and still running; its process ends", analysis_id)
+        logger.warning("%s: cancelled but still running; ending its process", analysis_id)
         jobs.release_lease(analysis_id, owner)
         _end_process()
 
@@ -375,17 +375,17 @@ def _problem(failure: StageFailed) -> Problem:
     cause = failure.__cause__
     if isinstance(cause, LayerdriftError):
         return cause.problem().model_copy(update={"stage": failure.stage.value})
-    error = StageError(f"{failure.stage} ended in {type(cause).__name__}: {cause}")
+    error = StageError(f"{failure.stage} failed with {type(cause).__name__}: {cause}")
     return error.problem().model_copy(update={"stage": failure.stage.value})
 
 
 def _worker_lost(times: int) -> Problem:
     return Problem(
         type="urn:layerdrift:worker-lost",
-        title="The worker was lost",
+        title="Worker lost",
         status=500,
-        detail=f"{times} workers took this job and none came to its end: they died or were stopped. Where memory "
-        "is the cause, give fewer or shorter texts, smaller autoencoders, or a larger machine; else post it again",
+        detail=f"{times} workers took this job and none finished it: they died or were stopped. If memory is the "
+        "cause, use fewer or shorter texts, smaller autoencoders, or a larger machine; otherwise post it again",
     )
 
 
@@ -414,7 +414,7 @@ def _leased(jobs: JobStore, analysis_id: str, seconds: float, patience: float) -
                 if cancelled_at is not None and time.monotonic() - cancelled_at > patience:
                     _give_up(jobs, analysis_id, owner)
             except (redis.RedisError, UnavailableError) as error:
-                logger.warning("%s: the lease could not be renewed: %s", analysis_id, error)
+                logger.warning("%s: could not renew the lease: %s", analysis_id, error)
 
     heart = threading.Thread(target=renew, name=f"lease-{analysis_id}", daemon=True)
     heart.start()

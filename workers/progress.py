@@ -154,7 +154,7 @@ class ProgressWriter:
         try:
             record = self._jobs.update(self._id, put)
         except (redis.RedisError, UnavailableError) as error:
-            logger.warning("%s: progress could not be written: %s", self._id, error)  # not worth a job
+            logger.warning("%s: could not write the progress: %s", self._id, error)  # not worth a job
             return
         if record.cancel_requested:
             raise Cancelled

@@ -51,14 +51,14 @@ class Reconciler:
         jobs.announce_worker(self._worker, self._queues, ALIVE_SECONDS)
         restored = jobs.restore()
         if restored:
-            logger.warning("Redis knew no jobs; %d records were brought back from S3", restored)
+            logger.warning("Redis had no jobs; %d records were restored from S3", restored)
         waiting = self._deployment.queue.waiting()
         unheld = [analysis_id for analysis_id in jobs.open_ids() if self._forgotten(analysis_id, waiting)]
         self._idle = {analysis_id: self._idle.get(analysis_id, 0) + 1 for analysis_id in unheld}
         patient = [analysis_id for analysis_id, looks in self._idle.items() if looks >= PATIENCE]
         due = [analysis_id for analysis_id in patient if jobs.claim_announcement(analysis_id, ANNOUNCE_EVERY_SECONDS)]
         for analysis_id in due:
-            logger.warning("%s: nobody holds it; announced again", analysis_id)
+            logger.warning("%s: no worker has it; announced again", analysis_id)
             self._deployment.queue.announce(jobs.get(analysis_id))
         self._sweep()
         return due
@@ -84,6 +84,6 @@ class Reconciler:
             try:
                 self.look()
             except (redis.RedisError, LayerdriftError, OSError, ValueError) as error:
-                logger.warning("the open jobs could not be looked at: %s", error)
+                logger.warning("could not check the open jobs: %s", error)
             if self._stopped.wait(EVERY_SECONDS):
                 return

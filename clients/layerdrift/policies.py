@@ -50,15 +50,15 @@ def load(text: str, name: str = "policy") -> Policy:
         _check_size(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
-            raise PolicyError(f"{name} is empty", [FieldProblem(pointer="", detail=f"{name}:1:1: it is empty")])
+            raise PolicyError(f"{name} is empty", [FieldProblem(pointer="", detail=f"{name}:1:1: the file is empty")])
         _note(node, (), places)
         document = parsed(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = _Place(mark.line + 1, mark.column + 1) if mark else _Place(1, 1)
-        raise _error(name, [((), place, f"this is not YAML: {error.problem or error.context}")]) from error
+        raise _error(name, [((), place, f"not valid YAML: {error.problem or error.context}")]) from error
     except yaml.YAMLError as error:
-        raise _error(name, [((), _Place(1, 1), f"this is not YAML: {error}")]) from error
+        raise _error(name, [((), _Place(1, 1), f"not valid YAML: {error}")]) from error
     try:
         return Policy.model_validate(document)
     except ValidationError as error:
@@ -80,7 +80,7 @@ def parsed(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (ValueError, LookupError, AttributeError, ArithmeticError, TypeError, RecursionError) as error:
-        raise yaml.YAMLError(f"a value in it cannot be read ({type(error).__name__}: {error})") from error
+        raise yaml.YAMLError(f"a value cannot be parsed ({type(error).__name__}: {error})") from error
 
 
 def located(text: str, name: str, error: InputError) -> PolicyError:
@@ -119,7 +119,7 @@ def starter_decision(report: Report) -> Decision | None:
 def _check_size(text: str) -> None:
     """YAMLError, before anything is built, where a document has more than policies need."""
     if len(text) > MAX_CHARACTERS:
-        raise yaml.YAMLError(f"it has {len(text)} characters; policies have up to {MAX_CHARACTERS}")
+        raise yaml.YAMLError(f"it has {len(text)} characters; the limit for policies is {MAX_CHARACTERS}")
     try:
         found = _excess(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     except yaml.YAMLError:
@@ -137,15 +137,15 @@ def _excess(events: Iterable[yaml.Event]) -> tuple[str, Any] | None:
         problem = ""
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
-            problem = f"tags ({event.tag}) are not read" if event.tag else ""
+            problem = f"tags ({event.tag}) are not supported" if event.tag else ""
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.AliasEvent):
-            problem = "aliases (*) are not read"
+            problem = "aliases (*) are not supported"
         elif isinstance(event, yaml.ScalarEvent) and not event.style and len(event.value) > _MAX_PLAIN_CHARACTERS:
-            problem = f"a value of {len(event.value)} characters without quotes"
+            problem = f"an unquoted value of {len(event.value)} characters"
         elif isinstance(event, yaml.ScalarEvent) and event.tag:
-            problem = f"tags ({event.tag}) are not read"
+            problem = f"tags ({event.tag}) are not supported"
         if depth > MAX_DEPTH or count > MAX_EVENTS:
             problem = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_EVENTS} values"
         if problem:
@@ -162,9 +162,9 @@ def _note(node: yaml.Node | None, pointer: _Pointer, places: dict[_Pointer, _Pla
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a name must be a word, not a list", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem="a key must be a string, not a list", problem_mark=key.start_mark)
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} stands here twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value}", problem_mark=key.start_mark)
             seen.add(key.value)
             inside = (*pointer, key.value)
             places[inside] = _Place(key.start_mark.line + 1, key.start_mark.column + 1)

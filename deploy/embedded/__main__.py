@@ -11,6 +11,7 @@ from types import FrameType
 
 from deploy.embedded.stack import Stack
 from deploy.embedded.supervisor import StartError
+from layerdrift.sdk.calls import DEFAULT_URL
 
 
 def main() -> int:
@@ -30,6 +31,10 @@ def main() -> int:
     try:
         with Stack(os.environ) as stack:
             print(f"ready {stack.url}", flush=True)
+            if stack.url != DEFAULT_URL:
+                print(f"for the command line: export LAYERDRIFT_URL={stack.url}", flush=True)
+            roots = ", ".join(map(str, stack.settings.roots))
+            print(f"file: URIs may refer to anything under {roots} (LAYERDRIFT_MODEL_ROOTS)", flush=True)
             asked_to_stop.wait()
     except KeyboardInterrupt:
         print("stopped", flush=True)

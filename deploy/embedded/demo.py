@@ -87,6 +87,7 @@ def _run(stack: Stack, inputs: DemoInputs, home: Path) -> None:
         started = time.monotonic()
         analysis = client.submit(request)
         console.print(f"POST /v1/analyses -> {analysis.id} ({analysis.status})", highlight=False)
+        console.print(f"watch it in a browser: {stack.url}/#/a/{analysis.id}", highlight=False, soft_wrap=True)
         follow(client, analysis.id, timeout=3600)
         report = client.report(analysis.id)
         (home / "report.json").write_text(report.model_dump_json(indent=1))

@@ -118,7 +118,7 @@ def _write_reviews(archive: Path, target: Path) -> None:
     with tarfile.open(fileobj=inner) as tar:
         member = tar.extractfile(_SNIPPETS)
         if member is None:
-            raise DownloadError(f"{archive.name} holds no {_SNIPPETS}")
+            raise DownloadError(f"{archive.name} has no {_SNIPPETS}")
         lines = member.read().decode("latin-1").splitlines()
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")

@@ -106,7 +106,7 @@ class Stack:
         except OSError as error:
             lock.close()
             raise StartError(
-                f"another stack runs on {self.home}; stop it, or set LAYERDRIFT_HOME to another folder"
+                f"another stack is running on {self.home}; stop it, or set LAYERDRIFT_HOME to another folder"
             ) from error
         return lock
 

@@ -78,7 +78,7 @@ class Supervisor:
         deadline = time.monotonic() + timeout
         while not program.ready():
             if entry.process.poll() is not None:
-                raise StartError(f"{program.name} ended with status {entry.process.returncode}\n{_tail(program.log)}")
+                raise StartError(f"{program.name} exited with status {entry.process.returncode}\n{_tail(program.log)}")
             if time.monotonic() > deadline:
                 raise StartError(f"{program.name} was not ready after {timeout:g} s\n{_tail(program.log)}")
             time.sleep(0.1)
@@ -118,7 +118,7 @@ def _revive(entry: _Running) -> None:
         if now - entry.started > STEADY_SECONDS:
             entry.backoff = FIRST_BACKOFF_SECONDS
         logger.warning(
-            "%s ended with status %s; starting it again in %g s",
+            "%s exited with status %s; restarting in %g s",
             entry.program.name,
             entry.process.returncode,
             entry.backoff,
@@ -129,7 +129,7 @@ def _revive(entry: _Running) -> None:
     elif now >= entry.restart_at:
         entry.process = _spawn(entry.program)
         entry.started, entry.restart_at = now, None
-        logger.warning("%s started again", entry.program.name)
+        logger.warning("%s restarted", entry.program.name)
 
 
 def _spawn(program: Program) -> subprocess.Popen[bytes]:

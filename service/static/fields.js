@@ -63,8 +63,9 @@ function part(openapi, name, schema, pointer, skipped, parts) {
   const first = schema.default !== null && schema.default !== undefined;
   const box = h("input", { type: "checkbox", checked: first, onchange: () => (body.hidden = !box.checked) });
   body.hidden = !first;
+  const error = h("p", { class: "error" });
   parts.push({
-    pointer, input: box, error: h("p", { class: "error" }), whole: box,
+    pointer, input: box, error, whole: box,
     put(target) {
       if (box.checked !== first) {
         write(target, pointer, box.checked ? {} : null);
@@ -74,7 +75,7 @@ function part(openapi, name, schema, pointer, skipped, parts) {
       }
     },
   }, ...own.map((inside) => ({ ...inside, put: () => {} })));
-  return h("fieldset", {}, h("legend", {}, h("label", { class: "inline" }, box, title)), hint(schema), body);
+  return h("fieldset", {}, h("legend", {}, h("label", { class: "inline" }, box, title)), hint(schema), error, body);
 }
 
 function hint(schema) {

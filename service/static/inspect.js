@@ -8,7 +8,7 @@ export async function inspect(view, signal, id) {
   const text = h("textarea", { id: "text", required: true });
   const error = h("p", { class: "error", role: "alert" });
   const found = h("div");
-  const button = h("button", { type: "submit" }, "Send through both models");
+  const button = h("button", { type: "submit" }, "Run through both models");
   view.append(
     h("h1", {}, "Inspect texts"),
     h("p", {}, h("a", { href: `#/a/${id}` }, analysis.name)),
@@ -36,9 +36,9 @@ export async function inspect(view, signal, id) {
           }
         },
       },
-      h("label", { for: "text" }, "Texts, one a line", text),
+      h("label", { for: "text" }, "Texts, one per line", text),
       error,
-      h("p", { class: "soft" }, "The first request for a pair loads it, which takes a while."),
+      h("p", { class: "soft" }, "The first request loads both models, which takes a while."),
       button,
     ),
     found,
@@ -63,7 +63,7 @@ function explorer(text, place) {
       const drift = layer.drift[index];
       const share = drift === null ? 0 : Math.min(1, drift);
       element.style.background = drift === null ? "none" : `color-mix(in oklab, var(--specialised) ${Math.round(70 * share)}%, var(--paper))`;
-      element.title = drift === null ? "not compared: a special token, a causal model's first token, or an outlier" : `drift ${drift.toFixed(3)}`;
+      element.title = drift === null ? "excluded: a special token, a causal model's first token, or an outlier" : `drift ${drift.toFixed(3)}`;
       element.setAttribute("aria-pressed", String(index === picked));
     });
     latents.replaceChildren(...["base", "tuned"].map((side) => strongest(side, layer, picked)));
@@ -92,10 +92,10 @@ function explorer(text, place) {
   return h(
     "section",
     { class: "card" },
-    h("p", {}, text.text, text.truncated ? h("span", { class: "soft" }, " (its end was not read)") : null),
+    h("p", {}, text.text, text.truncated ? h("span", { class: "soft" }, " (truncated)") : null),
     h("label", { for: slider.id }, "Layer", slider),
     said,
-    h("p", { class: "soft" }, "Deeper colour: the token moved farther (1 − cosine of the centred states; 0 the same, colours end at 1)."),
+    h("p", { class: "soft" }, "Deeper colour: the token moved farther. Drift of a token is its squared distance over the spread of both models; colours end at 1."),
     h("div", { class: "tokens" }, tokens),
     latents,
   );

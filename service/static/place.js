@@ -66,7 +66,7 @@ export function place(title, pointer, { accept, hint, folder }, changed) {
   drop.addEventListener("drop", async (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    const [entry] = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+    const [entry] = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
     if (entry?.isDirectory && !folder) {
       text.error.textContent = "this is a folder; drop one file";
     } else if (entry) {

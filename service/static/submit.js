@@ -237,7 +237,8 @@ export async function submit(view, signal) {
 
   function meant(pointer) {
     const all = [...Object.values(parts), ...more.parts];
-    return all.find((one) => pointer === one.pointer || pointer.startsWith(`${one.pointer}/`))
+    const around = all.filter((one) => pointer.startsWith(`${one.pointer}/`)).sort((a, b) => b.pointer.length - a.pointer.length);
+    return all.find((one) => pointer === one.pointer) ?? around[0]
       ?? all.find((one) => one.pointer.startsWith(`${pointer}/`) && pointer !== "");
   }
 

@@ -142,6 +142,30 @@ def test_no_text_of_a_download_is_a_formula_to_a_spreadsheet(chromium: Browser, 
     assert lines == [[f"'{text}", "-1.5", 'a, "b"'] for text in FORMULAS]
 
 
+def test_the_contents_lead_to_every_part_and_the_dark_theme_reaches_the_figures(chromium: Browser, file: Path) -> None:
+    for page in opened(chromium, file.as_uri(), color_scheme="dark", viewport={"width": 1300, "height": 900}):
+        page.goto(file.as_uri())
+        expect(page.locator("#drift svg").first).to_be_visible()
+        parts = page.locator("section[id]").count()
+        assert parts > 8
+        expect(page.locator("#contents a")).to_have_count(parts)
+        page.get_by_role("link", name="Provenance").click()
+        expect(page.locator("#provenance")).to_be_in_viewport()
+        page.get_by_role("link", name="Summary").click()
+        ink = page.evaluate("() => getComputedStyle(document.body).color")
+        assert ink == "rgb(231, 235, 239)"
+        label = page.locator("#drift svg .role-axis-label text").first
+        assert label.get_attribute("fill") == "#a9b4bf"
+        accessible(page, "report-dark")
+
+
+def test_how_to_read_a_figure_is_folded_away(page: Page) -> None:
+    folded = page.locator("#drift-table details.how")
+    expect(folded.locator("p")).to_be_hidden()
+    folded.get_by_text("How to read this").click()
+    expect(folded.locator("p")).to_be_visible()
+
+
 def test_a_phone_and_a_printer_can_show_it(page: Page, file: Path) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     wider = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
@@ -153,10 +177,10 @@ def test_a_phone_and_a_printer_can_show_it(page: Page, file: Path) -> None:
 def test_the_latents_of_the_picked_layer_can_be_shown_alone(page: Page, report: Report) -> None:
     if not report.latents:
         withheld = any(layer.sae is not None and layer.sae.withheld for layer in report.layers)
-        expect(page.get_by_text("are withheld at" if withheld else "so none is shown")).to_be_visible()
+        expect(page.get_by_text("Not reported (differences" if withheld else "so none is shown")).to_be_visible()
         return
     layer = report.latents[0].layer
     page.get_by_role("slider").fill(str(layer))
-    page.get_by_label("of the picked layer alone").check()
+    page.get_by_label("selected layer only").check()
     shown = sum(one.layer == layer for one in report.latents)
     expect(page.locator("#latent-count")).to_contain_text(f"{shown} of {len(report.latents)} latents")

@@ -77,7 +77,7 @@ def refused(pointer: str, *words: str, at_post: bool | None = None) -> Callable[
         if at_post is not None:
             assert (found.stage is None) is at_post, found
         assert pointer in [error.pointer for error in found.errors], found
-        assert "ended in" not in found.detail, found
+        assert "failed with" not in found.detail, found
         for word in words:
             assert word.lower() in found.detail.lower(), (word, found.detail)
 

@@ -520,7 +520,7 @@ CASES = [
         lambda ground: headed(
             ground, AutoModelForSequenceClassification, num_labels=3, problem_type="multi_label_classification"
         ),
-        report_with(drift_from(2), warns("answers_not_evaluated", "several labels")),
+        report_with(drift_from(2), warns("answers_not_evaluated", "multi-label")),
         "representations only",
     ),
     Case(

@@ -99,7 +99,7 @@ CASES = [
             n_layers=make.BLOCKS,
             n_heads=make.HEADS,
         ),
-        refused("/base/uri", "4 module lists", "not compared"),
+        refused("/base/uri", "4 module lists", "not supported"),
     ),
     Case(
         "4.3",
@@ -124,7 +124,7 @@ CASES = [
         "CSV in which a text begins with a stray quote",
         "refused",
         lambda ground: stray_quotes(ground, 40),
-        refused("/dataset/uri", "lines 42 to 65", "doubled"),
+        refused("/dataset/uri", "lines 42 to 65", "double each quote"),
     ),
     Case(
         "4.5",
@@ -132,7 +132,7 @@ CASES = [
         "CSV in which two texts begin with a stray quote",
         "refused",
         lambda ground: stray_quotes(ground, 20, 40),
-        refused("/dataset/uri", "lines 22 to 42", "doubled"),
+        refused("/dataset/uri", "lines 22 to 42", "double each quote"),
     ),
     Case(
         "4.6",
@@ -156,7 +156,7 @@ CASES = [
         "LoRA with `lora_bias` on layers without a bias",
         "refused",
         lambda ground: adapted(ground, lora(lora_bias=True)),
-        refused("/tuned/uri", "cannot be merged", "lora_bias", "whole checkpoint"),
+        refused("/tuned/uri", "cannot be merged", "lora_bias", "full checkpoint"),
     ),
     Case(
         "4.9",

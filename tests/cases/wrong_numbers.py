@@ -423,7 +423,7 @@ CASES = [
         "labels 1 to C where classes are 0 to C - 1",
         "warned",
         stars,
-        report_with(warns("answers_not_evaluated", "no label"), warns("unknown_labels", "no class")),
+        report_with(warns("answers_not_evaluated", "no label"), warns("unknown_labels", "not classes")),
     ),
     Case(
         "1.2b",

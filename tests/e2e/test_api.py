@@ -147,8 +147,8 @@ def test_an_upload_of_many_parts_arrives_whole(http: httpx.Client, stack: Stack)
 @pytest.mark.parametrize(
     ("declared", "status", "message"),
     [
-        ({"bytes": 4}, 413, "more than the 4 bytes"),
-        ({"bytes": 6}, 422, "5 bytes came, 6 were announced"),
+        ({"bytes": 4}, 413, "more than the announced 4 bytes"),
+        ({"bytes": 6}, 422, "received 5 bytes, but 6 were announced"),
         ({"sha256": "0" * 64}, 422, "not the one announced"),
     ],
 )
@@ -183,9 +183,9 @@ def test_a_removed_upload_is_gone(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: b"no zip at all", "no zip that can be read"),
-        (lambda folder: zipped(folder)[:-40], "no zip that can be read"),
-        (lambda folder: linked(folder), "holds links"),
+        (lambda _: b"no zip at all", "not a readable zip file"),
+        (lambda folder: zipped(folder)[:-40], "not a readable zip file"),
+        (lambda folder: linked(folder), "contains links"),
         (lambda folder: padded(folder), "model.safetensors"),
     ],
 )
@@ -242,7 +242,7 @@ def test_events_tell_a_job_from_its_start_to_its_end(
     assert heard[-1][2] == {"status": "succeeded", "error": None}
     ended = [data["name"] for _, name, data in heard if name == "stage" and data["status"] == "succeeded"]
     assert ended == ["resolve", "extract", "compare", "causal", "report"]
-    assert ("log", {"message": "a worker has taken the job (attempt 1)"}) in [(name, data) for _, name, data in heard]
+    assert ("log", {"message": "a worker picked up the job (attempt 1)"}) in [(name, data) for _, name, data in heard]
     fractions = [data["fraction"] for _, name, data in heard if name == "progress"]
     assert fractions == sorted(fractions)
     middle = len(heard) // 2
@@ -314,7 +314,7 @@ def test_an_idempotency_key_is_carried_out_once(http: httpx.Client, base_folder:
     assert again.headers["Location"] == first.headers["Location"]
     another = http.post("/v1/analyses", json=request | {"seed": 6}, headers=key)
     assert another.status_code == 422
-    assert "another body" in another.json()["detail"]
+    assert "a different body" in another.json()["detail"]
     wrong = http.post(
         "/v1/analyses", json=request | {"base": {"uri": "file:///nowhere"}}, headers={"Idempotency-Key": "k"}
     )

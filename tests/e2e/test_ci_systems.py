@@ -111,7 +111,7 @@ def test_the_action_reviews_summarises_and_keeps_one_comment(stack: Stack, works
         assert "✅ The policy holds." in host.comments[2]
         host.contents_allowed = False
         assert github(stack, workspace, host, **INPUTS, arguments=ARGUMENTS).returncode == 0
-        assert "The drift curve could not be kept" in host.comments[2]
+        assert "The drift curve could not be stored" in host.comments[2]
 
 
 def test_an_action_without_a_verdict_is_an_error_with_the_code_of_its_cause(stack: Stack, workspace: Path) -> None:

@@ -52,15 +52,20 @@ def test_the_tutorial_ends_in_a_green_a_red_and_a_yellow_gate(shell: Shell, tmp_
         done = shell("bash", "-eo", "pipefail", "-c", commands)
         assert done.returncode == int(code), f"{commands}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
-    assert "PASS The policy holds." in said[0]
-    assert re.search(r"fail +early-layers-kept .*\n.*not >= 0\.9: layers\[[12]\]", said[1])
+    assert "PASS Policy passed." in said[0]
+    assert re.search(r"fail +early-layers-kept .*\n.*below 0\.9: layers\[[12]\]", said[1])
     assert "WARN" in said[2]
     assert "both checkpoints are the same files" in said[2]
-    verdicts = {name: JUnitXml.fromfile(str(tmp_path / f"{name}.xml")) for name in ("sound", "wrecked", "itself")}
-    assert [suites.failures for suites in verdicts.values()] == [0, 3, 0]
+    verdicts = {
+        name: JUnitXml.fromfile(str(tmp_path / "var" / "reviews" / f"{name}.xml"))
+        for name in ("sound", "wrecked", "itself")
+    }
+    assert [suites.failures for suites in verdicts.values()] == [0, 4, 0]
     failed = [case.name for suite in verdicts["wrecked"] for case in suite if case.result]
-    assert failed == ["early-layers-kept", "early-layers-not-scaled", "better-than-majority-class"]
-    assert (tmp_path / "wrecked.html").read_text().startswith("<!doctype html>")
+    early = ["early-layers-kept", "early-features-kept", "early-layers-not-scaled"]
+    assert failed == [*early, "better-than-majority-class"]
+    assert re.search(r"fail +early-layers-kept .*\n.*below 0\.9999: layers\[", said[4])
+    assert (tmp_path / "var" / "reviews" / "wrecked.html").read_text().startswith("<!doctype html>")
 
 
 def test_the_python_examples_run(shell: Shell, tmp_path: Path, base_folder: Path, noised_folder: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_review_is_published_by_hand(
     assert published.stdout.startswith("mlflow://by-hand/1, run ")
     assert MlflowClient(mlflow.url).get_model_version("by-hand", "1").tags[VERDICT_TAG] == "warn"
     absent = layerdrift("publish", "mlflow", analysis, "--version", "models:/by-hand/9")
-    assert (absent.returncode, "is not in MLflow" in absent.stderr) == (2, True)
+    assert (absent.returncode, "was not found in MLflow" in absent.stderr) == (2, True)
     card = tmp_path / "README.md"
     card.write_text("---\nlicense: apache-2.0\n---\n# A model\n\nIts own words.\n")
     for _ in range(2):

@@ -92,7 +92,7 @@ def test_the_first_key_can_make_others_and_the_last_one_only_goes_on_loopback(
     start_stack: Callable[..., Stack], tmp_path: Path
 ) -> None:
     with start_stack(tmp_path) as stack, Client(stack.url) as anybody:
-        with pytest.raises(InputError, match="the first key needs the scope admin"):
+        with pytest.raises(InputError, match="the first key needs the admin scope"):
             anybody.create_key(KeyRequest())
         made = anybody.create_key(KeyRequest(scopes=frozenset({Scope.ADMIN, Scope.OPERATOR})))
         with pytest.raises(UnauthorizedError):

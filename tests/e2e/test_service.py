@@ -214,9 +214,9 @@ def test_every_control_at_once_ends_in_one_report(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"analysis": {"noise_floors": ["reseed"]}}, "reseed retrains the model, which needs finetune"),
-        ({"analysis": {"freeze_sweep": {}}}, "freeze_sweep retrains the model, which needs finetune"),
-        ({"tuned": None, "finetune": {"lora": {"rank": 4}}}, "set method to 'lora' or leave lora out"),
+        ({"analysis": {"noise_floors": ["reseed"]}}, "reseed retrains the model, which requires finetune"),
+        ({"analysis": {"freeze_sweep": {}}}, "freeze_sweep retrains the model, which requires finetune"),
+        ({"tuned": None, "finetune": {"lora": {"rank": 4}}}, "set method to 'lora' or omit lora"),
     ],
 )
 def test_controls_that_cannot_be_run_are_refused_at_once(
@@ -353,9 +353,9 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "NUL byte": ({"base": {"uri": "file:///x%00y"}}, "/base/uri", "cannot be read"),
     "long name": ({"base": {"uri": "file:///" + "x" * 1500}}, "/base/uri", "outside the folders"),
     "no URI": ({"base": {"uri": "file://[x"}}, "/base/uri", "cannot be read"),
-    "outside": ({"base": {"uri": "file:///etc"}}, "/base/uri", "outside the folders that this service reads"),
+    "outside": ({"base": {"uri": "file:///etc"}}, "/base/uri", "outside the folders that this service may read"),
     "no such key": ({"dataset": {"uri": "s3://sources/none.csv"}}, "/dataset/uri", "does not exist"),
-    "no such prefix": ({"tuned": {"uri": "s3://sources/none/"}}, "/tuned/uri", "holds no objects"),
+    "no such prefix": ({"tuned": {"uri": "s3://sources/none/"}}, "/tuned/uri", "contains no objects"),
     "no such bucket": ({"tuned": {"uri": "s3://no-such-bucket/x/"}}, "/tuned/uri", "does not exist"),
     "scheme": ({"base": {"uri": "ftp://x/y"}}, "/base/uri", "the scheme must be file:, s3:, upload:, hf: or mlflow:"),
 }
@@ -375,8 +375,8 @@ def test_what_can_be_seen_at_once_is_422(stack: Stack, base_folder: Path, noised
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("no-config", lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
-        ("pickles", only_pickles, "pickled weights only"),
+        ("no-config", lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        ("pickles", only_pickles, "only pickled weights"),
         ("depth", lambda folder: save_model(tiny_bert(0, blocks=2), folder), "differ in blocks: base 3, tuned 2"),
         ("width", lambda folder: save_model(tiny_bert(0, hidden=16), folder), "differ in hidden width: base 32"),
     ],
@@ -391,7 +391,7 @@ def test_an_unusable_folder_is_422(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("body,label\na,1\n", "no column 'text'"), ("text,label\n", "holds no rows"), ("", "is empty")],
+    [("body,label\na,1\n", "no column 'text'"), ("text,label\n", "has no rows"), ("", "is empty")],
 )
 def test_an_unusable_table_is_422(
     client: Client, roots: Path, base_folder: Path, noised_folder: Path, content: str, message: str
@@ -424,7 +424,7 @@ def truncated(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "stage", "message"),
     [
-        ("nan", nan_weights, "extract", "the weight encoder.layer.0.output.dense.bias holds NaN or infinite values"),
+        ("nan", nan_weights, "extract", "the weight encoder.layer.0.output.dense.bias contains NaN or infinite values"),
         ("inf", huge_norm, "extract", "the activations of the tuned model are NaN or infinite at layer 2"),
         ("truncated", truncated, "resolve", "the weights could not be loaded"),
     ],
@@ -624,5 +624,5 @@ def test_a_killed_stack_leaves_nothing_running(tmp_path: Path) -> None:
 
 
 def test_two_stacks_do_not_share_a_folder(stack: Stack, start_stack: Callable[[Path], Stack]) -> None:
-    with pytest.raises(RuntimeError, match="another stack runs on"):
+    with pytest.raises(RuntimeError, match="another stack is running on"):
         start_stack(stack.home).__enter__()

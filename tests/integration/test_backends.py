@@ -172,7 +172,7 @@ def test_pages_hold_every_job_once_newest_first(deployment: Deployment) -> None:
             break
     assert sorted(job.id for job in seen) == sorted(job.id for job in [*made, *twins])
     assert [job.created_at for job in seen] == sorted((job.created_at for job in seen), reverse=True)
-    with pytest.raises(InputError, match="not one that a list has returned"):
+    with pytest.raises(InputError, match="use one that a list has returned"):
         deployment.jobs.page("default", 5, "bm9uc2Vuc2U")
 
 

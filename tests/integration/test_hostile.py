@@ -56,16 +56,16 @@ def far_offsets(folder: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "pickle": (pickled, "pickled weights only"),
+    "pickle": (pickled, "only pickled weights"),
     "auto_map": (
         lambda folder: changed_config(folder, model_type="evil", auto_map={"AutoModel": "evil.Model"}),
-        "needs code of its repository",
+        "needs code from its repository",
     ),
-    "index outside": (outside_index, "names files that are not in the folder"),
-    "link outside": (linked_weights, "holds no model.safetensors"),
+    "index outside": (outside_index, "lists files that are not in the folder"),
+    "link outside": (linked_weights, "has neither model.safetensors"),
     "a trillion parameters": (
         lambda folder: changed_config(folder, hidden_size=65_536, intermediate_size=10**7, num_hidden_layers=999),
-        "parameters; this service loads up to",
+        "parameters; the limit of this service is",
     ),
     "width beyond all": (lambda folder: changed_config(folder, hidden_size=10**9), "as hidden width; 1 to 65536"),
     "no number": (lambda folder: changed_config(folder, num_hidden_layers="12"), "as blocks; 1 to 1000"),
@@ -123,7 +123,7 @@ DATA: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "one line of 1 GB": (
         "first.csv",
         lambda path: path.write_bytes(b"x" * (900 << 20)),
-        "no end of line within its first",
+        "no line break in its first",
     ),
     "NUL bytes": ("nul.csv", lambda path: path.write_bytes(b"text\n" + b"\0" * 100 + b"\n"), ""),
     "no UTF-8": ("latin.csv", lambda path: path.write_bytes(b"text\ncaf\xe9\n" * 30), "is not UTF-8"),
@@ -135,7 +135,7 @@ DATA: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a million columns": (
         "wide.csv",
         lambda path: path.write_text(",".join(f"c{number}" for number in range(10**6)) + "\n" + "," * (10**6 - 1)),
-        "no end of line within its first",
+        "no line break in its first",
     ),
     "a field without end": (
         "open.csv",
@@ -143,7 +143,7 @@ DATA: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "lines 2 to",
     ),
     "deep JSON": ("deep.jsonl", lambda path: path.write_text("[" * 100_000 + "\n"), "not JSON"),
-    "no rows": ("none.csv", lambda path: path.write_text("text\n"), "holds no rows"),
+    "no rows": ("none.csv", lambda path: path.write_text("text\n"), "has no rows"),
     "nothing": ("empty.csv", lambda path: path.write_text(""), "is empty"),
 }
 
@@ -199,7 +199,7 @@ def bomb(declared: int | None) -> bytes:
 
 def test_a_zip_that_swells_is_refused_by_what_it_says(deployment: Deployment, texts: str) -> None:
     asked = request(upload(deployment, bomb(None)), texts)
-    with pytest.raises(InputError, match=r"\d+ times those of the zip"):
+    with pytest.raises(InputError, match=r"\d+ times the size of the zip"):
         deployment.sources.pin(asked)
 
 

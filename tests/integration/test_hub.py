@@ -157,7 +157,7 @@ def test_the_checkpoint_in_a_folder_of_a_repository_is_read(
     assert found == fingerprint(base_folder)
     shutil.copytree(base_folder, repository / "other")
     with pytest.raises(
-        InputError, match=r"holds 2 checkpoints \(0_Transformer, other\); give one of them a repository"
+        InputError, match=r"contains 2 checkpoints \(0_Transformer, other\); move one of them to its own"
     ):
         sources(settings).pin(request("hf://org/st", "hf://org/st"))
 
@@ -170,7 +170,9 @@ def test_private_models_need_the_services_token_which_goes_nowhere_else(
     hub.branches["org/private", "main"] = commit
     hub.private.add("org/private")
     asked = request("hf://org/private", "hf://org/private")
-    with pytest.raises(InputError, match="hf://org/private@main is private or gated; LAYERDRIFT_HF_TOKEN must open it"):
+    with pytest.raises(
+        InputError, match="hf://org/private@main is private or gated; set LAYERDRIFT_HF_TOKEN to credentials"
+    ):
         sources(settings).pin(asked)
     opened = settings.model_copy(update={"hf_token": SecretStr(TOKEN)})
     pins = sources(opened).pin(asked)
@@ -186,7 +188,7 @@ def test_private_models_need_the_services_token_which_goes_nowhere_else(
         ("hf://org/model@absent", "hf://org/model@absent does not exist on http"),
         ("hf://org/model/deeper", "write hf://owner/name"),
         ("hf://../etc", "write hf://owner/name"),
-        ("hf://org/model?x=1", "queries and fragments mean nothing here"),
+        ("hf://org/model?x=1", "queries and fragments are not supported"),
     ],
 )
 def test_what_the_hub_does_not_have_is_refused_at_once(hub: Hub, settings: Settings, uri: str, message: str) -> None:

@@ -114,7 +114,7 @@ def test_artifacts_beside_the_server_are_read_under_the_rules_of_the_service(
     mlflow.register_beside("beside", base_folder, roots / "mlflow")
     assert pin(settings, "mlflow://beside/1", "mlflow://beside/1").base.revision == "1"
     outside = settings.model_copy(update={"model_roots": [tmp_path / "elsewhere"]})
-    with pytest.raises(InputError, match="is outside the folders that this service reads"):
+    with pytest.raises(InputError, match="is outside the folders that this service may read"):
         pin(outside, "mlflow://beside/1", "mlflow://beside/1")
 
 
@@ -166,7 +166,9 @@ def test_the_servers_password_opens_it(settings: Settings) -> None:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         closed = settings.model_copy(update={"mlflow_url": f"http://{LOOPBACK}:{server.server_port}"})
-        with pytest.raises(InputError, match="LAYERDRIFT_MLFLOW_TOKEN or LAYERDRIFT_MLFLOW_USERNAME must open it"):
+        with pytest.raises(
+            InputError, match="set LAYERDRIFT_MLFLOW_TOKEN or LAYERDRIFT_MLFLOW_USERNAME to credentials"
+        ):
             pin(closed, "mlflow://reviews/1", "mlflow://reviews/1")
         opened = closed.model_copy(update={"mlflow_username": "layerdrift", "mlflow_password": SecretStr("secret")})
         with pytest.raises(InputError, match="mlflow://reviews/1 does not exist"):

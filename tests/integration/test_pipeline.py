@@ -171,7 +171,7 @@ def test_a_reference_that_holds_nothing_new_fails_with_its_own_pointer(
     error = deployment.jobs.get(made.id).error
     assert error is not None
     assert [one.pointer for one in error.errors] == ["/dataset/reference"]
-    assert "0 of the reference's texts are not in dataset too" in error.detail
+    assert "0 texts of the reference are not also in dataset" in error.detail
 
 
 def test_a_crash_fails_the_job_with_the_name_of_its_stage(deployment: Deployment, job: JobRecord) -> None:
@@ -183,7 +183,7 @@ def test_a_crash_fails_the_job_with_the_name_of_its_stage(deployment: Deployment
     assert found.status is Status.FAILED
     assert found.error is not None
     assert (found.error.stage, found.error.status) == ("resolve", 500)
-    assert found.error.detail == "resolve ended in ZeroDivisionError: division by zero"
+    assert found.error.detail == "resolve failed with ZeroDivisionError: division by zero"
     assert [stage.status for stage in found.progress.stages] == ["failed", *["pending"] * 4]
     assert list(deployment.settings.scratch.iterdir()) == []
 
@@ -235,7 +235,9 @@ def report_of(deployment: Deployment, record: JobRecord) -> Report:
 
 
 def taken_over(deployment: Deployment, record: JobRecord) -> bool:
-    return any(stage.detail.startswith("taken over") for stage in deployment.jobs.get(record.id).progress.stages)
+    return any(
+        stage.detail.startswith("reused an identical") for stage in deployment.jobs.get(record.id).progress.stages
+    )
 
 
 @pytest.mark.slow

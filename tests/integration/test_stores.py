@@ -122,7 +122,7 @@ def test_a_store_without_them_is_warned_of_and_shows_in_readiness(
     has_them = store.conditional == "honoured"
     with caplog.at_level(logging.WARNING, "layerdrift"):
         assert made.probe_store() is has_them
-    assert ("no conditional writes" in caplog.text) is not has_them
+    assert ("does not support conditional writes" in caplog.text) is not has_them
     answer = ready(made, Response())
     assert (answer.s3, answer.s3_conditional_writes) == ("ok", has_them)
 
@@ -135,7 +135,7 @@ def test_a_store_that_is_away_is_asked_again_when_it_is_back(
     away = Deployment.connect(behind.model_copy(update={"s3_endpoint": nobody}))
     with caplog.at_level(logging.WARNING, "layerdrift"):
         assert away.probe_store() is None
-    assert "not known yet" in caplog.text
+    assert "could not check yet" in caplog.text
     answer = ready(away, Response())
     assert (answer.ready, answer.s3_conditional_writes) == (False, None)
     back = Deployment.connect(behind)  # started without a probe, as where S3 was away
@@ -179,11 +179,11 @@ def test_a_prefix_with_nothing_but_folders_of_checkpoints_asks_for_one(
 ) -> None:
     for step in (500, 1000):
         upload_folder(bucket, base_folder, f"run/checkpoint-{step}/")
-    with pytest.raises(InputError, match="holds 2 checkpoints") as raised:
+    with pytest.raises(InputError, match="contains 2 checkpoints") as raised:
         deployment.sources.pin(request_of("s3://models/run/", "s3://models/run/checkpoint-500"))
     assert [problem.pointer for problem in raised.value.errors] == ["/base/uri"]
     assert "s3://models/run/checkpoint-1000/" in raised.value.detail
-    with pytest.raises(InputError, match="holds no objects"):
+    with pytest.raises(InputError, match="contains no objects"):
         deployment.sources.pin(request_of("s3://models/absent", "s3://models/run/checkpoint-500"))
 
 

@@ -135,7 +135,7 @@ def test_a_receiver_that_never_answers_well_is_given_up(
         valkey.zadd(keys.WEBHOOKS, {job.id: 0})
         send(telling)
     delivery = telling.jobs.get(job.id).deliveries[0]
-    assert (delivery.tries, delivery.given_up, delivery.error) == (8, True, "it answered 500")
+    assert (delivery.tries, delivery.given_up, delivery.error) == (8, True, "it returned status 500")
     assert valkey.zcard(keys.WEBHOOKS) == 0
 
 
@@ -185,7 +185,7 @@ def test_a_name_that_resolves_into_the_network_is_not_spoken_to(telling: Deploym
     job = ended(telling, f"https://rebound.example.org:{port}/")
     WebhookSender(telling.jobs, telling.webhook_queue, targets).send_due(lambda: False)
     assert receiver.heard == []
-    assert "no public address" in str(telling.jobs.get(job.id).deliveries[0].error)
+    assert "not a public address" in str(telling.jobs.get(job.id).deliveries[0].error)
 
 
 @pytest.mark.parametrize(

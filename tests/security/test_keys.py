@@ -108,7 +108,7 @@ def test_of_two_first_keys_at_once_one_is_made(store: Deployment) -> None:
         assert sorted(pool.map(make, range(4))) == [False, False, False, True]
     store.blobs.delete_all(keys.API_KEY_OBJECTS)
     store.blobs.delete_all(keys.KEYS_NEEDED)
-    with pytest.raises(InputError, match="the first key needs the scope admin"):
+    with pytest.raises(InputError, match="the first key needs the admin scope"):
         store.keys.create(new_key(scopes=["read"]), maker=ANYBODY)
 
 
@@ -116,10 +116,10 @@ def test_an_admin_revokes_no_operator_and_opens_nothing(store: Deployment) -> No
     admin, operator = new_key(scopes=["admin"]), new_key(scopes=["admin", "operator"])
     for one in (admin, operator):
         store.keys.create(one)
-    with pytest.raises(ForbiddenError, match="only the scope operator"):
+    with pytest.raises(ForbiddenError, match="only the operator scope"):
         store.keys.revoke(operator.id, admin)
     store.keys.revoke(operator.id)
-    with pytest.raises(ForbiddenError, match="only the scope operator"):
+    with pytest.raises(ForbiddenError, match="only the operator scope"):
         store.keys.revoke(admin.id, admin)
     store.keys.revoke(admin.id, operator)
 
@@ -135,9 +135,9 @@ def test_a_tenants_admin_raises_no_limit_and_an_operator_does() -> None:
     assert (made.shared.key, made.shared.requests_per_minute) == ("key_00000001", 50)  # type: ignore[union-attr]
     assert key_of_tenant(made.model_copy(update={"scopes": {Scope.ADMIN}}), KeyRequest()).shared == made.shared
     for name in ("requests_per_minute", "open_jobs", "priority"):
-        with pytest.raises(ForbiddenError, match=f"{name} 9 is beyond|{name} 51 is beyond"):
+        with pytest.raises(ForbiddenError, match=f"{name} 9 exceeds|{name} 51 exceeds"):
             key_of_tenant(maker(), KeyRequest.model_validate({name: 51 if name == "requests_per_minute" else 9}))
-    with pytest.raises(ForbiddenError, match="only an operator"):
+    with pytest.raises(ForbiddenError, match="requires the operator scope"):
         key_of_tenant(maker(), KeyRequest(scopes=frozenset({Scope.OPERATOR})))
     free = key_of_tenant(maker(scopes=["admin", "operator"]), KeyRequest(requests_per_minute=9_000, priority=9))
     assert (free.requests_per_minute, free.priority, free.shared) == (9_000, 9, None)
@@ -153,7 +153,7 @@ def test_more_keys_of_one_maker_make_no_more_requests(keyed: Stack) -> None:
             return http.request(method, path, headers={"Authorization": f"Bearer {secret}"}, **more)
 
         refused = ask("POST", "/v1/keys", admin, json={"requests_per_minute": 600})
-        assert (refused.status_code, "beyond this key's own" in refused.text) == (403, True)
+        assert (refused.status_code, "exceeds this key's own" in refused.text) == (403, True)
         made = [ask("POST", "/v1/keys", admin, json={}).json()["secret"] for _ in range(2)]
         statuses = [ask("GET", "/v1/analyses", secret).status_code for secret in made * 8]
         assert 429 in statuses[:13], statuses  # of 12 in two minutes at most

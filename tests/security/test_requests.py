@@ -206,11 +206,11 @@ RULE = "rules:\n  - id: a\n    message: m\n    path: layers[*].drift\n    max: {
         (BOMB, 2, "aliases"),
         ("[" * 200_000, 1, "levels"),
         ("- " * 100_000, 1, "levels"),
-        ("? [a]\n: 1\n", 1, "a name must be a word"),
-        (RULE.format("9" * 5_000), 5, "5000 characters without quotes"),
+        ("? [a]\n: 1\n", 1, "a key must be a string"),
+        (RULE.format("9" * 5_000), 5, "unquoted value of 5000 characters"),
         (RULE.format('"' + "9" * 5_000 + '"'), 5, "valid number"),
         ("rules: []\nx: !!python/object:os.system y\n", 2, "tags"),
-        ("a: 1\n" * 90_000, 1, "policies have up to"),
+        ("a: 1\n" * 90_000, 1, "the limit for policies"),
         ("a: 2001-13-45\n", 1, "month"),
         ("".join(f"f{number}: 1\n" for number in range(4_000)), 1, "missing"),
     ],
@@ -287,9 +287,9 @@ def test_strings_of_records_have_lengths(stack: Stack, base_folder: Path, change
 def test_long_requests_are_counted_for_each_tenant_and_given_back() -> None:
     limit = ConcurrencyLimit("streams", of_client=2, in_all=3)
     with limit.held("a"), limit.held("a"):
-        with pytest.raises(RateError, match="2 streams of this client"), limit.held("a"):
+        with pytest.raises(RateError, match="this client already has 2 streams"), limit.held("a"):
             pass
-        with limit.held("b"), pytest.raises(RateError, match="3 streams are open at this server"), limit.held("c"):
+        with limit.held("b"), pytest.raises(RateError, match="this server already has 3 streams"), limit.held("c"):
             pass
     with limit.held("a"), limit.held("c"):
         pass
@@ -334,7 +334,7 @@ def test_uploads_that_never_come_are_bounded_and_forgotten(
         waiting.admit("t")
         made.append(deployment.uploads.announce("t", UploadRequest(filename="x.csv")))
         waiting.put("t", made[-1].id)
-    with pytest.raises(RateError, match="3 uploads wait"):
+    with pytest.raises(RateError, match="3 uploads are still waiting"):
         waiting.admit("t")
     waiting.admit("other")
     receiver = deployment.uploads.receive("t", made[0].id)

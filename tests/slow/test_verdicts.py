@@ -87,7 +87,7 @@ def test_a_wrecked_chat_model_fails_and_its_curve_rises(service: Client, inputs:
     assert report.outputs is not None
     assert report.outputs.perplexity_ratio is not None
     assert (report.outputs.perplexity_ratio.low or 0) > 5
-    assert any("answers worse" in line for line in words.cautions(report))
+    assert any("performs worse" in line for line in words.cautions(report))
     assert not {layer.index for layer in report.layers if layer.index > 0 and not layer.drifted}
     with (KEPT / "reviews.csv").open(encoding="utf-8", newline="") as stream:
         texts = [row["text"] for row in csv.DictReader(stream)]

@@ -40,7 +40,7 @@ def agreement(labels: Tensor, answers: Tensor, units: Tensor) -> Agreement:
     """
     total = len(labels)
     if total < 2 or len(labels.unique()) < 2:
-        raise ValueError("agreement needs two texts or more, with two labels or more")
+        raise ValueError("agreement needs at least two texts and two labels")
     if len(answers.unique()) < 2:
         return Agreement(0.0, float(norm.ppf(1 - RARE)) / (total - 1) ** 0.5)
     generator = torch.Generator().manual_seed(0)

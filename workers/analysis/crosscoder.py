@@ -102,7 +102,7 @@ class _Sums:
     def fvu(self, count: int) -> float:
         variance = self.square - float(self.total.square().sum()) / count if count else 0.0
         if variance <= 1e-10 * self.square or not count:
-            raise ValueError(f"the {count} rows do not vary; FVU has no meaning there")
+            raise ValueError(f"the {count} rows have no variance, so FVU is undefined")
         return self.residual / variance
 
 

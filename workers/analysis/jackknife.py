@@ -33,7 +33,7 @@ def jackknife_interval(estimate: float, left_out: Sequence[float], corrected: bo
     """
     groups = len(left_out)
     if groups < 2:
-        raise ValueError(f"a jackknife needs two groups or more; there are {groups}")
+        raise ValueError(f"a jackknife needs at least two groups; there are {groups}")
     mean = sum(left_out) / groups
     variance = jackknife_variance(left_out)
     centre = groups * estimate - (groups - 1) * mean if corrected else estimate

@@ -184,7 +184,7 @@ class PairMoments:
 
     def _require_same_frame(self, other: PairMoments) -> None:
         if not self.frame.same_as(other.frame):
-            raise ValueError("moments gathered under different frames do not add up")
+            raise ValueError("moments gathered with different frames cannot be added")
 
 
 class _Block(NamedTuple):

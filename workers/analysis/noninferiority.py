@@ -42,7 +42,7 @@ def loss_bound(reference: Tensor, other: Tensor, units: Tensor | None = None) ->
     """
     seeds, texts = reference.shape
     if seeds < 2 or texts < 2:
-        raise ValueError(f"a bound needs two seeds and two texts or more; there are {seeds} and {texts}")
+        raise ValueError(f"a bound needs at least two seeds and two texts; there are {seeds} and {texts}")
     difference = (reference - other).double()
     by_text = difference.mean(0)
     units = torch.arange(texts) if units is None else units

@@ -22,7 +22,9 @@ def share_interval(hits: float, trials: float) -> Interval:
         ValueError: there are no trials, or more hits than trials.
     """
     if not 0 <= hits <= trials or not trials:
-        raise ValueError(f"a share needs trials, and at most as many hits; there are {hits:g} of {trials:g}")
+        raise ValueError(
+            f"a share needs at least one trial, and no more hits than trials; there are {hits:g} of {trials:g}"
+        )
     square = QUANTILE**2
     share, spread = hits / trials, 1 + square / trials
     middle = (share + square / (2 * trials)) / spread
@@ -79,7 +81,7 @@ def effective(values: Tensor, counts: Tensor) -> float:
     (sums, squares), counts = values[some].double().T, counts[some].double()
     clusters, trials = len(counts), float(counts.sum())
     if clusters < 2:
-        raise ValueError(f"trials of {clusters} clusters do not tell how much clusters differ")
+        raise ValueError(f"{clusters} clusters with trials are too few to estimate the variance between clusters")
     if clusters == trials:
         return trials
     mean = float(sums.sum()) / trials

@@ -50,7 +50,7 @@ class SaeConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.latents:
-            raise ValueError(f"k must lie between 1 and the number of latents ({self.latents}); it is {self.k}")
+            raise ValueError(f"k must be between 1 and the number of latents ({self.latents}); it is {self.k}")
         if self.steps < 1 or self.batch < MIN_BATCH:
             raise ValueError(f"steps must be at least 1 and batch at least {MIN_BATCH}")
 
@@ -242,7 +242,7 @@ def fit_on(stack: SaeStack, site: int, batches: Iterable[Tensor]) -> SaeFit:
         count += len(rows)
     variance = square - float(total.square().sum()) / count if count else 0.0
     if variance <= 1e-10 * square or not count:
-        raise ValueError(f"the {count} rows at site {site} do not vary; FVU has no meaning there")
+        raise ValueError(f"the {count} rows at site {site} have no variance, so FVU is undefined")
     return SaeFit(
         fvu=residual / variance,
         l0=float(active.sum()) / count,

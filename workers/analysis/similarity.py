@@ -21,7 +21,7 @@ SMALL_STEP = 0.5
 """Of a pair of singular values: up to here the second-order term of a nuclear norm is a small part of it."""
 
 _GRAM_ROWS = 128
-NO_VARIANCE = "the rows do not vary here"
+NO_VARIANCE = "the rows have no variance here"
 _NO_VARIANCE = 1e-10
 """A site whose variance is below this share of its mean square holds one constant vector, up to rounding."""
 
@@ -108,7 +108,8 @@ class NuclearNorm:
         sums = scale * self._pairs
         if bool((turned.abs() > SMALL_STEP * sums).any()):
             return float(torch.linalg.svdvals(matrix).sum())
-        return scale * self.value + first + float((turned.square() / sums).sum()) / 4
+        second = torch.where(sums > 0, turned.square() / sums, 0.0)  # nothing turns where both values are 0
+        return scale * self.value + first + float(second.sum()) / 4
 
 
 def _site(moments: PairMoments, site: int, near: NuclearNorm | None = None) -> SiteSimilarity:

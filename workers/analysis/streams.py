@@ -111,12 +111,12 @@ class StreamedMoments:
             self._settle()
         self._close()
         if self._total is None:
-            raise ValueError("no rows came")
+            raise ValueError("no rows received")
         return self._total.moments()
 
     def _settle(self) -> None:
         if not self.rows:
-            raise ValueError("no rows came")
+            raise ValueError("no rows received")
         self._frame = Frame.of(*Rows.joined([rows for _, rows in self._held]))
         for group, rows in self._held:
             self._count(self._frame, group, rows)
@@ -248,6 +248,6 @@ class RowSample:
     def rows(self) -> tuple[Tensor, Tensor]:
         """The sample of both models, [S, min(seen, size), D] each; ValueError where no rows came."""
         if self._kept is None:
-            raise ValueError("no rows came")
+            raise ValueError("no rows received")
         count = min(self._seen, self._size)
         return self._kept[0][:, :count], self._kept[1][:, :count]

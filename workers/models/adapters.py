@@ -105,7 +105,7 @@ def _read(folder: Path, pointer: str) -> _Adapter:
         if not tensor.numel():
             raise InputError.at(pointer, f"the adapter's weight {name} is empty (shape {list(tensor.shape)})")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError.at(pointer, f"the adapter's weight {name} holds NaN or infinite values")
+            raise InputError.at(pointer, f"the adapter's weight {name} contains NaN or infinite values")
     config = loaded(folder, pointer, "the adapter's configuration", lambda: _config(stored))
     return _Adapter(config, stored, weights, pointer)
 
@@ -133,8 +133,8 @@ def _base_for(base: Path, adapter: _Adapter) -> Whole:
         if rows > len(embeddings.weight) + MAX_ADDED_ROWS:
             raise InputError.at(
                 adapter.pointer,
-                f"the adapter was trained with {rows} embeddings, its base has {len(embeddings.weight)}; up to "
-                f"{MAX_ADDED_ROWS} more are read",
+                f"the adapter was trained with {rows} embeddings, but its base has {len(embeddings.weight)}; at most "
+                f"{MAX_ADDED_ROWS} more are supported",
             )
         whole.model.resize_token_embeddings(rows, mean_resizing=False)
     return whole
@@ -167,8 +167,8 @@ def _model_class(config: PretrainedConfig, adapter: _Adapter) -> Any:
     fewest = min(missing.values(), key=len)
     raise InputError.at(
         adapter.pointer,
-        f"the adapter does not fit this base: {len(fewest)} of its {len(adapter.weights)} tensors are of modules that "
-        f"a {config.model_type} model does not have, first {fewest[0]}",
+        f"the adapter does not fit this base: {len(fewest)} of its {len(adapter.weights)} tensors belong to modules "
+        f"that a {config.model_type} model does not have, first {fewest[0]}",
     )
 
 
@@ -196,8 +196,8 @@ def _labels(adapter: _Adapter) -> int:
             if tensor.dim() != 2 or len(tensor) > MAX_LABELS:
                 raise InputError.at(
                     adapter.pointer,
-                    f"the adapter's weight {name} has shape {list(tensor.shape)}; a head is a matrix with up to "
-                    f"{MAX_LABELS} rows",
+                    f"the adapter's weight {name} has shape {list(tensor.shape)}; a head must be a matrix with at "
+                    f"most {MAX_LABELS} rows",
                 )
             return len(tensor)
     return 2
@@ -230,14 +230,14 @@ def _merged(model: PreTrainedModel, adapter: _Adapter, folder: Path) -> PreTrain
         missing = [*given.missing_keys, *_modules_not_saved(adapter, modules)]
         if missing:
             raise InputError.at(
-                adapter.pointer, f"the adapter lacks {len(missing)} tensors that it must have, first {missing[0]}"
+                adapter.pointer, f"the adapter lacks {len(missing)} required tensors, first {missing[0]}"
             )
         # of resized embeddings PEFT also saves its own wrapping, which it does not read
         left = [name for name in given.unexpected_keys if not any(part in name.split(".") for part in _WRAPPED)]
         if left:
             raise InputError.at(
                 adapter.pointer,
-                f"{len(left)} tensors of the adapter are of no module that it names, first {left[0]}",
+                f"{len(left)} tensors of the adapter belong to no module that it names, first {left[0]}",
             )
         merged = _unloaded(wrapped, adapter)
     if tied:
@@ -252,8 +252,8 @@ def _unloaded(wrapped: Any, adapter: _Adapter) -> PreTrainedModel:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise InputError.at(
             adapter.pointer,
-            f"the adapter loads, but cannot be merged into its base model's weights: {error} Train it without that, or "
-            "give a whole checkpoint in which its change is a part of the weights",
+            f"the adapter loads, but cannot be merged into its base model's weights: {error} Train it without that, "
+            "or give a full checkpoint with its change merged into the weights",
         ) from error
     return merged
 
@@ -294,8 +294,8 @@ def _other_base(adapter: _Adapter, base: Path, base_uri: str) -> list[ReportWarn
     if not named or _last(named) in (_last(base_uri.partition("@")[0]), _last(own)):
         return []
     message = (
-        f"the adapter says that it was trained on {named!r}, but it was merged into {base_uri!r}: if these are not the "
-        "same weights, every number of the tuned model is of a model that nobody trained"
+        f"the adapter says it was trained on {named!r}, but it was merged into {base_uri!r}: if their weights "
+        "differ, every number for the tuned model describes a model that nobody trained"
     )
     return [ReportWarning(code="adapter_base", message=message)]
 

@@ -41,7 +41,7 @@ _WEIGHTS: dict[str, Any] = {
     "ignore_mismatched_sizes": True,  # so that we can say which; `_checked` refuses them
     "output_loading_info": True,
 }
-ANSWER = "the model's answer to a small batch"
+ANSWER = "the model's output for a small batch"
 _HEADED_CLASS = re.compile(r"For[A-Z]|LMHeadModel$")
 _HEADS = ("pooler", "classifier", "score", "cls.", "lm_head", "qa_outputs", "pre_classifier")
 
@@ -56,7 +56,8 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
     if config.is_encoder_decoder and not is_encoder_part(config):
         raise InputError.at(
             pointer,
-            f"{config.model_type} is an encoder-decoder; encoders, decoders and the encoders of the T5 family are read",
+            f"{config.model_type} is an encoder-decoder; only encoders, decoders and the encoders of the T5 family "
+            "are supported",
         )
 
     def count() -> int:
@@ -66,7 +67,7 @@ def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedCo
     parameters = loaded(folder, pointer, CONFIG, count)
     if parameters > max_parameters:
         raise InputError.at(
-            pointer, f"the model has {parameters} parameters; this service loads up to {max_parameters}"
+            pointer, f"the model has {parameters} parameters; the limit of this service is {max_parameters}"
         )
     return config
 
@@ -133,11 +134,12 @@ def load_classifier(folder: Path, pointer: str, device: torch.device, labels: li
     config = read_config(folder, pointer)
     if is_multimodal(config):
         raise InputError.at(
-            pointer, f"{config.model_type} is multimodal and is not fine-tuned here; give the tuned checkpoint instead"
+            pointer,
+            f"{config.model_type} is multimodal, which cannot be fine-tuned here; give the tuned checkpoint instead",
         )
     if is_encoder_part(config):
         raise InputError.at(
-            pointer, f"the encoder of {config.model_type} is not fine-tuned here; give the tuned checkpoint instead"
+            pointer, f"the encoder of {config.model_type} cannot be fine-tuned here; give the tuned checkpoint instead"
         )
     id2label = dict(enumerate(labels))
     model = _checked(
@@ -226,15 +228,15 @@ def _head(config: PretrainedConfig) -> _Head:
     name = (config.architectures or [""])[0]
     if name.endswith("ForSequenceClassification"):
         if config.problem_type == "multi_label_classification":
-            return _Head(None, "its head gives several labels to a text, which has no accuracy")
+            return _Head(None, "its head is multi-label, so accuracy is undefined")
         if (config.num_labels or 0) < 2 or config.problem_type == "regression":
-            return _Head(None, "its head gives a number (regression or ranking), which has no accuracy")
+            return _Head(None, "its head predicts a number (regression or ranking), so accuracy is undefined")
         return _Head("classifier", None)
     if name.endswith("ForConditionalGeneration") and is_multimodal(config):
         return _Head("causal_lm", None)
     found = next((kind for suffix, (kind, _) in _HEAD_SUFFIXES.items() if name.endswith(suffix)), None)
     if found is None and "For" in name:
-        return _Head(None, f"heads of the kind {name[name.index('For') :]} are not asked")
+        return _Head(None, f"{name[name.index('For') :]} heads are not evaluated")
     return _Head(found, None)
 
 
@@ -270,17 +272,17 @@ def _checked(
     missing = sorted(name for name in info["missing_keys"] if not any(head in name for head in _HEADS))
     if missing:
         raise InputError.at(
-            pointer, f"the weights lack {len(missing)} tensors that config.json asks for, first {missing[0]}"
+            pointer, f"the weights lack {len(missing)} tensors that config.json requires, first {missing[0]}"
         )
     body = below_heads(model)
     parts = {name for name, _ in (*body.named_children(), *body.named_parameters(recurse=False))}
     refuse_untaken(info["unexpected_keys"], parts, model.base_model_prefix, pointer)
     misshapen = [entry for entry in info["mismatched_keys"] if not any(head in str(entry) for head in _HEADS)]
     if misshapen:
-        raise InputError.at(pointer, f"a weight has another shape than config.json asks for: {misshapen[0]}")
+        raise InputError.at(pointer, f"a weight does not have the shape that config.json requires: {misshapen[0]}")
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise InputError.at(pointer, f"the weight {name} holds NaN or infinite values")
+            raise InputError.at(pointer, f"the weight {name} contains NaN or infinite values")
     nn.Module.to(model, device)
     model.eval()
     return model
@@ -295,9 +297,9 @@ def loaded(folder: Path, pointer: str, what: str, load: Callable[[], _T]) -> _T:
     except ImportError as error:
         raise InputError.at(
             pointer,
-            f"{what} needs a Python package that this service does not have ({error.name or _first_line(error)}). Save "
-            "it where you have that package in a form that needs none: a tokenizer as tokenizer.json (a fast one, by "
-            "save_pretrained), weights dequantised",
+            f"{what} needs a Python package that this service does not have ({error.name or _first_line(error)}). On "
+            "a machine that has it, save a form that does not need it: a tokenizer as tokenizer.json (a fast "
+            "tokenizer, with save_pretrained), weights dequantised",
         ) from error
     except Exception as error:  # transformers raises nearly anything on files that are broken
         reason = str(error).replace(str(folder), "the folder") or type(error).__name__

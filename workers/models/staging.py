@@ -45,9 +45,9 @@ def stage_checkpoint(folder: Path, pointer: str) -> list[ReportWarning]:
     if adapters:
         raise InputError.at(
             pointer,
-            f"the weights hold {len(adapters)} tensors of an adapter beside the model's own, first {adapters[0]}; "
-            "whether they belong to the model cannot be known. Merge them with merge_and_unload() and save the model, "
-            "or save the adapter alone with PEFT's save_pretrained",
+            f"the weights contain {len(adapters)} adapter tensors beside the model's own, first {adapters[0]}; "
+            "whether they belong to the model is unknown. Merge them with merge_and_unload() and save the model, or "
+            "save the adapter alone with PEFT's save_pretrained",
         )
     wrapped = _wrapping(every)
     if not wrapped:
@@ -55,12 +55,12 @@ def stage_checkpoint(folder: Path, pointer: str) -> list[ReportWarning]:
     twice = [name for name, count in Counter(map(_plain_name, every)).items() if count > 1]
     if twice:
         raise InputError.at(
-            pointer, f"the weights hold {len(twice)} tensors under several names, first {twice[0]}; keep one of each"
+            pointer, f"the weights contain {len(twice)} tensors under several names, first {twice[0]}; keep one of each"
         )
     for path, found in names.items():
         _rename(path, found)
     _rename_index(folder)
-    message = f"the names of the {pointer[1:].split('/')[0]} model's weights began with {wrapped}; it was taken off"
+    message = f"the weight names of the {pointer[1:].split('/')[0]} model began with {wrapped}; this prefix was removed"
     return [ReportWarning(code="wrapped_weights", message=message)]
 
 
@@ -82,8 +82,8 @@ def _plain_config(folder: Path, pointer: str) -> None:
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
         raise InputError.at(
             pointer,
-            f"the model type {config.get('model_type')!r} needs code of its repository (auto_map), which is never run "
-            "here; convert the checkpoint to an architecture that transformers has itself",
+            f"the model type {config.get('model_type')!r} needs code from its repository (auto_map), which is never "
+            "run here; convert the checkpoint to an architecture built into transformers",
         )
     plain = _without(config, _DROPPED)
     if (plain.get("quantization_config") or {}).get("quant_method") == "gguf":
@@ -171,15 +171,15 @@ def refuse_untaken(unexpected: Iterable[str], body_parts: set[str], prefix: str,
     inside = [name for name in untaken if _of_body(name, body_parts, prefix) or _is_scale(name)]
     if not inside:
         return
-    found = f"the files hold {len(inside)} tensors that the model of {CONFIG} does not take up, first {inside[0]}"
+    found = f"the files contain {len(inside)} tensors that the model of {CONFIG} does not use, first {inside[0]}"
     if any(_is_scale(name) for name in inside):
         raise InputError.at(
             pointer,
-            f"{found}: they look like scales of quantised weights, without which the weights mean something else. Save "
-            "the model dequantised, in float or bfloat16",
+            f"{found}: they look like scales of quantised weights, without which the weights have another meaning. "
+            "Save the model dequantised, in float or bfloat16",
         )
     raise InputError.at(
-        pointer, f"{found}; without them it would be another model. Give the {CONFIG} that belongs to the weights"
+        pointer, f"{found}; without them it would be a different model. Give the {CONFIG} that belongs to the weights"
     )
 
 

@@ -141,10 +141,10 @@ _EXPECTED = "not [texts, tokens, features]: its layers cannot be compared"
 def _misshapen(name: str, layer: int, state: Tensor, width: int) -> str:
     if state.dim() == 3 and state.shape[-1] != width:
         return (
-            f"the states of {name} are {width} wide up to the last block, but {state.shape[-1]} at layer {layer}: "
+            f"the states of {name} have width {width} up to the last block, but {state.shape[-1]} at layer {layer}: "
             "layers of different widths cannot be compared in one report"
         )
-    return f"the states of {name} at layer {layer} have the shape {_shape(state)}, {_EXPECTED}"
+    return f"the states of {name} at layer {layer} have shape {_shape(state)}, {_EXPECTED}"
 
 
 def _shape(state: Tensor) -> str:

@@ -29,8 +29,8 @@ def block_list(model: nn.Module) -> nn.ModuleList:
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     if len(found) != 1:
         raise InputError(
-            f"the blocks of {type(model).__name__} could not be found: {len(found)} module lists have its "
-            f"configured depth of {depth}, and it takes one, of whole blocks. This architecture is not compared"
+            f"the blocks of {type(model).__name__} could not be found: {len(found)} module lists have its configured "
+            f"depth of {depth}; there must be exactly one, of whole blocks. This architecture is not supported"
         )
     return found[0]
 
@@ -159,7 +159,7 @@ def run_states(model: nn.Module, inputs: dict[str, Tensor], copies: bool = False
     states = [record.first, *record.outputs[:-1], last]
     if len(states) != depth + 1 or any(not isinstance(state, Tensor) for state in states):
         raise InputError(
-            f"{type(model).__name__} has {depth} blocks, but {len(record.outputs)} states came out of them: its layers "
+            f"{type(model).__name__} has {depth} blocks, but returned {len(record.outputs)} states: its layers "
             "cannot be told apart"
         )
     return states
@@ -205,7 +205,7 @@ def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
         except RuntimeError as error:  # blocks that write over what their gradient needs, as in RWKV
             name = type(model).__name__
             raise InputError(
-                f"which parameters layer {block} of {name} depends on could not be found: {error}"
+                f"could not determine which parameters layer {block} of {name} depends on: {error}"
             ) from error
     return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 

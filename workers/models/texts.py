@@ -131,7 +131,7 @@ def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_le
     except BaseException as error:  # a panic of the tokenizers' library is no Exception, and would end the process
         if type(error).__name__ != "PanicException":
             raise
-        raise InputError.at("/base/uri", f"the tokenizer gives up on one of the texts: {error}") from None
+        raise InputError.at("/base/uri", f"the tokenizer failed on one of the texts: {error}") from None
 
 
 def _added_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
@@ -166,7 +166,7 @@ def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wa
     limit = tokenizer.model_max_length
     if not isinstance(limit, int | float) or limit < MIN_LENGTH:
         raise InputError.at(
-            "/base/uri", f"model_max_length of the tokenizer is {limit!r}; at least {MIN_LENGTH} is needed"
+            "/base/uri", f"model_max_length of the tokenizer is {limit!r}; it must be at least {MIN_LENGTH}"
         )
     return int(min(wanted, positions, limit))
 
@@ -247,8 +247,8 @@ def known_tokens(model: PreTrainedModel, batch: Batch) -> None:
     if largest >= known:
         raise InputError.at(
             "/base/uri",
-            f"the tokenizer gives token {largest}, but the model's embeddings end at {known - 1}; resize them, or take "
-            "the tokenizer that belongs to the model",
+            f"the tokenizer produces token {largest}, but the model's embeddings end at {known - 1}; resize them, or "
+            "use the tokenizer that belongs to the model",
         )
 
 

@@ -111,7 +111,7 @@ def _check_expansion(folder: Path, pointer: str) -> None:
     if times > MAX_EXPANSION:
         raise InputError.at(
             pointer,
-            f"the normaliser of {TOKENIZER} makes texts up to {times:.3g} times longer; {MAX_EXPANSION} are read",
+            f"the normaliser of {TOKENIZER} makes texts up to {times:.3g} times longer; the limit is {MAX_EXPANSION}",
         )
 
 
@@ -122,8 +122,8 @@ def _check_added(tokenizer: PreTrainedTokenizerBase, pointer: str) -> None:
         if found > MAX_EXPANSION * (1 + len(text)):
             raise InputError.at(
                 pointer,
-                f"the tokenizer makes {found} tokens of a text of {len(text)} characters; up to "
-                f"{MAX_EXPANSION} for each character are read",
+                f"the tokenizer makes {found} tokens from a text of {len(text)} characters; the limit is "
+                f"{MAX_EXPANSION} per character",
             )
 
 
@@ -184,12 +184,16 @@ def _added_tokens(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase)
     if replaced and not moved:
         raise InputError.at(
             "/tuned/uri",
-            "the models have different vocabularies, so their tokens cannot be compared one by one: number "
-            f"{other[replaced[0]]} is {taken[other[replaced[0]]]!r} in the base and {replaced[0]!r} in the tuned one. "
-            "Give the tuned checkpoint the tokenizer that it was trained with",
+            "the models have different vocabularies, so their tokens cannot be compared one by one: id "
+            f"{other[replaced[0]]} is {taken[other[replaced[0]]]!r} in the base model and {replaced[0]!r} in the "
+            "tuned model. Give the tuned checkpoint the tokenizer that it was trained with",
         )
     if moved or (missing and len(missing) > TOLERATED_SHARE * len(one)):
-        what = f"{moved[0]!r} is {one[moved[0]]} and {other[moved[0]]}" if moved else f"{missing[0]!r} is in one alone"
+        what = (
+            f"{moved[0]!r} has the ids {one[moved[0]]} and {other[moved[0]]}"
+            if moved
+            else f"only one of them has {missing[0]!r}"
+        )
         raise InputError.at(
             "/tuned/uri",
             "the models have different vocabularies, so their tokens cannot be compared one by one: "
@@ -207,11 +211,11 @@ def _told_added(added: list[str], with_added: int, texts: int) -> list[ReportWar
     if not added:
         return []
     shown = ", ".join(added[:SHOWN_TOKENS]) + (f" and {len(added) - SHOWN_TOKENS} more" if added[SHOWN_TOKENS:] else "")
-    message = f"only one of the two tokenizers knows {shown}; texts are read with the base model's tokenizer"
+    message = f"only one of the two tokenizers has {shown}; texts are tokenized with the base model's tokenizer"
     if with_added:
         message += (
-            f". {with_added} of {texts} texts hold such tokens: there the tuned model is read otherwise than it was "
-            "trained"
+            f". {with_added} of {texts} texts contain such tokens: there the tuned model's input differs from its "
+            "training"
         )
     return [ReportWarning(code="added_tokens", message=message)]
 
@@ -219,7 +223,7 @@ def _told_added(added: list[str], with_added: int, texts: int) -> list[ReportWar
 def _told_differing(differing: list[int], texts: int) -> list[ReportWarning]:
     if not differing:
         return []
-    message = f"{len(differing)} of {texts} texts are split otherwise by the two tokenizers and were passed over"
+    message = f"{len(differing)} of {texts} texts are split differently by the two tokenizers and were skipped"
     return [ReportWarning(code="tokenizers_differ", message=message)]
 
 
@@ -231,7 +235,7 @@ def _disagreement(
     around = slice(max(0, place - 1), place + SHOWN_IDS)
     shown = [_shown(tokenizer, ids[around]) for tokenizer, ids in ((base, one), (tuned, other))]
     return (
-        f"the two tokenizers split {len(differing)} of {texts} texts otherwise (normalisation, pre-tokenizer or "
+        f"the two tokenizers split {len(differing)} of {texts} texts differently (normalisation, pre-tokenizer or "
         f"special tokens): base {shown[0]}, tuned {shown[1]}. Both models must see the same tokens: give both "
         "checkpoints the tokenizer that the tuned model was trained with"
     )

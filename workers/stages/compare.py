@@ -166,10 +166,10 @@ def _excluded_tokens(
     most = gaps.index(max(gaps))
     counts = extracted.counts
     message = (
-        f"{counts.excluded_share:.1%} of the tokens are not compared: {counts.first} first tokens of texts (of causal "
-        f"models) and {counts.outliers} outliers, whose states are so long that they would hide all others. With them "
-        f"drift would differ at layer {', '.join(layers)}, most at layer {most}: {all_tokens[most].drift:.3f} in place "
-        f"of {drift[most]:.3f}"
+        f"{counts.excluded_share:.1%} of the tokens are not compared: {counts.first} first tokens of texts (of "
+        f"causal models) and {counts.outliers} outliers, whose large norm would dominate all others. Including them "
+        f"would change the drift at layer {', '.join(layers)}, most at layer {most}: {all_tokens[most].drift:.3f} "
+        f"instead of {drift[most]:.3f}"
     )
     return [ReportWarning(code="excluded_tokens", message=message)]
 
@@ -232,7 +232,7 @@ def _similarity(
 
     found = {measure: number(measure) for measure in MOMENT_MEASURES}
     if geometry is not None:
-        reason = f"fewer than {NEIGHBOURS + 2} texts, or all in one place"
+        reason = f"fewer than {NEIGHBOURS + 2} texts, or all at the same point"
         rsa, knn = ([getattr(one, measure) for one in geometry.left_out] for measure in GEOMETRY_MEASURES)
         found["rsa"] = measured(geometry.whole.rsa, rsa, reason, null.get("rsa"))
         # how many of ten nearest texts are shared depends on how many texts there are: no bias to take out
@@ -269,7 +269,7 @@ def _relative(cka: Measured, random_weights_drift: float | None) -> Measured:
     if cka.value is None or random_weights_drift is None:
         return Measured(value=None, undefined=cka.undefined or "a copy with random weights could not be compared")
     if random_weights_drift < LEAST_SCALE:
-        return Measured(value=None, undefined="random weights give nearly the same here, so there is no scale")
+        return Measured(value=None, undefined="random weights change almost nothing here, so there is no scale")
     return Measured(
         value=(1 - cka.value) / random_weights_drift,
         low=None if cka.high is None else (1 - cka.high) / random_weights_drift,
@@ -353,8 +353,8 @@ def _probes(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
 def _identical(extracted: Extracted) -> list[ReportWarning]:
     """Says what is the same: the activations, and where it is so the files."""
     message = (
-        "both models give exactly the same activations at every layer: any difference between the checkpoints lies in "
-        "their heads"
+        "both models have identical activations at every layer: any difference between the checkpoints is in their "
+        "heads"
     )
     bodies = ReportWarning(code="identical_bodies", message=message)
     if extracted.models["base"].fingerprint != extracted.models["tuned"].fingerprint:
@@ -369,8 +369,8 @@ def _below_resolution(layers: list[LayerDrift], identical: bool) -> list[ReportW
     if not names or identical:
         return []
     message = (
-        f"the drift of layer {', '.join(names)} is below the numerical resolution: rounding to bfloat16 moves a model "
-        "as far. It is reported as none"
+        f"the drift of layer {', '.join(names)} is below the numerical resolution: rounding to bfloat16 moves a "
+        "model as far. It is reported as no drift"
     )
     return [ReportWarning(code="below_resolution", message=message)]
 
@@ -380,8 +380,8 @@ def _undefined(sites: list[SiteSimilarity]) -> list[ReportWarning]:
     if not layers:
         return []
     message = (
-        f"CKA of the token view has no meaning at layer {', '.join(layers)} ({sites[int(layers[0])].undefined}); "
-        "zones use relative L2 there"
+        f"CKA of the token view is undefined at layer {', '.join(layers)} ({sites[int(layers[0])].undefined}); zones "
+        "use relative L2 there"
     )
     return [ReportWarning(code="undefined_cka", message=message)]
 
@@ -404,11 +404,11 @@ def recommended(zones: list[Zone], sites: list[SiteSimilarity], drift: list[floa
         return predicted(0, "The bodies of the models are identical: there is nothing to review below their heads.")
     if {zone.name for zone in zones} == {"general"}:
         return predicted(
-            0, f"Drift stays at {max(drift):.3f} or below at every layer, so the curve does not tell the blocks apart."
+            0, f"Drift stays at {max(drift):.3f} or below at every layer, so the curve does not separate the blocks."
         )
     kept = len(list(takewhile(lambda value: value <= GENERAL_CEILING, drift[1:]))) if drift[0] <= GENERAL_CEILING else 0
     if kept == 0:
-        return predicted(0, "Every block at the bottom drifted, so nothing is predicted to be safe.")
+        return predicted(0, "Every block at the bottom drifted, so no freezing is predicted to be safe.")
     moved = max(site.relative_l2 or 0.0 for site in sites[: kept + 1])
     evidence = (
         f"Layers 0 to {kept} hardly moved (drift 1 - CKA at most {max(drift[: kept + 1]):.3f}, "

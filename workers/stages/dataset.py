@@ -72,14 +72,15 @@ def _about_labels(reader: RowReader, rows: list[Row]) -> list[ReportWarning]:
     warnings = []
     if unlabelled and (reader.columns.label is not None or unlabelled + unusable < total):
         message = (
-            f"{unlabelled} of {total} rows have no label in column {name!r}; nothing that needs labels counts them"
+            f"{unlabelled} of {total} rows have no label in column {name!r}; they are excluded wherever labels are "
+            "needed"
         )
         warnings.append(ReportWarning(code="unlabelled_rows", message=message))
     if unusable:
         kinds = ", ".join(f"{kind} ({count} rows)" for kind, count in sorted(reader.unusable.items()))
         message = (
-            f"{unusable} of {total} rows hold in column {name!r} what cannot be a label: {kinds}. They count as "
-            "unlabelled; a label is a string, a number or a truth value"
+            f"{unusable} of {total} rows have an unusable label in column {name!r}: {kinds}. They count as "
+            "unlabelled; a label must be a string, a number or a boolean"
         )
         warnings.append(ReportWarning(code="unusable_labels", message=message))
     return warnings
@@ -95,7 +96,7 @@ def _about_pairs(reader: RowReader) -> list[ReportWarning]:
         partner = second if name == pair[0] else first
         if name in pair and partner in reader.names:
             message = (
-                f"column {reader.columns.text!r} is read alone, but the data set also has {partner!r}. If the models "
+                f"only column {reader.columns.text!r} is read, but the data set also has {partner!r}. If the models "
                 f"read pairs, set text_column to {first!r} and text_pair_column to {second!r}"
             )
             return [ReportWarning(code="single_texts_of_pairs", message=message)]

@@ -32,12 +32,12 @@ def _outlier_features(layers: list[dict[ViewName, Similarity]]) -> list[ReportWa
     for index, views in enumerate(layers):
         plain, standardised = views["token"].cka.value, views["token"].cka_standardized.value
         if plain is not None and standardised is not None and abs(plain - standardised) > OUTLIER_GAP:
-            found.append(f"{index} ({plain:.2f} against {standardised:.2f})")
+            found.append(f"{index} ({plain:.2f} vs {standardised:.2f})")
     if not found:
         return []
     message = (
-        f"at layer {', '.join(found)} CKA differs by more than {OUTLIER_GAP:g} once features are standardised: a few "
-        "features of large variance outweigh the rest there. Read both numbers"
+        f"at layer {', '.join(found)} CKA changes by more than {OUTLIER_GAP:g} when features are standardised: a few "
+        "high-variance features dominate there. Read both numbers"
     )
     return [ReportWarning(code="outlier_features", message=message)]
 
@@ -70,8 +70,8 @@ def _disagreements(layers: list[dict[ViewName, Similarity]]) -> list[ReportWarni
     if not found:
         return []
     message = (
-        f"measures disagree on which layer drifted more, beyond their intervals: {'; '.join(found)}. They see "
-        "different kinds of change (docs/numbers.md); do not rest a finding on one of them"
+        f"measures disagree on which layer drifted more, beyond their intervals: {'; '.join(found)}. They capture "
+        "different kinds of change (docs/numbers.md); do not base a conclusion on only one of them"
     )
     return [ReportWarning(code="measures_disagree", message=message)]
 

@@ -45,7 +45,7 @@ def doubts_of(outputs: Outputs | None, drift: Sequence[float], head_change: floa
     if outputs is not None:
         found += [*_worse(outputs), *_no_better_than_majority(outputs), *_unexplained(outputs, drift, head_change)]
     if texts < MIN_ADVICE_TEXTS:
-        found.append(Doubt(f"{texts} texts are too few to tell layers apart; give {MIN_ADVICE_TEXTS} or more"))
+        found.append(Doubt(f"{texts} texts are too few to tell layers apart; use at least {MIN_ADVICE_TEXTS}"))
     return found
 
 
@@ -65,8 +65,8 @@ def _worse(outputs: Outputs) -> list[Doubt]:
         said = f"the tuned model's accuracy on these texts is {-100 * change.value:.1f} points below the base model's"
     else:
         return []
-    message = f"{said}: it answers worse than the model that it came from"
-    return [Doubt(f"{said}, so there is nothing here to repeat", "answers_worse", message)]
+    message = f"{said}: it performs worse than its base model"
+    return [Doubt(f"{said}, so this fine-tune is not worth repeating", "answers_worse", message)]
 
 
 def _no_better_than_majority(outputs: Outputs) -> list[Doubt]:
@@ -80,13 +80,13 @@ def _no_better_than_majority(outputs: Outputs) -> list[Doubt]:
         return []
     said = f"the tuned model's accuracy of {accuracy.value:.1%} "
     if beaten:
-        said += f"is below the share of the majority class ({majority:.1%})"
+        said += f"is below the majority class ({majority:.1%})"
     else:
         said += (
-            f"(majority class {majority:.1%}) goes with the labels no more than chance does (Matthews' correlation "
-            f"{mcc.value:.2f}; unrelated answers reach {mcc.noise_floor:.2f})"
+            f"(majority class {majority:.1%}) is no better than chance (Matthews correlation {mcc.value:.2f}; noise "
+            f"floor {mcc.noise_floor:.2f})"
         )
-    return [Doubt(f"{said}, so what its layers do for the task cannot be told", "no_better_than_majority", said)]
+    return [Doubt(f"{said}, so the role of its layers in the task is unknown", "no_better_than_majority", said)]
 
 
 def _unexplained(outputs: Outputs, drift: Sequence[float], head_change: float | None) -> list[Doubt]:
@@ -98,9 +98,9 @@ def _unexplained(outputs: Outputs, drift: Sequence[float], head_change: float | 
     if new_head or _low(disagreement) < MANY_ANSWERS:
         return []
     said = (
-        f"{disagreement.value:.0%} of the answers changed, but drift stays at {max(drift):.3f} or below at every layer"
+        f"{disagreement.value:.0%} of the outputs changed, but drift stays at {max(drift):.3f} or below at every layer"
     )
-    message = f"{said}: the measures do not see what changed the answers, so no layer can be called unchanged"
+    message = f"{said}: the measures do not capture what changed the outputs, so no layer can be called unchanged"
     return [Doubt(f"{said}, so the drift curve does not show what changed", "answers_not_explained", message)]
 
 

@@ -79,11 +79,11 @@ def _cannot_be_asked(tuned: Headed, reading: Reading) -> list[ReportWarning]:
     if tuned.kind == "causal_lm" and not reading.causal:
         reason = "its head predicts the next token, but the model sees later tokens"
     elif tuned.kind == "masked_lm" and reading.tokenizer.mask_token_id is None:
-        reason = "its head fills in masked tokens, but the tokenizer has no mask token to ask with"
+        reason = "its head predicts masked tokens, but the tokenizer has no mask token"
         codes.append("no_mask_token")
     else:
         return []
-    message = f"the tuned model's answers were not judged: {reason}. Its representations were compared all the same"
+    message = f"the tuned model's outputs were not evaluated: {reason}. Its representations were still compared"
     return [ReportWarning(code=code, message=message) for code in codes]
 
 
@@ -91,9 +91,9 @@ def _head_warnings(checkpoint: Checkpoint) -> list[ReportWarning]:
     """Why the outputs of a model without a usable head are not evaluated."""
     reason = head_refusal(checkpoint.folder, "/tuned/uri")
     if reason is None and head_kind(checkpoint.folder, "/tuned/uri") is not None:
-        reason = "its files do not hold the whole head that config.json names"
+        reason = "its files do not contain the complete head that config.json names"
     reason = reason or "it has no head"
-    message = f"the tuned model's answers were not judged: {reason}. Its representations were compared all the same"
+    message = f"the tuned model's outputs were not evaluated: {reason}. Its representations were still compared"
     return [ReportWarning(code="answers_not_evaluated", message=message)]
 
 

@@ -193,7 +193,7 @@ def _within(reading: Reading, texts: list[Text], max_tokens: int) -> tuple[list[
     read, tokens = reading.within(texts, max_tokens)
     if tokens < MIN_ROWS:
         raise InputError.at(
-            "/dataset", f"the texts have {tokens} tokens that are not special ones; at least {MIN_ROWS} are needed"
+            "/dataset", f"the texts have {tokens} tokens besides special ones; at least {MIN_ROWS} are needed"
         )
     return read, tokens
 
@@ -260,8 +260,8 @@ def _require_tokens(counted: int, left_out: int) -> None:
     if counted < MIN_ROWS:
         raise InputError.at(
             "/dataset",
-            f"{counted} tokens are left to compare, at least {MIN_ROWS} are needed; {left_out} first tokens of texts "
-            "and outliers do not count. Give more texts, or longer ones",
+            f"{counted} tokens are left to compare, but at least {MIN_ROWS} are needed; {left_out} first tokens of "
+            "texts and outliers do not count. Use more or longer texts",
         )
 
 
@@ -273,12 +273,12 @@ def _cut(counts: TokenCounts, length: int, wanted: int | None) -> list[ReportWar
     found = []
     if counts.unread:
         message = (
-            f"{counts.truncated_share:.1%} of the tokens were not read: texts are cut at {length} tokens "
-            "(analysis.max_length); what happens beyond is not in this report"
+            f"{counts.truncated_share:.1%} of the tokens were not read: texts are truncated at {length} tokens "
+            "(analysis.max_length); this report does not cover the rest"
         )
         found.append(ReportWarning(code="texts_cut", message=message))
     if wanted is not None and length < wanted:
-        message = f"analysis.max_length is {wanted}, but the tokenizer and both models read {length} tokens at most"
+        message = f"analysis.max_length is {wanted}, but the tokenizer and both models support at most {length} tokens"
         found.append(ReportWarning(code="length_reduced", message=message))
     return found
 
@@ -286,7 +286,7 @@ def _cut(counts: TokenCounts, length: int, wanted: int | None) -> list[ReportWar
 def _unread(texts: int, max_tokens: int) -> list[ReportWarning]:
     if not texts:
         return []
-    message = f"{texts} texts were not compared: analysis.max_tokens ({max_tokens}) was reached before them"
+    message = f"{texts} texts were not compared: analysis.max_tokens ({max_tokens}) was reached first"
     return [ReportWarning(code="texts_not_reached", message=message)]
 
 
@@ -294,13 +294,13 @@ def _about_intervals(plan: GroupPlan | None) -> list[ReportWarning]:
     """What the width of the models and the scratch leave of the intervals."""
     limit = "a quarter of LAYERDRIFT_SCRATCH_BYTES"
     if plan is None:
-        message = f"no intervals: not even a sample of the rows of groups of texts fits into {limit}"
+        message = f"no intervals: not even a sample of the rows of the groups of texts fits into {limit}"
         return [ReportWarning(code="no_intervals", message=message)]
     if plan.sampled:
         parts = ", ".join(f"one row in {every} of the {view} view" for view, every in plan.every.items() if every > 1)
         message = (
-            f"intervals rest on a sample of the rows ({parts}), since more does not fit into {limit}: they are wider "
-            "than they need be"
+            f"intervals use a sample of the rows ({parts}), because more does not fit into {limit}: they are wider "
+            "than necessary"
         )
         return [ReportWarning(code="wide_intervals", message=message)]
     return []

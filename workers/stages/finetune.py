@@ -124,7 +124,7 @@ def training_data(request: AnalysisRequest, resolved: Resolved) -> TrainingData:
     labels = sorted({str(row.label) for row in resolved.split.train})
     if len(labels) > MAX_LABELS:
         raise InputError.at(
-            "/dataset/label_column", f"{len(labels)} different labels; a classifier takes up to {MAX_LABELS}"
+            "/dataset/label_column", f"{len(labels)} different labels; a classifier supports at most {MAX_LABELS}"
         )
     split = resolved.split
     return TrainingData(resolved.tokenizer, resolved.length, labels, split.train, split.held_out)
@@ -145,7 +145,7 @@ def fresh_classifier(
             raise InputError.at(
                 "/finetune/freeze_first",
                 f"the blocks of {type(model).__name__} share their weights: freezing one freezes them all. Freeze "
-                "nothing, or train the head alone (finetune.method head)",
+                "nothing, or train only the head (finetune.method head)",
             )
         if model.config.pad_token_id is None:  # so that the saved classifier can be run on batches elsewhere
             model.config.pad_token_id = _padding(data.tokenizer)

@@ -38,11 +38,11 @@ def base_weights(
         try:
             return BaseWeights(body, folder / "grafts"), []
         except InputError as error:
-            message = f"{error.detail.splitlines()[0]}; grafts and advice on freezing are left out"
+            message = f"{error.detail.splitlines()[0]}; grafts and advice on freezing are omitted"
             return None, [ReportWarning(code="no_grafts", message=message)]
     message = (
-        f"the blocks of {type(body).__name__} share their weights: no block can be exchanged or frozen without the "
-        "others, so grafts and advice on freezing are left out"
+        f"the blocks of {type(body).__name__} share their weights: no block can be replaced or frozen without the "
+        "others, so grafts and advice on freezing are omitted"
     )
     return None, [ReportWarning(code="shared_blocks", message=message)]
 
@@ -84,7 +84,7 @@ def graft_costs(
             )
         )
     if ungrafted.value is None:
-        raise ValueError("the tuned model could not be judged")
+        raise ValueError("the tuned model could not be evaluated")
     return found, GraftInfo(measure=judge_.measure, ungrafted=ungrafted.value, examples=len(asked.rows))
 
 
@@ -119,21 +119,21 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
     kept, blocks = len(harmless) - 1, len(grafts) - 1
     if all(_low(graft.prefix_cost) <= tolerated for graft in grafts):
         evidence = (
-            f"With the base model's layers back in place, whatever their number, the answers to these {info.examples} "
-            "texts are not seen to get worse, so they do not show what was learnt. Compare the models on more texts, "
-            "and on those of the task."
+            f"With any number of the base model's layers swapped in, the outputs on these {info.examples} texts do "
+            "not get measurably worse, so they do not show what was learned. Compare the models on more texts, and "
+            "on texts of the task."
         )
         return Recommendation(freeze_first=0, basis="none", evidence=evidence)
     found = ""
     if kept > 0:
-        found = f"With {_bottom(kept, blocks)} {_told(info, grafts[kept])}: that is harmless. "
+        found = f"With {_bottom(kept, blocks)}, {_told(info, grafts[kept])}: this is harmless. "
     after = grafts[kept + 1]
-    found += f"With {_bottom(kept + 1, blocks)} {_told(info, after)}: "
+    found += f"With {_bottom(kept + 1, blocks)}, {_told(info, after)}: "
     if _low(after.prefix_cost) > tolerated:
-        found += "what was learnt there matters to the answers."
+        found += "what was learned there matters to the outputs."
     else:
         found += (
-            f"whether that is more than {tolerated:g} cannot be told. More texts, or analysis.freeze_sweep, tell it."
+            f"whether this exceeds {tolerated:g} is unclear. Use more texts, or analysis.freeze_sweep, to find out."
         )
     return Recommendation(freeze_first=max(kept, 0), basis="predicted", evidence=f"{found} {NOT_RETRAINED}")
 
@@ -141,8 +141,8 @@ def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommenda
 def _bottom(layer: int, blocks: int) -> str:
     """The base model's layers 0 to `layer` in words."""
     if layer == 0:
-        return "the base model's embeddings in place of its own"
-    return f"the base model's embeddings and first {layer} of {blocks} blocks in place of its own"
+        return "the base model's embeddings swapped in"
+    return f"the base model's embeddings and first {layer} of {blocks} blocks swapped in"
 
 
 def _told(info: GraftInfo, graft: LayerGraft) -> str:

@@ -85,7 +85,7 @@ def write_latents(
     """Writes the file, a row group for each autoencoder; the rows are held-out ones, base sites before tuned ones."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for sae in named(dictionaries):
-            tick(1.0, f"writing down the latents of {sae.name}")
+            tick(1.0, f"storing the latents of {sae.name}")
             writer.write_table(_table(sae, rows, contexts))
 
 

@@ -35,9 +35,9 @@ LEFT_TOKENS = 5_000
 """Tokens that the base model is compared on with a copy of random weights: a reference, which needs no third digit."""
 
 DESCRIPTIONS: dict[NoiseFloorName, str] = {
-    "numerical": "the base model against itself in bfloat16, its weights moved by up to 0.65 of bfloat16's spacing",
-    "reseed": "the tuned model against a second fine-tune with another seed: how far apart seeds lie",
-    "label_shuffle": "the base model against a fine-tune of as many steps on shuffled labels",
+    "numerical": "the base model against itself in bfloat16, weights perturbed by up to 0.65 of the bfloat16 spacing",
+    "reseed": "the tuned model against a second fine-tune with another seed: the variation between seeds",
+    "label_shuffle": "the base model against an equally long fine-tune on shuffled labels",
 }
 RANDOM_SEED = 1_000_003
 """Added to the request's seed for random weights, so that they are not those that a model may have started from."""
@@ -119,7 +119,7 @@ def _random_weights_drift(
         states = against(pair, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
         moments = gathered_pair(pair.reading, texts, states, tick, LEFT_TOKENS).moments()["token"]
     except (NotFinite, torch.OutOfMemoryError) as error:  # a third model may be one too many: a scale is no necessity
-        message = f"{NOTHING_LEFT}: {str(error).splitlines()[0]}; drift is not shown on its scale"
+        message = f"{NOTHING_LEFT}: {str(error).splitlines()[0]}; drift is not reported on this scale"
         return [None] * pair.shape[0], [ReportWarning(code="noise_floor_not_computed", message=message)]
     ckas = [site.cka for site in similarities(moments)]
     return [None if cka is None else 1 - cka for cka in ckas], []
@@ -135,7 +135,9 @@ def _numerical_null(pair: Pair, texts: Sequence[Text], tick: Callable[[float], N
         raise
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        message = f"{DESCRIPTIONS['numerical']}: the model does not run so ({reason}); drift is not compared with it"
+        message = (
+            f"{DESCRIPTIONS['numerical']}: the model does not run this way ({reason}); drift is not compared with it"
+        )
         return ReportWarning(code="noise_floor_not_computed", message=message)
 
 

@@ -77,7 +77,7 @@ def outputs_of(
     order = common_order(base, names) if base is not None and tuned.kind == "classifier" else None
     if base is not None and tuned.kind == "classifier" and order is None:
         base = None
-        message = "the two classifiers have different classes, so their answers are not compared"
+        message = "the two classifiers have different classes, so their outputs are not compared"
         warnings.append(ReportWarning(code="different_classes", message=message))
     sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
     answers = {name: torch.zeros(texts, dtype=torch.int64) for name in ("base", "tuned")}
@@ -161,7 +161,7 @@ def _numbered_labels(targets: Targets, names: list[str]) -> list[ReportWarning]:
     if not targets.numbered or not targets.known or own:
         return []
     shown = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:6]))
-    message = f"the labels are numbers and were read as the numbers of the tuned model's classes ({shown})"
+    message = f"the labels are numbers and were read as class indices of the tuned model ({shown})"
     return [ReportWarning(code="labels_as_numbers", message=message)]
 
 
@@ -175,8 +175,8 @@ def _pair_model(questions: Questions, names: list[str]) -> list[ReportWarning]:
     if not classes or any(row.pair is not None for row in questions.rows):
         return []
     message = (
-        f"the tuned model's class {classes[0]!r} is one of a pair of texts, but single texts were read; name the "
-        "column of the second texts in dataset.text_pair_column"
+        f"the tuned model's class {classes[0]!r} describes a pair of texts, but single texts were read; set "
+        "dataset.text_pair_column to the column of the second texts"
     )
     return [ReportWarning(code="single_texts_of_pairs", message=message)]
 
@@ -204,15 +204,15 @@ def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarni
     labelled = sum(row.label is not None for row in rows)
     unknown = labelled if targets is None else int((targets == UNKNOWN).sum())
     if not labelled:
-        message = "the data set has no labels, so the accuracy of the classifiers is not known"
+        message = "the data set has no labels, so the accuracy of the classifiers is unknown"
         return [ReportWarning(code="answers_not_evaluated", message=message)]
     if not unknown:
         return []
-    message = f"{unknown} of {labelled} labels are no class of the tuned model; " + (
-        "accuracy is left out" if targets is None else "they count as answered wrongly"
+    message = f"{unknown} of {labelled} labels are not classes of the tuned model; " + (
+        "accuracy is omitted" if targets is None else "they count as errors"
     )
     found = [ReportWarning(code="unknown_labels", message=message)]
     if targets is None:
-        message = "no label of the data set is a class of the tuned model, so its accuracy is not known"
+        message = "no label of the data set is a class of the tuned model, so its accuracy is unknown"
         found.append(ReportWarning(code="answers_not_evaluated", message=message))
     return found

@@ -117,7 +117,7 @@ def load_pair(
         )
     states = _reader(base_model, base, "/base/uri")
     if _reader(tuned_model, tuned, "/tuned/uri") != states:
-        raise InputError.at("/tuned/uri", "the two models pass their states on in different shapes")
+        raise InputError.at("/tuned/uri", "the two models have states of different shapes")
     length = min(usable_length(tokenizer, model, length) for model in (base_model, tuned_model))
     causal = loaded(base.folder, "/base/uri", ANSWER, lambda: is_causal(base_model))
     return Pair(base_model, tuned_model, Reading(tokenizer, length, causal, states, units=units))

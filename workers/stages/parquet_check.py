@@ -36,11 +36,11 @@ def check(path: Path, columns: list[str], max_bytes: int, where: str) -> None:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as late:
-        detail = f"{where} took more than {SECONDS:g} s to read; give a part of it"
+        detail = f"{where} took more than {SECONDS:g} s to read; use a subset"
         raise InputError.at("/dataset/uri", detail) from late
     if done.returncode == 0:
         return
-    said = done.stderr.strip() if done.returncode == 1 else "it is damaged, and ended the process that read it"
+    said = done.stderr.strip() if done.returncode == 1 else "it is damaged and crashed the process that read it"
     raise InputError.at("/dataset/uri", f"{where} cannot be read as Parquet: {said}")
 
 
@@ -55,7 +55,7 @@ def main(path: str, columns: str, limit: str) -> None:
             for _ in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
                 pass
     except (pa.ArrowMemoryError, MemoryError):
-        sys.exit("a part of it expands to more than may be read")
+        sys.exit("a part of it expands to more than the limit")
     except (pa.ArrowException, OSError, ValueError) as error:
         sys.exit(str(error)[:500])
 

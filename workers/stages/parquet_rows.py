@@ -94,7 +94,7 @@ def _value_bytes(column: pa.Array) -> int:
 def _too_large(where: str, max_bytes: int) -> InputError:
     return InputError.at(
         "/dataset/uri",
-        f"{where} expands to more than {max_bytes} bytes, or has more than {MAX_ROWS} rows; give a part of it",
+        f"{where} expands to more than {max_bytes} bytes, or has more than {MAX_ROWS} rows; use a subset",
     )
 
 
@@ -121,7 +121,7 @@ def _columns(schema: pa.Schema, reader: RowReader) -> tuple[list[str], str | Non
             if pointer in columns.required():
                 raise no_column(pointer, name, reader.names, where)
         elif pointer == GROUP and not _is_one_of(type, _LABELS):
-            detail = f"{where}: column {name!r} holds {_words(type)}; a group is a string or a number"
+            detail = f"{where}: column {name!r} contains {_words(type)}; a group must be a string or a number"
             raise InputError.at(pointer, detail)
         elif pointer not in (LABEL, GROUP) and not _is_one_of(type, _TEXTS):
             raise not_a_text(pointer, name, _words(type), where)

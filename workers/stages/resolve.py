@@ -135,7 +135,7 @@ def _reference(
         known = {_identity(row) for row in usable}
         rows = [row for row in distinct(found.rows)[0] if _identity(row) not in known]
         if len(rows) < MIN_EXAMPLES:
-            detail = f"{len(rows)} of the reference's texts are not in dataset too; at least {MIN_EXAMPLES} are needed"
+            detail = f"{len(rows)} texts of the reference are not also in dataset; at least {MIN_EXAMPLES} are needed"
             raise InputError.at("/dataset", detail)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(request.seed)).tolist()
     return ReferenceTexts([rows[index] for index in order[: asked.max_examples]], pins.reference.source, found.sha256)
@@ -235,7 +235,7 @@ def distinct(rows: list[Row]) -> tuple[list[Row], list[ReportWarning]]:
         ("repeated_texts", len(filled) - len(usable), f"repeat the {'pair' if paired else 'text'} of an earlier row"),
     ):
         if count:
-            message = f"{count} of {len(rows)} rows {what} and were passed over"
+            message = f"{count} of {len(rows)} rows {what} and were skipped"
             warnings.append(ReportWarning(code=code, message=message))
     return usable, warnings
 
@@ -266,21 +266,22 @@ def deal(rows: list[Row], request: AnalysisRequest) -> Split:
     if tuning.train_examples is not None and len(train) < tuning.train_examples:
         raise InputError.at(
             "/finetune/train_examples",
-            f"{tuning.train_examples} training rows were asked for, but {len(rows)} usable rows less {analysed} "
+            f"{tuning.train_examples} training rows were requested, but {len(rows)} usable rows minus {analysed} "
             f"analysed ones leave {len(rest)}",
         )
     if any(not row.label for row in rows):
-        raise InputError.at("/dataset/label_column", "some rows have an empty label; fill it in or take them out")
+        raise InputError.at("/dataset/label_column", "some rows have an empty label; fill it in or remove them")
     if not train:
         raise InputError.at(
             "/dataset/group_column",
-            f"no row is left to train on: a group of the {len(rows)} usable rows is never divided between analysed and "
-            "trained ones; name a column with smaller groups",
+            f"no row is left to train on: groups of the {len(rows)} usable rows are never split between analysis and "
+            "training; use a column with smaller groups",
         )
     labels = {row.label for row in train}
     if len(labels) < 2:
         raise InputError.at(
-            "/dataset/label_column", f"all training rows have the label {labels.pop()!r}; tuning needs two or more"
+            "/dataset/label_column",
+            f"all training rows have the label {labels.pop()!r}; fine-tuning needs at least two",
         )
     spare = rest[len(train) :]
     if tuning.keep == "last":
@@ -295,7 +296,7 @@ def deal(rows: list[Row], request: AnalysisRequest) -> Split:
     if not kept:
         raise InputError.at(
             "/dataset/group_column",
-            "all rows to train on are of one group, so none can be held out to choose the best weights by; name a "
+            "all training rows belong to one group, so none can be held out to choose the best weights; use a "
             "column with smaller groups, or set finetune.keep to last",
         )
     return Split(shuffled[:analysed], train[:kept], spare, train[kept:])

@@ -155,7 +155,7 @@ def _warm_started(
     warmed = stack.of_sites([*range(layers), *range(layers)])
     warmed.norm_limit[layers:] = stack.norm_limit[layers : 2 * layers]
     short = replace(config, steps=max(1, round(WARM_SHARE * outcome.steps)))
-    return warmed, runs.run(warmed, short, "training them on after a warm start")
+    return warmed, runs.run(warmed, short, "continuing training from a warm start")
 
 
 def _costs(settings: SaeSettings, control: bool) -> list[float]:
@@ -193,12 +193,12 @@ def _told(name: SaeRunName, outcome: Outcome, autoencoders: list[str]) -> SaeRun
 def _config(settings: SaeSettings, width: int, rows: int) -> SaeConfig:
     latents = settings.width * width
     if settings.k > latents:
-        raise InputError.at("/analysis/sae/k", f"k = {settings.k} is more than the {latents} latents there are")
+        raise InputError.at("/analysis/sae/k", f"k = {settings.k} exceeds the number of latents ({latents})")
     batch = min(BATCH_ROWS, rows // 2)
     if batch < MIN_BATCH_ROWS:
         raise InputError.at(
             "/dataset",
-            f"only {rows} tokens to train autoencoders on; give more texts, or set analysis.sae to null",
+            f"only {rows} tokens to train autoencoders on; use more texts, or set analysis.sae to null",
         )
     steps = max(1, settings.tokens // batch)
     return SaeConfig(latents=latents, k=settings.k, steps=steps, batch=batch, architecture=settings.architecture)
@@ -246,7 +246,7 @@ def _first_rows(store: ActivationStore, count: int) -> Tensor:
         if sum(part.shape[1] for part in parts) >= count:
             break
     if not parts:
-        raise InputError.at("/dataset", "no token was left to train autoencoders on; give more texts")
+        raise InputError.at("/dataset", "no tokens are left to train autoencoders on; use more texts")
     return torch.cat(parts, dim=1)[:, :count]
 
 
@@ -380,8 +380,8 @@ def withheld(match: Match | None, floor: Turnover | None) -> str | None:
     """Why counts beyond the floor and changed latents are not told; None where they are, or where there are none."""
     if match is not None and match.floor_share < MIN_FLOOR_SHARE:
         return (
-            f"only {match.floor_share:.1%} of the base model's latents come again from another seed (below "
-            f"{MIN_FLOOR_SHARE:.0%}): which latents are new or lost is then a matter of the seed. More tokens "
+            f"only {match.floor_share:.1%} of the base model's latents reappear with another seed (below "
+            f"{MIN_FLOOR_SHARE:.0%}): which latents are new or lost then depends on the seed. More tokens "
             "(analysis.sae.tokens) or a smaller k (analysis.sae.k) make them more alike"
         )
     if floor is None:
@@ -389,9 +389,9 @@ def withheld(match: Match | None, floor: Turnover | None) -> str | None:
     alive = floor.retained + floor.shifted + floor.lost
     if alive and floor.retained < MIN_RETAINED_SHARE * alive:
         return (
-            f"only {floor.retained / alive:.0%} of the base model's latents stay while training goes on on its own "
-            f"tokens (below {MIN_RETAINED_SHARE:.0%}): which latents are new or lost is then a matter of chance. More "
-            "tokens (analysis.sae.tokens) make them settle"
+            f"only {floor.retained / alive:.0%} of the base model's latents survive further training on its own "
+            f"tokens (below {MIN_RETAINED_SHARE:.0%}): which latents are new or lost is then a matter of chance. "
+            "More tokens (analysis.sae.tokens) make them stable"
         )
     return None
 
@@ -448,18 +448,19 @@ def _warnings(rows: SaeRows, outcome: Outcome) -> list[ReportWarning]:
         )
         found.append(ReportWarning(code="few_sae_tokens", message=message))
     if rows.from_trained_rows:
-        message = "some texts that the autoencoders were trained on were also trained on by the fine-tune"
+        message = "some texts used to train the autoencoders were also used to train the fine-tune"
         found.append(ReportWarning(code="sae_on_trained_texts", message=message))
     if rows.from_analysed_rows:
         message = (
-            "the data set has too few texts to spare: four fifths of the compared tokens trained the autoencoders too"
+            "the data set has too few spare texts: four fifths of the compared tokens were also used to train the "
+            "autoencoders"
         )
         found.append(ReportWarning(code="sae_on_analysed_texts", message=message))
     outliers = float(outcome.outlier_share.max())
     if outliers:
         message = (
-            f"up to {outliers:.2%} of the tokens of a layer have a norm beyond {OUTLIER_FACTOR:g} medians; they are "
-            "left out of the autoencoders' training and measures"
+            f"up to {outliers:.2%} of the tokens of a layer have a norm above {OUTLIER_FACTOR:g} times the median; "
+            "they are excluded from the autoencoders' training and measures"
         )
         found.append(ReportWarning(code="outlier_norms", message=message))
     return found

@@ -116,5 +116,5 @@ def _after_site(tick: Tick, what: str, trainer: StackTrainer) -> Callable[[int],
 def _kept(trainer: StackTrainer, tick: Tick, what: str) -> Iterator[dict[str, Tensor]]:
     """The parts of its state, with a chance to stop before each."""
     for part in trainer.state():
-        tick(trainer.done / trainer.end, f"{what}: keeping the state after step {trainer.done}")
+        tick(trainer.done / trainer.end, f"{what}: saving the state after step {trainer.done}")
         yield part

@@ -142,7 +142,7 @@ def loss_recovered(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, si
     flat = loss.at(layer, _usual_only(stack, site, lambda rows: mean.expand_as(rows)))
     count = float(own.counts.sum())
     if not count or float((flat.sums - own.sums).sum()) / count < LEAST_LOSS:
-        reason = "the mean in the states' place raises the loss by too little: there is nothing to recover"
+        reason = "replacing the states with their mean barely raises the loss: there is nothing to recover"
         return Measured(value=None, undefined=reason)
     # the loss that the mean causes stands in for a count: recovered = sum (mean's - rebuilt's) / sum (mean's - own)
     return ratio(*loss.grouped(Scores(flat.sums - rebuilt.sums, flat.sums - own.sums)))

@@ -145,7 +145,7 @@ def _kept_or_made(
     kept = keeping.checkpoints.load(name)
     if kept is not None:
         (part,) = kept
-        tick(1.0, "was trained before")
+        tick(1.0, "already trained")
         return part["hits"], Training(
             losses=part["losses"].tolist(),
             step_seconds=part["step_seconds"].tolist(),
@@ -223,17 +223,17 @@ def advice_of(sweep: Sweep, predicted: Recommendation) -> Recommendation:
     if held:
         deepest = held[-1]
         evidence = (
-            f"Retrained with it frozen, accuracy falls by {deepest.loss_points:.2f} points, at most "
-            f"{deepest.loss_bound_points:.2f} (one-sided 95 %), which is below {sweep.epsilon_points:g}; a step takes "
-            f"{deepest.step_seconds / plain.step_seconds:.0%} of the time and "
+            f"Retrained with them frozen, accuracy drops by {deepest.loss_points:.2f} points, at most "
+            f"{deepest.loss_bound_points:.2f} (one-sided 95 %), within the margin of {sweep.epsilon_points:g}; a "
+            f"step takes {deepest.step_seconds / plain.step_seconds:.0%} of the time and "
             f"{deepest.training_bytes / plain.training_bytes:.0%} of the memory ({setting})."
         )
         return Recommendation(freeze_first=deepest.freeze_first, basis="validated", evidence=evidence)
     first = frozen[0]
     evidence = (
-        f"{predicted.evidence.removesuffix(NOT_RETRAINED)}"
-        f"The sweep does not confirm any freezing within {sweep.epsilon_points:g} points: with "
-        f"{first.freeze_first} blocks frozen, the fewest that were tried, the bound is {first.loss_bound_points:.2f} "
-        f"points (measured loss {first.loss_points:.2f}; {setting}). More rows or seeds narrow the bound."
+        f"{predicted.evidence.removesuffix(NOT_RETRAINED)}The sweep does not confirm any freezing within "
+        f"{sweep.epsilon_points:g} points: with {first.freeze_first} blocks frozen, the smallest number tried, the "
+        f"bound is {first.loss_bound_points:.2f} points (measured loss {first.loss_points:.2f}; {setting}). More "
+        "rows or seeds narrow the bound."
     )
     return predicted.model_copy(update={"evidence": evidence})

@@ -278,7 +278,7 @@ def _require_finite(so_far: Training) -> None:
     if not torch.isfinite(torch.tensor(so_far.losses[-1])):
         raise InputError.at(
             "/finetune/learning_rate",
-            f"the loss became {so_far.losses[-1]} at step {so_far.steps}; take a smaller learning rate",
+            f"the loss became {so_far.losses[-1]} at step {so_far.steps}; use a smaller learning rate",
         )
 
 

@@ -48,7 +48,7 @@ def new_key(**fields: object) -> ApiKey:
 def require(key: ApiKey, scope: Scope) -> None:
     """ForbiddenError unless the key has a scope."""
     if not {scope, Scope.ADMIN} & key.scopes:
-        raise ForbiddenError(f"this key may not {scope}; its scopes are {', '.join(sorted(key.scopes))}")
+        raise ForbiddenError(f"this key lacks the {scope} scope; its scopes are {', '.join(sorted(key.scopes))}")
 
 
 def key_of_tenant(maker: ApiKey, asked: KeyRequest) -> ApiKey:
@@ -63,14 +63,15 @@ def key_of_tenant(maker: ApiKey, asked: KeyRequest) -> ApiKey:
     if Scope.OPERATOR in maker.scopes:
         return new_key(**fields, tenant=maker.tenant)
     if Scope.OPERATOR in asked.scopes:
-        raise ForbiddenError("only an operator makes operators: this key has not the scope operator")
+        raise ForbiddenError("creating an operator key requires the operator scope, which this key lacks")
     for name in _LIMITS:
         own = getattr(maker, name)
         if name not in asked.model_fields_set:
             fields[name] = min(fields[name], own)
         elif fields[name] > own:
             raise ForbiddenError(
-                f"{name} {fields[name]} is beyond this key's own, {own}; only the scope operator sets higher limits"
+                f"{name} {fields[name]} exceeds this key's own limit of {own}; only the operator scope can set "
+                "higher limits"
             )
     shared = maker.shared or Allowance(key=maker.id, requests_per_minute=maker.requests_per_minute)
     return new_key(**fields, tenant=maker.tenant, shared=shared)
@@ -113,10 +114,10 @@ class KeyStore:
         body = key.model_dump_json().encode()
         with self._changing():
             if maker is ANYBODY and self.needed():
-                raise UnauthorizedError("an API key is needed: somebody has just made the first one")
+                raise UnauthorizedError("an API key is required: the first one has just been created")
             if maker is ANYBODY and Scope.ADMIN not in key.scopes:
                 raise InputError.at(
-                    "/scopes", "the first key needs the scope admin: without one nobody could make another"
+                    "/scopes", "the first key needs the admin scope: without it, no further keys could be created"
                 )
             self._blobs.put(keys.KEYS_NEEDED, b"{}", "application/json")
             self._blobs.put(keys.api_key_object(digest), body, "application/json")
@@ -146,9 +147,9 @@ class KeyStore:
                 raise NotFoundError(f"there is no key {key_id}")
             last = len(found) == len(stored)
             if not operator and (last or any(Scope.OPERATOR in stored[digest].scopes for digest in found)):
-                raise ForbiddenError("only the scope operator revokes an operator's key, or the last one")
+                raise ForbiddenError("only the operator scope can revoke an operator's key or the last key")
             if last and not is_loopback(self._host):
-                raise ConflictError("this is the last key, and others can reach the service: make another one first")
+                raise ConflictError("this is the last key, and others can reach the service: create another key first")
             for digest in found:
                 self._blobs.delete(keys.api_key_object(digest))
             if last:
@@ -175,7 +176,7 @@ class KeyStore:
             return ANYBODY
         if found is None:
             raise UnauthorizedError(
-                "this API key is not known" if secret else "an API key is needed: send Authorization: Bearer <key>"
+                "unknown API key" if secret else "an API key is required: send Authorization: Bearer <key>"
             )
         return ApiKey.model_validate_json(found, context=STORED)
 
@@ -195,7 +196,7 @@ class KeyStore:
         minute = int(now // 60)
         limits = [("with this key", key.id, key.requests_per_minute)]
         if key.shared is not None:
-            limits.append(("with all keys of one maker", f"shared:{key.shared.key}", key.shared.requests_per_minute))
+            limits.append(("with all keys of one creator", f"shared:{key.shared.key}", key.shared.requests_per_minute))
         with self._redis.pipeline(transaction=False) as pipe:
             for _, name, _ in limits:
                 pipe.incr(keys.rate(name, minute))
@@ -204,7 +205,7 @@ class KeyStore:
         for (whose, _, limit), count in zip(limits, used, strict=True):
             if count > limit:
                 seconds = max(1, round(60 * (minute + 1) - now))
-                raise RateError(f"more than {limit} requests in a minute {whose}", seconds)
+                raise RateError(f"more than {limit} requests per minute {whose}", seconds)
 
     def _fields(self, digest: str) -> tuple[bytes | None, bytes | None]:
         found: Any = self._redis.hmget(keys.API_KEYS, [_WHOLE, digest])
@@ -231,7 +232,9 @@ class KeyStore:
             self._blobs.put(keys.KEYS_NEEDED, b"{}", "application/json")
         locked = bool(stored) or self._marked()
         if locked and not stored:
-            logger.error("API keys were made, and there are none in the bucket: nobody is let in until one is made")
+            logger.error(
+                "API keys were created, but the bucket has none: all requests are refused until one is created"
+            )
         with self._redis.pipeline() as pipe:
             pipe.delete(keys.API_KEYS)
             pipe.hset(keys.API_KEYS, _WHOLE, _LOCKED if locked else _OPEN)
@@ -255,7 +258,7 @@ def bearer(header: str | None) -> str | None:
         return None
     scheme, _, secret = header.partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
-        raise UnauthorizedError("write the key as Authorization: Bearer <key>")
+        raise UnauthorizedError("send the key as Authorization: Bearer <key>")
     return secret.strip()
 
 

@@ -282,12 +282,12 @@ class BlobStore:
             if code in _DENIED:
                 raise DeniedError(f"{where} cannot be read with the service's credentials ({code})") from error
             if code in _UNNAMEABLE:
-                raise NotFoundError(f"{where} is no name that this S3 allows") from error
+                raise NotFoundError(f"{where} is not a name that this S3 server allows") from error
             if code in _EXISTS:
-                raise ConflictError(f"{where} is there already") from error
-            raise UnavailableError(f"S3 answered {code} for {where}") from error
+                raise ConflictError(f"{where} already exists") from error
+            raise UnavailableError(f"S3 returned {code} for {where}") from error
         except ParamValidationError as error:
-            raise NotFoundError(f"{where} is no name that S3 allows") from error
+            raise NotFoundError(f"{where} is not a valid S3 name") from error
         except (BotoCoreError, Boto3Error, ConnectionError) as error:
             raise UnavailableError(f"S3 could not be reached for {where}: {error}") from error
 

@@ -87,7 +87,7 @@ class Catalogue:
         try:
             names = Opener(self._settings, self._blobs, tenant).registered_models(MOST)
         except LayerdriftError as error:
-            logger.info("the MLflow registry was not listed: %s", error.detail)
+            logger.info("could not list the MLflow registry: %s", error.detail)
             return []
         return [Source(uri=f"mlflow://{one}", name=one, kind="registered") for one in names]
 

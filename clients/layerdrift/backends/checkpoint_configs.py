@@ -120,17 +120,17 @@ def check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
         InputError: no model type, an impossible size, or weights quantised in a way that is not read.
     """
     if not isinstance(config.get("model_type"), str):
-        raise InputError.at(pointer, f"config.json of {uri} names no model_type")
+        raise InputError.at(pointer, f"config.json of {uri} has no model_type")
     for what, value, limit in zip(("blocks", "hidden width"), shape_of(config), (MAX_BLOCKS, MAX_WIDTH), strict=True):
         if value is not None and not (type(value) is int and 1 <= value <= limit):
-            raise InputError.at(pointer, f"config.json of {uri} gives {value!r} as {what}; 1 to {limit} are possible")
+            raise InputError.at(pointer, f"config.json of {uri}: {what} is {value!r}; must be 1 to {limit}")
     _check_numbers(config, pointer, uri)
     kind = config["model_type"]
     if config.get("is_encoder_decoder") is True and kind not in READ_ENCODER_DECODERS:
         raise InputError.at(
             pointer,
-            f"{uri} is an encoder-decoder ({kind}), which is not read. Encoders and decoders are, and the encoders of "
-            f"{', '.join(READ_ENCODER_DECODERS)}: give a checkpoint of the encoder or the decoder alone",
+            f"{uri} is an encoder-decoder ({kind}), which is not supported. Encoders and decoders are, and the "
+            f"encoders of {', '.join(READ_ENCODER_DECODERS)}: give a checkpoint of the encoder or the decoder alone",
         )
     _check_quantisation(config, pointer, uri)
 
@@ -141,7 +141,7 @@ def _check_numbers(config: dict[str, Any], pointer: str, uri: str) -> None:
     while left:
         key, value, depth = left.pop()
         if depth > _MAX_DEPTH:
-            raise InputError.at(pointer, f"config.json of {uri} has more than {_MAX_DEPTH} levels")
+            raise InputError.at(pointer, f"config.json of {uri} is nested more than {_MAX_DEPTH} levels deep")
         if isinstance(value, dict):
             left += [(str(name), inner, depth + 1) for name, inner in value.items()]
         elif isinstance(value, list):
@@ -150,14 +150,14 @@ def _check_numbers(config: dict[str, Any], pointer: str, uri: str) -> None:
             counted = _COUNT.fullmatch(key) and not _NO_COUNT.fullmatch(key)
             limit = MAX_COUNT if counted else MAX_NUMBER
             if abs(value) > limit:
-                shown = value if abs(value) < 10**20 else "a number of more than 20 digits"
-                raise InputError.at(pointer, f"config.json of {uri} gives {shown} as {key}; up to {limit} are read")
+                shown = value if abs(value) < 10**20 else "a number with more than 20 digits"
+                raise InputError.at(pointer, f"config.json of {uri}: {key} is {shown}; the limit is {limit}")
     inner = text_part(config)
     blocks, experts = _first(inner, _DEPTH_KEYS), _first(inner, _EXPERT_KEYS)
     if isinstance(blocks, int) and isinstance(experts, int) and blocks * experts > MAX_EXPERTS:
         raise InputError.at(
             pointer,
-            f"config.json of {uri} gives {blocks} blocks of {experts} experts; up to {MAX_EXPERTS} in all are read",
+            f"config.json of {uri}: {blocks} blocks of {experts} experts; the limit is {MAX_EXPERTS} experts in total",
         )
 
 
@@ -165,7 +165,7 @@ def check_files(names: set[str], pointer: str, uri: str) -> None:
     """Refuses a folder whose files tell of a quantisation that config.json does not mention."""
     for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json"):
         if name in names:
-            raise InputError.at(pointer, _quantised(uri, f"as {name} says"))
+            raise InputError.at(pointer, _quantised(uri, f"(see {name})"))
 
 
 def check_adapter_config(config: dict[str, Any], pointer: str, uri: str) -> None:
@@ -178,19 +178,20 @@ def check_adapter_config(config: dict[str, Any], pointer: str, uri: str) -> None
     _check_patterns(config, pointer, uri)
     method = config.get("peft_type")
     if not isinstance(method, str):
-        raise InputError.at(pointer, f"adapter_config.json of {uri} names no peft_type")
+        raise InputError.at(pointer, f"adapter_config.json of {uri} has no peft_type")
     if method.upper() in PROMPT_METHODS:
         raise InputError.at(
             pointer,
-            f"the adapter {uri} is of type {method}: it puts learnt states before the tokens and changes no weights, "
-            "so there is nothing to merge into the blocks and nothing to compare block by block. Give an adapter that "
-            f"changes weights ({', '.join(MERGED_ADAPTERS[:5])}, …) or a whole checkpoint",
+            f"the adapter {uri} is of type {method}: it prepends learned states to the tokens and changes no "
+            "weights, so there is nothing to merge into the blocks and nothing to compare block by block. Give an "
+            f"adapter that changes weights ({', '.join(MERGED_ADAPTERS[:5])}, …) or a full checkpoint",
         )
     if method.upper() not in MERGED_ADAPTERS:
         raise InputError.at(
             pointer,
-            f"the adapter {uri} is of type {method}, which is not read; read are {', '.join(MERGED_ADAPTERS)}. Merge "
-            "it into its base model with merge_and_unload() and give the whole checkpoint",
+            f"the adapter {uri} is of type {method}, which is not supported; supported types: "
+            f"{', '.join(MERGED_ADAPTERS)}. Merge it into its base model with merge_and_unload() and give the full "
+            "checkpoint",
         )
 
 
@@ -202,10 +203,8 @@ def _check_ranks(config: dict[str, Any], pointer: str, uri: str) -> None:
     sides.append(("layer_replication", sum(_copied(one) for one in copies) if isinstance(copies, list) else None))
     for name, value in sides:
         if type(value) is int and value > MAX_RANK:
-            shown = value if value < 10**20 else "a number of more than 20 digits"
-            raise InputError.at(
-                pointer, f"adapter_config.json of {uri} gives {shown} as {name}; up to {MAX_RANK} are read"
-            )
+            shown = value if value < 10**20 else "a number with more than 20 digits"
+            raise InputError.at(pointer, f"adapter_config.json of {uri}: {name} is {shown}; the limit is {MAX_RANK}")
 
 
 def _check_patterns(config: dict[str, Any], pointer: str, uri: str) -> None:
@@ -219,9 +218,8 @@ def _check_patterns(config: dict[str, Any], pointer: str, uri: str) -> None:
             ):
                 raise InputError.at(
                     pointer,
-                    f"adapter_config.json of {uri} has an expression as {name} that may take for ever to match: "
-                    f"{one[:80]!r}. Groups are not to be repeated, parts not more than {MAX_REPEATS} times; name the "
-                    "modules in a list",
+                    f"adapter_config.json of {uri}: matching the pattern in {name} may never finish: {one[:80]!r}. "
+                    f"Do not repeat groups or use more than {MAX_REPEATS} repetitions; list the module names instead",
                 )
 
 
@@ -251,7 +249,7 @@ def _check_quantisation(config: dict[str, Any], pointer: str, uri: str) -> None:
 
 def _quantised(uri: str, how: str) -> str:
     return (
-        f"{uri} is quantised {how}; its stored weights are not the model's, and this service does not turn them back. "
+        f"{uri} is quantised {how}; its stored weights are not the model's, and this service cannot dequantise them. "
         "Give the checkpoint it was quantised from, or load it where it runs, call model.dequantize(), save it with "
         "save_pretrained, and give that"
     )

@@ -23,10 +23,10 @@ MAX_DEPTH, MAX_FOLDERS = 3, 200
 
 _NAMED = 5
 _ONE_ALONE = {
-    "upload": "upload a zip of one of them alone",
-    "hf": "give one of them a repository of its own, or name it by file: or s3:",
-    "mlflow": "register one of them alone",
-    "models": "register one of them alone",
+    "upload": "upload a zip with only one of them",
+    "hf": "move one of them to its own repository, or use a file: or s3: URI",
+    "mlflow": "register only one of them",
+    "models": "register only one of them",
 }
 _UNREADABLE = (NotFoundError, DeniedError, OSError, ValueError, RecursionError)
 
@@ -51,7 +51,7 @@ def find_checkpoint(location: Location, uri: str, pointer: str) -> str:
         searched += len(level)
         if searched > MAX_FOLDERS:
             raise InputError.at(
-                pointer, f"{uri} holds no {CONFIG}, but more than {MAX_FOLDERS} folders; name the checkpoint's own"
+                pointer, f"{uri} has no {CONFIG}, but more than {MAX_FOLDERS} folders; give the checkpoint's own folder"
             )
         found = [folder for folder in level if _is_checkpoint(location.inside(folder))]
         if len(found) > 1:
@@ -101,9 +101,9 @@ def _several(uri: str, found: list[str]) -> str:
     """What to say of several checkpoints at one depth."""
     folders = sorted(found, key=_natural)
     more = f" and {len(folders) - _NAMED} more" if len(folders) > _NAMED else ""
-    one_alone = f"name one of them: {uri.rstrip('/')}/{quote(folders[-1])}/"
+    one_alone = f"choose one of them: {uri.rstrip('/')}/{quote(folders[-1])}/"
     advice = _ONE_ALONE.get(urlsplit(uri).scheme, one_alone)
-    return f"{uri} holds {len(folders)} checkpoints ({', '.join(folders[:_NAMED])}{more}); {advice}"
+    return f"{uri} contains {len(folders)} checkpoints ({', '.join(folders[:_NAMED])}{more}); {advice}"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -74,12 +74,12 @@ class Deployment:
         try:
             found = self.blobs.supports_conditional_writes()
         except LayerdriftError as error:
-            logger.warning("whether S3 has conditional writes is not known yet: %s", error.detail)
+            logger.warning("could not check yet whether S3 supports conditional writes: %s", error.detail)
             return None
         if not found:
             logger.warning(
-                "this S3 has no conditional writes (If-None-Match): equal requests make one job only while all API "
-                "servers share one Redis; see docs/operations.md"
+                "this S3 server does not support conditional writes (If-None-Match): identical requests create a "
+                "single job only while all API servers share one Redis; see docs/operations.md"
             )
         return found
 

@@ -34,9 +34,9 @@ def told(before: JobRecord | None, record: JobRecord) -> list[tuple[str, dict[st
             data |= {"stage_fraction": current.fraction, "detail": current.detail, "numbers": current.numbers}
         found.append(("progress", data))
     if before is not None and record.attempts > before.attempts:
-        found.append(("log", {"message": f"a worker has taken the job (attempt {record.attempts})"}))
+        found.append(("log", {"message": f"a worker picked up the job (attempt {record.attempts})"}))
     if record.cancel_requested and not (before and before.cancel_requested):
-        found.append(("log", {"message": "somebody asked the job to stop"}))
+        found.append(("log", {"message": "cancellation was requested"}))
     if record.report == "preliminary" and not (before and before.report == "preliminary"):
         found.append(("report", {"status": "preliminary"}))
     if record.status.final and not (before and before.status.final):

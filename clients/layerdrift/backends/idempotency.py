@@ -42,9 +42,11 @@ class IdempotencyKeys:
         raw: Any = self._redis.get(name)
         found = json.loads(raw) if raw else {"body": digest}
         if found["body"] != digest:
-            raise InputError("this Idempotency-Key came with another body before; use a new one for a new request")
+            raise InputError(
+                "this Idempotency-Key was already used with a different body; use a new key for a new request"
+            )
         if "id" not in found:
-            raise ConflictError("a request with this Idempotency-Key is being carried out; ask again in a moment")
+            raise ConflictError("a request with this Idempotency-Key is still in progress; try again in a moment")
         return Answered(int(found["status"]), str(found["id"]))
 
     def finish(self, tenant: str, key: str, body: str, answered: Answered) -> None:

@@ -110,7 +110,7 @@ class JobStore:
         name = keys.submission(record.id)
         lock = Lock(self._redis, name, timeout=SUBMISSION_SECONDS, blocking_timeout=SUBMISSION_WAIT_SECONDS)
         if not lock.acquire():
-            raise UnavailableError("the same request is being stored at this moment; try again")
+            raise UnavailableError("the same request is being stored right now; try again")
         try:
             return self._blobs.put_new(key, body, _JSON)
         finally:
@@ -179,10 +179,10 @@ class JobStore:
             records, _ = self.page(tenant, MAX_NAMESAKES, None, Wanted(title=reference))
             fitting = [(record.id, f" of {record.created_at:%Y-%m-%d %H:%M}") for record in records]
         if not fitting:
-            raise NotFoundError(f"no analysis has the id or the name {reference!r}; list them with GET /v1/analyses")
+            raise NotFoundError(f"no analysis has the id or name {reference!r}; list them with GET /v1/analyses")
         if len(fitting) > 1:
             named = ", ".join(f"{one}{when}" for one, when in fitting[:MAX_NAMESAKES])
-            raise InputError(f"{reference!r} stands for several analyses: {named}; give one of these ids")
+            raise InputError(f"{reference!r} matches several analyses: {named}; use one of these ids")
         return fitting[0][0]
 
     def queued_before(self, record: JobRecord) -> int:
@@ -432,7 +432,7 @@ def _score(record: JobRecord) -> int:
 
 def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
-        raise TypeError(f"Redis answered {type(value).__name__} where bytes were due")
+        raise TypeError(f"Redis returned {type(value).__name__}, expected bytes")
     return value
 
 
@@ -446,4 +446,4 @@ def _decode_cursor(cursor: str) -> tuple[int, str]:
         score, _, analysis_id = base64.urlsafe_b64decode(padded.encode()).decode().partition(":")
         return int(score), analysis_id
     except ValueError as error:
-        raise InputError.at("/cursor", "this cursor is not one that a list has returned") from error
+        raise InputError.at("/cursor", "invalid cursor; use one that a list has returned") from error

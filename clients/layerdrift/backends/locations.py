@@ -281,7 +281,7 @@ class _Source(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.limit is not None and size is not None and size > self.limit:
-            raise zipfile.BadZipFile(f"its directory has {size} bytes; up to {self.limit} are read")
+            raise zipfile.BadZipFile(f"its directory has {size} bytes; the limit is {self.limit}")
         return super().read(size)
 
 
@@ -300,22 +300,25 @@ class Archive(Tree):
         try:
             self._zip = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-            raise ValueError(f"it is no zip that can be read ({error})") from error
+            raise ValueError(f"not a readable zip file ({error})") from error
         source.limit = None
         members = [member for member in self._zip.infolist() if not member.filename.endswith("/")]
         if len(members) > MAX_ARCHIVE_FILES:
-            raise ValueError(f"the zip holds {len(members)} files; {MAX_ARCHIVE_FILES} are read")
+            raise ValueError(f"the zip contains {len(members)} files; the limit is {MAX_ARCHIVE_FILES}")
         expanded = sum(member.file_size for member in members)
         if expanded > max(_SMALL_BYTES, MAX_RATIO * pinned.size):
             raise ValueError(
-                f"its files have {expanded} bytes, {expanded // max(1, pinned.size)} times those of the zip"
+                f"its files are {expanded} bytes uncompressed, {expanded // max(1, pinned.size)} times the size of "
+                "the zip"
             )
         unbounded = [member.filename for member in members if member.compress_type not in _BOUNDED_METHODS]
         if unbounded:
-            raise ValueError(f"the zip packs {unbounded[0]!r} by another method than deflate, which alone is read")
+            raise ValueError(
+                f"the zip compresses {unbounded[0]!r} with a method other than deflate; only deflate is supported"
+            )
         linked = [member.filename for member in members if (member.external_attr >> 16) & 0o170000 == 0o120000]
         if linked:
-            raise ValueError(f"the zip holds links ({linked[0]!r}); only files are read")
+            raise ValueError(f"the zip contains links ({linked[0]!r}); only files are supported")
         self._members = {path: member for member in members if is_shown(path := _member_path(member))}
         shared = posixpath.commonpath([posixpath.dirname(path) for path in self._members] or [""])
         self._prefix = f"{shared}/" if shared else ""
@@ -343,7 +346,7 @@ class Archive(Tree):
                         raise ValueError(f"{path} is larger than the zip says")
                     yield chunk
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} in the zip is broken ({error})") from error
+            raise ValueError(f"{path} in the zip is corrupt ({error})") from error
 
 
 def _member_path(member: zipfile.ZipInfo) -> str:

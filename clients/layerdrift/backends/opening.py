@@ -47,7 +47,7 @@ class Opener:
         parts = urlsplit(uri)
         path = unquote(parts.path, errors="strict")
         if parts.query or parts.fragment:
-            raise InputError.at(pointer, f"{uri}: write ? as %3F and # as %23; queries and fragments mean nothing here")
+            raise InputError.at(pointer, f"{uri}: write ? as %3F and # as %23; queries and fragments are not supported")
         if parts.scheme == "file":
             return self._open_file(uri, path, parts.netloc, pointer, folder)
         if parts.scheme == "s3":
@@ -125,7 +125,8 @@ class Opener:
         if not within(real, roots):
             allowed = ", ".join(map(str, roots))
             raise InputError.at(
-                pointer, f"{uri} is outside the folders that this service reads ({allowed}); see LAYERDRIFT_MODEL_ROOTS"
+                pointer,
+                f"{uri} is outside the folders that this service may read ({allowed}); see LAYERDRIFT_MODEL_ROOTS",
             )
         if folder and not real.is_dir():
             raise InputError.at(pointer, f"{uri} is not a folder")
@@ -139,19 +140,19 @@ class Opener:
         own = keys.checkpoints_prefix(self._tenant)
         if bucket == self._settings.s3_bucket and not key.startswith(own):
             raise InputError.at(
-                pointer, f"{uri}: of the service's own bucket only {own} can be named; use another bucket"
+                pointer, f"{uri}: in the service's own bucket only {own} can be used; use another bucket"
             )
         if bucket != self._settings.s3_bucket and not self._may_read(f"{bucket}/{key}"):
             raise InputError.at(
                 pointer,
-                f"{uri}: this service reads no objects there; its operator names the buckets that requests may, in "
+                f"{uri}: this service may not read objects there; its operator lists the readable buckets in "
                 "LAYERDRIFT_READABLE_BUCKETS",
             )
         store = self._blobs.of_bucket(bucket)
         if folder:
             prefix = Prefix(store, key.rstrip("/") + "/")
             if not prefix.files() and not prefix.folders():
-                raise InputError.at(pointer, f"{uri} holds no objects, or they cannot be listed")
+                raise InputError.at(pointer, f"{uri} contains no objects, or they cannot be listed")
             return prefix
         parent, _, name = key.rpartition("/")
         single = Prefix(store, f"{parent}/" if parent else "", only=name)

@@ -74,9 +74,11 @@ class Remote:
                 if answer.status_code == 404:
                     raise NotFoundError(f"{self._uri} does not exist on {self._url}")
                 if answer.status_code in (401, 403):
-                    raise DeniedError(f"{self._uri} is private or gated; {self._opened_by} must open it")
+                    raise DeniedError(
+                        f"{self._uri} is private or gated; set {self._opened_by} to credentials that can read it"
+                    )
                 if answer.is_error:
-                    raise UnavailableError(f"the {self._what} answered {answer.status_code} for {self._uri}")
+                    raise UnavailableError(f"the {self._what} returned {answer.status_code} for {self._uri}")
                 yield answer
         except httpx.HTTPError as error:
             raise UnavailableError(f"the {self._what} could not be reached for {self._uri}: {error}") from error

@@ -237,15 +237,13 @@ class Sources:
             return self._pin_adapter(opened)
         if CONFIG not in names:
             raise InputError.at(
-                pointer, f"{reference.uri} holds no {CONFIG}; it must name a folder in transformers' layout"
+                pointer, f"{reference.uri} has no {CONFIG}; it must be a folder in the transformers layout"
             )
         weights = {name for name in names if name.endswith(_WEIGHTS)}
         if WEIGHTS not in names and not (INDEX in names and weights):
             raise InputError.at(pointer, _no_weights(reference.uri, names))
         if pointer == "/base/uri" and not names & VOCABULARIES:
-            raise InputError.at(
-                pointer, f"{reference.uri} holds no tokenizer (one of {', '.join(sorted(VOCABULARIES))})"
-            )
+            raise InputError.at(pointer, f"{reference.uri} has no tokenizer (one of {', '.join(sorted(VOCABULARIES))})")
         config = self._config(location, pointer, reference.uri)
         check_config(config, pointer, reference.uri)
         check_files(names, pointer, reference.uri)
@@ -267,14 +265,14 @@ class Sources:
         """The files; InputError where they are too large together."""
         size, limit = sum(file.size for file in files), self._settings.max_model_bytes
         if size > limit:
-            raise InputError.at(pointer, f"{uri} has {size} bytes; this service reads up to {limit}")
+            raise InputError.at(pointer, f"{uri} is {size} bytes; the limit of this service is {limit}")
         return files
 
     def _pin_adapter(self, opened: _Opened) -> _Looked:
         """An adapter, and the tokenizer that was saved with it."""
         uri, pointer = opened.uri, opened.pointer
         if ADAPTER_WEIGHTS not in opened.names:
-            raise InputError.at(pointer, f"{uri} holds no {ADAPTER_WEIGHTS}; pickled adapters are refused")
+            raise InputError.at(pointer, f"{uri} has no {ADAPTER_WEIGHTS}; pickled adapters are refused")
         config = self._config(opened.location, pointer, uri, ADAPTER_CONFIG)
         check_adapter_config(config, pointer, uri)
         wanted = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES}
@@ -300,7 +298,7 @@ class Sources:
             raise InputError.at(pointer, f"{INDEX} of {uri} has no weight_map") from error
         wrong = sorted(str(name) for name in shards if name not in names or PurePosixPath(str(name)).name != name)
         if wrong:
-            raise InputError.at(pointer, f"{INDEX} of {uri} names files that are not in the folder: {wrong[:5]}")
+            raise InputError.at(pointer, f"{INDEX} of {uri} lists files that are not in the folder: {wrong[:5]}")
 
     def sizes(self, request: AnalysisRequest, pins: Pins) -> Sizes:
         """What an estimate rests on: the base model's configuration, and the first bytes of the data set.
@@ -383,7 +381,7 @@ class Sources:
         if file.size > self._settings.max_dataset_bytes:
             raise InputError.at(
                 "/dataset/uri",
-                f"{dataset.uri} has {file.size} bytes; this service reads up to {self._settings.max_dataset_bytes}",
+                f"{dataset.uri} is {file.size} bytes; the limit of this service is {self._settings.max_dataset_bytes}",
             )
         encoding = table_encoding(file.name)
         head = location.read(file.name, HEAD_BYTES) if file.size else b""
@@ -438,7 +436,7 @@ class Sources:
         except ValueError as error:
             raise InputError.at(pointer, f"{file.name} of {uri} cannot be read: {error}") from error
         if size != file.size:
-            raise InputError.at(pointer, f"{file.name} of {uri} has not the {file.size} bytes that it should have")
+            raise InputError.at(pointer, f"{file.name} of {uri} does not have the expected {file.size} bytes")
 
     def fetch_dataset(self, pinned: PinnedDataset, target: Path) -> str:
         """Copies a pinned data set file; returns its sha256. InputError where it has changed since."""
@@ -457,7 +455,7 @@ class Sources:
         try:
             now = {file.name: file for file in location.files()}
         except (NotFoundError, DeniedError, OSError) as error:
-            raise InputError.at(pointer, f"{uri} is no longer there: {error}") from error
+            raise InputError.at(pointer, f"{uri} is no longer available: {error}") from error
         changed = [file.name for file in pinned if now.get(file.name) != file]
         if changed:
             raise InputError.at(
@@ -470,7 +468,7 @@ class Sources:
         try:
             return folder_of(top, pinned.folder)
         except (NotFoundError, DeniedError, OSError) as error:
-            raise InputError.at(pointer, f"{pinned.uri} is no longer there: {error}") from error
+            raise InputError.at(pointer, f"{pinned.uri} is no longer available: {error}") from error
 
 
 def _size_of(pinned: PinnedModel | None) -> int:
@@ -487,8 +485,8 @@ def _check_room(folder: Path, size: int, uri: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise StageError(
-            f"{uri} has {size} bytes, and the worker's disk has room for {free} (No space left on device): make room "
-            "under LAYERDRIFT_HOME, or give a smaller one"
+            f"{uri} is {size} bytes, but the worker's disk has only {free} free (No space left on device): free up "
+            "space under LAYERDRIFT_HOME, or use a smaller one"
         )
 
 
@@ -499,12 +497,12 @@ def _is_adapter(opened: _Opened) -> bool:
         return False
     whole = next((name for name in (WEIGHTS, INDEX) if name in names), None)
     if whole is not None and ADAPTER_WEIGHTS in names:
-        detail = f"{uri} holds both a model ({whole}) and an adapter ({ADAPTER_WEIGHTS}); remove one of them"
+        detail = f"{uri} has both a model ({whole}) and an adapter ({ADAPTER_WEIGHTS}); remove one of them"
         raise InputError.at(opened.pointer, detail)
     if whole is not None or (CONFIG in names and ADAPTER_WEIGHTS not in names):
         return False
     if opened.pointer == "/base/uri":
-        detail = f"{uri} is a PEFT adapter ({ADAPTER_CONFIG}); the base must be a whole checkpoint: name the model"
+        detail = f"{uri} is a PEFT adapter ({ADAPTER_CONFIG}); the base must be a full checkpoint: give the model"
         raise InputError.at(opened.pointer, f"{detail} that the adapter was trained on")
     return True
 
@@ -518,7 +516,7 @@ def _check_shapes(base: Shape, tuned: Shape) -> None:
 
 def shape_error(what: str, base: object, tuned: object) -> InputError:
     """Two models that cannot be a pair."""
-    detail = f"the models differ in {what}: base {base}, tuned {tuned}; a pair must have one shape"
+    detail = f"the models differ in {what}: base {base}, tuned {tuned}; both must have the same shape"
     return InputError.at("/tuned/uri", detail)
 
 
@@ -550,7 +548,7 @@ def _no_weights(uri: str, names: set[str]) -> str:
     pickled = sorted(name for name in names if name.endswith(_PICKLED))
     if pickled:
         return (
-            f"{uri} holds pickled weights only ({', '.join(pickled[:3])}); unpickling runs code, so they are refused: "
+            f"{uri} has only pickled weights ({', '.join(pickled[:3])}); unpickling runs code, so they are refused: "
             "save the model with save_pretrained(safe_serialization=True)"
         )
-    return f"{uri} holds no {WEIGHTS}, nor an {INDEX} with its parts"
+    return f"{uri} has neither {WEIGHTS} nor {INDEX} with its shards"

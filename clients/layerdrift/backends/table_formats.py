@@ -91,7 +91,7 @@ def _parse_delimited(lines: Iterable[str], format: TableFormat, reader: RowReade
             if not values:
                 continue
             if len(values) != len(header):
-                detail = f"{where}, line {cells.line_num}: {len(values)} cells, but the header names {len(header)}"
+                detail = f"{where}, line {cells.line_num}: {len(values)} cells, but the header has {len(header)}"
                 raise InputError.at("/dataset/uri", detail)
             yield reader.row(dict(zip(header, values, strict=True)), f"line {cells.line_num}")
             begun = cells.line_num + 1
@@ -99,10 +99,21 @@ def _parse_delimited(lines: Iterable[str], format: TableFormat, reader: RowReade
         if not whole and "unexpected end" in str(error) and begun > 2:
             return  # the cell goes on beyond what is known of the file
         lines_of = f"line {begun}" if begun >= cells.line_num else f"lines {begun} to {cells.line_num}"
-        detail = (
-            f'{where}, {lines_of}: {error}. A cell with quotes in its text is written in quotes, with each doubled: ""'
-        )
+        detail = f'{where}, {lines_of}: {error}. Quote cells that contain quotes, and double each quote: ""'
         raise InputError.at("/dataset/uri", detail) from error
+
+
+def header_of(lines: Iterable[str], format: TableFormat) -> list[str]:
+    """The columns that the header of a delimited file names, by the delimiter that splits it most."""
+    if format == "tsv":
+        return next(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), [])
+    kept, headers = list(lines), list[list[str]]()
+    for delimiter in _DELIMITERS:
+        try:
+            headers.append(next(csv.reader(kept, delimiter=delimiter), []))
+        except csv.Error:
+            continue
+    return max(headers, key=len, default=[])
 
 
 def _delimiter(lines: Iterator[str], columns: Columns, where: str) -> tuple[Iterator[str], str]:
@@ -119,7 +130,7 @@ def _delimiter(lines: Iterator[str], columns: Columns, where: str) -> tuple[Iter
         if columns.text in header:
             return _chained(seen, lines), delimiter
         if len(header) > len(best):
-            best, read_as = header, "" if delimiter == "," else f", read as separated by {words},"
+            best, read_as = header, "" if delimiter == "," else f", split at {words},"
     if not seen:
         raise InputError.at("/dataset/uri", f"{where} is empty")
     if not best and problem:
@@ -144,7 +155,7 @@ def _chained(seen: list[str], lines: Iterator[str]) -> Iterator[str]:
 def _parse_text(lines: Iterable[str], reader: RowReader) -> Iterator[Row]:
     columns, where = reader.columns, reader.where
     if columns.labelled:
-        raise InputError.at("/dataset/uri", f"{where} is plain text, which has no labels; a fine-tune needs a table")
+        raise InputError.at("/dataset/uri", f"{where} is plain text and has no labels; a fine-tune needs a table")
     for pointer, name, default in (
         (TEXT, columns.text, "text"),
         (PAIR, columns.pair, None),
@@ -152,7 +163,7 @@ def _parse_text(lines: Iterable[str], reader: RowReader) -> Iterator[Row]:
         (GROUP, columns.group, None),
     ):
         if name != default:
-            detail = f"{where} is plain text, which has no columns; leave this out, or give a table with {name!r}"
+            detail = f"{where} is plain text and has no columns; leave this out, or give a table with {name!r}"
             raise InputError.at(pointer, detail)
     for line in lines:
         yield Row(line.rstrip("\r\n"), None)
@@ -162,7 +173,7 @@ def _parse_objects(values: Iterable[tuple[int, Any]], unit: str, reader: RowRead
     for number, value in values:
         place = f"{unit} {number}"
         if not isinstance(value, dict):
-            detail = f"{reader.where}, {place}: not a JSON object, but {kind_of(value)}; each row must be an object"
+            detail = f"{reader.where}, {place}: each row must be a JSON object, not {kind_of(value)}"
             raise InputError.at("/dataset/uri", detail)
         yield reader.row(value, place)
     reader.finish()
@@ -249,13 +260,13 @@ def _json_items(pieces: Iterable[str], where: str, whole: bool) -> Iterator[tupl
             raise InputError.at("/dataset/uri", detail)
         yield number, value
         if sign not in ",]":
-            raise InputError.at("/dataset/uri", f"{where}: a comma is missing after item {number} of its list")
+            raise InputError.at("/dataset/uri", f"{where}: missing comma after item {number} of the list")
         if sign == ",":
             window.skip()
             sign = window.next_sign()
     window.skip()
     if window.next_sign():
-        raise InputError.at("/dataset/uri", f"{where} goes on after its list; give one list, or JSON Lines")
+        raise InputError.at("/dataset/uri", f"{where} has content after the list; give a single list, or JSON Lines")
 
 
 def _begins_lines(content: str, text_column: str) -> bool:
@@ -272,13 +283,14 @@ def _no_list(content: str, where: str) -> InputError:
     if not content:
         return InputError.at("/dataset/uri", f"{where} is empty")
     if not content.startswith("{"):
-        return InputError.at("/dataset/uri", f"{where} is no list of objects: a .json file must begin with [")
+        return InputError.at("/dataset/uri", f"{where} is not a list of objects: a .json file must begin with [")
     keys = _keys(content)
     lists = [name for name, kind in keys.items() if kind == "a list"]
     shown = ", ".join([f"{name} ({kind})" for name, kind in keys.items()][:20]) or "none"
-    advice = f"Give the list under {lists[0]!r} alone" if len(lists) == 1 else "Give a list of objects"
+    advice = f"Give only the list under {lists[0]!r}" if len(lists) == 1 else "Give a list of objects"
     return InputError.at(
-        "/dataset/uri", f"{where} is one JSON object, not a list of rows; its keys: {shown}. {advice}, or JSON Lines"
+        "/dataset/uri",
+        f"{where} is a single JSON object, not a list of rows; its keys: {shown}. {advice}, or JSON Lines",
     )
 
 
@@ -295,7 +307,7 @@ def _keys(content: str) -> dict[str, str]:
             if key is MISSING or window.next_sign() != ":":
                 break
             window.skip()
-            cut = {"[": "a list", "{": "an object"}.get(window.next_sign(), "cut short")
+            cut = {"[": "a list", "{": "an object"}.get(window.next_sign(), "truncated")
             value = window.value("")
             keys[key] = cut if value is MISSING else kind_of(value)
     except InputError:

@@ -103,9 +103,7 @@ class Columns:
         """Raises InputError where a column that is read is there more than once."""
         for pointer, name in self.wanted().items():
             if present.count(name) > 1:
-                raise InputError.at(
-                    pointer, f"{where} has {name!r} more than once among its columns; rename one of them"
-                )
+                raise InputError.at(pointer, f"{where} has more than one column {name!r}; rename one of them")
 
 
 def no_column(pointer: str, name: str, present: Sequence[str], where: str) -> InputError:
@@ -145,7 +143,7 @@ def kind_of(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     kinds: tuple[tuple[type | tuple[type, ...], str], ...] = (
-        (bool, "a truth value"),
+        (bool, "a boolean"),
         (Integral, "an integer"),
         ((Real, Decimal), "a number"),
         (str, "a string"),
@@ -202,7 +200,7 @@ def within_limit(rows: Iterable[Row], where: str) -> Iterator[Row]:
     """The rows; InputError where there are more than MAX_ROWS: each takes memory, however short it is."""
     for number, row in enumerate(rows, start=1):
         if number > MAX_ROWS:
-            raise InputError.at("/dataset/uri", f"{where} has more than {MAX_ROWS} rows; give a part of it")
+            raise InputError.at("/dataset/uri", f"{where} has more than {MAX_ROWS} rows; use a subset")
         yield row
 
 
@@ -295,14 +293,14 @@ class RowReader:
         try:
             return as_label(value) or None
         except (TypeError, UnicodeDecodeError) as error:
-            detail = f"{self.where}, {place}: column {name!r} holds {error}; a group is a string or a number"
+            detail = f"{self.where}, {place}: column {name!r} contains {error}; a group must be a string or a number"
             raise InputError.at(GROUP, detail) from error
 
     def _whole(self, value: str, pointer: str, name: str, place: str) -> str:
         """The string; InputError where it holds half a surrogate pair, which nothing could store."""
         if not value.isascii() and value.encode("utf-8", "replace").decode() != value:
             detail = (
-                f"{self.where}, {place}: column {name!r} holds half a surrogate pair; cut strings between characters"
+                f"{self.where}, {place}: column {name!r} contains half a surrogate pair; split texts between characters"
             )
             raise InputError.at(pointer, detail)
         return value
@@ -314,10 +312,10 @@ def not_a_text(pointer: str, name: str, kind: str, where: str) -> InputError:
         advice = "chat data must be rendered to text first, e.g. with the tokenizer's apply_chat_template"
     else:
         advice = "texts must be strings"
-    return InputError.at(pointer, f"{where}: column {name!r} holds {kind}; {advice}")
+    return InputError.at(pointer, f"{where}: column {name!r} contains {kind}; {advice}")
 
 
 def not_a_label(name: str, kind: str, where: str) -> InputError:
     """A label that a fine-tune cannot use."""
-    detail = f"{where}: column {name!r} holds {kind}; a label must be a string, a number or a truth value"
+    detail = f"{where}: column {name!r} contains {kind}; a label must be a string, a number or a boolean"
     return InputError.at(LABEL, detail)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -20,7 +20,7 @@ from layerdrift.backends.compression import (
     expanded_head,
     open_expanded,
 )
-from layerdrift.backends.table_formats import MAX_LINE_CHARACTERS, TableFormat, format_inside, parse
+from layerdrift.backends.table_formats import MAX_LINE_CHARACTERS, TableFormat, format_inside, header_of, parse
 from layerdrift.backends.table_rows import Columns, Row, RowReader, names_of
 from layerdrift.backends.text_encoding import MARK_BYTES, codec_of, decode_head, undecodable
 from layerdrift.contract.errors import InputError
@@ -74,24 +74,14 @@ def table_encoding(uri: str) -> Encoding:
     for suffix, format in SUFFIXES.items():
         if name.endswith(suffix):
             if format == "parquet" and compression is not None:
-                raise InputError.at("/dataset/uri", f"{uri}: Parquet is compressed inside; give the .parquet file")
+                raise InputError.at("/dataset/uri", f"{uri}: Parquet has its own compression; give the .parquet file")
             return Encoding(format, compression)
     compressed = ", ".join(f".{found}" for found in COMPRESSIONS)
     raise InputError.at(
         "/dataset/uri",
-        f"{uri} must end in one of {', '.join(SUFFIXES)}, with or without {compressed} after it: the suffix tells the "
-        "format",
+        f"{uri} must end in one of {', '.join(SUFFIXES)}, optionally followed by {compressed}: the suffix determines "
+        "the format",
     )
-
-
-class _AnyColumns(Columns):
-    """Asks for no column: to see which there are."""
-
-    def require(self, present: Sequence[str], where: str) -> None:
-        """Every table will do."""
-
-    def require_once(self, present: Sequence[str], where: str) -> None:
-        """Also one with a name twice."""
 
 
 class _NameReader(RowReader):
@@ -107,12 +97,20 @@ def column_names(head: bytes, whole: bool, encoding: Encoding, where: str) -> li
     """The columns of a file that the request may name; empty where its first bytes do not tell them."""
     if encoding.format in ("parquet", "text"):
         return []
-    reader = _NameReader(_AnyColumns("", None, labelled=False), where)
+    reader = _NameReader(Columns("", None, labelled=False), where)
     try:
+        if encoding.format in ("csv", "tsv"):
+            return header_of(_head_lines(head, whole, encoding, where), encoding.format)
         next(_head_rows(head, whole, encoding, reader), None)
     except InputError:
         return []
     return reader.names
+
+
+def _head_lines(head: bytes, whole: bool, encoding: Encoding, where: str) -> list[str]:
+    if encoding.compression is not None:
+        head, whole = expanded_head(head, whole, encoding.compression, HEAD_BYTES, where)
+    return _lines(decode_head(head, whole, where), whole, where)
 
 
 def _head_rows(head: bytes, whole: bool, encoding: Encoding, reader: RowReader) -> Iterator[Row]:
@@ -141,7 +139,7 @@ def check_head(head: bytes, whole: bool, encoding: Encoding, columns: Columns, w
     """
     if encoding.format == "parquet":
         if not head.startswith(_PARQUET):
-            raise InputError.at("/dataset/uri", f"{where} is no Parquet file")
+            raise InputError.at("/dataset/uri", f"{where} is not a Parquet file")
         return
     if encoding.compression is not None:
         head, whole = expanded_head(head, whole, encoding.compression, HEAD_BYTES, where)
@@ -150,8 +148,8 @@ def check_head(head: bytes, whole: bool, encoding: Encoding, columns: Columns, w
     pieces = [text] if format == "json" else _lines(text, whole, where)
     rows = parse(pieces, format, reader, whole)
     if next(rows, None) is None:
-        shown = "" if whole else f" that ends within its first {HEAD_BYTES} bytes"
-        raise InputError.at("/dataset/uri", f"{where} holds no rows{shown}")
+        shown = "" if whole else f" that end within its first {HEAD_BYTES} bytes"
+        raise InputError.at("/dataset/uri", f"{where} has no rows{shown}")
     if format in ("json", "jsonl") and columns.label is not None:
         while not reader.label_seen and next(rows, None) is not None:
             pass
@@ -162,7 +160,7 @@ def _lines(text: str, whole: bool, where: str) -> list[str]:
     if whole:
         return lines
     if len(lines) < 2:
-        raise InputError.at("/dataset/uri", f"{where} has no end of line within its first {HEAD_BYTES} bytes")
+        raise InputError.at("/dataset/uri", f"{where} has no line break in its first {HEAD_BYTES} bytes")
     return lines[:-1]
 
 
@@ -213,7 +211,7 @@ def _pieces(stream: io.TextIOWrapper, chunked: bool, max_bytes: int, where: str)
     size = 0
     while piece := stream.read(_CHUNK_CHARACTERS) if chunked else stream.readline(MAX_LINE_CHARACTERS):
         if len(piece) == MAX_LINE_CHARACTERS:
-            detail = f"{where} has a line of {MAX_LINE_CHARACTERS} characters or more; cut its texts shorter"
+            detail = f"{where} has a line of {MAX_LINE_CHARACTERS} characters or more; shorten its texts"
             raise InputError.at("/dataset/uri", detail)
         size += len(piece)
         if size > max_bytes:

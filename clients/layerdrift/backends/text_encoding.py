@@ -64,7 +64,7 @@ def undecodable(stream: IO[bytes], where: str) -> InputError:
         except UnicodeDecodeError as error:
             return _undecodable(where, codec, error, done - pending + error.start)
         done += len(chunk)
-    return InputError.at("/dataset/uri", f"{where} changed while it was read; post it again")
+    return InputError.at("/dataset/uri", f"{where} changed while it was being read; post it again")
 
 
 def _decoder(codec: str) -> codecs.IncrementalDecoder:
@@ -75,7 +75,7 @@ def _decoder(codec: str) -> codecs.IncrementalDecoder:
 def _undecodable(where: str, codec: str, error: UnicodeDecodeError, offset: int) -> InputError:
     name = codec.removesuffix("-sig").upper()
     if name != "UTF-8":
-        detail = f"{where} has a byte order mark of {name}, but byte {offset} does not decode; save it as UTF-8"
+        detail = f"{where} has a {name} byte order mark, but byte {offset} does not decode; save it as UTF-8"
         return InputError.at("/dataset/uri", detail)
     byte = error.object[error.start]
     return InputError.at(

@@ -29,7 +29,7 @@ def configure(service: str) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        logger.warning("%s is set, but spans need layerdrift[otel] to be installed", _TURNED_ON_BY[0])
+        logger.warning("%s is set, but exporting spans requires layerdrift[otel]", _TURNED_ON_BY[0])
         return
     if isinstance(trace.get_tracer_provider(), TracerProvider):
         return

@@ -56,7 +56,7 @@ class WaitingUploads:
                     self._uploads.remove(tenant, upload_id)
             self.forget(tenant, upload_id)
         if int(self._redis.zcard(waiting)) >= MAX_WAITING:
-            raise RateError(f"{MAX_WAITING} uploads wait for their bytes; send them, or delete some", 60)
+            raise RateError(f"{MAX_WAITING} uploads are still waiting for their bytes; send them, or delete some", 60)
 
     def put(self, tenant: str, upload_id: str) -> None:
         """One that was announced."""
@@ -142,7 +142,7 @@ class UploadStore:
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
-            raise TooLargeError(f"{size} bytes; this service takes uploads of up to {self._max_bytes}")
+            raise TooLargeError(f"the upload is {size} bytes; the limit of this service is {self._max_bytes}")
 
     def _read(self, tenant: str, upload_id: str) -> _Stored:
         try:
@@ -181,7 +181,7 @@ class Receiver:
         self._store._check_size(self._size)
         expected = self._stored.expected.bytes
         if expected is not None and self._size > expected:
-            raise TooLargeError(f"more than the {expected} bytes that were announced")
+            raise TooLargeError(f"more than the announced {expected} bytes")
         self._digest.update(chunk)
         self._pending += chunk
         while len(self._pending) >= PART_BYTES and self._stored.upload.status == "waiting":
@@ -201,12 +201,12 @@ class Receiver:
         upload = self._stored.upload
         if upload.status == "complete":
             if upload.sha256 != digest:
-                raise ConflictError(f"{upload.id} has its bytes already, and these are others; announce another upload")
+                raise ConflictError(f"{upload.id} already has its bytes, and these differ; announce another upload")
             return upload
         if expected.bytes not in (None, self._size):
-            raise InputError(f"{self._size} bytes came, {expected.bytes} were announced; send it again")
+            raise InputError(f"received {self._size} bytes, but {expected.bytes} were announced; send it again")
         if expected.sha256 not in (None, digest):
-            raise InputError(f"the bytes that came have the sha256 {digest}, not the one announced; send it again")
+            raise InputError(f"the received bytes have the sha256 {digest}, not the one announced; send it again")
         if self._upload is None:
             self._blobs.put(self._key, bytes(self._pending), "application/octet-stream")
         else:

@@ -86,15 +86,17 @@ class WebhookTargets:
         if parts.scheme != "https" and not (allowed and parts.scheme == "http"):
             raise InputError.at(_POINTER, "a webhook must be an https: URL")
         if not parts.hostname or parts.username or parts.password or parts.fragment:
-            raise InputError.at(_POINTER, "a webhook is a plain URL: a host and a path, no user and no fragment")
+            raise InputError.at(_POINTER, "a webhook must be a plain URL: a host and a path, without user or fragment")
         if not allowed and not _public_literal(parts.hostname):
             raise InputError.at(
-                _POINTER, f"{parts.hostname} is no public address; LAYERDRIFT_WEBHOOK_HOSTS may allow it"
+                _POINTER,
+                f"{parts.hostname} is not a public address; the operator can allow it in LAYERDRIFT_WEBHOOK_HOSTS",
             )
         if webhook.secret_ref not in self._secrets:
             raise InputError.at(
                 "/webhook/secret_ref",
-                f"there is no secret {webhook.secret_ref!r}; the operator names them in LAYERDRIFT_WEBHOOK_SECRETS",
+                f"there is no secret {webhook.secret_ref!r}; the operator defines secrets in "
+                "LAYERDRIFT_WEBHOOK_SECRETS",
             )
 
     def secret(self, webhook: Webhook) -> str:
@@ -107,7 +109,7 @@ class WebhookTargets:
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         found = self._resolve(host, port)
         if host not in self._hosts and not all(is_public(address) for address in found):
-            raise PermissionError(f"{host} resolves to {found[0]}, which is no public address")
+            raise PermissionError(f"{host} resolves to {found[0]}, which is not a public address")
         return found[0]
 
 
@@ -201,7 +203,7 @@ class WebhookSender:
         try:
             tries.append(self._send_all(analysis_id))
         except (redis.RedisError, LayerdriftError) as error:
-            logger.warning("%s: what became of its webhooks could not be written down: %s", analysis_id, error)
+            logger.warning("%s: could not record the results of its webhooks: %s", analysis_id, error)
 
     def _send_all(self, analysis_id: str) -> int:
         record = self._jobs.find(analysis_id)
@@ -223,7 +225,7 @@ class WebhookSender:
         try:
             self._post(record, delivery.webhook)
         except TimeoutError:
-            return f"no answer within {DEADLINE_SECONDS:g} s"
+            return f"no response within {DEADLINE_SECONDS:g} s"
         except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
             logger.warning(
                 "%s: the webhook to %s failed: %s", record.id, urlsplit(delivery.webhook.url).hostname, error
@@ -250,7 +252,7 @@ class WebhookSender:
         extensions = {"sni_hostname": parts.hostname} if parts.scheme == "https" else {}
         status = asyncio.run(_status(there, body, headers, extensions))
         if not 200 <= status < 300:
-            raise ValueError(f"it answered {status}")
+            raise ValueError(f"it returned status {status}")
 
 
 async def _status(url: str, body: bytes, headers: dict[str, str], extensions: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ from layerdrift.cli import tables
 from layerdrift.cli.exits import reported
 from layerdrift.cli.options import AnalysisArgument, AsJson, Baseline, PolicyFile, Url
 from layerdrift.cli.outputs import drawn, summary
+from layerdrift.cli.progress import said_on_retry
 from layerdrift.cli.review import Asking
 from layerdrift.contract.errors import InputError, UnsupportedError
 from layerdrift.contract.policy import Verdict
@@ -25,13 +26,16 @@ publish_app = typer.Typer(
 )
 
 Picture = Annotated[
-    bool, typer.Option("--picture/--no-picture", help="Show the drift curve; needs layerdrift[render].")
+    bool, typer.Option("--picture/--no-picture", help="Show the drift curve. Requires layerdrift[render].")
 ]
 VerdictIn = Annotated[
-    Path | None, typer.Option("--verdict", help="A verdict that `layerdrift review` wrote, in place of judging anew.")
+    Path | None,
+    typer.Option(
+        "--verdict", help="Use this verdict, written by `layerdrift review`, instead of evaluating the policy."
+    ),
 ]
 CommentName = Annotated[
-    str, typer.Option("--comment-name", help="Of the review: one comment for each name, kept up to date.")
+    str, typer.Option("--comment-name", help="Name of the comment; one comment per name is kept up to date.")
 ]
 
 
@@ -81,11 +85,11 @@ def _judging(policy: Path | None, baseline: str | None, verdict: Path | None) ->
     try:
         written = Verdict.model_validate_json(verdict.read_bytes())
     except ValueError as error:
-        raise InputError(f"{verdict} holds no verdict: {error}") from error
+        raise InputError(f"{verdict} is not a verdict: {error}") from error
 
     def of(_client: Client, analysis: str) -> Verdict:
         if written.analysis_id != analysis:
-            raise InputError(f"{verdict} is the verdict on {written.analysis_id}, not on {analysis}")
+            raise InputError(f"{verdict} is the verdict for {written.analysis_id}, not for {analysis}")
         return written
 
     return of
@@ -94,7 +98,8 @@ def _judging(policy: Path | None, baseline: str | None, verdict: Path | None) ->
 def _comment(
     thread: Thread, analysis: str, judging: Judging, picture: bool, name: str, url: str | None, as_json: bool
 ) -> None:
-    with Client(url) as client:
+    with Client(url, on_retry=said_on_retry) as client:
+        analysis = client.get(analysis).id
         report, verdict = client.report(analysis), judging(client, analysis)
     place = comment(thread, name, summary(report, verdict), drawn(report) if picture else None, analysis)
     _done(place, as_json)
@@ -114,7 +119,8 @@ def mlflow(
     module, registry = _loaded("mlflow"), _mlflow_client()
     asking = Asking(policy, baseline)
     where = module.Version.of(version, registry)
-    with Client(url) as client:
+    with Client(url, on_retry=said_on_retry) as client:
+        analysis = client.get(analysis).id
         report, verdict = client.report(analysis), asking.of(client, analysis)
         html, link = client.rendered_report(analysis, "html"), f"{client.url}/v1/analyses/{analysis}/report"
     run = module.write_back(registry, where, report, verdict, html, link)
@@ -125,7 +131,7 @@ def mlflow(
 @reported
 def card(
     analysis: AnalysisArgument,
-    file: Annotated[Path, typer.Option("--file", help="The model card; made where it is not there.")] = Path(
+    file: Annotated[Path, typer.Option("--file", help="The model card; created if it does not exist.")] = Path(
         "README.md"
     ),
     repository: Annotated[
@@ -135,9 +141,9 @@ def card(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a section with the numbers into a Hugging Face model card; with --policy, the verdict too."""
+    """Add a section with the numbers to a Hugging Face model card; with --policy, the verdict too."""
     module = _loaded("model_card", "hub")
-    with Client(url) as client:
+    with Client(url, on_retry=said_on_retry) as client:
         report = client.report(analysis)
         verdict = Asking(policy, None).of(client, analysis) if policy is not None else None
     made = module.put(file, report, verdict)
@@ -150,15 +156,15 @@ def card(
 @reported
 def wandb(
     analysis: AnalysisArgument,
-    project: Annotated[str, typer.Option("--project", help="Of W&B.")] = "layerdrift",
-    run_id: Annotated[str | None, typer.Option("--run", help="Id of the run to log into; else a new one.")] = None,
+    project: Annotated[str, typer.Option("--project", help="Project in W&B.")] = "layerdrift",
+    run_id: Annotated[str | None, typer.Option("--run", help="Id of an existing run to log into.")] = None,
     policy: PolicyFile = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Log curves over layers, a summary and the report to Weights & Biases (WANDB_API_KEY, WANDB_MODE)."""
     module = _loaded("wandb")
-    with Client(url) as client:
+    with Client(url, on_retry=said_on_retry) as client:
         report, html = client.report(analysis), client.rendered_report(analysis, "html")
         verdict = Asking(policy, None).of(client, analysis) if policy is not None else None
     with module.opened(project, report, run_id) as run:
@@ -193,16 +199,19 @@ def _mlflow_client() -> Any:
 @publish_app.command("mlflow-receiver")
 @reported
 def mlflow_receiver(
-    reviews: Annotated[Path, typer.Argument(help="Which models are reviewed and how: clients/mlflow/reviews.yaml.")],
+    reviews: Annotated[
+        Path, typer.Argument(help="Configuration: which models to review and how, see clients/mlflow/reviews.yaml.")
+    ],
     host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1024, max=65535)] = 8100,
     secret: Annotated[
-        str, typer.Option("--secret", envvar="LAYERDRIFT_MLFLOW_WEBHOOK_SECRET", help="The webhook's, in MLflow.")
+        str,
+        typer.Option("--secret", envvar="LAYERDRIFT_MLFLOW_WEBHOOK_SECRET", help="Secret of the webhook in MLflow."),
     ] = "",
     url: Url = None,
 ) -> None:
-    """Listen to MLflow's registry webhook: review each new model version and write the verdict back."""
+    """Receive MLflow registry webhooks: review each new model version and write the verdict back."""
     if len(secret) < 16:
-        raise InputError("LAYERDRIFT_MLFLOW_WEBHOOK_SECRET must hold the webhook's secret, of 16 characters or more")
+        raise InputError("set LAYERDRIFT_MLFLOW_WEBHOOK_SECRET to the secret of the webhook, 16 characters or more")
     module = _loaded("mlflow_receiver", "mlflow")
     module.serve(reviews, url, _mlflow_client(), secret, host, port)

@@ -47,22 +47,26 @@ VerdictOut = Annotated[Path | None, typer.Option("--verdict", help="Write the ve
 
 
 class Asking:
-    """A policy as it was given, with the file's lines for what is wrong with it."""
+    """A policy as it was given, with the file's lines for what is wrong with it.
+
+    The baseline may be given as any reference to an analysis; the service resolves it.
+    """
 
     def __init__(self, path: Path | None, baseline: str | None) -> None:
         self._name = str(path) if path is not None else "the starter policy"
         self._text = path.read_text(encoding="utf-8") if path is not None else policies.starter()
-        policy = policies.load(self._text, self._name)
-        self.policy: Policy = (
-            Policy.model_validate(policy.model_dump() | {"baseline": baseline}) if baseline is not None else policy
-        )
-        if self.policy.needs_baseline and self.policy.baseline is None:
+        self.policy: Policy = policies.load(self._text, self._name)
+        self._baseline = baseline
+        if self.policy.needs_baseline and self.policy.baseline is None and baseline is None:
             raise InputError(f"{self._name} has rules with a baseline: give an analysis with --baseline")
 
     def of(self, client: Client, analysis_id: str) -> Verdict:
         """The service's verdict."""
+        policy = self.policy
+        if self._baseline is not None:
+            policy = policy.model_copy(update={"baseline": client.get(self._baseline).id})
         try:
-            return client.gate(analysis_id, self.policy)
+            return client.gate(analysis_id, policy)
         except InputError as error:
             raise self._located(error) from error
 

@@ -14,29 +14,29 @@ from layerdrift.contract.request import AnalysisRequest
 
 
 class Status(StrEnum):
-    """Where an analysis stands. The last three are final."""
+    """Status of an analysis. The last three are final."""
 
-    QUEUED = "queued"  # accepted; no worker has it
-    RUNNING = "running"  # a worker holds its lease
+    QUEUED = "queued"  # accepted, waiting for a worker
+    RUNNING = "running"  # a worker holds the lease
     SUCCEEDED = "succeeded"  # the report is in S3
-    FAILED = "failed"  # `error` says why; the same request may be posted again
-    CANCELLED = "cancelled"  # somebody asked for it to stop
+    FAILED = "failed"  # `error` says why; the same request can be submitted again
+    CANCELLED = "cancelled"  # stopped on request
 
     @property
     def final(self) -> bool:
-        """Whether it stays so for good."""
+        """Whether the status can no longer change."""
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
 class StageName(StrEnum):
-    """The stages of a job, in the order in which they run."""
+    """Stages of a job, in the order they run."""
 
     RESOLVE = "resolve"  # fetch and check the checkpoints and the data set
-    FINETUNE = "finetune"  # make the tuned checkpoint, where asked
+    FINETUNE = "finetune"  # create the tuned checkpoint, if requested
     EXTRACT = "extract"  # run both models over the texts
-    COMPARE = "compare"  # turn the gathered moments into drift and zones
-    SAE = "sae"  # train and measure the sparse autoencoders
-    CAUSAL = "causal"  # does it matter: outputs, grafts, the freeze sweep
+    COMPARE = "compare"  # compute drift and zones from the accumulated moments
+    SAE = "sae"  # train and evaluate the sparse autoencoders
+    CAUSAL = "causal"  # measure the effect on outputs: grafts, freeze sweep
     REPORT = "report"  # write the report
 
 
@@ -45,30 +45,30 @@ class Stage(BaseModel):
 
     name: StageName
     status: Literal["pending", "running", "succeeded", "failed", "cancelled"] = "pending"
-    fraction: float = Field(default=0.0, ge=0, le=1, description="share of the stage that is done")
+    fraction: float = Field(default=0.0, ge=0, le=1, description="completed share of the stage")
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    detail: str = Field(default="", description="what it is doing, for people")
+    detail: str = Field(default="", description="current activity, for display")
     numbers: dict[str, float] = Field(
         default={},
-        description="of a training that runs: `step` with `loss` (nats), or with `fvu_lowest` and `fvu_highest` of the "
-        "autoencoders that are trained side by side",
+        description="metrics of a running training: `step` with `loss` (nats), or with `fvu_lowest` and "
+        "`fvu_highest` of the autoencoders being trained in parallel",
     )
 
 
 class Progress(BaseModel):
-    """Progress of the whole."""
+    """Progress of the analysis as a whole."""
 
-    stage: StageName | None = Field(default=None, description="the stage that runs, or ran last")
-    fraction: float = Field(default=0.0, ge=0, le=1, description="share of the stages that is done; not of the time")
+    stage: StageName | None = Field(default=None, description="the stage that is running or ran last")
+    fraction: float = Field(default=0.0, ge=0, le=1, description="completed share of the stages, not of the time")
     stages: list[Stage] = Field(default_factory=list)
     seconds_left: float | None = Field(
-        default=None, ge=0, description="estimated seconds until the analysis has finished; null: not known"
+        default=None, ge=0, description="estimated seconds until the analysis finishes; null: unknown"
     )
 
 
 class Links(BaseModel):
-    """Paths of what belongs to an analysis."""
+    """Paths of the resources of an analysis."""
 
     self: str
     events: str
@@ -81,14 +81,18 @@ ReportState = Literal["none", "preliminary", "complete"]
 
 
 class Analysis(BaseModel):
-    """One request and how far it has come."""
+    """An analysis request and its progress."""
 
     model_config = ConfigDict(extra="ignore")
 
-    id: str = Field(description="hash of the pinned request and the engine's version: the same question, the same id")
+    id: str = Field(
+        description="hash of the pinned request and the engine version: identical requests have the same id"
+    )
     object: Literal["analysis"] = "analysis"
-    name: str = Field(description="the request's name, else `compared`")
-    compared: str = Field(default="", description="the models and the data set in short: `base → tuned on reviews.csv`")
+    name: str = Field(description="name from the request, or `compared` if empty")
+    compared: str = Field(
+        default="", description="short form of the models and the data set: `base → tuned on reviews.csv`"
+    )
     tags: dict[str, str]
     status: Status
     created_at: datetime
@@ -96,19 +100,24 @@ class Analysis(BaseModel):
     finished_at: datetime | None = None
     request: AnalysisRequest
     progress: Progress
-    error: Problem | None = Field(default=None, description="why it failed")
+    error: Problem | None = Field(default=None, description="why the analysis failed")
     drift: list[float] | None = Field(
-        default=None, description="1 - CKA of the token view by layer, once there is a report, also a preliminary one"
+        default=None,
+        description="1 - CKA of the token view by layer, once there is a report, including a preliminary one",
     )
     report: ReportState = Field(
-        default="none", description="whether `links.report` answers: `preliminary` while later stages still run"
+        default="none",
+        description="whether `links.report` is available; `preliminary` while later stages are still running",
     )
     verdict: Decision | None = Field(
-        default=None, description="of the starter policy, once the analysis has succeeded; null: it could not decide"
+        default=None,
+        description="verdict of the starter policy, once the analysis has succeeded; null: it could not be evaluated",
     )
-    submitted_by: str = Field(default="", description="name or id of the API key; empty where none is asked for")
+    submitted_by: str = Field(default="", description="name or id of the API key; empty if no key is required")
     queued_before: int | None = Field(
-        default=None, ge=0, description="queued analyses that come first; of a single queued analysis alone"
+        default=None,
+        ge=0,
+        description="number of queued analyses ahead of this one; only reported for a single queued analysis",
     )
     links: Links
 
@@ -117,4 +126,4 @@ class AnalysisPage(BaseModel):
     """A page of analyses, newest first."""
 
     items: list[Analysis]
-    next_cursor: str | None = Field(description="pass as `cursor` for the next page; null on the last one")
+    next_cursor: str | None = Field(description="pass as `cursor` to get the next page; null on the last page")

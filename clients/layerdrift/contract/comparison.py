@@ -9,18 +9,18 @@ from layerdrift.contract.report import Layer, Measured, Report, ZoneName
 
 
 class Difference(BaseModel):
-    """One number in both reports; `difference` is other - one, null where either is, or where they are not alike."""
+    """A number in both reports. `difference` is other - one; null if either is null or they are not comparable."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     one: float | None
     other: float | None
     difference: float | None
-    incomparable: str | None = Field(default=None, description="why the two are not the same quantity; null: they are")
+    incomparable: str | None = Field(default=None, description="why the two numbers are not comparable; null: they are")
 
     @classmethod
     def of(cls, one: float | None, other: float | None, incomparable: str | None = None) -> Difference:
-        """Both, and what lies between."""
+        """Both numbers and their difference."""
         known = one is not None and other is not None and incomparable is None
         return cls(
             one=one,
@@ -39,27 +39,27 @@ class LayerComparison(BaseModel):
     drifted: tuple[bool, bool]
     drift: Difference = Field(description="1 - CKA of the token view")
     excess_drift: Difference
-    relative_l2: Difference = Field(description="of the token view")
+    relative_l2: Difference = Field(description="relative L2 of the token view")
     probe: Difference = Field(description="accuracy of a linear probe in the tuned model")
-    graft: Difference = Field(description="the tuned model with the base model's layers up to here")
-    transfer_excess: Difference = Field(description="FVU that the base model's features miss in the tuned model")
-    new_latents: Difference = Field(description="new latents beyond the floor")
+    graft: Difference = Field(description="the tuned model with the base model's layers up to this one")
+    transfer_excess: Difference = Field(description="excess FVU of the base model's features in the tuned model")
+    new_latents: Difference = Field(description="new latents above the noise floor")
 
 
 class Comparison(BaseModel):
-    """Two reports of models of one depth."""
+    """Two reports of models with the same number of layers."""
 
     one: str = Field(description="id of the first analysis")
     other: str = Field(description="id of the second analysis")
     same_base: bool = Field(description="whether both were tuned from the same weights")
     same_dataset: bool = Field(description="whether both were measured on the same rows of the same data")
     same_settings: bool = Field(
-        description="whether both were measured alike; if not, numbers may differ by that alone"
+        description="whether both used the same settings; if not, that alone can change the numbers"
     )
     unlike_settings: list[str] = Field(
-        default=[], description="what was measured otherwise, as paths of the request or the report"
+        default=[], description="settings that differ, as paths of the request or the report"
     )
-    accuracy: Difference = Field(description="of the tuned models")
+    accuracy: Difference = Field(description="accuracy of the tuned models")
     freeze_first: Difference
     layers: list[LayerComparison]
 

@@ -53,9 +53,9 @@ class Problem(BaseModel):
     type: str = Field(description="stable identifier of the kind of problem, e.g. `urn:layerdrift:input`")
     title: str = Field(description="short name of the kind of problem")
     status: int = Field(ge=400, le=599, description="HTTP status")
-    detail: str = Field(description="what happened this time and what to change")
-    stage: str | None = Field(default=None, description="stage of the job in which it happened")
-    errors: list[FieldProblem] = Field(default_factory=list, description="the places that are wrong, for bad input")
+    detail: str = Field(description="what happened and what to change")
+    stage: str | None = Field(default=None, description="stage of the job where it happened")
+    errors: list[FieldProblem] = Field(default_factory=list, description="invalid places, for bad input")
 
 
 class LayerdriftError(Exception):
@@ -81,7 +81,7 @@ class InputError(LayerdriftError):
     """
 
     kind = "input"
-    title = "The request cannot be analysed"
+    title = "Invalid input"
     status = 422
 
     def __init__(self, detail: str, errors: list[FieldProblem] | None = None) -> None:
@@ -111,13 +111,13 @@ class MediaTypeError(LayerdriftError):
 
 class UnauthorizedError(LayerdriftError):
     kind = "unauthorized"
-    title = "An API key is needed"
+    title = "API key required"
     status = 401
 
 
 class ForbiddenError(LayerdriftError):
     kind = "forbidden"
-    title = "The key may not do this"
+    title = "Permission denied"
     status = 403
 
 
@@ -129,7 +129,7 @@ class NotFoundError(LayerdriftError):
 
 class LateError(LayerdriftError):
     kind = "late"
-    title = "The request did not come in time"
+    title = "The request body did not arrive in time"
     status = 408
 
 
@@ -149,7 +149,7 @@ class RateError(LayerdriftError):
     """`retry_after`: seconds after which the same may be tried again."""
 
     kind = "rate"
-    title = "Too many at once"
+    title = "Too many requests"
     status = 429
 
     def __init__(self, detail: str, retry_after: int) -> None:
@@ -159,23 +159,23 @@ class RateError(LayerdriftError):
 
 class UnsupportedError(LayerdriftError):
     kind = "unsupported"
-    title = "This installation cannot do it"
+    title = "Not supported by this installation"
     status = 501
 
 
 class UnavailableError(LayerdriftError):
     kind = "unavailable"
-    title = "A server behind the service is away"
+    title = "Backend unavailable"
     status = 503
 
 
 class DeniedError(UnavailableError):
-    title = "A server behind the service refuses it"
+    title = "Backend refused access"
 
 
 class DeadlineError(LayerdriftError):
     kind = "deadline"
-    title = "The service did not answer in time"
+    title = "The service did not respond in time"
     status = 504
 
 

@@ -11,43 +11,41 @@ from layerdrift.contract.errors import FieldProblem
 
 
 class StageEstimate(BaseModel):
-    """One stage of the analysis."""
+    """Estimated duration of one stage."""
 
     stage: StageName
     seconds: float = Field(ge=0)
 
 
 class Estimate(BaseModel):
-    """Time, memory and disk that an analysis will take; see docs/numbers.md for how far it can be trusted."""
+    """Estimated time, memory and disk of an analysis; see docs/numbers.md for the accuracy of estimates."""
 
     model_config = ConfigDict(extra="ignore")
 
-    seconds: float = Field(ge=0, description="until the report, without the time in the queue")
-    first_curve_seconds: float = Field(ge=0, description="until the preliminary report with the drift curve")
+    seconds: float = Field(ge=0, description="seconds until the report, excluding time in the queue")
+    first_curve_seconds: float = Field(ge=0, description="seconds until the preliminary report with the drift curve")
     stages: list[StageEstimate]
     memory_bytes: int = Field(ge=0, description="peak memory of the worker")
-    scratch_bytes: int = Field(ge=0, description="disk of the worker for activations and sums")
-    download_bytes: int = Field(ge=0, description="files that the worker fetches")
+    scratch_bytes: int = Field(ge=0, description="disk space of the worker for activations and sums")
+    download_bytes: int = Field(ge=0, description="size of the files that the worker downloads")
     basis: Literal["measured", "reference"] = Field(
-        description="`measured`: from the last jobs of these workers; `reference`: no job has finished here yet, so "
-        "the rates of a machine with 2 cores are used"
+        description="`measured`: from the latest jobs on these workers; `reference`: no job has finished here yet, "
+        "so the rates of a 2-core machine are used"
     )
-    queued_before: int = Field(default=0, ge=0, description="queued analyses that come first")
+    queued_before: int = Field(default=0, ge=0, description="number of queued analyses ahead of this one")
 
 
 class DatasetPreview(BaseModel):
-    """The first rows of a data set as they would be read."""
+    """The first rows of a data set, as they would be read."""
 
-    columns: list[str] = Field(
-        description="columns or keys that the file has; empty: not known before the worker reads it"
-    )
+    columns: list[str] = Field(description="columns or keys of the file; empty: unknown until the worker reads it")
     rows: list[PreviewRow]
-    rows_estimated: int | None = Field(description="rows in the whole file, from its size; null: not known")
-    problems: list[FieldProblem] = Field(default=[], description="why it cannot be used as it is")
+    rows_estimated: int | None = Field(description="number of rows in the file, estimated from its size; null: unknown")
+    problems: list[FieldProblem] = Field(default=[], description="why the data set cannot be used as it is")
 
 
 class PreviewRow(BaseModel):
-    """One row."""
+    """One row of a data set."""
 
     text: str
     pair: str | None = None
@@ -56,7 +54,7 @@ class PreviewRow(BaseModel):
 
 
 class Source(BaseModel):
-    """Something that a request can name."""
+    """A model or data set that requests can reference."""
 
     uri: str
     name: str
@@ -64,7 +62,7 @@ class Source(BaseModel):
 
 
 class Sources(BaseModel):
-    """Models and data sets that this service has at hand."""
+    """The models and data sets available to requests."""
 
     models: list[Source]
     datasets: list[Source]

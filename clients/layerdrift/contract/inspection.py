@@ -14,34 +14,38 @@ _Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 
 
 class InspectionRequest(BaseModel):
-    """Which pair, and what it is to read."""
+    """An analysis and the texts to run through its models."""
 
     model_config = ConfigDict(extra="forbid")
 
-    analysis_id: str = Field(pattern=r"^an_[a-z2-7]{26}$", description="an analysis that has succeeded")
+    analysis_id: str = Field(pattern=r"^an_[a-z2-7]{26}$", description="id of an analysis that has succeeded")
     texts: list[_Text] = Field(min_length=1, max_length=MAX_TEXTS)
 
 
 class LatentActivation(BaseModel):
-    """A latent of a layer's autoencoder on one token."""
+    """Activation of one latent of a layer's autoencoder on one token."""
 
-    latent: int = Field(ge=0, description="its index in the autoencoder")
-    activation: float = Field(gt=0, description="in the units of the raw states")
+    latent: int = Field(ge=0, description="index in the autoencoder")
+    activation: float = Field(gt=0, description="activation, in the units of the raw states")
 
 
 class InspectedLayer(BaseModel):
     """One layer, token by token."""
 
     drift: list[float | None] = Field(
-        description="squared distance of the two centred states over the sum of their mean squared norms, >= 0: 0 the "
-        "same, 1 as far as unrelated tokens; null where `special`"
+        description="squared distance between the two centred states over the sum of their mean squared norms, >= 0; "
+        "0: identical, 1: as far apart as unrelated tokens; null where `special`"
     )
     base_norm: list[float] = Field(description="Euclidean norm of the base model's state")
-    tuned_norm: list[float] = Field(description="the same in the tuned model")
+    tuned_norm: list[float] = Field(description="Euclidean norm of the tuned model's state")
     base_latents: list[list[LatentActivation]] | None = Field(
-        default=None, description="of the base model's autoencoder, strongest first; null: none was kept"
+        default=None,
+        description="most active latents of the base model's autoencoder, strongest first; null: no autoencoder was "
+        "saved",
     )
-    tuned_latents: list[list[LatentActivation]] | None = Field(default=None, description="of the tuned model's")
+    tuned_latents: list[list[LatentActivation]] | None = Field(
+        default=None, description="most active latents of the tuned model's autoencoder"
+    )
 
 
 class InspectedText(BaseModel):
@@ -50,14 +54,15 @@ class InspectedText(BaseModel):
     text: str
     tokens: list[str]
     special: list[bool] = Field(
-        description="tokens that are not compared: [CLS], [SEP] and the like, a causal model's first one, outliers"
+        description="whether each token is excluded from the comparison: [CLS], [SEP] and similar, the first token "
+        "in a causal model, outliers"
     )
-    truncated: bool = Field(description="whether its end was not read: analysis.max_length tokens are")
-    layers: list[InspectedLayer] = Field(description="index 0: the embeddings")
+    truncated: bool = Field(description="whether the text was truncated to analysis.max_length tokens")
+    layers: list[InspectedLayer] = Field(description="by layer; index 0: the embeddings")
 
 
 class Inspection(BaseModel):
-    """Texts through the pair of one analysis."""
+    """Texts run through the models of one analysis."""
 
     analysis_id: str
     texts: list[InspectedText]

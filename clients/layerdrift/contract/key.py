@@ -16,12 +16,12 @@ Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
 class Scope(StrEnum):
-    """What a key may be used for. `admin` may all that its tenant can; `operator` sets limits beyond its own."""
+    """What a key may do. `admin` grants every action within its tenant; `operator` may set limits above its own."""
 
-    READ = "read"  # lists, reports, artifacts, gates
-    SUBMIT = "submit"  # new analyses, uploads, cancelling
-    ADMIN = "admin"  # deleting, and making keys within its own limits
-    OPERATOR = "operator"  # makes keys with any limits
+    READ = "read"  # list analyses; read reports and artifacts; evaluate policies
+    SUBMIT = "submit"  # submit and cancel analyses; manage uploads
+    ADMIN = "admin"  # delete analyses; create keys within its own limits
+    OPERATOR = "operator"  # create keys with any limits
 
 
 def _repeatable(schema: dict[str, Any]) -> None:
@@ -30,53 +30,61 @@ def _repeatable(schema: dict[str, Any]) -> None:
 
 
 class KeyRequest(BaseModel):
-    """A key that is asked for."""
+    """A request to create an API key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Plain = Field(default="", max_length=200, description="for people")
+    name: Plain = Field(default="", max_length=200, description="display name")
     scopes: frozenset[Scope] = Field(
         default=frozenset({Scope.READ, Scope.SUBMIT}),
         min_length=1,
         json_schema_extra=_repeatable,
     )
-    requests_per_minute: int = Field(default=600, ge=1, le=1_000_000, strict=True, description="more are answered 429")
+    requests_per_minute: int = Field(
+        default=600,
+        ge=1,
+        le=1_000_000,
+        strict=True,
+        description="maximum requests per minute; further requests get 429",
+    )
     open_jobs: int = Field(
         default=100,
         ge=1,
         le=1_000_000,
         strict=True,
-        description="jobs of its tenant that may be queued or running at once",
+        description="maximum number of the tenant's jobs that may be queued or running at once",
     )
-    priority: int = Field(default=5, ge=0, le=9, strict=True, description="of its jobs: 9 before 0")
+    priority: int = Field(default=5, ge=0, le=9, strict=True, description="priority of the key's jobs; 9 runs before 0")
 
 
 class Allowance(BaseModel):
-    """Requests that keys of one maker have together."""
+    """A request limit shared by several keys."""
 
     model_config = ConfigDict(frozen=True)
 
-    key: str = Field(description="id of the key that an operator made")
+    key: str = Field(description="id of the operator-created key that the limit belongs to")
     requests_per_minute: int = Field(ge=1)
 
 
 class ApiKey(KeyRequest):
-    """What is known of a key; not the key itself."""
+    """An API key without its secret."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     shared: Allowance | None = Field(
-        default=None, description="of a key that a tenant made: its requests count against its maker's limit as well"
+        default=None,
+        description="for a key created by a tenant: its requests also count against the limit of the key that "
+        "created it",
     )
-    id: str = Field(description="short name for logs and lists; cannot be used to sign in")
-    tenant: Tenant = Field(default=DEFAULT_TENANT, description="whose analyses it sees")
+    id: str = Field(description="short identifier for logs and lists; cannot be used to authenticate")
+    tenant: Tenant = Field(default=DEFAULT_TENANT, description="tenant whose analyses the key can access")
     created_at: datetime
 
 
 class NewKey(ApiKey):
-    """A key that has just been made."""
+    """A newly created API key with its secret."""
 
-    secret: str = Field(description="what signs in, as `Authorization: Bearer`; it is not told again")
+    secret: str = Field(description="send as `Authorization: Bearer <secret>`; shown only once")
 
 
 class KeyList(BaseModel):

@@ -67,13 +67,15 @@ class Path:
         while position < len(text):
             if found := _BRACKETS.match(text, position):
                 if not steps:
-                    raise PathError(f"{text!r} begins with brackets; begin with a name, such as layers")
+                    raise PathError(f"{text!r} starts with brackets; start with a name, such as layers")
                 steps.append(_Step(found[0], chosen=_chosen(found[1].strip(), text)))
             else:
                 start = position + (text[position] == "." if steps else 0)
                 found = _NAME.match(text, start)
                 if not found or (steps and text[position] != "."):
-                    raise PathError(f"{text!r} is no path: {text[position : position + 12]!r} at column {position + 1}")
+                    raise PathError(
+                        f"{text!r} is not a valid path: {text[position : position + 12]!r} at column {position + 1}"
+                    )
                 steps.append(_Step(found[0], name=found[0]))
             position = found.end()
         if not steps:
@@ -97,9 +99,9 @@ class Path:
                 at = _types_after(at, step, so_far)
         if not any(_is_scalar(kind) for kind in at):
             if any(get_origin(kind) is list for kind in at):
-                raise PathError(f"{self.text} is a list; choose in it with brackets, or count it with .{LENGTH}")
+                raise PathError(f"{self.text} is a list; select entries with brackets, or count them with .{LENGTH}")
             inside = sorted({name for kind in at for name in _names(kind)})
-            raise PathError(f"{self.text} is no single value; go on with one of {', '.join(inside)}")
+            raise PathError(f"{self.text} is not a single value; continue with one of {', '.join(inside)}")
         return any(kind in (int, float) for kind in at)
 
     def matches(self, document: BaseModel, at_most: int | None = None) -> list[Match]:
@@ -118,11 +120,11 @@ def _chosen(inside: str, text: str) -> int | slice | _Filter:
     if found := _SLICE.fullmatch(inside):
         first, last, step = (int(part) if part else None for part in found.groups())
         if step == 0:
-            raise PathError(f"{text!r}: a slice cannot have step 0")
+            raise PathError(f"{text!r}: the step of a slice cannot be 0")
         return slice(first, last, step)
     if found := _FILTER.fullmatch(inside):
         return _Filter(found[1], found[2].strip().strip("\"'"))
-    raise PathError(f"{text!r}: [{inside}] is neither a number, a slice, * nor name=value")
+    raise PathError(f"{text!r}: [{inside}] is not a number, a slice, * or name=value")
 
 
 def _walk(value: object, steps: tuple[_Step, ...], so_far: str) -> Iterator[Match]:
@@ -130,14 +132,14 @@ def _walk(value: object, steps: tuple[_Step, ...], so_far: str) -> Iterator[Matc
         yield Match(so_far + "".join(_joined(steps, bool(so_far))), None)
     elif not steps:
         if not isinstance(value, _SCALARS):
-            raise PathError(f"{so_far} is no single value")
+            raise PathError(f"{so_far} is not a single value")
         yield Match(so_far, value)
     elif isinstance(value, list):
         yield from _walk_list(value, steps, so_far)
     else:
         name = steps[0].name
         if name is None:
-            raise PathError(f"{so_far} is no list; {steps[0].text} cannot choose in it")
+            raise PathError(f"{so_far} is not a list; {steps[0].text} cannot select from it")
         inside = value.get(name) if isinstance(value, dict) else getattr(value, name)
         yield from _walk(inside, steps[1:], f"{so_far}.{name}" if so_far else name)
 
@@ -148,7 +150,7 @@ def _walk_list(value: list[object], steps: tuple[_Step, ...], so_far: str) -> It
         yield from _walk(len(value), steps[1:], f"{so_far}.{LENGTH}")
         return
     if step.chosen is None:
-        raise PathError(f"{so_far} is a list; choose in it with brackets, or count it with .{LENGTH}")
+        raise PathError(f"{so_far} is a list; select entries with brackets, or count them with .{LENGTH}")
     numbers = _numbers(value, step.chosen)
     following = steps[1:]
     if following and following[0].name == LENGTH and not isinstance(step.chosen, int) and not _nested(value):
@@ -188,14 +190,14 @@ def _types_after(kinds: list[Any], step: _Step, so_far: str) -> list[Any]:
         return found
     if step.name and any(get_origin(kind) is list for kind in kinds):
         before = so_far.removesuffix(f".{step.name}")
-        raise PathError(f"{before} is a list; choose in it with brackets: {before}[*].{step.name}")
+        raise PathError(f"{before} is a list; select entries with brackets: {before}[*].{step.name}")
     names = sorted({name for kind in kinds for name in _names(kind)})
     wanted = step.name or (step.chosen.field if isinstance(step.chosen, _Filter) else "")
     if not names:
-        raise PathError(f"{so_far} leads nowhere: there is nothing inside")
+        raise PathError(f"{so_far} does not exist: there is nothing inside")
     near = difflib.get_close_matches(wanted, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"possible: {', '.join(names)}"
-    raise PathError(f"{so_far} leads nowhere: {hint}")
+    raise PathError(f"{so_far} does not exist: {hint}")
 
 
 def _after(kind: Any, step: _Step) -> Iterator[Any]:

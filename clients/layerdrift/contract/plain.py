@@ -22,9 +22,7 @@ def visible(text: str) -> str:
 def _plain(text: str, info: ValidationInfo) -> str:
     found = CONTROLS.search(text)
     if found and not (info.context or {}).get("stored"):
-        raise ValueError(
-            f"no control characters are taken here; there is {found[0]!r} at character {found.start() + 1}"
-        )
+        raise ValueError(f"control characters are not allowed; found {found[0]!r} at character {found.start() + 1}")
     return text
 
 

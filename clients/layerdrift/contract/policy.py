@@ -156,8 +156,8 @@ class Check(BaseModel):
     detail: str = Field(description="what was found, in words")
     evaluated: bool = Field(
         default=True,
-        description="false: the report has no number where the rule looks, so `if_undefined` decided; this says nothing "
-        "about the model",
+        description="false: the report has no number where the rule looks, so `if_undefined` decided; "
+        "that says nothing about the model",
     )
     skipped: bool = Field(
         default=False, description="no number was evaluated, because of `skip_if_present` or `if_undefined`"

@@ -53,42 +53,43 @@ def _short(uri: str) -> str:
 
 
 class RequestModel(BaseModel):
-    """Base of every part of a request: strict about names, immutable, no NaN."""
+    """Base of every request model: immutable, rejects unknown fields and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelRef(RequestModel):
-    """A checkpoint: a folder in transformers' layout with config.json and safetensors weights.
+    """A checkpoint: a folder in Hugging Face Transformers format with config.json and safetensors weights.
 
-    A tuned one may be a PEFT adapter of the base: adapter_config.json and adapter_model.safetensors.
+    The tuned checkpoint may be a PEFT adapter of the base: adapter_config.json and adapter_model.safetensors.
     """
 
     uri: Plain = Field(
         min_length=1,
         max_length=2_000,
         description="`file:///folder` under one of the service's model roots, `s3://bucket/prefix/`, "
-        "`hf://owner/name@revision`, `mlflow://name/version` or `mlflow://name@alias`, or `upload://id` of a zip",
+        "`hf://owner/name@revision`, `mlflow://name/version` or `mlflow://name@alias`, or `upload://id` of a zip "
+        "file",
         examples=["s3://models/reviews-v7/"],
     )
 
 
 class InlineData(RequestModel):
-    """A small data set inside the request."""
+    """A small data set included in the request."""
 
     texts: list[InlineText] = Field(min_length=1, max_length=MAX_INLINE_TEXTS, description="the texts")
     labels: list[Label] | None = Field(
-        default=None, max_length=MAX_INLINE_TEXTS, description="one label for each text; needed to fine-tune"
+        default=None, max_length=MAX_INLINE_TEXTS, description="one label per text; required for fine-tuning"
     )
     pairs: list[InlineText] | None = Field(
         default=None,
         max_length=MAX_INLINE_TEXTS,
-        description="the second text of each pair, for models that read two; null: single texts",
+        description="second text of each pair, for models that take text pairs; null: single texts",
     )
     groups: list[Label] | None = Field(
         default=None,
         max_length=MAX_INLINE_TEXTS,
-        description="a name for each text; texts of one name are nearly the same, and count as one unit",
+        description="one group name per text; texts in a group are near-duplicates and count as one unit",
     )
 
     @model_validator(mode="after")
@@ -99,56 +100,58 @@ class InlineData(RequestModel):
             ("groups", "group", self.groups),
         ):
             if items is not None and len(items) != len(self.texts):
-                raise ValueError(f"{len(self.texts)} texts but {len(items)} {name}; give one {one} for each text")
+                raise ValueError(f"{len(self.texts)} texts but {len(items)} {name}; give one {one} per text")
         return self
 
 
 class TextsRef(RequestModel):
-    """Where texts come from, and which columns they are in. Exactly one of `uri` and `inline`."""
+    """A source of texts and the columns to read. Requires exactly one of `uri` and `inline`."""
 
     uri: Plain | None = Field(
         default=None,
         min_length=1,
         max_length=2_000,
         description="`file:`, `s3:` or `upload:` URI of a .csv, .tsv, .jsonl, .ndjson, .json, .txt or .parquet file: "
-        "CSV (commas, semicolons, tabs or |) and TSV with a header, a JSON array of objects, plain text, a text "
-        "a line. UTF-8, or UTF-16 and UTF-32 with a byte order mark; .gz, .bz2 and .xz after the suffix are expanded",
+        "CSV (delimited by commas, semicolons, tabs or |) and TSV with a header row, a JSON array of objects, or "
+        "plain text with one text per line. Encoding: UTF-8, or UTF-16 or UTF-32 with a byte order mark. Files with "
+        "an additional .gz, .bz2 or .xz suffix are decompressed",
         examples=["s3://data/reviews.csv"],
     )
-    inline: InlineData | None = Field(default=None, description="the data themselves")
+    inline: InlineData | None = Field(default=None, description="data included in the request, instead of `uri`")
     text_column: Plain = Field(
         default="text",
         min_length=1,
         max_length=500,
-        description="column or key that holds the text; `data.text` also reads the key `text` inside `data`",
+        description="column or key with the text; `data.text` can also refer to the key `text` inside `data`",
     )
     text_pair_column: Plain | None = Field(
         default=None,
         min_length=1,
         max_length=500,
-        description="column or key that holds the second text of a pair, for models that read two (NLI, rerankers); "
-        "null: single texts",
+        description="column or key with the second text of each pair, for models that take text pairs (NLI, "
+        "rerankers); null: single texts",
     )
     label_column: Plain | None = Field(
         default=None,
         min_length=1,
         max_length=500,
-        description="column or key that holds the label. A column that is named here must exist; null: the column "
-        "`label` where there is one, and no accuracy and no probes where there is none",
+        description="column or key with the label; a column named here must exist. null: the column `label` if there "
+        "is one, otherwise no accuracy and no probes",
     )
     group_column: Plain | None = Field(
         default=None,
         min_length=1,
         max_length=500,
-        description="column or key that says which texts are nearly the same (versions of one text, turns of one "
-        "dialogue, texts of one author): they count as one unit in every interval, and none is trained on where "
-        "another is analysed; null: every text is a unit",
+        description="column or key that identifies near-duplicate texts (versions of one text, turns of one "
+        "dialogue, texts by one author). Each group counts as one unit in every interval and is never split between "
+        "training and analysis. null: every text is its own unit",
     )
     max_examples: int = Field(
         default=2_000,
         ge=MIN_EXAMPLES,
         le=100_000,
-        description="texts that are analysed, drawn at random by the seed; a fine-tune never trains on them",
+        description="maximum number of texts to analyse, sampled at random with `seed`; a fine-tune never trains on "
+        "them",
     )
 
     @model_validator(mode="after")
@@ -160,84 +163,92 @@ class TextsRef(RequestModel):
     @field_validator("text_column", "text_pair_column", "label_column", "group_column")
     @classmethod
     def _columns_of_a_file(cls, name: str | None, info: ValidationInfo) -> str | None:
-        """A column named beside inline data would be ignored."""
+        """Rejects column names for inline data, which would be ignored."""
         field = info.field_name or ""
         inline: InlineData | None = info.data.get("inline")
         if inline is None or name == cls.model_fields[field].default:
             return name
         if not (field == "label_column" and name == "label"):  # the default of version 0.1, in stored requests
-            raise ValueError(f"inline data have texts, pairs, labels and groups, but no columns; leave {field} out")
+            raise ValueError(f"inline data has texts, pairs, labels and groups, but no columns; omit {field}")
         return name
 
 
 class ReferenceRef(TextsRef):
-    """Texts of another kind than the tuned model was tuned on: what it must not forget."""
+    """Texts unlike those used for tuning, on which to measure forgetting."""
 
     max_examples: int = Field(
-        default=500, ge=MIN_EXAMPLES, le=100_000, description="texts that are measured, drawn at random by the seed"
+        default=500,
+        ge=MIN_EXAMPLES,
+        le=100_000,
+        description="maximum number of texts to measure, sampled at random with `seed`",
     )
 
 
 class DatasetRef(TextsRef):
-    """The texts that the models are compared on, and may be tuned on."""
+    """The texts to compare the models on, and optionally to fine-tune with."""
 
     reference: ReferenceRef | None = Field(
         default=None,
-        description="a second, general set of texts, on which forgetting is measured: drift by layer, and what the "
-        "answers lost; of the texts in `dataset` itself nobody but you knows whether the model was tuned on them",
+        description="a second, general set of texts on which to measure forgetting: drift by layer and loss of "
+        "output quality. The service cannot know whether the model was tuned on the texts of `dataset`",
     )
 
 
 class Lora(RequestModel):
-    """Low-rank adapters on every linear map of the blocks that are trained (Hu et al. 2021); merged at the end."""
+    """Low-rank adapters on every linear layer of the trained blocks (Hu et al. 2021), merged after training."""
 
     rank: int = Field(default=8, ge=1, le=512, description="rank of each update")
-    alpha: int = Field(default=16, ge=1, le=4_096, description="updates are scaled by alpha / rank")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the adapters' inputs while training")
+    alpha: int = Field(default=16, ge=1, le=4_096, description="scaling factor: updates are multiplied by alpha / rank")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="dropout probability on the adapter inputs during training"
+    )
 
 
 class FineTune(RequestModel):
-    """How the base model is tuned when there is no tuned one: as a classifier of the data set's labels."""
+    """How to fine-tune the base model when no tuned one is given: as a classifier of the data set's labels."""
 
     method: Literal["full", "lora", "head"] = Field(
         default="full",
-        description="`full` trains every weight, `lora` low-rank adapters and the head, `head` the new classification "
-        "head alone",
+        description="`full` trains all weights, `lora` trains low-rank adapters and the head, `head` trains only the "
+        "new classification head",
     )
-    lora: Lora | None = Field(default=None, description="of method `lora`; null there: its defaults")
+    lora: Lora | None = Field(default=None, description="settings for method `lora`; null: defaults")
     freeze_first: int = Field(
         default=0,
         ge=0,
         le=1_000,
-        description="0: nothing is frozen; k: the embeddings and the first k blocks are, and run without dropout",
+        description="k: freeze the embeddings and the first k blocks, and run them without dropout; 0: freeze nothing",
     )
     train_examples: int | None = Field(
-        default=None, ge=8, description="rows to train on, none of them analysed; null: all the others"
+        default=None, ge=8, description="number of training rows, none of them analysed; null: all remaining rows"
     )
     epochs: int = Field(default=3, ge=1, le=100, description="passes over the training rows")
-    max_steps: int | None = Field(default=None, ge=1, description="stop after so many optimiser steps")
-    batch_size: int = Field(default=32, ge=1, le=1_024, description="rows in an optimiser step")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimiser steps")
+    batch_size: int = Field(default=32, ge=1, le=1_024, description="rows per optimiser step")
     learning_rate: float = Field(
-        default=5e-5, gt=0, le=1, description="peak of AdamW's learning rate; 10 % warm-up, then linear decay to 0"
+        default=5e-5, gt=0, le=1, description="peak learning rate of AdamW; 10 % warm-up, then linear decay to 0"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="of the products while training; `auto`: bfloat16 where the hardware multiplies it, else float32. "
-        "Weights and optimiser stay in float32",
+        description="precision of matrix products during training; `auto`: bfloat16 if the hardware supports it "
+        "natively, otherwise float32. Weights and optimiser state stay in float32",
     )
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="which weights become the tuned model: those with the best accuracy on held-out rows, looked at "
-        "after every epoch, or the last ones",
+        description="which weights to keep as the tuned model: `best`, those with the best accuracy on held-out "
+        "rows, evaluated after every epoch; `last`, the final ones",
     )
     checkpoints: int = Field(
-        default=0, ge=0, le=20, description="snapshots along the run; the report shows drift growing over them"
+        default=0,
+        ge=0,
+        le=20,
+        description="number of snapshots during training; the report shows how drift grows across them",
     )
 
     @model_validator(mode="after")
     def _lora_where_it_is_used(self) -> Self:
         if self.lora is not None and self.method != "lora":
-            raise ValueError(f"lora is given, but method is {self.method!r}; set method to 'lora' or leave lora out")
+            raise ValueError(f"lora is set, but method is {self.method!r}; set method to 'lora' or omit lora")
         return self
 
 
@@ -246,7 +257,7 @@ DEFAULT_COMPARISONS: Final[tuple[ComparisonName, ...]] = ("transfer", "warm_star
 
 
 class SaeSettings(RequestModel):
-    """The sparse autoencoders trained on every layer of both models."""
+    """Sparse autoencoders, trained on every layer of both models."""
 
     architecture: Literal["batch_topk", "topk", "jumprelu", "relu_l1"] = Field(
         default="batch_topk",
@@ -257,40 +268,41 @@ class SaeSettings(RequestModel):
         default=2,
         ge=1,
         le=64,
-        description="latents, as a multiple of the hidden width; more explain more, and fewer of them come again from "
-        "another seed: see docs/decisions",
+        description="number of latents, as a multiple of the hidden size; more latents explain more variance, but "
+        "fewer of them recur with another seed: see docs/decisions",
     )
     k: int = Field(
         default=8,
         ge=1,
         le=1_024,
-        description="latents active for a token, on average; what the penalty of jumprelu and relu_l1 is steered to",
+        description="active latents per token, on average; for jumprelu and relu_l1, the target of the sparsity "
+        "penalty",
     )
     tokens: int = Field(
         default=500_000,
         ge=10_000,
         le=1_000_000_000,
-        description="tokens each autoencoder is trained on, repetitions counted",
+        description="training tokens per autoencoder, counting repetitions",
     )
     comparisons: list[ComparisonName] = Field(
         default_factory=lambda: list(DEFAULT_COMPARISONS),
-        description="what is asked of the pair's autoencoders: transfer is always there, a warm start costs a quarter "
-        "of their training, an independent match half of it, a crosscoder twice as much as all of it",
+        description="how to compare the two models' autoencoders. `transfer` is always computed. Added cost relative "
+        "to training the autoencoders: `warm_start` a quarter, `match` half, `crosscoder` twice",
     )
     random_weights: bool = Field(
         default=False,
-        description="train autoencoders on a randomly initialised copy of the base model too, as a control: many of "
-        "their numbers are no worse there; costs half as much again",
+        description="also train autoencoders on a randomly initialised copy of the base model, as a control: many of "
+        "their metrics are no worse there. Increases the cost by half",
     )
     early_stop: bool = Field(
         default=True,
-        description="end the training once no autoencoder gets better any more: from one tenth of the steps to the "
-        "next (at least 100) by less than 1 %; the learning rate then falls over a quarter of the steps so far",
+        description="stop training once no autoencoder improves by 1 % or more from one tenth of the steps to the "
+        "next (at least 100 steps); the learning rate then decays over a quarter of the steps so far",
     )
     save: bool = Field(
         default=True,
-        description="keep the autoencoders in the service's bucket, as files that sae-lens opens (8 x width x hidden "
-        "width squared bytes each, three for each layer), and a table of all their latents as Parquet",
+        description="save the autoencoders in the service's bucket in sae-lens format (8 x width x hidden size "
+        "squared bytes each, three per layer), and a Parquet table of all their latents",
     )
 
     @field_validator("comparisons")
@@ -300,99 +312,111 @@ class SaeSettings(RequestModel):
 
 
 class FreezeSweep(RequestModel):
-    """Retraining with the embeddings and the first k blocks frozen, for several k and seeds: what freezing costs."""
+    """Cost of freezing: retraining with the embeddings and the first k blocks frozen, for several k and seeds."""
 
     depths: list[Annotated[int, Field(ge=1, le=1_000)]] | None = Field(
-        default=None, min_length=1, max_length=100, description="the k that are tried, beside 0; null: every block"
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="values of k to try in addition to 0; null: one for every block",
     )
     seeds: int = Field(
-        default=2, ge=2, le=20, description="trainings for each k; all rows of a training follow its seed"
+        default=2,
+        ge=2,
+        le=20,
+        description="training runs per k, each with its own seed; all rows of a run share its seed",
     )
     epsilon: float = Field(
-        default=0.5, gt=0, le=100, description="largest loss of accuracy that is still worth freezing, in points (%)"
+        default=0.5, gt=0, le=100, description="largest acceptable loss of accuracy, in percentage points"
     )
     examples: int = Field(
         default=2_000,
         ge=MIN_EXAMPLES,
         le=100_000,
-        description="rows that accuracy is measured on: the analysed ones, then spare ones; none is trained on",
+        description="rows to measure accuracy on: the analysed ones, then spare ones; none is used for training",
     )
 
 
 class AnalysisSettings(RequestModel):
-    """What is computed on the pair."""
+    """What to compute for the pair."""
 
     max_tokens: int = Field(
         default=100_000,
         ge=100,
         le=100_000_000,
-        description="texts are read until so many tokens are compared; special ones do not count",
+        description="stop reading texts once this many tokens are compared; special tokens do not count",
     )
     max_length: int | None = Field(
         default=None,
         ge=8,
         le=8_192,
-        description="tokens of a text that are read; null: the 95th percentile of the texts' lengths, up to 512 and to "
-        "what both models can read. The report says which length was used and what share of the tokens was not read",
+        description="maximum tokens read per text; null: the 95th percentile of the text lengths, capped at 512 and "
+        "at what both models support. The report states the length used and the share of tokens not read",
     )
     noise_floors: list[NoiseFloorName] = Field(
         default=["numerical"],
         max_length=3,
-        description="what drift is compared with. `numerical` (always computed): the base model in bfloat16 and other "
+        description="baselines for drift. `numerical` (always computed): the base model in bfloat16 with different "
         "batches. In fine-tune mode also `reseed`: a second fine-tune with another seed; `label_shuffle`: the same "
-        "steps on shuffled labels. Each of these costs one more fine-tune",
+        "steps on shuffled labels. Each of these two costs one more fine-tune",
     )
     probes: bool = Field(
-        default=True, description="logistic probes of the labels at every layer, where there are labels"
+        default=True, description="fit logistic probes of the labels at every layer, if there are labels"
     )
     grafts: bool = Field(
-        default=True, description="run the tuned model with blocks of the base model in their place, block by block"
+        default=True, description="evaluate the tuned model with blocks replaced by the base model's, block by block"
     )
     freeze_sweep: FreezeSweep | None = Field(
-        default=None, description="fine-tune mode: retrain with more and more frozen; null: do not"
+        default=None, description="fine-tune mode only: retrain with progressively more blocks frozen; null: skip"
     )
-    sae: SaeSettings | None = Field(default=SaeSettings(), description="null: no sparse autoencoders")
+    sae: SaeSettings | None = Field(
+        default=SaeSettings(), description="sparse autoencoder settings; null: no sparse autoencoders"
+    )
     texts: list[Text] = Field(
         default=[],
         max_length=MAX_TEXTS_SHOWN,
-        description="texts whose drift is shown token by token; empty: the first four of the analysed ones",
+        description="texts to show drift for, token by token; empty: the first four analysed texts",
     )
 
 
 class Webhook(RequestModel):
-    """Who is told when the analysis has ended, in the form of Standard Webhooks."""
+    """Endpoint to notify when the analysis ends, following the Standard Webhooks specification."""
 
-    url: Plain = Field(min_length=1, max_length=2_000, description="https: URL of a public address")
+    url: Plain = Field(min_length=1, max_length=2_000, description="`https:` URL with a public address")
     secret_ref: Plain = Field(
         min_length=1,
         max_length=100,
-        description="which of the operator's secrets signs it (LAYERDRIFT_WEBHOOK_SECRETS)",
+        description="name of the operator's signing secret to use (LAYERDRIFT_WEBHOOK_SECRETS)",
     )
 
 
 class AnalysisRequest(RequestModel):
-    """A pair of checkpoints to compare, or one and how to fine-tune it. Exactly one of `tuned` and `finetune`."""
+    """Two checkpoints to compare, or a base and how to fine-tune it: exactly one of `tuned` and `finetune`."""
 
-    name: Plain = Field(default="", max_length=200, description="for people; shown in lists and in the report")
-    tags: dict[TagName, TagValue] = Field(default={}, max_length=50, description="for people and filters")
-    base: ModelRef = Field(description="the checkpoint before")
-    tuned: ModelRef | None = Field(default=None, description="the checkpoint after")
-    finetune: FineTune | None = Field(default=None, description="make the checkpoint after from `base` and `dataset`")
+    name: Plain = Field(default="", max_length=200, description="display name, shown in lists and in the report")
+    tags: dict[TagName, TagValue] = Field(
+        default={}, max_length=50, description="key-value pairs for display and filtering"
+    )
+    base: ModelRef = Field(description="the checkpoint before fine-tuning")
+    tuned: ModelRef | None = Field(default=None, description="the checkpoint after fine-tuning")
+    finetune: FineTune | None = Field(
+        default=None, description="create the tuned checkpoint by fine-tuning `base` on `dataset`"
+    )
     dataset: DatasetRef = Field(description="texts to compare the models on, and to fine-tune with")
-    analysis: AnalysisSettings = Field(default=AnalysisSettings(), description="what is computed")
-    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="of every random choice")
+    analysis: AnalysisSettings = Field(default=AnalysisSettings(), description="what to compute")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="random seed")
     webhook: Webhook | None = Field(
-        default=None, description="told once when the analysis has ended; makes no other analysis of the request"
+        default=None, description="notified once when the analysis ends; does not affect the analysis id"
     )
 
     @property
     def title(self) -> str:
-        """The name, else what is compared."""
+        """The name, or `compared` if it is empty."""
         return self.name or self.compared
 
     @property
     def compared(self) -> str:
-        """What is compared, in short: `base → tuned on reviews.csv`."""
+        """Short form of the models and the data set: `base → tuned on reviews.csv`."""
         base, data = _short(self.base.uri), _short(self.dataset.uri or "inline texts")
         if self.tuned is None:
             return f"{base} fine-tuned on {data}"
@@ -408,16 +432,16 @@ class AnalysisRequest(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _whole_characters(cls, body: object) -> object:
-        """Half a surrogate pair, from a text cut inside an emoji, is no text: nothing could store or show it."""
+        """Rejects half a surrogate pair, left by cutting a text inside an emoji: it cannot be stored or shown."""
         if any(_SURROGATE.search(text) for text in _strings(body)):
-            raise ValueError("a string holds half a surrogate pair: cut texts between characters, not inside one")
+            raise ValueError("a string contains half a surrogate pair; split texts between characters, not inside one")
         return body
 
     @model_validator(mode="after")
     def _pair_or_finetune(self) -> Self:
         if (self.tuned is None) == (self.finetune is None):
             raise ValueError(
-                "give exactly one of tuned (a second checkpoint) and finetune (how to make it from the base)"
+                "give exactly one of tuned (a second checkpoint) and finetune (how to create it from the base)"
             )
         return self
 
@@ -425,7 +449,7 @@ class AnalysisRequest(RequestModel):
     def _labels_to_tune_on(self) -> Self:
         inline = self.dataset.inline
         if self.finetune is not None and inline is not None and inline.labels is None:
-            raise ValueError("a fine-tune needs dataset.inline.labels")
+            raise ValueError("finetune needs dataset.inline.labels")
         return self
 
     @model_validator(mode="after")
@@ -433,9 +457,11 @@ class AnalysisRequest(RequestModel):
         if self.finetune is None:
             retrained = [name for name in self.analysis.noise_floors if name != "numerical"]
             if retrained:
-                raise ValueError(f"analysis.noise_floors: {retrained[0]} retrains the model, which needs finetune")
+                raise ValueError(f"analysis.noise_floors: {retrained[0]} retrains the model, which requires finetune")
             if self.analysis.freeze_sweep is not None:
-                raise ValueError("analysis.freeze_sweep retrains the model, which needs finetune")
+                raise ValueError("analysis.freeze_sweep retrains the model, which requires finetune")
         elif self.analysis.freeze_sweep is not None and self.finetune.method == "head":
-            raise ValueError("analysis.freeze_sweep needs finetune.method full or lora: a head freezes every block")
+            raise ValueError(
+                "analysis.freeze_sweep requires finetune.method full or lora; method head freezes every block"
+            )
         return self

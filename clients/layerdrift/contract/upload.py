@@ -13,7 +13,7 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 
 class UploadRequest(BaseModel):
-    """What is going to be uploaded."""
+    """A file to upload."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -21,23 +21,30 @@ class UploadRequest(BaseModel):
         min_length=1,
         max_length=255,
         pattern=r"^[^/\\\x00-\x1f]+$",
-        description="its name; the ending says what it is: .zip for a checkpoint folder, else a data set",
+        description="file name; the extension sets the type: .zip for a checkpoint folder, anything else for a data "
+        "set",
         examples=["reviews.csv"],
     )
-    sha256: str | None = Field(default=None, pattern=_SHA256, description="checked when the bytes have come")
-    bytes: int | None = Field(default=None, ge=0, strict=True, description="checked when the bytes have come")
+    sha256: str | None = Field(
+        default=None, pattern=_SHA256, description="expected SHA-256, verified once the bytes are uploaded"
+    )
+    bytes: int | None = Field(
+        default=None, ge=0, strict=True, description="expected size in bytes, verified once the bytes are uploaded"
+    )
 
 
 class Upload(BaseModel):
-    """An upload and how far it has come."""
+    """An upload and its status."""
 
     model_config = ConfigDict(extra="ignore")
 
     id: str
     object: Literal["upload"] = "upload"
-    uri: str = Field(description="what requests name it by")
+    uri: str = Field(description="URI to use in requests")
     filename: str
-    status: Literal["waiting", "complete"] = Field(description="`waiting`: PUT the bytes to `/v1/uploads/{id}`")
+    status: Literal["waiting", "complete"] = Field(
+        description="`waiting`: upload the bytes with PUT `/v1/uploads/{id}`"
+    )
     bytes: int | None = None
     sha256: str | None = None
     created_at: datetime

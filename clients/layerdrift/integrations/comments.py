@@ -25,7 +25,7 @@ class RefusedError(LayerdriftError):
     """GitHub or GitLab did not take what was sent."""
 
     kind = "refused"
-    title = "The code host refused it"
+    title = "Refused by the code host"
 
 
 class Thread(Protocol):
@@ -53,7 +53,7 @@ def comment(thread: Thread, name: str, body: str, png: bytes | None, subject: st
         try:
             picture = thread.picture(f"{subject}.png", png) + "\n\n"
         except RefusedError as error:
-            picture = f"_The drift curve could not be kept: {error.detail}_\n\n"
+            picture = f"_The drift curve could not be stored: {error.detail}_\n\n"
     marker = f"<!-- layerdrift:{name.replace('--', '')} -->"
     heading, _, rest = body.partition("\n")
     return thread.say(marker, f"{marker}\n{heading}\n\n{picture}{rest.lstrip()}")
@@ -74,11 +74,13 @@ class GitHubPull:
         token, repository = environment.get("GITHUB_TOKEN"), environment.get("GITHUB_REPOSITORY")
         event = environment.get("GITHUB_EVENT_PATH")
         if not token or not repository or not event:
-            raise InputError("not in GitHub Actions: GITHUB_TOKEN, GITHUB_REPOSITORY and GITHUB_EVENT_PATH must be set")
+            raise InputError(
+                "not running in GitHub Actions: GITHUB_TOKEN, GITHUB_REPOSITORY and GITHUB_EVENT_PATH must be set"
+            )
         told = json.loads(Path(event).read_text(encoding="utf-8"))
         number = told.get("pull_request", {}).get("number") or told.get("number")
         if not number:
-            raise InputError("this run belongs to no pull request")
+            raise InputError("this run does not belong to a pull request")
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"}
         http = _client(environment.get("GITHUB_API_URL", "https://api.github.com"), headers)
         return cls(http, repository, int(number), environment.get("GITHUB_SERVER_URL", "https://github.com"))
@@ -134,7 +136,7 @@ class GitHubPull:
         readme = "Drift curves that layerdrift shows in pull requests.\n"
         entry = {"path": "README.md", "mode": "100644", "type": "blob", "content": readme}
         tree = _taken(self.http.post(f"{git}/trees", json={"tree": [entry]}))["sha"]
-        body = {"message": "A place for drift curves", "tree": tree, "parents": []}
+        body = {"message": "Add a branch for drift curves", "tree": tree, "parents": []}
         commit = _taken(self.http.post(f"{git}/commits", json=body))["sha"]
         made = self.http.post(f"{git}/refs", json={"ref": f"refs/heads/{CHARTS_BRANCH}", "sha": commit})
         if made.status_code != 422:  # another run was faster
@@ -155,11 +157,11 @@ class GitLabMerge:
         url, project = environment.get("CI_API_V4_URL"), environment.get("CI_PROJECT_ID")
         number, token = environment.get("CI_MERGE_REQUEST_IID"), environment.get("LAYERDRIFT_GITLAB_TOKEN")
         if not url or not project:
-            raise InputError("not in GitLab CI: CI_API_V4_URL and CI_PROJECT_ID must be set")
+            raise InputError("not running in GitLab CI: CI_API_V4_URL and CI_PROJECT_ID must be set")
         if not number:
-            raise InputError("this pipeline belongs to no merge request")
+            raise InputError("this pipeline does not belong to a merge request")
         if not token:
-            raise InputError("LAYERDRIFT_GITLAB_TOKEN must be set: an access token with the scope api")
+            raise InputError("LAYERDRIFT_GITLAB_TOKEN must be set to an access token with the api scope")
         http = _client(url, {"PRIVATE-TOKEN": token})
         return cls(http, project, int(number))
 
@@ -207,5 +209,5 @@ def _taken(answer: httpx.Response) -> Any:
     if answer.is_success:
         return answer.json()
     raise RefusedError(
-        f"{answer.request.method} {answer.request.url.path} was answered {answer.status_code}: {answer.text[:300]}"
+        f"{answer.request.method} {answer.request.url.path} returned {answer.status_code}: {answer.text[:300]}"
     )

@@ -32,7 +32,7 @@ class MlflowError(LayerdriftError):
     """MLflow did not do what it was asked for."""
 
     kind = "mlflow"
-    title = "MLflow refused it"
+    title = "Refused by MLflow"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Version:
                     raise InputError(f"{uri}: write models:/name/3 or models:/name@alias")
                 found = client.get_model_version(name, number)
         except MlflowException as error:
-            raise InputError(f"{uri} is not in MLflow: {error.message}") from error
+            raise InputError(f"{uri} was not found in MLflow: {error.message}") from error
         return cls(found.name, str(found.version))
 
     @property

@@ -53,8 +53,8 @@ class ModelReview(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    request: dict[str, Any] = Field(description="of the analysis, without `tuned`: base, dataset, analysis and so on")
-    policy: Path | None = Field(default=None, description="beside this file; null: the starter policy")
+    request: dict[str, Any] = Field(description="the analysis without `tuned`: base, dataset, analysis and so on")
+    policy: Path | None = Field(default=None, description="relative to this file; null: the starter policy")
     baseline: str | None = Field(default=None, description="for rules with of_baseline")
 
 
@@ -88,7 +88,7 @@ def policy_of(review: ModelReview) -> Policy:
     if review.baseline is not None:
         policy = Policy.model_validate(policy.model_dump() | {"baseline": review.baseline})
     if policy.needs_baseline and policy.baseline is None:
-        raise InputError(f"{name} compares with a baseline: give its analysis as baseline: an_…")
+        raise InputError(f"{name} compares with a baseline: set baseline to its analysis, an_…")
     return policy
 
 
@@ -131,7 +131,7 @@ class Receiver:
 
     async def _health(self, _request: Request) -> JSONResponse:
         alive = self._thread.is_alive()
-        return JSONResponse({"status": "ok" if alive else "the reviewing thread has ended"}, 200 if alive else 503)
+        return JSONResponse({"status": "ok" if alive else "the review thread has stopped"}, 200 if alive else 503)
 
     def verified(self, headers: Mapping[str, str], body: bytes, now: float) -> bool:
         """Whether MLflow signed this with the shared secret, not long ago."""
@@ -149,17 +149,17 @@ class Receiver:
             if len(body) > MAX_BODY_BYTES:
                 return JSONResponse({"detail": "too large"}, 413)
         if not self.verified(request.headers, bytes(body), time.time()):
-            return JSONResponse({"detail": "the signature is not MLflow's, or too old"}, 401)
+            return JSONResponse({"detail": "the signature is invalid or too old"}, 401)
         try:
             told = json.loads(bytes(body))
             event, data = (told["entity"], told["action"]), told["data"]
             version = Version(str(data["name"]), str(data["version"])) if event == _CREATED else None
         except (ValueError, KeyError, TypeError):
-            return JSONResponse({"detail": "this is no event of a registry"}, 422)
+            return JSONResponse({"detail": "this is not a model registry event"}, 422)
         if version is None or version.name not in self._reviews.models:
-            return JSONResponse({"detail": "nothing is to be reviewed"}, 200)
+            return JSONResponse({"detail": "nothing to review"}, 200)
         if not await run_in_threadpool(self._tag, version, QUEUED_TAG, datetime.now(UTC).isoformat()):
-            return JSONResponse({"detail": "the registry does not answer; send it again"}, 503)
+            return JSONResponse({"detail": "the registry does not respond; send it again"}, 503)
         self._due.put(version)
         return JSONResponse({"detail": f"{version.uri} will be reviewed"}, 202)
 
@@ -170,7 +170,7 @@ class Receiver:
             except Exception as error:  # whatever it was, the next version must not wait for it
                 if self._stopping.is_set():
                     return
-                logger.exception("%s was not reviewed", version.uri)
+                logger.exception("could not review %s", version.uri)
                 self._tag(version, ERROR_TAG, str(error)[:TAG_CHARACTERS])
 
     def review(self, version: Version) -> None:
@@ -189,7 +189,7 @@ class Receiver:
         try:
             self._registry.set_model_version_tag(version.name, version.number, key, value)
         except MlflowException as error:
-            logger.error("%s could not be tagged: %s", version.uri, error)
+            logger.error("could not tag %s: %s", version.uri, error)
             return False
         return True
 

@@ -15,7 +15,7 @@ ZONE_COLOURS = {
     "specialised": "#D55E00",
     "ramp": "#CC79A7",
 }  # Okabe & Ito 2008
-PART_COLOURS = {"embeddings": "#000000", "attention": "#0072B2", "mlp": "#D55E00", "norm": "#009E73"}
+PART_COLOURS = {"embeddings": "#8A7B6B", "attention": "#0072B2", "mlp": "#D55E00", "norm": "#009E73"}
 VIEW_TITLES = {"token": "every token", "cls": "first or last token", "mean": "mean over a text"}
 MEASURE_TITLES: dict[MeasureName, str] = {
     "cka": "debiased CKA",
@@ -33,7 +33,7 @@ NOISE_FLOOR_TITLES: dict[NoiseFloorName, str] = {
     "reseed": "two seeds against each other",
     "label_shuffle": "shuffled labels",
 }
-RANDOM_WEIGHTS, RANDOM_WEIGHTS_COLOUR = "random weights", "#000000"
+RANDOM_WEIGHTS, RANDOM_WEIGHTS_COLOUR = "random weights", "#8A7B6B"
 NOISE_FLOOR_COLOURS = ["#666666", "#CC79A7", "#56B4E9"]
 GRAFT_TITLES = {"prefix": "base layers 0 to k", "block": "base block k alone"}
 GRAFT_UNITS = {

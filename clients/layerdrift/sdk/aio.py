@@ -190,9 +190,7 @@ class AsyncClient:
         while True:
             headers = {"Last-Event-ID": after} if after else {}
             try:
-                async with aconnect_sse(
-                    self._http, "GET", f"/v1/analyses/{analysis_id}/events", headers=headers
-                ) as source:
+                async with aconnect_sse(self._http, "GET", calls.events_path(analysis_id), headers=headers) as source:
                     if not source.response.is_success:
                         await source.response.aread()
                         raise error_of(source.response)

@@ -103,7 +103,7 @@ class Call(Generic[_T]):
 
 
 class Event(NamedTuple):
-    """Something told of a job: `stage`, `progress`, `log` or `done`. `id` is where to go on from."""
+    """An event of an analysis: `stage`, `progress`, `report`, `log` or `done`. `id`: where a stream can be resumed."""
 
     id: str
     name: str

@@ -117,18 +117,18 @@ def test_several_at_one_depth_are_named_and_one_is_to_be_chosen(root: Path) -> N
         write_checkpoint(top / f"checkpoint-{step}")
     said = refusal(top, root)
     named = "checkpoint-500, checkpoint-1000, checkpoint-1500, checkpoint-2000, checkpoint-2500 and 1 more"
-    assert f"holds 6 checkpoints ({named})" in said
-    assert said.endswith(f"name one of them: {top.as_uri()}/checkpoint-3000/")
+    assert f"contains 6 checkpoints ({named})" in said
+    assert said.endswith(f"choose one of them: {top.as_uri()}/checkpoint-3000/")
     assert found(top / "checkpoint-3000", root) == ""
 
 
 @pytest.mark.parametrize(
     ("uri", "advice"),
     [
-        ("s3://bucket/my%20runs/", "name one of them: s3://bucket/my%20runs/step%202/"),
-        ("upload://up_x", "upload a zip of one of them alone"),
-        ("hf://org/model", "give one of them a repository of its own"),
-        ("mlflow://model/1", "register one of them alone"),
+        ("s3://bucket/my%20runs/", "choose one of them: s3://bucket/my%20runs/step%202/"),
+        ("upload://up_x", "upload a zip with only one of them"),
+        ("hf://org/model", "move one of them to its own repository"),
+        ("mlflow://model/1", "register only one of them"),
     ],
 )
 def test_the_advice_fits_the_scheme(root: Path, uri: str, advice: str) -> None:
@@ -190,7 +190,7 @@ def test_the_same_folder_is_fetched_later(root: Path, sources: Sources, tmp_path
     assert (tmp_path / "fetched/model.safetensors").read_bytes() == b"best weights"
     assert {path.name for path in (tmp_path / "fetched").iterdir()} == {"config.json", "model.safetensors", "vocab.txt"}
     (run / "best").rename(run / "worst")
-    with pytest.raises(InputError, match="no longer there"):
+    with pytest.raises(InputError, match="no longer available"):
         sources.fetch_model(pins.tuned, "/tuned/uri", tmp_path / "again", lambda _: None)
 
 
@@ -235,7 +235,7 @@ def test_a_model_and_an_adapter_in_one_folder_are_ambiguous(root: Path, sources:
 
 def test_an_adapter_is_no_base(root: Path, sources: Sources) -> None:
     adapter = write_adapter(root / "adapter")
-    with pytest.raises(InputError, match="the base must be a whole checkpoint") as raised:
+    with pytest.raises(InputError, match="the base must be a full checkpoint") as raised:
         pin(sources, adapter, adapter)
     assert [problem.pointer for problem in raised.value.errors] == ["/base/uri"]
 

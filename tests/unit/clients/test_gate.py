@@ -65,22 +65,22 @@ def test_a_path_leads_to_every_number_that_it_names(path: str, expected: dict[st
         ("layers[0].drfit", "did you mean drift?"),
         ("layers[0].similarity.tokens.cka.value", "did you mean token?"),
         ("layer[0].drift", "did you mean layers?"),
-        ("layers[0].similarity.token.cka", "go on with one of high, low, noise_floor, undefined, value"),
-        ("layers.drift", "layers is a list; choose in it with brackets: layers[*].drift"),
-        ("layers", "layers is a list; choose in it with brackets, or count it with .length"),
-        ("layers[zon=general].drift", "leads nowhere"),
+        ("layers[0].similarity.token.cka", "continue with one of high, low, noise_floor, undefined, value"),
+        ("layers.drift", "layers is a list; select entries with brackets: layers[*].drift"),
+        ("layers", "layers is a list; select entries with brackets, or count them with .length"),
+        ("layers[zon=general].drift", "does not exist"),
         ("layers[zone=specialized].length", "did you mean specialised?"),
         ("warnings[code=identical_model].length", "did you mean identical_models?"),
         ("layers[drifted=yes].length", "possible: false, true"),
-        ("layers[0].length", "leads nowhere"),
-        ("outputs.length", "leads nowhere"),
-        ("name.length", "leads nowhere"),
-        ("layers[*].drift.length", "leads nowhere"),
-        ("layers[a].drift", "[a] is neither a number, a slice, * nor name=value"),
-        ("layers[0]drift", "is no path: 'drift' at column 10"),
-        ("layers[0:3:0].drift", "step 0"),
-        ("[0].drift", "begins with brackets"),
-        ("layers..drift", "is no path"),
+        ("layers[0].length", "does not exist"),
+        ("outputs.length", "does not exist"),
+        ("name.length", "does not exist"),
+        ("layers[*].drift.length", "does not exist"),
+        ("layers[a].drift", "[a] is not a number, a slice, * or name=value"),
+        ("layers[0]drift", "is not a valid path: 'drift' at column 10"),
+        ("layers[0:3:0].drift", "step of a slice cannot be 0"),
+        ("[0].drift", "starts with brackets"),
+        ("layers..drift", "is not a valid path"),
         ("", "the path is empty"),
     ],
 )
@@ -105,7 +105,7 @@ def test_every_matched_number_must_hold_and_those_that_do_not_are_named() -> Non
     assert [finding.path for finding in found.findings] == [
         f"layers[{layer}].similarity.token.cka.value" for layer in (1, 2, 3)
     ]
-    assert found.detail.startswith("3 of 4 not >= 0.9: layers[3].similarity.token.cka.value is 0,")
+    assert found.detail.startswith("3 of 4 below 0.9: layers[3].similarity.token.cka.value is 0,")
     held = judged(report(), path="layers[0].similarity.token.cka.value", min=0.9)
     assert (held.decision, held.findings) == ("pass", [])
 
@@ -323,7 +323,7 @@ def test_models_without_a_head_are_judged_by_their_last_layer_and_others_are_not
         assert found[rule].decision == decision
         asked = {check.id: check for check in judge(starter, given).checks}
         assert (asked[rule].decision, asked[rule].matched) == ("pass", 0)
-        assert "passed over, since the report has outputs.kind" in asked[rule].detail
+        assert "skipped: the report has outputs.kind" in asked[rule].detail
 
 
 def test_every_rule_of_the_starter_policy_is_tried_above() -> None:
@@ -338,7 +338,7 @@ def test_every_rule_of_the_starter_policy_is_tried_above() -> None:
     assert tried == {rule.id for rule in policies.load(policies.starter()).rules}
 
 
-def test_what_was_not_judged_is_told_apart_from_what_failed() -> None:
+def test_what_was_not_evaluated_is_told_apart_from_what_failed() -> None:
     starter = policies.load(policies.starter())
     few = sound()
     for layer in few.layers:
@@ -346,9 +346,9 @@ def test_what_was_not_judged_is_told_apart_from_what_failed() -> None:
     found = judge(starter, few)
     assert (found.decision, found.evaluated) == ("fail", False)
     assert [check.id for check in found.checks if not check.evaluated] == ["early-layers-kept"]
-    assert "not judged\\, which counts as fail here" in drawn.markdown(found)
-    assert "The policy could not be judged" in drawn.markdown(found)
-    assert 'type="not-judged"' in drawn.junit(found, "x", datetime(2026, 1, 1, tzinfo=UTC))
+    assert "no number to evaluate\\, which counts as fail" in drawn.markdown(found)
+    assert "The policy could not be evaluated" in drawn.markdown(found)
+    assert 'type="not-evaluated"' in drawn.junit(found, "x", datetime(2026, 1, 1, tzinfo=UTC))
     few.layers[1].similarity["token"].cka.low = 0.2
     found = judge(starter, few)
     assert (found.decision, found.evaluated) == ("fail", True)
@@ -414,12 +414,12 @@ def test_a_mistake_in_a_file_is_named_with_its_line() -> None:
     lines = [error.detail for error in raised.value.errors]
     assert any(line.startswith("policy.yaml:7:5: severity: ") for line in lines)
     assert any(line.startswith("policy.yaml:8:5: path: ") and "did you mean drift?" in line for line in lines)
-    assert "policy.yaml:9:5: mox: there is no such field" in lines
+    assert "policy.yaml:9:5: mox: there is no field 'mox'; did you mean max?" in lines
     for text, message in {
-        "": "p:1:1: it is empty",
-        "rules: [": "p:1:9: this is not YAML",
-        "rules: []\nrules: []": "p:2:1: this is not YAML: rules stands here twice",
-        "- 1": "p:1:1: Input should be a valid dictionary",
+        "": "p:1:1: the file is empty",
+        "rules: [": "p:1:9: not valid YAML",
+        "rules: []\nrules: []": "p:2:1: not valid YAML: duplicate key rules",
+        "- 1": "p:1:1: must be an object; it is [1]",
         "rules:\n  - id: a\n    path: layers[0].drift\n    max: 1": "p:2:5: message: this field is missing",
     }.items():
         with pytest.raises(policies.PolicyError) as raised:

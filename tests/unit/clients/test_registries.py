@@ -126,7 +126,7 @@ def test_an_adapter_counts_before_the_base_that_mlflow_keeps_beside_it(root: Pat
     write(root / "tuned", {"MLmodel": "flavors:", **inside("peft", ADAPTER), **inside("model", MODEL)})
     model, files = pinned(root, "tuned", tmp_path)
     assert (model.folder, model.adapter, files) == ("peft", True, ADAPTER)
-    with pytest.raises(InputError, match="the base must be a whole checkpoint"):
+    with pytest.raises(InputError, match="the base must be a full checkpoint"):
         made(root).pin(asked("mlflow://tuned/1", "mlflow://base/1"))
 
 

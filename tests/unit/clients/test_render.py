@@ -37,7 +37,7 @@ def report(
 
     def measured(value: float | None) -> dict[str, Any]:
         ends = {} if value is None or not intervals else {"low": value - 0.01, "high": value + 0.01}
-        return {"value": value, **ends, "undefined": "the rows do not vary here" if value is None else None}
+        return {"value": value, **ends, "undefined": "the rows have no variance here" if value is None else None}
 
     def similarity(layer: int, view: str) -> dict[str, Any]:
         drift = layer / (layers - 1)
@@ -317,7 +317,7 @@ def test_turnover_is_drawn_beside_its_floor() -> None:
         layer.sae.warm_start = WarmStart.model_validate({"tuned": fates, "floor": warm["floor"]})
         layer.sae.withheld = "only 1.0% of the base model's latents come again"
     source = html.render(found)
-    assert "withheld at 4 of 4 layers. Layer 0: only 1.0%" in Page(source).text
+    assert "Not reported (differences, changed features, ablations) at 4 of 4 layers. Layer 0: only 1.0%" in Page(source).text
     assert "<td>7</td><td>3</td><td>—</td>" in source
     assert "none is shown" not in Page(source).text
     assert "turnover" not in specs_of(html.render(report()))
@@ -347,9 +347,9 @@ def test_changed_latents_are_shown_with_their_tokens_and_what_chance_gives() -> 
     assert "Do they matter to the answers?" not in source
     text = Page(source).text
     assert "a <b>very</b>" in text
-    assert "Layer 2, latent 7: new (one of 4 in this layer; training on alone gives 1)" in " ".join(text.split())
+    assert "Layer 2, latent 7: new (one of 4 in this layer; floor 1)" in " ".join(text.split())
     assert "80% of its activation is on texts labelled “neg”, which hold 50% of the tokens" in text
-    assert text.count("It does not fire on the texts looked at") == 2
+    assert text.count("It does not fire on these texts") == 2
     assert "none is shown" not in text
 
 
@@ -415,7 +415,7 @@ def test_crosscoders_and_the_course_of_the_training_are_shown() -> None:
     ]
     cells = "".join(f"<td>{cell}</td>" for cell in ("0.210, 0.220", 400, 402, 17, 18, 31, 29, 3, 7, 5, 5))
     assert source.count(cells) == len(found.layers)
-    assert "The crosscoders&#39; training ended after 20 of 40 steps" in source
+    assert "The crosscoders&#39; training stopped early after 20 of 40 steps" in source
     assert f"{20 * 2048} with repetitions" in source
 
 
@@ -460,7 +460,7 @@ def test_the_page_stays_below_5_mb_for_24_layers_and_200_texts() -> None:
 
 
 def test_the_starter_policy_is_told_and_where_it_could_not_be_judged() -> None:
-    assert "starter policy: does not hold" in html.render(report())
+    assert "starter policy: failed" in html.render(report())
     few = report()
     for layer in few.layers:
         token = layer.similarity["token"]
@@ -468,7 +468,7 @@ def test_the_starter_policy_is_told_and_where_it_could_not_be_judged() -> None:
     few.outputs, few.warnings = None, []
     for layer in few.layers[-1:]:
         layer.similarity["mean"].cka.high = 0.9
-    assert "starter policy: could not be judged" in html.render(few)
+    assert "starter policy: could not be evaluated" in html.render(few)
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -485,7 +485,7 @@ def test_a_number_without_meaning_is_a_dash_and_never_nan() -> None:
     page, text = Page(html.render(undefined)).text, markdown.render(undefined)
     assert "0 embeddingsgeneral0.00000.00100—no————0.000" in page
     assert "| 0 embeddings | general | 0.0000 | 0.00100 | — | no | — | — | — |" in text
-    assert "nan" not in (page + text).lower()
+    assert not re.search(r"\bnan\b", (page + text).lower())
 
 
 def test_the_words_follow_the_numbers() -> None:
@@ -493,8 +493,8 @@ def test_the_words_follow_the_numbers() -> None:
     assert words.headline(found).startswith("Drift (1 - CKA) goes from 0.000 at the embeddings to 1.000 at block 3")
     assert "layers 0 to 1 hardly changed" in words.headline(found)
     assert words.advice(found).startswith("Freeze the embeddings and the first 1 blocks next time (predicted).")
-    assert not any("No interval was computed" in limit for limit in words.limits(found))
-    assert any("No interval was computed" in limit for limit in words.limits(report(intervals=False)))
+    assert not any("No intervals were computed" in limit for limit in words.limits(found))
+    assert any("No intervals were computed" in limit for limit in words.limits(report(intervals=False)))
     identical = report(warnings=[{"code": "identical_models", "message": "same"}])
     assert words.headline(identical).startswith("Below their heads the two models are identical")
 
@@ -544,8 +544,7 @@ def test_the_nulls_are_drawn_beside_the_drift() -> None:
 
 def test_the_outcome_says_how_well_the_models_answer() -> None:
     assert words.outcome(report()) == (
-        "After 10 steps the fine-tune has an accuracy of 90.0% (95 %: 89.0 % to 91.0 %) on 50 texts; majority class "
-        "50.0%."
+        "Fine-tune after 10 steps: accuracy 90.0 % (95 %: 89.0 % to 91.0 %) on 50 texts (majority class 50.0 %)."
     )
     number = {"value": 3.5}
     outputs = {
@@ -556,6 +555,6 @@ def test_the_outcome_says_how_well_the_models_answer() -> None:
         "disagreement": {"value": 0.1},
     }
     assert words.outcome(report(outputs=outputs, finetune=None)) == (
-        "The tuned model has a perplexity of 3.50 over 400 tokens; the base model has a perplexity of 4.00 over 400 "
-        "tokens. The two models disagree on 10.0% of 400 answers."
+        "Tuned model: perplexity 3.50 over 400 tokens. Base model: perplexity 4.00 over 400 tokens. The two models "
+        "disagree on 10.0 % of 400 outputs."
     )

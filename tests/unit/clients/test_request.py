@@ -58,7 +58,7 @@ def test_a_column_named_beside_inline_data_is_refused_at_its_field(field: str, d
         AnalysisRequest.model_validate(PAIR | {"dataset": {**inline, field: "other"}})
     (problem,) = error.value.errors()
     assert problem["loc"] == ("dataset", field)
-    assert f"leave {field} out" in problem["msg"]
+    assert f"omit {field}" in problem["msg"]
     AnalysisRequest.model_validate(PAIR | {"dataset": {**inline, field: default}})
     AnalysisRequest.model_validate(PAIR | {"dataset": {"uri": "s3://d/x.csv", field: "other"}})
 

@@ -83,27 +83,27 @@ def test_the_fingerprint_depends_on_the_weights_alone(root: Path, sources: Sourc
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json of .* is not JSON"),
-        (lambda folder: (folder / "config.json").write_text("{}"), "names no model_type"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "has no model_type"),
         (lambda folder: (folder / "config.json").write_bytes("{}".encode("utf-16")), "is not JSON"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "\\ud800"}' * 2), "is not JSON"),
-        (lambda folder: rewrite(folder, num_hidden_layers=100_000), "gives 100000 as blocks; 1 to 1000 are possible"),
-        (lambda folder: rewrite(folder, hidden_size=0), "gives 0 as hidden width"),
-        (lambda folder: rewrite(folder, num_hidden_layers="12"), "gives '12' as blocks"),
-        (lambda folder: (folder / "vocab.txt").unlink(), "holds no tokenizer"),
+        (lambda folder: rewrite(folder, num_hidden_layers=100_000), "blocks is 100000; must be 1 to 1000"),
+        (lambda folder: rewrite(folder, hidden_size=0), "hidden width is 0"),
+        (lambda folder: rewrite(folder, num_hidden_layers="12"), "blocks is '12'"),
+        (lambda folder: (folder / "vocab.txt").unlink(), "has no tokenizer"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "a.safetensors"), "model.safetensors"),
-        (lambda folder: os.truncate(folder / "model.safetensors", 200 * 2**30), "this service reads up to"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 200 * 2**30), "the limit of this service is"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has neither model.safetensors"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-            "pickled weights only .*safe_serialization",
+            "only pickled weights .*safe_serialization",
         ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text(
                 json.dumps({"weight_map": {"w": "../../secret.safetensors"}})
             ),
-            "names files that are not in the folder",
+            "lists files that are not in the folder",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_link_out_of_the_roots_is_not_followed(root: Path, sources: Sources, t
     inside = checkpoint(root / "a")
     (inside / "model.safetensors").unlink()
     os.symlink(outside / "model.safetensors", inside / "model.safetensors")
-    with pytest.raises(InputError, match="holds no"):
+    with pytest.raises(InputError, match="has neither"):
         sources.pin(pair(inside, inside, root / "data.csv"))
 
 

@@ -56,7 +56,7 @@ def test_a_label_of_an_unusable_kind_is_counted_by_its_kind(value: object, kind:
     reader = RowReader(MAYBE, "the file")
     assert reader.row({"text": "a", "label": value}, "line 1") == Row("a", None)
     assert reader.unusable == {kind: 1}
-    with pytest.raises(InputError, match=f"line 3: column 'label' holds {kind}; a label must be") as error:
+    with pytest.raises(InputError, match=f"line 3: column 'label' contains {kind}; a label must be") as error:
         row({"text": "a", "label": value}, Columns("text", None, labelled=True))
     assert error.value.errors[0].pointer == "/dataset/label_column"
 
@@ -69,7 +69,7 @@ def test_a_text_that_is_null_is_a_blank_one(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [(3, "an integer"), (0.5, "a number"), (True, "a truth value"), ([1], "a list"), ({}, "an object")],
+    [(3, "an integer"), (0.5, "a number"), (True, "a boolean"), ([1], "a list"), ({}, "an object")],
 )
 @pytest.mark.parametrize("column", ["text", "pair"])
 def test_a_text_of_another_type_names_line_column_and_type(value: object, kind: str, column: str) -> None:
@@ -77,7 +77,7 @@ def test_a_text_of_another_type_names_line_column_and_type(value: object, kind: 
         row({"text": "a", "pair": "b", column: value}, Columns("text", None, labelled=False, pair="pair"))
     (problem,) = error.value.errors
     assert problem.pointer == {"text": "/dataset/text_column", "pair": "/dataset/text_pair_column"}[column]
-    assert problem.detail == f"the file, line 3: column '{column}' holds {kind}; texts must be strings"
+    assert problem.detail == f"the file, line 3: column '{column}' contains {kind}; texts must be strings"
 
 
 @pytest.mark.parametrize("name", ["messages", "conversations", "data.messages"])

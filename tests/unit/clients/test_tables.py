@@ -81,7 +81,7 @@ def test_commas_come_first_where_several_delimiters_show_the_column() -> None:
 def test_a_header_without_the_column_is_shown_as_its_best_delimiter_splits_it(tmp_path: Path) -> None:
     pointer, detail = refusal(tmp_path, "x.csv", b"body;stars\na;1\n")
     assert pointer == "/dataset/text_column"
-    assert "read as separated by semicolons, has no column 'text'; it has: body, stars" in detail
+    assert "split at semicolons, has no column 'text'; it has: body, stars" in detail
 
 
 def test_labels_are_not_asked_for_where_none_is_named() -> None:
@@ -144,18 +144,22 @@ def test_plain_text_has_a_text_on_every_line() -> None:
     [
         ("body,label\na,1\n", "csv", "no column 'text'; it has: body, label"),
         ("text,kind\na,1\n", "csv", "no column 'label'"),
-        ("text,label\na\n", "csv", "line 2: 1 cells, but the header names 2"),
+        ("text,label\na\n", "csv", "line 2: 1 cells, but the header has 2"),
         ("", "csv", "is empty"),
         ("", "tsv", "is empty"),
         ("\ntext\na\n", "csv", "has no column 'text'; it has: none"),
-        ("text,text,label\na,b,c\n", "csv", "more than once among its columns"),
-        ("text,label,label\na,b,c\n", "csv", "more than once among its columns"),
+        ("text,text,label\na,b,c\n", "csv", "has more than one column"),
+        ("text,label,label\na,b,c\n", "csv", "has more than one column"),
         ("{", "jsonl", "line 1: not JSON"),
-        ('{"text": "a", "label": 1}\n7\n', "jsonl", "line 2: not a JSON object, but an integer"),
-        ('{"text": "a \\ud83d", "label": 1}', "jsonl", "line 1: column 'text' holds half a surrogate pair"),
-        ('{"text": "a", "label": "\\ud83d"}', "jsonl", "line 1: column 'label' holds half a surrogate pair"),
-        ('{"text": "a", "label": []}', "jsonl", "'label' holds a list; a label must be a string, a number or a truth"),
-        ('{"text": "a", "label": null}', "jsonl", "'label' holds null; a label must be"),
+        ('{"text": "a", "label": 1}\n7\n', "jsonl", "line 2: each row must be a JSON object, not an integer"),
+        ('{"text": "a \\ud83d", "label": 1}', "jsonl", "line 1: column 'text' contains half a surrogate pair"),
+        ('{"text": "a", "label": "\\ud83d"}', "jsonl", "line 1: column 'label' contains half a surrogate pair"),
+        (
+            '{"text": "a", "label": []}',
+            "jsonl",
+            "'label' contains a list; a label must be a string, a number or a bool",
+        ),
+        ('{"text": "a", "label": null}', "jsonl", "'label' contains null; a label must be"),
         ('{"text": "a", "label": 1}\n{"txt": "b", "label": 1}', "jsonl", "line 2, has no column 'text'"),
     ],
 )
@@ -173,9 +177,9 @@ def test_a_field_longer_than_csv_reads_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "whole", "message"),
     [
-        (b"text,label\n", True, "holds no rows"),
+        (b"text,label\n", True, "has no rows"),
         (b"text,label\n\xff\xfe,1\n", True, "is not UTF-8"),
-        (b"x" * 1000, False, "no end of line"),
+        (b"x" * 1000, False, "no line break"),
     ],
 )
 def test_the_head_of_a_file_is_enough_to_refuse_it(head: bytes, whole: bool, message: str) -> None:
@@ -280,14 +284,14 @@ def test_json_arrays_are_streamed_and_may_be_one_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('[{"text": "a"}, 3]', "item 2: not a JSON object, but an integer"),
-        ("[[1]]", "item 1: not a JSON object, but a list"),
+        ('[{"text": "a"}, 3]', "item 2: each row must be a JSON object, not an integer"),
+        ("[[1]]", "item 1: each row must be a JSON object, not a list"),
         ('[{"text": "a"}, {"text": }]', "item 2: not JSON"),
         ('[{"text": "a"}', "item 1: not JSON .the list is not closed"),
-        ('[{"text": "a"} {"text": "b"}]', "comma is missing after item 1"),
-        ('[{"text": "a"}]\n[{"text": "b"}]', "goes on after its list"),
+        ('[{"text": "a"} {"text": "b"}]', "missing comma after item 1"),
+        ('[{"text": "a"}]\n[{"text": "b"}]', "has content after the list"),
         ("[" * 100_000, "item 1: not JSON"),
-        ("[]", "holds no rows"),
+        ("[]", "has no rows"),
         ("[", "item 1: not JSON"),
         ("", "is empty"),
         ('"text"', "must begin with"),
@@ -308,16 +312,19 @@ def test_an_item_of_a_json_array_is_bounded_as_a_line_is(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("content", "shown"),
     [
-        ('{"version": "1", "data": [{"text": "a"}]}', "version (a string), data (a list). Give the list under 'data'"),
-        ('{\n "data": [\n  {"text": "a"}\n ]\n}\n', "data (a list). Give the list under 'data'"),
+        (
+            '{"version": "1", "data": [{"text": "a"}]}',
+            "version (a string), data (a list). Give only the list under 'data'",
+        ),
+        ('{\n "data": [\n  {"text": "a"}\n ]\n}\n', "data (a list). Give only the list under 'data'"),
         ('{"a": [1], "b": [2], "c": {}}', "a (a list), b (a list), c (an object). Give a list of objects"),
-        ('{"data": [{"text": "cut', "data (a list). Give the list under 'data'"),
+        ('{"data": [{"text": "cut', "data (a list). Give only the list under 'data'"),
     ],
 )
 def test_a_json_object_with_a_list_inside_names_its_keys(tmp_path: Path, content: str, shown: str) -> None:
     pointer, detail = refusal(tmp_path, "x.json", content.encode())
     assert pointer == "/dataset/uri"
-    assert f"one JSON object, not a list of rows; its keys: {shown}" in detail
+    assert f"a single JSON object, not a list of rows; its keys: {shown}" in detail
 
 
 def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
@@ -434,7 +441,7 @@ def test_a_file_that_is_cut_and_of_another_encoding_is_refused(tmp_path: Path, s
 
 def test_a_parquet_file_is_known_by_its_first_bytes() -> None:
     check_head(b"PAR1...", True, Encoding("parquet"), BOTH, "the file")
-    with pytest.raises(InputError, match="is no Parquet file"):
+    with pytest.raises(InputError, match="is not a Parquet file"):
         check_head(b"text,label", True, Encoding("parquet"), BOTH, "the file")
     with pytest.raises(InputError, match=r"give the \.parquet file"):
         table_encoding("x.parquet.gz")

@@ -47,8 +47,8 @@ def test_a_program_that_keeps_dying_is_given_more_and_more_time(
 ) -> None:
     supervisor.start(program(tmp_path, "print('died')"), timeout=5)
     supervisor.watch()
-    until(lambda: sum("starting it again in" in line for line in caplog.messages) >= 3)
-    waits = [line.rsplit(" in ", 1)[1] for line in caplog.messages if "starting it again in" in line]
+    until(lambda: sum("restarting in" in line for line in caplog.messages) >= 3)
+    waits = [line.rsplit(" in ", 1)[1] for line in caplog.messages if "restarting in" in line]
     assert waits[:3] == ["0.5 s", "1 s", "2 s"]
 
 
@@ -83,7 +83,7 @@ def test_a_program_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path
 
 
 def test_a_program_that_ends_before_it_is_ready_shows_its_log(tmp_path: Path, supervisor: Supervisor) -> None:
-    with pytest.raises(StartError, match=r"ended with status 3\n(.|\n)*no such disk"):
+    with pytest.raises(StartError, match=r"exited with status 3\n(.|\n)*no such disk"):
         supervisor.start(
             program(tmp_path, "import sys; print('no such disk'); sys.exit(3)", ready=lambda: False), timeout=10
         )

@@ -11,6 +11,8 @@ from layerdrift.contract.errors import ConflictError, NotFoundError
 from layerdrift.contract.request import AnalysisRequest
 from service import problems
 from service.deadline import DeadlineMiddleware
+from service.head import HeadMiddleware
+from service.query import ONLY_KNOWN_PARAMETERS
 from service.routes import negotiated
 
 
@@ -73,7 +75,7 @@ def test_bad_input_names_each_place_by_json_pointer(http: TestClient) -> None:
     assert problem["type"] == "urn:layerdrift:input"
     pointers = {error["pointer"]: error["detail"] for error in problem["errors"]}
     assert set(pointers) == {"/base/uri", "/dataset/max_examples", "/a~1b~0c"}
-    assert pointers["/a~1b~0c"] == "unknown field 'a/b~c'; see /docs for the fields there are"
+    assert pointers["/a~1b~0c"] == "there is no field 'a/b~c'; possible: analysis, base, dataset, finetune, name, seed, tags, tuned, webhook"
 
 
 def test_a_body_of_a_thousand_errors_gets_a_short_answer(http: TestClient) -> None:
@@ -91,9 +93,8 @@ def test_what_is_not_allowed_says_what_is(http: TestClient) -> None:
 
 def test_a_body_that_is_not_json_is_said_to_be_so(http: TestClient) -> None:
     answer = http.post("/analyses", content=b"{", headers={"Content-Type": "application/json"})
-    assert answer.status_code == 422
+    assert answer.status_code == 400
     assert "not JSON" in answer.json()["detail"]
-    assert answer.json()["errors"][0]["pointer"] == ""
     untyped = http.post("/analyses", content=b"{}", headers={"Content-Type": "text/plain"})
     assert "Content-Type: application/json" in untyped.json()["detail"]
 
@@ -125,3 +126,56 @@ def test_a_route_that_never_answers_is_ended_by_the_deadline() -> None:
     answer = http.post("/slow")
     assert answer.status_code == 504
     assert answer.json()["type"] == "urn:layerdrift:deadline"
+
+
+@pytest.fixture
+def strict() -> TestClient:
+    app = FastAPI()
+    problems.install(app)
+    app.add_middleware(HeadMiddleware)
+
+    @app.get("/things", dependencies=ONLY_KNOWN_PARAMETERS)
+    def things(limit: int = 20, status: str | None = None) -> list[int]:
+        return [limit]
+
+    @app.post("/analyses", dependencies=ONLY_KNOWN_PARAMETERS)
+    def analyses(request: AnalysisRequest) -> str:
+        return "ok"
+
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def test_head_is_get_without_its_body(strict: TestClient) -> None:
+    answer, whole = strict.head("/things"), strict.get("/things")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == whole.headers["content-length"]
+
+
+def test_unknown_query_parameters_are_refused(strict: TestClient) -> None:
+    answer = strict.get("/things?limt=3")
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "there is no query parameter 'limt'; did you mean limit?"
+    assert strict.post("/analyses?dry_run=1", json={}).status_code == 422
+    assert strict.get("/things?limit=3&status=x").json() == [3]
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "status", "title"),
+    [
+        (b"{", "application/json", 400, "The body is not JSON"),
+        (b"\xff", "application/json", 400, "The body is not JSON"),
+        (b"base=x", "application/x-www-form-urlencoded", 415, "Unsupported media type"),
+        (b"{}", "text/plain", 415, "Unsupported media type"),
+        (b"[]", "application/json", 422, "Invalid input"),
+        (b"{}", "application/json", 422, "Invalid input"),
+    ],
+)
+def test_what_is_no_json_has_a_status_of_its_own(
+    strict: TestClient, content: bytes, media_type: str, status: int, title: str
+) -> None:
+    answer = strict.post("/analyses", content=content, headers={"Content-Type": media_type})
+    assert (answer.status_code, answer.json()["title"]) == (status, title)
+
+
+def test_an_error_in_the_query_is_not_called_one_of_the_body(strict: TestClient) -> None:
+    assert strict.get("/things?limit=x").json()["detail"] == "query parameter limit: must be a whole number; it is 'x'"

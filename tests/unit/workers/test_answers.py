@@ -232,12 +232,12 @@ NOTHING, HARM = graft(0.0, 0.0, 0.0), graft(0.06, 0.04, 0.08)
         (
             [NOTHING, graft(0.0, -0.004, 0.004), graft(0.001, -0.003, 0.005), HARM],
             2,
-            "first 2 of 3 blocks in place of its own",
+            "first 2 of 3 blocks swapped in",
         ),
-        ([NOTHING, graft(0.0, -0.004, 0.006), HARM], 0, "whether that is more than 0.005 cannot be told"),
-        ([NOTHING, graft(0.03, 0.01, 0.05), graft(0.0, -0.01, 0.005)], 0, "first 1 of 2 blocks in place of its own"),
-        ([graft(0.03, 0.01, 0.05), NOTHING], 0, "With the base model's embeddings in place of its own the tuned"),
-        ([graft(0.0), graft(0.004), HARM], 0, "whether that is more than 0.005 cannot be told"),
+        ([NOTHING, graft(0.0, -0.004, 0.006), HARM], 0, "whether this exceeds 0.005 is unclear"),
+        ([NOTHING, graft(0.03, 0.01, 0.05), graft(0.0, -0.01, 0.005)], 0, "first 1 of 2 blocks swapped in"),
+        ([graft(0.03, 0.01, 0.05), NOTHING], 0, "With the base model's embeddings swapped in, the tuned"),
+        ([graft(0.0), graft(0.004), HARM], 0, "whether this exceeds 0.005 is unclear"),
     ],
 )
 def test_advice_goes_up_to_the_first_graft_that_is_not_shown_to_do_no_harm(
@@ -303,6 +303,6 @@ def test_grafts_of_every_block_that_cost_nothing_advise_nothing() -> None:
     advice = predicted_by_grafts(GraftInfo(measure="accuracy", ungrafted=0.8, examples=500), costs)
     assert advice is not None
     assert (advice.freeze_first, advice.basis) == (0, "none")
-    assert "do not show what was learnt" in advice.evidence
+    assert "do not show what was learned" in advice.evidence
     without_answers = GraftInfo(measure="state_change", ungrafted=0.0, examples=500)
     assert predicted_by_grafts(without_answers, costs) is None

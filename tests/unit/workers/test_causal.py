@@ -139,7 +139,7 @@ def test_without_labels_grafts_are_judged_by_what_the_tuned_model_answered(tmp_p
 def test_labels_that_the_model_does_not_know_are_warned_of(tmp_path: Path) -> None:
     base = saved(classifier(2), tmp_path / "base", id2label={0: "no", 1: "other"})
     (warning,) = (one for one in judged(base, base, tmp_path).warnings if one.code == "unknown_labels")
-    assert "they count as answered wrongly" in warning.message
+    assert "they count as errors" in warning.message
 
 
 def test_two_language_models_have_perplexities_and_grafts_undo_the_difference(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_relative_norms_run_from_base_to_tuned() -> None:
 
 def test_rows_that_do_not_vary_have_no_fvu() -> None:
     stack = SaeStack.initial(Normalisation.of(planted(100, 1)[None]), LATENTS, generator())
-    with pytest.raises(ValueError, match="do not vary"):
+    with pytest.raises(ValueError, match="have no variance"):
         crosscoder_fit(stack, 0, [torch.ones(10, 2 * WIDTH)])
     with pytest.raises(ValueError, match="0 rows"):
         crosscoder_fit(stack, 0, [])

@@ -35,7 +35,7 @@ def test_a_few_features_that_outweigh_the_rest_are_warned_of_by_layer() -> None:
     layers = [layer(), layer(cka=0.9, cka_standardized=0.7), layer(cka=0.9, cka_standardized=0.85)]
     (warning,) = similarity_warnings(layers)
     assert warning.code == "outlier_features"
-    assert "at layer 1 (0.90 against 0.70) CKA" in warning.message
+    assert "at layer 1 (0.90 vs 0.70) CKA" in warning.message
 
 
 def test_a_contradiction_beyond_the_intervals_names_measures_and_layers() -> None:

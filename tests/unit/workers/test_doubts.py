@@ -60,9 +60,9 @@ def test_a_sound_model_on_texts_enough_gets_its_advice(given: Outputs | None) ->
     [
         (WRECKED_LM, HIGH, 200, "answers_worse", "15.7 times"),
         (WORSE, HIGH, 200, "answers_worse", "10.0 points below"),
-        (MAJORITY, HIGH, 200, "no_better_than_majority", "no more than chance"),
-        (BEATEN, HIGH, 200, "no_better_than_majority", "below the share of the majority class"),
-        (outputs(disagreement=number(0.67, 0.65, 0.69)), LOW, 200, "answers_not_explained", "67% of the answers"),
+        (MAJORITY, HIGH, 200, "no_better_than_majority", "no better than chance"),
+        (BEATEN, HIGH, 200, "no_better_than_majority", "below the majority class"),
+        (outputs(disagreement=number(0.67, 0.65, 0.69)), LOW, 200, "answers_not_explained", "67% of the outputs"),
         (SOUND_LM, HIGH, 99, None, "99 texts are too few"),
     ],
 )

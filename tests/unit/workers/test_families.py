@@ -72,7 +72,7 @@ def test_a_decoder_is_one_by_its_behaviour() -> None:
 
 def test_the_encoder_of_t5_is_not_fine_tuned_and_says_so(tmp_path: Path) -> None:
     folder = saved(made("t5", 0), tmp_path / "t5")
-    with pytest.raises(InputError, match="the encoder of t5 is not fine-tuned here"):
+    with pytest.raises(InputError, match="the encoder of t5 cannot be fine-tuned here"):
         load_classifier(folder, "/base/uri", torch.device("cpu"), ["a", "b"])
 
 

@@ -35,7 +35,7 @@ def test_what_never_varies_has_an_interval_of_no_width() -> None:
 
 
 def test_one_group_gives_no_interval() -> None:
-    with pytest.raises(ValueError, match="two groups or more"):
+    with pytest.raises(ValueError, match="at least two groups"):
         jackknife_interval(1.0, [1.0])
 
 

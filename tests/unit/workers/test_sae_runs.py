@@ -58,7 +58,7 @@ def run(
             raise Stopped
 
     found = Runs(store, 0, early_stop, SharedTicks(tick, [1.0]), keeping).run(stack, config, "training")
-    heard = [detail for detail in heard if "keeping" not in detail]
+    heard = [detail for detail in heard if "saving" not in detail]
     assert heard[-1].startswith(f"training: step {found.steps} of {found.steps}, autoencoder 2 of 2, FVU 0.")
     return found
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workers.analysis.moments import Frame, PairMoments
-from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, cross_site_cka, similarities
+from workers.analysis.similarity import MIN_ROWS, NuclearNorm, SiteSimilarity, cross_site_cka, similarities
 
 
 def similarity(x: Tensor, y: Tensor) -> SiteSimilarity:
@@ -59,7 +59,7 @@ def test_a_site_that_does_not_vary_has_no_cka_and_says_so() -> None:
     constant = torch.full((50, 8), 0.3)
     found = similarity(constant, constant.clone())
     assert (found.cka, found.cosine_centred, found.relative_l2) == (None, None, 0.0)
-    assert found.undefined == "the rows do not vary here"
+    assert found.undefined == "the rows have no variance here"
 
 
 def test_too_few_rows_give_no_number_at_all() -> None:
@@ -88,3 +88,36 @@ def test_the_cross_site_map_agrees_with_the_gram_form_everywhere() -> None:
     constant = base.clone()
     constant[1] = 2.0
     assert torch.isnan(cross_site_cka(constant, tuned)[1]).all()
+
+
+def _spectrum(width: int, seed: int) -> Tensor:
+    """A matrix with singular values from 1 down to 1e-4, as cross-covariances of activations have."""
+    generator = torch.Generator().manual_seed(seed)
+    one, other = (torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))[0] for _ in "ab")
+    matrix: Tensor = one @ torch.diag(torch.logspace(0, -4, width, dtype=torch.float64)) @ other
+    return matrix
+
+
+def test_a_nuclear_norm_near_a_known_one_is_that_of_the_decomposition() -> None:
+    matrix = _spectrum(48, 0)
+    norm = NuclearNorm(matrix)
+    assert norm.value == pytest.approx(float(torch.linalg.svdvals(matrix).sum()), rel=1e-12)
+    generator = torch.Generator().manual_seed(1)
+    left, values, right = torch.linalg.svd(matrix)
+    for size in (0.003, 0.03):
+        noise = torch.randn(48, 48, generator=generator, dtype=torch.float64)
+        root = values.sqrt()
+        step = size * left @ (root[:, None] * noise * root[None, :]) @ right
+        near = 0.95 * matrix + step
+        exact = float(torch.linalg.svdvals(near).sum())
+        assert norm.near(near) == pytest.approx(exact, abs=0.03 * abs(exact - 0.95 * norm.value))
+
+
+def test_a_nuclear_norm_that_is_not_near_is_decomposed() -> None:
+    other = _spectrum(48, 5)
+    assert NuclearNorm(_spectrum(48, 0)).near(other) == pytest.approx(float(torch.linalg.svdvals(other).sum()))
+
+
+def test_a_matrix_of_zeros_has_no_norm() -> None:
+    zeros = torch.zeros(4, 4, dtype=torch.float64)
+    assert NuclearNorm(zeros).near(zeros) == 0.0

@@ -148,7 +148,7 @@ def test_the_cls_embedding_never_varies_and_is_marked_so(base: Path, tmp_path: P
     other = save_model(tiny_bert(7), tmp_path / "other")
     _, found = compared(base, other, tmp_path / "scratch")
     first = found.similarity[0]["cls"]
-    assert (first.cka.value, first.cka.undefined) == (None, "the rows do not vary here")
+    assert (first.cka.value, first.cka.undefined) == (None, "the rows have no variance here")
     assert found.similarity[1]["cls"].cka.value is not None
 
 
@@ -236,9 +236,9 @@ def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tm
 @pytest.mark.parametrize(
     ("matched", "retained", "words"),
     [
-        (0.05, 90, "5.0% of the base model's latents come again"),
+        (0.05, 90, "5.0% of the base model's latents reappear"),
         (0.1, 90, None),
-        (None, 49, "49% of the base model's latents stay"),
+        (None, 49, "49% of the base model's latents survive"),
         (None, 50, None),
     ],
 )
@@ -433,7 +433,7 @@ def test_rows_are_dealt_out_once_each_by_the_seed() -> None:
         (labelled(19), request(), "19 usable rows; at least 20"),
         ([], request(), "0 usable rows"),
         (labelled(39), tuning(), "39 usable rows; at least 40"),
-        (labelled(100), tuning(train_examples=90), "less 30 analysed ones leave 70"),
+        (labelled(100), tuning(train_examples=90), "minus 30 analysed ones leave 70"),
         ([Row(text, "same") for text in make_texts(60)], tuning(), "all training rows have the label 'same'"),
         ([*labelled(60), Row("text", "")], tuning(), "empty label"),
     ],
@@ -448,7 +448,7 @@ CURVES: dict[str, tuple[list[float], int, str]] = {
     "a zone whose last layer moved": ([0, 0.01, 0.02, 0.05, 0.09, 0.19, 0.6, 0.9, 0.95], 4, "first 4 of 8 blocks"),
     "all moved": ([0.5, 0.6, 0.7, 0.8], 0, "Every block at the bottom drifted"),
     "only the embeddings kept": ([0.0, 0.7, 0.7, 0.8], 0, "Every block at the bottom drifted"),
-    "little moved anywhere": ([0.01, 0.02, 0.01, 0.03], 0, "does not tell the blocks apart"),
+    "little moved anywhere": ([0.01, 0.02, 0.01, 0.03], 0, "does not separate the blocks"),
 }
 
 
@@ -478,8 +478,8 @@ def test_a_pair_is_the_same_where_both_of_its_texts_are() -> None:
     usable, warnings = distinct(rows)
     assert usable == [rows[0], rows[1], rows[6]]
     assert [(warning.code, warning.message) for warning in warnings] == [
-        ("blank_texts", "3 of 7 rows have a blank text or a blank second text and were passed over"),
-        ("repeated_texts", "1 of 7 rows repeat the pair of an earlier row and were passed over"),
+        ("blank_texts", "3 of 7 rows have a blank text or a blank second text and were skipped"),
+        ("repeated_texts", "1 of 7 rows repeat the pair of an earlier row and were skipped"),
     ]
 
 
@@ -493,5 +493,5 @@ def test_texts_that_were_not_reached_are_said(base: Path, tmp_path: Path) -> Non
 
 def test_texts_without_real_tokens_are_refused(base: Path, tmp_path: Path) -> None:
     empty = replace(resolved(base), split=Split([Row("\u200b", None)] * 30, [], []))
-    with pytest.raises(InputError, match="have 0 tokens that are not special"):
+    with pytest.raises(InputError, match="have 0 tokens besides special ones"):
         extracted_pair(empty, base, tmp_path / "s")

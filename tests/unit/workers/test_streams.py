@@ -47,7 +47,7 @@ def test_held_rows_are_counted_once_whatever_settles_the_frame(
 
 
 def test_no_rows_have_no_moments() -> None:
-    with pytest.raises(ValueError, match="no rows came"):
+    with pytest.raises(ValueError, match="no rows received"):
         StreamedMoments(10, 10, lambda _: None).finished()
 
 

@@ -235,7 +235,7 @@ def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(bas
 
     def watched(_share: float, detail: str = "", _numbers: Numbers = NO_NUMBERS) -> None:
         training, _, what = detail.partition(": ")
-        if what != "was trained before" and training not in made:
+        if what != "already trained" and training not in made:
             made.append(training)
 
     with pytest.raises(InterruptedError):

@@ -236,7 +236,7 @@ function contents() {
     const link = make("a", title, { href: `#${section.id}` });
     link.addEventListener("click", (event) => {
       event.preventDefault(); // inside a frame an address would lead elsewhere
-      section.scrollIntoView({ behavior: "smooth" });
+      section.scrollIntoView();
     });
     const item = make("li");
     item.append(link);
