@@ -14,9 +14,10 @@ export function field(title, pointer, input, hint) {
 }
 
 // Every setting below a schema that `skipped` does not name, as fields. put(body) writes down what was changed.
-export function settings(openapi, root, pointer, skipped) {
+// Parts that `always` names are there whatever the schema says.
+export function settings(openapi, root, pointer, skipped, always) {
   const parts = [];
-  const whole = h("div", {}, group(openapi, resolved(openapi, root), pointer, skipped, parts));
+  const whole = h("div", {}, group(openapi, resolved(openapi, root), pointer, skipped, parts, always));
   return { whole, parts, put: (body) => parts.forEach((one) => one.put(body)) };
 }
 
@@ -31,7 +32,7 @@ function resolved(openapi, schema) {
   return schema;
 }
 
-function group(openapi, schema, pointer, skipped, parts) {
+function group(openapi, schema, pointer, skipped, parts, always) {
   const simple = [];
   const nested = [];
   for (const [name, raw] of Object.entries(schema.properties ?? {})) {
@@ -41,7 +42,7 @@ function group(openapi, schema, pointer, skipped, parts) {
       continue;
     }
     if (inside.properties) {
-      nested.push(part(openapi, name, inside, own, skipped, parts));
+      nested.push(part(openapi, name, always.has(own) ? { ...inside, nullable: false } : inside, own, skipped, parts, always));
     } else {
       const made = one(name, inside, own);
       parts.push(made);
@@ -52,9 +53,9 @@ function group(openapi, schema, pointer, skipped, parts) {
 }
 
 // A part of its own; one that may be null can be switched on and off.
-function part(openapi, name, schema, pointer, skipped, parts) {
+function part(openapi, name, schema, pointer, skipped, parts, always) {
   const own = [];
-  const body = h("div", {}, group(openapi, schema, pointer, skipped, own));
+  const body = h("div", {}, group(openapi, schema, pointer, skipped, own, always));
   const title = words(name);
   if (!schema.nullable) {
     parts.push(...own);
@@ -85,9 +86,10 @@ function hint(schema) {
 function one(name, schema, pointer) {
   const given = input(schema);
   const made = field(words(name), pointer, given.element, schema.description ?? "");
+  const first = JSON.stringify(given.read()); // what was not touched is left to the service
   made.put = (body) => {
     const value = given.read();
-    if (value !== undefined && JSON.stringify(value) !== JSON.stringify(schema.default)) {
+    if (value !== undefined && JSON.stringify(value) !== first) {
       write(body, pointer, value);
     }
   };

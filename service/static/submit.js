@@ -93,7 +93,7 @@ export async function submit(view, signal) {
   async function schema() {
     const openapi = await call("GET", "/openapi.json");
     const skipped = new Set([...Object.values(parts).map((one) => one.pointer), "/base", "/tuned", "/analysis/grafts"]);
-    more = settings(openapi, { $ref: "#/components/schemas/AnalysisRequest" }, "", skipped);
+    more = settings(openapi, { $ref: "#/components/schemas/AnalysisRequest" }, "", skipped, new Set(["/finetune"]));
     advanced.replaceChildren(advanced.firstChild, more.whole);
   }
 

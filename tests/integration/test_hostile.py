@@ -68,7 +68,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         "parameters; the limit of this service is",
     ),
     "width beyond all": (lambda folder: changed_config(folder, hidden_size=10**9), "as hidden width; 1 to 65536"),
-    "no number": (lambda folder: changed_config(folder, num_hidden_layers="12"), "as blocks; 1 to 1000"),
+    "no number": (lambda folder: changed_config(folder, num_hidden_layers="12"), "blocks is '12'; must be 1 to 1000"),
     "a header of 100 GB": (huge_header, "could not be loaded"),
     "tensors of 4 TB": (far_offsets, "could not be loaded"),
     "deep JSON": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "is not JSON"),

@@ -285,7 +285,7 @@ class SaeSettings(RequestModel):
         description="training tokens per autoencoder, counting repetitions",
     )
     comparisons: list[ComparisonName] = Field(
-        default_factory=lambda: list(DEFAULT_COMPARISONS),
+        default=list(DEFAULT_COMPARISONS),
         description="how to compare the two models' autoencoders. `transfer` is always computed. Added cost relative "
         "to training the autoencoders: `warm_start` a quarter, `match` half, `crosscoder` twice",
     )

@@ -420,7 +420,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line() -> None:
         "rules: [": "p:1:9: not valid YAML",
         "rules: []\nrules: []": "p:2:1: not valid YAML: duplicate key rules",
         "- 1": "p:1:1: must be an object; it is [1]",
-        "rules:\n  - id: a\n    path: layers[0].drift\n    max: 1": "p:2:5: message: this field is missing",
+        "rules:\n  - id: a\n    path: layers[0].drift\n    max: 1": "p:2:5: message: this field is required",
     }.items():
         with pytest.raises(policies.PolicyError) as raised:
             policies.load(text, "p")

@@ -317,7 +317,8 @@ def test_turnover_is_drawn_beside_its_floor() -> None:
         layer.sae.warm_start = WarmStart.model_validate({"tuned": fates, "floor": warm["floor"]})
         layer.sae.withheld = "only 1.0% of the base model's latents come again"
     source = html.render(found)
-    assert "Not reported (differences, changed features, ablations) at 4 of 4 layers. Layer 0: only 1.0%" in Page(source).text
+    said = "Not reported (differences, changed features, ablations) at 4 of 4 layers. Layer 0: only 1.0%"
+    assert said in Page(source).text
     assert "<td>7</td><td>3</td><td>—</td>" in source
     assert "none is shown" not in Page(source).text
     assert "turnover" not in specs_of(html.render(report()))
@@ -343,7 +344,7 @@ def test_changed_latents_are_shown_with_their_tokens_and_what_chance_gives() -> 
         latent(3, "new"),
     ]
     source = html.render(found)
-    assert '<mark style="background:rgba(230,159,0,0.75)" title="activation 0.500">&lt;bad&gt;</mark> film' in source
+    assert '<mark style="--strength:75%" title="activation 0.500">&lt;bad&gt;</mark> film' in source
     assert "Do they matter to the answers?" not in source
     text = Page(source).text
     assert "a <b>very</b>" in text

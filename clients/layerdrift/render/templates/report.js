@@ -161,7 +161,7 @@ function colour() {
     const drift = data.texts[row.dataset.text].drift[picked];
     [...row.children].forEach((token, at) => {
       const share = Math.min(1, Math.max(0, drift[at]));
-      token.style.background = `color-mix(in oklab, #d55e00 ${Math.round(75 * share)}%, transparent)`;
+      token.style.background = `color-mix(in oklab, var(--moved) ${Math.round(75 * share)}%, transparent)`;
       token.title = `drift ${drift[at].toFixed(3)} at layer ${picked}`;
     });
   });
@@ -183,7 +183,7 @@ function show(index, at) {
   const y = (value) => height - 6 - ((height - 12) * value) / top;
   const line = curve.map((value, layer) => `${x(layer)},${y(value)}`).join(" ");
   const said = make("div");
-  said.innerHTML = `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img"><line x1="6" x2="${width - 6}" y1="${height - 6}" y2="${height - 6}" stroke="var(--line)"/><polyline points="${line}" fill="none" stroke="var(--accent)" stroke-width="2"/><circle cx="${x(picked)}" cy="${y(curve[picked])}" r="4" fill="#d55e00"/></svg>`;
+  said.innerHTML = `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img"><line x1="6" x2="${width - 6}" y1="${height - 6}" y2="${height - 6}" stroke="var(--line)"/><polyline points="${line}" fill="none" stroke="var(--accent)" stroke-width="2"/><circle cx="${x(picked)}" cy="${y(curve[picked])}" r="4" fill="var(--moved)"/></svg>`;
   said.firstChild.setAttribute("aria-label", `Drift of this token by layer, from ${curve[0].toFixed(3)} to ${curve.at(-1).toFixed(3)}`);
   const parts = [make("h3", `“${text.tokens[at]}” at layer ${picked}: drift ${curve[picked].toFixed(3)}`), said];
   if (text.latents) {
