@@ -83,7 +83,7 @@ async def _events(url: str, jobs: JobStore, record: JobRecord, position: str) ->
                 answer: Any = await client.xread({keys.events(record.id): position}, count=200, block=wait_ms)
                 ended = None if answer else await run_in_threadpool(_end, jobs, record.id)
             except (redis.RedisError, UnavailableError):
-                yield ": a server behind the service is away\n\n"
+                yield ": Redis or S3 is unavailable\n\n"
                 await asyncio.sleep(1.0)
                 continue
             if ended is not None:

@@ -64,7 +64,7 @@ class InspectAPI(ls.LitAPI):  # type: ignore[misc]
         try:
             return self._answers(questions)
         except redis.RedisError as error:
-            logger.warning("Redis is away: %s", error)
+            logger.warning("Redis is unavailable: %s", error)
             return [redis_away() for _ in questions]
         except Exception:
             if len(questions) > 1:  # one of them may be to blame

@@ -16,7 +16,9 @@ KeyId = Annotated[str, Path(pattern=r"^key_[0-9a-f]{8}$", description="key id")]
 router = APIRouter(tags=["keys"])
 
 
-@router.post("/v1/keys", summary="Create a key", status_code=201, responses=documented(401, 403, 422, 429, 503))
+@router.post(
+    "/v1/keys", summary="Create a key", status_code=201, responses=documented(400, 401, 403, 415, 422, 429, 503)
+)
 def create_key(backends: Backends, key: Admin, body: KeyRequest) -> NewKey:
     """Create a key within the limits of the calling key. Once the first key exists, every request needs one."""
     made = key_of_tenant(key, body)

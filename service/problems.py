@@ -82,7 +82,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def redis_away() -> ProblemResponse:
-    """What is said while Redis is away."""
+    """What is said while Redis is unavailable."""
     return ProblemResponse(UnavailableError("Redis could not be reached; try again later").problem())
 
 
@@ -118,7 +118,7 @@ def _explained(error: dict[str, Any]) -> str:
     place, *path = error["loc"]
     if place != "body":
         return f"{place} parameter {path[-1]}: {explain({**error, 'loc': path})}"
-    if not path:
+    if not path and error["type"] != "value_error":  # a value error concerns several fields at once
         return "the body must be a JSON object"
     return explain({**error, "loc": path}, _model_of(path, error["type"]))
 
@@ -179,7 +179,7 @@ def _methods(request: Request) -> list[str]:
 
 
 async def _redis(_: Request, error: Exception) -> ProblemResponse:
-    logger.warning("Redis is away: %s", error)
+    logger.warning("Redis is unavailable: %s", error)
     return redis_away()
 
 

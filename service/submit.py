@@ -87,7 +87,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
     Raises:
         InputError: the request points at something unusable.
         RateError: the tenant has too many open jobs.
-        UnavailableError: S3 is away.
+        UnavailableError: S3 is unavailable.
     """
     tenant = submission.tenant
     webhook = submission.request.webhook

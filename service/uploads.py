@@ -23,7 +23,10 @@ router = APIRouter(tags=["uploads"])
 
 
 @router.post(
-    "/v1/uploads", summary="Announce an upload", status_code=201, responses=documented(401, 403, 413, 422, 429, 503)
+    "/v1/uploads",
+    summary="Announce an upload",
+    status_code=201,
+    responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
 )
 def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, response: Response) -> Upload:
     """Announce an upload. Then PUT its bytes to `Location` and use its `uri` in requests."""

@@ -30,7 +30,7 @@ class BucketCheckpoints:
         """The last state that was saved whole, part after part; None where there is none.
 
         Raises:
-            UnavailableError: S3 is away, also later, between parts.
+            UnavailableError: S3 is unavailable, also later, between parts.
         """
         try:
             latest = json.loads(self._blobs.get(self._latest(run)))
@@ -40,7 +40,7 @@ class BucketCheckpoints:
         return self._parts(run, latest["number"], latest["parts"])
 
     def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
-        """Keeps a state in place of an earlier one; where S3 is away the earlier one stays."""
+        """Keeps a state in place of an earlier one; where S3 is unavailable the earlier one stays."""
         try:
             count = 0
             for count, part in enumerate(parts, start=1):

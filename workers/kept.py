@@ -57,7 +57,7 @@ class KeptFinetunes:
         """The fine-tune of this name, fetched into a folder and others beside it; None where it is not whole any more.
 
         Raises:
-            UnavailableError: S3 is away.
+            UnavailableError: S3 is unavailable.
         """
         try:
             kept = KeptFinetune.model_validate_json(self._blobs.get(keys.finetune_object(self._owned.tenant, name)))

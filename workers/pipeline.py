@@ -53,7 +53,7 @@ from workers.stages.token_latents import with_latents
 from workers.stages.trajectory import trajectory_of
 
 _AWAY = (UnavailableError, redis.RedisError)
-"""What a stage raises while a server behind it is away: no fault of the job's."""
+"""What a stage raises while a server behind it is unavailable: no fault of the job's."""
 
 COMPARE_COST, OUTPUTS_COST = 3.0, 1.0
 """Shares of the progress of the stage `compare`."""
@@ -327,7 +327,7 @@ def _publish(deployment: Deployment, owned: keys.Owned, report: Report, artifact
 
 
 def _publish_preliminary(deployment: Deployment, record: JobRecord, report: Report) -> None:
-    """Makes what is known readable while later stages run. Where Redis is away, nobody reads it: no reason to stop."""
+    """Makes what is known readable while later stages run. Where Redis is unavailable, nobody reads it: no reason to stop."""
     drift = [layer.drift for layer in report.layers]
 
     def note(found: JobRecord) -> JobRecord:

@@ -16,7 +16,7 @@ export async function zipped(files, name, heard) {
   const kept = files.filter(({ path }) => !SKIPPED.test(path));
   const total = kept.reduce((sum, { file }) => sum + file.size, 0);
   if (!kept.length) {
-    throw new Error(`${name} holds no file that a checkpoint needs`);
+    throw new Error(`${name} contains no file that a checkpoint needs`);
   }
   if (total > LIMIT) {
     throw new Error(`${name} is larger than 4 GB; upload it with the command line: layerdrift upload`);

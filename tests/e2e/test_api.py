@@ -253,7 +253,7 @@ def test_events_tell_a_job_from_its_start_to_its_end(
 
 
 def test_artifacts_can_be_fetched_by_their_links_without_a_key(http: httpx.Client, done: Analysis) -> None:
-    listed = http.get(done.links.artifacts).json()
+    listed = http.get(done.links.artifacts).json()["items"]
     assert [artifact["name"] for artifact in listed] == [
         "centres.safetensors",
         "report.html",

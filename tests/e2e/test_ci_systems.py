@@ -94,7 +94,7 @@ def test_the_action_reviews_summarises_and_keeps_one_comment(stack: Stack, works
         assert output["decision"] == "fail"
         analysis = output["analysis-id"]
         summary = (workspace / "summary.md").read_text()
-        assert summary.startswith("## ❌ The policy does not hold.")
+        assert summary.startswith("## ❌ Policy failed.")
         kept = {path.name for path in (workspace / "temp" / "layerdrift").iterdir()}
         assert kept == {"junit.xml", "summary.md", "report.html", "report.json", "drift.png", "verdict.json"}
         (suite,) = JUnitXml.fromfile(str(workspace / "temp/layerdrift/junit.xml"))
@@ -108,7 +108,7 @@ def test_the_action_reviews_summarises_and_keeps_one_comment(stack: Stack, works
         again = github(stack, workspace, host, **INPUTS, arguments=ARGUMENTS)
         assert again.returncode == 0, again.stderr
         assert set(host.comments) == {1, 2}
-        assert "✅ The policy holds." in host.comments[2]
+        assert "✅ Policy passed." in host.comments[2]
         host.contents_allowed = False
         assert github(stack, workspace, host, **INPUTS, arguments=ARGUMENTS).returncode == 0
         assert "The drift curve could not be stored" in host.comments[2]

@@ -190,7 +190,7 @@ def test_a_review_is_published_by_hand(
         )
     assert card.read_text().count("## Layer drift") == 1
     assert card.read_text().startswith("---\nlicense: apache-2.0\n---\n# A model\n\nIts own words.\n")
-    assert "Review: The policy holds." in card.read_text()
+    assert "Review: Policy passed." in card.read_text()
     logged = layerdrift("publish", "wandb", analysis, "--project", "reviews")
     assert logged.returncode == 0, logged.stderr
     (run,) = tmp_path.glob("wandb/offline-run-*/*.wandb")

@@ -346,10 +346,10 @@ def only_pickles(folder: Path) -> None:
 
 
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "unknown field": ({"tunned": {}}, "/tunned", "unknown field 'tunned'"),
+    "unknown field": ({"tunned": {}}, "/tunned", "there is no field 'tunned'; did you mean tuned?"),
     "both": ({"finetune": {}}, "", "exactly one of tuned"),
     "neither": ({"tuned": None}, "", "exactly one of tuned"),
-    "empty": ({"dataset": {"inline": {"texts": []}}}, "/dataset/inline/texts", "at least 1 item"),
+    "empty": ({"dataset": {"inline": {"texts": []}}}, "/dataset/inline/texts", "must not be empty"),
     "NUL byte": ({"base": {"uri": "file:///x%00y"}}, "/base/uri", "cannot be read"),
     "long name": ({"base": {"uri": "file:///" + "x" * 1500}}, "/base/uri", "outside the folders"),
     "no URI": ({"base": {"uri": "file://[x"}}, "/base/uri", "cannot be read"),
@@ -438,7 +438,7 @@ def test_what_shows_later_fails_the_job_with_stage_and_reason(
     assert (last.error.stage, last.error.status) == (stage, 422)
     assert message in last.error.detail
     assert last.error.errors[0].pointer == "/tuned/uri"
-    with pytest.raises(ConflictError, match="there is no report: the analysis is failed"):
+    with pytest.raises(ConflictError, match="the analysis is failed: it has no report"):
         client.report(last.id)
     with pytest.raises(AnalysisFailed, match=f"failed in stage {stage}"):
         client.wait(last.id, timeout=WAIT_SECONDS)
@@ -519,7 +519,7 @@ def test_health_readiness_and_docs_answer_without_the_internet(stack: Stack) -> 
         assert http.get("/static/docs/swagger-ui-bundle.js").status_code == 200
         schema = http.get("/openapi.json").json()
         posted = schema["paths"]["/v1/analyses"]["post"]["responses"]
-        assert set(posted) == {"200", "202", "401", "403", "409", "413", "422", "429", "503", "504"}
+        assert set(posted) == {"200", "202", "400", "401", "403", "409", "413", "415", "422", "429", "503", "504"}
         assert "Problem" in schema["components"]["schemas"]
 
 

@@ -109,7 +109,7 @@ def in_stage(client: Client, analysis_id: str, stage: str) -> bool:
 
 
 def ended(client: Client, analysis_id: str) -> Analysis:
-    """The analysis at its end, however often the service is away until then."""
+    """The analysis at its end, however often the service is unavailable until then."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -224,7 +224,7 @@ def record_running(client: Client, analysis_id: str) -> bool:
 
 
 def hold_down(stack: Stack, name: str, seconds: float) -> None:
-    """Kills a program again and again, so that it is away for so long."""
+    """Kills a program again and again, so that it is unavailable for so long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(ProcessLookupError):

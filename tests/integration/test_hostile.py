@@ -67,7 +67,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: changed_config(folder, hidden_size=65_536, intermediate_size=10**7, num_hidden_layers=999),
         "parameters; the limit of this service is",
     ),
-    "width beyond all": (lambda folder: changed_config(folder, hidden_size=10**9), "as hidden width; 1 to 65536"),
+    "width beyond all": (lambda folder: changed_config(folder, hidden_size=10**9), "must be 1 to 65536"),
     "no number": (lambda folder: changed_config(folder, num_hidden_layers="12"), "blocks is '12'; must be 1 to 1000"),
     "a header of 100 GB": (huge_header, "could not be loaded"),
     "tensors of 4 TB": (far_offsets, "could not be loaded"),

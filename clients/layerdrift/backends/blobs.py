@@ -51,7 +51,7 @@ class Children(NamedTuple):
 
 
 class BlobStore:
-    """One bucket. Every verb raises UnavailableError when S3 is away, NotFoundError when the object is not there."""
+    """One bucket. Every verb raises UnavailableError when S3 is unavailable, NotFoundError when the object is not there."""
 
     def __init__(self, client: Any, bucket: str, signer: Any = None) -> None:
         self._client = client
@@ -145,7 +145,7 @@ class BlobStore:
         """Whether the store honours `If-None-Match: *`. The first call finds out by writing a probe object.
 
         Raises:
-            UnavailableError: S3 is away; the next call tries again.
+            UnavailableError: S3 is unavailable; the next call tries again.
         """
         if self._conditional is None:
             self._conditional = self._probe_conditional_writes()

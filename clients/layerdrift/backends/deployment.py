@@ -84,5 +84,5 @@ class Deployment:
         return found
 
     def probe_store_in_background(self) -> None:
-        """Does `probe_store` in a thread: a start waits for no S3 that is away."""
+        """Does `probe_store` in a thread: a start waits for no S3 that is unavailable."""
         threading.Thread(target=self.probe_store, name="store-probe", daemon=True).start()

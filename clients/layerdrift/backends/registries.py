@@ -32,7 +32,7 @@ class Remote:
     Raises (each call):
         NotFoundError: the server has no such thing.
         DeniedError: it refuses, and the service's credentials do not help.
-        UnavailableError: it is away.
+        UnavailableError: it is unavailable.
     """
 
     def __init__(self, what: str, url: str, uri: str, auth: httpx.Auth | None, opened_by: str) -> None:

@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is neither YAML nor JSON: {error}") from error
     if not isinstance(body, dict):
-        raise InputError(f"{path} holds no request: an object with base, dataset and tuned or finetune")
+        raise InputError(f"{path} contains no request: an object with base, dataset and tuned or finetune")
     return body
 
 

@@ -12,7 +12,7 @@ LayerdriftError
 +-- MediaTypeError      415  the body is not sent as JSON
 +-- RateError           429  too many requests, or too many open jobs; says when to come back
 +-- UnsupportedError    501  this installation cannot do it; says what to install
-+-- UnavailableError    503  Redis or S3 is away; try again later
++-- UnavailableError    503  Redis or S3 is unavailable; try again later
 +-- DeadlineError       504  the server did not answer in time
 +-- StageError          a stage of a job crashed; becomes the `error` of a failed analysis
 +-- TransportError      the client could not reach the service (SDK only)

@@ -33,7 +33,7 @@ NOISE_FLOOR_TITLES: dict[NoiseFloorName, str] = {
     "reseed": "two seeds against each other",
     "label_shuffle": "shuffled labels",
 }
-RANDOM_WEIGHTS, RANDOM_WEIGHTS_COLOUR = "random weights", "#8A7B6B"
+RANDOM_WEIGHTS, RANDOM_WEIGHTS_COLOUR = "random weights", "#009E73"
 NOISE_FLOOR_COLOURS = ["#666666", "#CC79A7", "#56B4E9"]
 GRAFT_TITLES = {"prefix": "base layers 0 to k", "block": "base block k alone"}
 GRAFT_UNITS = {

@@ -150,7 +150,7 @@ class AsyncClient:
         """Uploads a data set file, or a checkpoint's folder; what the service has already is not sent again.
 
         Raises:
-            InputError: there is no such file or folder, or the folder holds no safetensors weights.
+            InputError: there is no such file or folder, or the folder contains no safetensors weights.
         """
         held = prepared(Path(path))
         file = await asyncio.to_thread(held.__enter__)

@@ -46,7 +46,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Retries:
-    """How often a call is tried again where the service is away (503), asks to wait (429) or cannot be reached.
+    """How often a call is tried again where the service is unavailable (503), asks to wait (429) or cannot be reached.
 
     Between tries lies a random part of `first` seconds, doubled each time up to `longest` (full jitter), and no less
     than the service's `Retry-After`. 0 `tries`: none is made again.

@@ -39,7 +39,7 @@ class Client:
         url: of the service; None: LAYERDRIFT_URL, or http://127.0.0.1:8000.
         timeout: seconds until an answer must have come.
         api_key: None: LAYERDRIFT_API_KEY, where that is set.
-        retries: what is done where the service is away or asks to wait.
+        retries: what is done where the service is unavailable or asks to wait.
         on_retry: called with the reason before a call is tried again.
 
     Every call raises TransportError where the service cannot be reached, and the error of `contract.errors` that fits
@@ -160,7 +160,7 @@ class Client:
         """Uploads a data set file, or a checkpoint's folder; what the service has already is not sent again.
 
         Raises:
-            InputError: there is no such file or folder, or the folder holds no safetensors weights.
+            InputError: there is no such file or folder, or the folder contains no safetensors weights.
         """
         with prepared(Path(path)) as file:
             upload = self._send(calls.announce(file.announced))

@@ -62,7 +62,7 @@ def prepared(path: Path) -> Iterator[Prepared]:
 def _pack(folder: Path, target: Path) -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(_READ))
     if not any(path.suffix == ".safetensors" for path in files):
-        raise InputError(f"{folder} holds no .safetensors file; save the model with safe_serialization=True")
+        raise InputError(f"{folder} contains no .safetensors file; save the model with safe_serialization=True")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in files:
             entry = zipfile.ZipInfo(path.name, _EPOCH)

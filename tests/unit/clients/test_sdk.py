@@ -33,7 +33,7 @@ VERDICT = {"analysis_id": ID, "decision": "pass", "checks": []}
 AWAY: tuple[int, dict[str, str], Any] = (
     503,
     {},
-    {"type": "urn:x", "title": "t", "status": 503, "detail": "Redis is away"},
+    {"type": "urn:x", "title": "t", "status": 503, "detail": "Redis is unavailable"},
 )
 
 
@@ -99,7 +99,7 @@ def test_a_service_that_is_away_for_a_moment_is_asked_again(server: Server) -> N
 def test_in_the_end_the_error_is_raised(server: Server) -> None:
     server.script = [AWAY]
     with Client(server.url, retries=FAST) as client:
-        with pytest.raises(UnavailableError, match="Redis is away"):
+        with pytest.raises(UnavailableError, match="Redis is unavailable"):
             client.get(ID)
         assert len(server.seen) == 4
         server.script = [(429, {"Retry-After": "7"}, AWAY[2])]
@@ -225,7 +225,7 @@ def test_a_folder_becomes_the_same_zip_whatever_its_times_and_without_pickles(tm
         assert two.announced == first
     assert not two.path.exists()
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"holds no \.safetensors file"), prepared(folder):
+    with pytest.raises(InputError, match=r"contains no \.safetensors file"), prepared(folder):
         pass
     with pytest.raises(InputError, match="neither a file nor a folder"), prepared(tmp_path / "absent"):
         pass
