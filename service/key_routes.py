@@ -17,7 +17,7 @@ router = APIRouter(tags=["keys"])
 
 
 @router.post(
-    "/v1/keys", summary="Create a key", status_code=201, responses=documented(400, 401, 403, 415, 422, 429, 503)
+    "/v1/keys", summary="Create a key", status_code=201, responses=documented(400, 401, 403, 413, 415, 422, 429, 503)
 )
 def create_key(backends: Backends, key: Admin, body: KeyRequest) -> NewKey:
     """Create a key within the limits of the calling key. Once the first key exists, every request needs one."""

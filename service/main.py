@@ -137,7 +137,7 @@ def _replace_routes(app: FastAPI) -> None:
         "latents of both autoencoders for each token at each layer. The first request for a pair loads its models.",
         responses={
             200: {"model": Inspection, "description": "The inspected texts, in the order of the request"},
-            **problems.documented(400, 401, 403, 404, 409, 415, 422, 429, 501, 503, 504),
+            **problems.documented(400, 401, 403, 404, 409, 413, 415, 422, 429, 501, 503, 504),
         },
     )
     app.add_api_route(

@@ -25,7 +25,7 @@ class PreviewRequest(BaseModel):
 @router.post(
     "/v1/estimates",
     summary="Estimate an analysis",
-    responses=documented(400, 401, 403, 415, 422, 429, 503),
+    responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
 )
 def estimate_analysis(backends: Backends, key: Submitter, body: AnalysisRequest) -> Estimate:
     """Estimate the time, memory and disk of a request. Validates it like a submission, but submits nothing."""
@@ -37,7 +37,7 @@ def estimate_analysis(backends: Backends, key: Submitter, body: AnalysisRequest)
 @router.post(
     "/v1/datasets/preview",
     summary="Preview a data set",
-    responses=documented(400, 401, 403, 415, 422, 429, 503),
+    responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
 )
 def preview_dataset(backends: Backends, key: Submitter, body: PreviewRequest) -> DatasetPreview:
     """Preview the columns and first rows of a data set as they would be read, or the problems that prevent it."""

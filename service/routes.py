@@ -184,7 +184,7 @@ def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> 
     summary="Evaluate a policy",
     tags=["analyses"],
     response_model=Verdict,
-    responses=documented(400, 401, 403, 404, 409, 415, 422, 429, 503),
+    responses=documented(400, 401, 403, 404, 409, 413, 415, 422, 429, 503),
 )
 async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Response:
     """Evaluate a policy against the report. Returns 422 if a rule cannot be evaluated; that is not a pass."""
