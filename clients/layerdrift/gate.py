@@ -126,7 +126,7 @@ def _skipped(rule: Rule, path: str) -> Check:
         observed=None,
         limit=rule.limit,
         message=rule.message,
-        detail=f"skipped: the report has {path}",
+        detail=f"skipped: applies only without {path}",
         skipped=True,
     )
 

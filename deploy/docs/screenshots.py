@@ -17,7 +17,7 @@ from deploy.embedded.stack import Stack
 from layerdrift.sdk import Client
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-SIZE = ViewportSize(width=1180, height=720)
+WIDTH, REPORT_HEIGHT, PAGE_HEIGHT = 1180, 900, 400
 MAX_BYTES = 150_000
 
 
@@ -31,10 +31,10 @@ def main() -> int:
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright, Stack({**os.environ, "LAYERDRIFT_HOME": str(home)}) as stack:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        _shoot(browser, (home / "report.html").as_uri(), "#drift svg", IMAGES / "report.png")
+        _shoot(browser, (home / "report.html").as_uri(), "#drift svg", IMAGES / "report.png", REPORT_HEIGHT)
         with Client(stack.url) as client:
             newest = client.list(limit=1).items[0]
-        _shoot(browser, f"{stack.url}/", f"#open-{newest.id}", IMAGES / "page.png")
+        _shoot(browser, f"{stack.url}/", f"#open-{newest.id}", IMAGES / "page.png", PAGE_HEIGHT)
         browser.close()
     sizes = {path: path.stat().st_size for path in (IMAGES / "report.png", IMAGES / "page.png")}
     for path, size in sizes.items():
@@ -42,8 +42,8 @@ def main() -> int:
     return int(max(sizes.values()) > MAX_BYTES)
 
 
-def _shoot(browser: Browser, url: str, ready: str, target: Path) -> None:
-    page = browser.new_page(viewport=SIZE, color_scheme="light")
+def _shoot(browser: Browser, url: str, ready: str, target: Path, height: int) -> None:
+    page = browser.new_page(viewport=ViewportSize(width=WIDTH, height=height), color_scheme="light")
     page.goto(url)
     page.wait_for_selector(ready)
     page.wait_for_timeout(500)

@@ -16,11 +16,11 @@ from types import FrameType
 
 import httpx
 from rich.console import Console
-from rich.table import Table
 
 from deploy.embedded.demo_inputs import DemoInputs, DownloadError, fetch
 from deploy.embedded.stack import Stack
 from deploy.embedded.supervisor import StartError
+from layerdrift import policies
 from layerdrift.cli import tables
 from layerdrift.cli.progress import follow
 from layerdrift.contract.errors import LayerdriftError
@@ -96,24 +96,32 @@ def _run(stack: Stack, inputs: DemoInputs, home: Path) -> None:
     _print(report)
     console.print(f"{time.monotonic() - started:.0f} s from the POST to the report", highlight=False)
     _ask_again(stack.url, request)
-    for suffix in ("html", "md", "json"):
-        console.print(f"wrote {home / f'report.{suffix}'}", highlight=False, soft_wrap=True)
+    _say_what_next(home)
 
 
 def _print(report: Report) -> None:
-    console.print(tables.layers(report))
-    zones = Table(title="zones", title_justify="left")
-    for heading in ("zone", "layers", "mean drift", "reading"):
-        zones.add_column(heading)
-    for zone in report.zones:
-        zones.add_row(zone.name, words.span(zone), words.number(zone.level), words.ZONE_MEANING[zone.name])
-    console.print(zones)
-    for line in (words.outcome(report), words.advice(report)):
+    console.print(tables.layers(report, console.width))
+    for line in (words.headline(report), words.outcome(report), words.advice(report)):
         if line:
             console.print(line, highlight=False)
+    verdict = policies.starter_verdict(report)
+    if verdict is not None:
+        console.print("the starter policy says:", tables.verdict(verdict), sep="\n", highlight=False)
     for warning in report.warnings:
         console.print(f"[yellow]{warning.code}[/yellow]: {warning.message}", highlight=False)
     console.print(f"peak memory of the worker: {report.timings.peak_memory_bytes / 2**30:.2f} GiB", highlight=False)
+
+
+def _say_what_next(home: Path) -> None:
+    """The files, and the commands that go on from here."""
+    place = Path(os.path.relpath(home))
+    for line in (
+        *(f"wrote {place / f'report.{suffix}'}" for suffix in ("html", "md", "json")),
+        f"next: open {place / 'report.html'} in a browser",
+        f"      LAYERDRIFT_HOME={place} make up   # the web page with this analysis",
+        "      docs/tutorial.md                  # review a pair of your own, with a policy of your own",
+    ):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _ask_again(url: str, request: AnalysisRequest) -> None:

@@ -51,7 +51,7 @@ class Children(NamedTuple):
 
 
 class BlobStore:
-    """One bucket. Every verb raises UnavailableError when S3 is unavailable, NotFoundError when the object is not there."""
+    """One bucket. Every verb raises UnavailableError when S3 cannot be reached, NotFoundError for what it lacks."""
 
     def __init__(self, client: Any, bucket: str, signer: Any = None) -> None:
         self._client = client

@@ -275,7 +275,7 @@ def report(
         if chosen is None:
             found = client.report(analysis, preliminary)
             about = filter(None, [words.pending(found), words.headline(found)])
-            tables.say(*about, tables.layers(found), *filter(None, [words.outcome(found)]))
+            tables.say(*about, tables.layers(found, tables.width()), *filter(None, [words.outcome(found)]))
             tables.say(words.advice(found), *(f"{one.code}: {one.message}" for one in found.warnings))
             return
         body = _body(client, analysis, chosen, preliminary)

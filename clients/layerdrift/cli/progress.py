@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from layerdrift.sdk.files import Heard
 LINE_SECONDS = 15.0
 """Without a terminal, a stage that still runs says so this often."""
 
-console = Console(stderr=True)
+console = Console(stderr=True, width=None if sys.stderr.isatty() else tables.PLAIN_WIDTH)
 
 
 def said_on_retry(reason: str) -> None:
@@ -87,7 +88,7 @@ class _FirstNumbers:
         except LayerdriftError:  # it has ended meanwhile, and the whole report follows
             return
         if report.status == "preliminary":
-            self._out.print(tables.layers(report))
+            self._out.print(tables.layers(report, self._out.width))
             self._out.print(words.pending(report) or "", highlight=False, soft_wrap=True, markup=False)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
@@ -32,13 +32,18 @@ PLAIN_WIDTH = 160
 
 def say(*shown: Table | str) -> None:
     """Prints tables and lines."""
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+    console = Console(width=width(), highlight=False, soft_wrap=False)
     with _somebody_reads():
         for one in shown:
             if isinstance(one, str):
                 console.print(lines(one), soft_wrap=True, markup=False)
             else:
                 console.print(one)
+
+
+def width() -> int:
+    """Columns of standard output."""
+    return Console().width if sys.stdout.isatty() else PLAIN_WIDTH
 
 
 def put(text: str) -> None:
@@ -120,37 +125,24 @@ def estimate(found: Estimate) -> list[Table | str]:
     ]
 
 
-def layers(report: Report) -> Table:
-    """The numbers that say most, layer by layer."""
-    table = Table(title="drift by layer (token view)", title_justify="left")
-    for heading in (
-        "layer",
-        "zone",
-        "CKA",
-        "resolution",
-        "of scale",
-        "relative L2",
-        "graft",
-        "probe",
-        "FVU base",
-        "transfer",
-    ):
-        table.add_column(heading, justify="left" if heading in ("layer", "zone") else "right")
-    for layer in report.layers:
-        token, sae = layer.similarity["token"], layer.sae
+def layers(report: Report, width: int = PLAIN_WIDTH) -> Table:
+    """The numbers that say most, layer by layer: only those that are known, and as many as fit the width."""
+    columns: dict[str, Sequence[str | None]] = {
+        heading: [value(layer) for layer in report.layers] for heading, value in _LAYER_NUMBERS.items()
+    }
+    known = [name for name, cells in columns.items() if any(cell is not None for cell in cells)]
+    if width < _ALL_COLUMNS and len(known) > _FITTING:
+        known.remove("resolution")
+    table = Table(title="drift by layer (token view)", title_justify="left", box=None, pad_edge=False)
+    table.collapse_padding = width < _ALL_COLUMNS
+    for heading in ("layer", "zone"):
+        table.add_column(heading, no_wrap=True)
+    for heading in known:
+        table.add_column(heading, justify="right")
+    for place, layer in enumerate(report.layers):
         style = ZONE_STYLE[layer.zone]
-        table.add_row(
-            f"{layer.index} {layer.name}",
-            f"[{style}]{layer.zone}[/{style}]",
-            words.number(token.cka.value, 4),
-            words.number(_resolution(layer), 5),
-            words.percent(layer.relative_drift.value),
-            words.number(token.relative_l2.value),
-            words.number(layer.graft.prefix.value if layer.graft else None),
-            words.number(layer.probe.tuned.value if layer.probe else None),
-            words.number(sae.base.fvu if sae else None),
-            words.number(sae.transfer_excess if sae else None),
-        )
+        cells = [columns[heading][place] or words.number(None) for heading in known]
+        table.add_row(f"{layer.index} {layer.name}", f"[{style}]{layer.zone}[/{style}]", *cells)
     return table
 
 
@@ -240,3 +232,21 @@ def _resolution(layer: Layer) -> float | None:
     """CKA that rounding alone leaves; None where it is not known."""
     drift = words.resolution(layer)
     return None if drift is None else 1 - drift
+
+
+def _shown(value: float | None, digits: int = 3) -> str | None:
+    return None if value is None else words.number(value, digits)
+
+
+_LAYER_NUMBERS: Final[Mapping[str, Callable[[Layer], str | None]]] = {
+    "CKA": lambda layer: _shown(layer.similarity["token"].cka.value, 4),
+    "resolution": lambda layer: _shown(_resolution(layer), 5),
+    "of scale": lambda layer: None if layer.relative_drift.value is None else words.percent(layer.relative_drift.value),
+    "relative L2": lambda layer: _shown(layer.similarity["token"].relative_l2.value),
+    "graft": lambda layer: _shown(layer.graft.prefix.value) if layer.graft else None,
+    "probe": lambda layer: _shown(layer.probe.tuned.value) if layer.probe else None,
+    "FVU base": lambda layer: _shown(layer.sae.base.fvu) if layer.sae else None,
+    "transfer": lambda layer: _shown(layer.sae.transfer_excess) if layer.sae else None,
+}
+_ALL_COLUMNS, _FITTING = 104, 5
+"""Columns of text that all numbers need, and how many of the numbers fit 80 of them."""

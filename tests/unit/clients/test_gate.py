@@ -323,7 +323,7 @@ def test_models_without_a_head_are_judged_by_their_last_layer_and_others_are_not
         assert found[rule].decision == decision
         asked = {check.id: check for check in judge(starter, given).checks}
         assert (asked[rule].decision, asked[rule].matched) == ("pass", 0)
-        assert "skipped: the report has outputs.kind" in asked[rule].detail
+        assert "skipped: applies only without outputs.kind" in asked[rule].detail
 
 
 def test_every_rule_of_the_starter_policy_is_tried_above() -> None:
