@@ -161,10 +161,12 @@ def _replace_routes(app: FastAPI) -> None:
 
 
 def _inspecting(asked: Callable[[inspect.Question], Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
-    """The route in front of LitServe's: who asks."""
+    """The route in front of LitServe's: who asks, of which analysis."""
 
-    async def inspect_texts(body: InspectionRequest, key: Reader) -> Response:
-        return await asked(inspect.Question(tenant=key.tenant, request=body))
+    async def inspect_texts(body: InspectionRequest, key: Reader, backends: Backends) -> Response:
+        analysis_id = await run_in_threadpool(backends.jobs.resolve, key.tenant, body.analysis_id)
+        request = body.model_copy(update={"analysis_id": analysis_id})
+        return await asked(inspect.Question(tenant=key.tenant, request=request))
 
     return inspect_texts
 

@@ -189,7 +189,10 @@ def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> 
 async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Response:
     """Evaluate a policy against the report. Returns 422 if a rule cannot be evaluated; that is not a pass."""
     report = await run_in_threadpool(_report, backends, key, analysis_id)
-    baseline = await run_in_threadpool(_report, backends, key, policy.baseline) if policy.baseline else None
+    baseline = None
+    if policy.baseline is not None:
+        earlier = await run_in_threadpool(backends.jobs.resolve, key.tenant, policy.baseline)
+        baseline = await run_in_threadpool(_report, backends, key, earlier)
     return Response(await judging.verdict(policy, report, baseline), media_type="application/json")
 
 

@@ -22,7 +22,7 @@ from layerdrift.backends.locations import pinned_upload
 from layerdrift.backends.records import Delivery, JobRecord
 from layerdrift.backends.settings import Settings
 from layerdrift.backends.sources import PinnedDataset, Pins, Sources
-from layerdrift.backends.uploads import INLINE_NAME, UploadStore
+from layerdrift.backends.uploads import INLINE_NAME, SCHEME, UploadStore
 from layerdrift.backends.workload import workload
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.errors import LayerdriftError, RateError
@@ -113,6 +113,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         priority=submission.priority,
         created_at=datetime.now(UTC),
         request=request,
+        compared=submission.request.described(_upload_names(deployment.uploads, tenant, submission.request)),
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
         trace=submission.trace,
@@ -130,6 +131,13 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
     if to_run:
         deployment.queue.announce(record)
     return accepted(record, 202 if to_run else 200)
+
+
+def _upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -> dict[str, str]:
+    """What the uploads of a request are called, by their URI: a folder that was sent as a zip by the folder's name."""
+    uris = (request.base.uri, request.tuned.uri if request.tuned else None, request.dataset.uri)
+    sent = [uri for uri in uris if uri is not None and uri.startswith(SCHEME)]
+    return {uri: uploads.get(tenant, uri.removeprefix(SCHEME)).filename.removesuffix(".zip") for uri in sent}
 
 
 def _operations(sources: Sources, request: AnalysisRequest, pins: Pins) -> dict[StageName, float]:

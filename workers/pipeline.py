@@ -239,7 +239,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         evaluated = evaluate_outputs(resolved, checkpoint, compared.drift, extracted, asking)
         advice = preliminary(request, compared, evaluated)
         known = Findings(resolved, tuned, extracted, compared, evaluated, None, None, None, advice)
-        so_far = build_report(record.id, request, known, writer.seconds, writer.pending())
+        so_far = build_report(record, known, writer.seconds, writer.pending())
         _publish_preliminary(deployment, record, so_far)
     keeping = Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds)
     rows, trained, kept = None, None, None
@@ -264,7 +264,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         judged = judge(request, resolved, checkpoint, compared, evaluated, trained, extracted, folder, tick, keeping)
     with _stage(writer, StageName.REPORT):
         found = Findings(resolved, tuned, extracted, compared, evaluated, rows, trained, kept, judged, trajectory)
-        report = build_report(record.id, request, found, writer.seconds)
+        report = build_report(record, found, writer.seconds)
         _publish(deployment, record.owned, report, artifacts)
     return report
 
@@ -327,7 +327,7 @@ def _publish(deployment: Deployment, owned: keys.Owned, report: Report, artifact
 
 
 def _publish_preliminary(deployment: Deployment, record: JobRecord, report: Report) -> None:
-    """Makes what is known readable while later stages run. Where Redis is unavailable, nobody reads it: no reason to stop."""
+    """Makes what is known readable while later stages run. Without Redis nobody reads it: no reason to stop."""
     drift = [layer.drift for layer in report.layers]
 
     def note(found: JobRecord) -> JobRecord:

@@ -76,8 +76,14 @@ export function spark(values) {
 }
 
 // Lines over a common x axis. series: [{name, colour, dash, points: [[x, y], …]}].
+// The round number (1, 2 or 5 times a power of ten) at or above a length, for ticks that can be read.
+function niceStep(length) {
+  const power = 10 ** Math.floor(Math.log10(length));
+  return power * ([1, 2, 5, 10].find((round) => round >= length / power - 1e-9) ?? 10);
+}
+
 export function lines({ series, label, xTitle, yTitle, height = 220, fromZero = true }) {
-  const width = 640;
+  const width = Math.max(320, Math.min(1100, document.documentElement.clientWidth - 80)); // letters keep their size on a phone
   const [left, right, top, bottom] = [54, 12, 12, 40];
   const all = series.flatMap((one) => one.points);
   if (!all.length) {
@@ -87,10 +93,12 @@ export function lines({ series, label, xTitle, yTitle, height = 220, fromZero = 
   const ys = all.map((point) => point[1]);
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
   const y0 = fromZero ? Math.min(0, ...ys) : Math.min(...ys);
-  const y1 = Math.max(...ys, y0 + 1e-9);
+  const step = niceStep((Math.max(...ys) - y0) / 4 || 0.25);
+  const y1 = y0 + step * Math.max(1, Math.ceil((Math.max(...ys) - y0) / step - 1e-9));
   const x = (value) => left + ((width - left - right) * (value - x0)) / Math.max(1e-9, x1 - x0);
   const y = (value) => height - bottom - ((height - top - bottom) * (value - y0)) / (y1 - y0);
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => y0 + share * (y1 - y0));
+  const ticks = Array.from({ length: Math.round((y1 - y0) / step) + 1 }, (_, index) => y0 + index * step);
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const steps = Math.min(8, Math.max(1, x1 - x0));
   const marks = Array.from({ length: steps + 1 }, (_, index) => Math.round(x0 + ((x1 - x0) * index) / steps));
   const chart = s(
@@ -98,7 +106,7 @@ export function lines({ series, label, xTitle, yTitle, height = 220, fromZero = 
     { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
     ticks.map((value) => [
       s("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-      s("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value.toPrecision(2)),
+      s("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(digits)),
     ]),
     [...new Set(marks)].map((value) => s("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, String(value))),
     s("text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }, xTitle),

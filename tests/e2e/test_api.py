@@ -127,6 +127,7 @@ def test_uploaded_checkpoints_and_texts_give_the_report_of_the_folders(
     analysis = client.submit(AnalysisRequest.model_validate(request))
     *_, last = client.watch(analysis.id, timeout=WAIT_SECONDS)
     assert last.error is None
+    assert (last.name, last.compared) == ("base → tuned on texts.jsonl", "base → tuned on texts.jsonl")
     from_uploads, from_folders = client.report(last.id), client.report(done.id)
     assert from_uploads.layers == from_folders.layers
     assert from_uploads.models["base"].fingerprint == from_folders.models["base"].fingerprint

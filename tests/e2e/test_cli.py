@@ -202,13 +202,15 @@ def test_people_get_tables(run: Run, done: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["submit", "--base", "no/where", "--tuned", "s3://b/t", "--dataset", "s3://b/d.csv"], "is not a local path or a supported URI"),
+        (["submit", "--base", "no/where", "--tuned", "s3://b/t", "--dataset", "s3://b/d.csv"],
+         "is not a local path or a supported URI"),
         (["submit", "--base", "hf://a/b"], "dataset: this field is required"),
         (["submit", "--set", "analysis.sae.k=0", "--base", "s3://b/c", "--tuned", "s3://b/d", "--dataset", "s3://b/e.csv"],
          "analysis.sae.k: must be at least 1; it is 0"),
         (["submit", "--tag", "nothing", "--base", "s3://b/c"], "--tag nothing: write key=value"),
         (["review", "--base", "s3://b/c", "-p", "absent.yaml"], "absent.yaml"),
-        (["review", "--base", "s3://b/c", "--junit", "absent/out.xml"], "absent does not exist; create the folder first"),
+        (["review", "--base", "s3://b/c", "--junit", "absent/out.xml"],
+         "absent does not exist; create the folder first"),
         (["report"], "Missing argument"),
         (["no-such-command"], "No such command"),
     ],

@@ -17,7 +17,9 @@ from layerdrift.backends.deployment import Deployment
 
 CONFIG = """
 [checks]
-negative_data_rejection.expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "429"]
+negative_data_rejection.expected-statuses = [
+  "400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "429"
+]
 """
 """With 413: arrays that are too long are refused by their bytes first."""
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import torch
 
 from layerdrift import __version__
+from layerdrift.backends.records import JobRecord
 from layerdrift.contract.report import (
     DatasetInfo,
     Engine,
@@ -63,20 +64,21 @@ class Findings:
 
 
 def build_report(
-    analysis_id: str,
-    request: AnalysisRequest,
+    record: JobRecord,
     found: Findings,
     stage_seconds: dict[str, float],
     pending: Sequence[PendingStage] = (),
 ) -> Report:
     """The report of an analysis; a preliminary one where stages are pending."""
-    resolved, extracted, compared, judged = found.resolved, found.extracted, found.compared, found.judged
+    request, resolved, extracted = record.request, found.resolved, found.extracted
+    compared, judged = found.compared, found.judged
     tuned, trained = found.tuned, found.trained
     return Report(
         status="preliminary" if pending else "complete",
         pending=list(pending),
-        analysis_id=analysis_id,
-        name=request.title,
+        analysis_id=record.id,
+        name=record.title,
+        compared=record.compared or request.compared,
         created_at=datetime.now(UTC),
         engine=_engine(),
         request=request,

@@ -69,7 +69,7 @@ class Catalogue:
         return [
             Source(
                 uri=f"s3://{self._blobs.bucket}/{keys.checkpoint_prefix(record.owned)}",
-                name=record.request.title,
+                name=record.title,
                 kind="checkpoint",
             )
             for record in records

@@ -50,6 +50,7 @@ class JobRecord(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     request: AnalysisRequest
+    compared: str = Field(default="", description="models and data set in short; empty: of a version before 0.2")
     pins: Pins
     progress: Progress = Field(default_factory=Progress)
     error: Problem | None = None
@@ -73,6 +74,11 @@ class JobRecord(BaseModel):
         return keys.Owned(self.tenant, self.id)
 
     @property
+    def title(self) -> str:
+        """The name from the request, or what is compared."""
+        return self.request.name or self.compared or self.request.compared
+
+    @property
     def report(self) -> ReportState:
         """Which report there is to read."""
         if self.status is Status.SUCCEEDED:
@@ -84,8 +90,8 @@ class JobRecord(BaseModel):
         path = f"/v1/analyses/{self.id}"
         return Analysis(
             id=self.id,
-            name=self.request.title,
-            compared=self.request.compared,
+            name=self.title,
+            compared=self.compared or self.request.compared,
             tags=self.request.tags,
             status=self.status,
             created_at=self.created_at,
@@ -126,12 +132,11 @@ class Wanted:
 
     def admits(self, record: JobRecord) -> bool:
         """Whether a record is one of them."""
-        request = record.request
         return (
             self.status in (None, record.status)
-            and (self.name is None or self.name.casefold() in request.title.casefold())
-            and self.title in (None, request.title)
-            and (self.tag is None or request.tags.get(self.tag[0]) == self.tag[1])
+            and (self.name is None or self.name.casefold() in record.title.casefold())
+            and self.title in (None, record.title)
+            and (self.tag is None or record.request.tags.get(self.tag[0]) == self.tag[1])
         )
 
 

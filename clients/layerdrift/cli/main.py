@@ -372,7 +372,7 @@ def inspect(
     """Run other texts through both models of a finished analysis: drift by token and layer."""
     given = typer.get_text_stream("stdin").read().splitlines() if texts == ["-"] else texts
     with connected(url) as client:
-        found = client.inspect(client.get(analysis).id, *(text for text in given if text.strip()))
+        found = client.inspect(analysis, *(text for text in given if text.strip()))
     if as_json:
         tables.dump(found)
     else:

@@ -18,7 +18,11 @@ class InspectionRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    analysis_id: str = Field(pattern=r"^an_[a-z2-7]{26}$", description="id of an analysis that has succeeded")
+    analysis_id: str = Field(
+        min_length=1,
+        max_length=200,
+        description="an analysis that has succeeded: its id, the first characters of it, its name, or `latest`",
+    )
     texts: list[_Text] = Field(min_length=1, max_length=MAX_TEXTS)
 
 

@@ -115,8 +115,10 @@ class Policy(PolicyModel):
     description: str = Field(default="", max_length=2_000, description="for people")
     baseline: str | None = Field(
         default=None,
-        pattern=r"^an_[a-z2-7]{26}$",
-        description="id of an earlier analysis, such as the production model's, for rules with `of_baseline`",
+        min_length=1,
+        max_length=200,
+        description="earlier analysis, such as the production model's, for rules with `of_baseline`: its id, the "
+        "first characters of it, its name, or `latest`",
     )
     rules: list[Rule] = Field(min_length=1, max_length=200)
 

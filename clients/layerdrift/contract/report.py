@@ -794,7 +794,8 @@ class Report(ReportModel):
         default=[], description="stages missing from a preliminary report, in the order they will run"
     )
     analysis_id: str
-    name: str
+    name: str = Field(description="name from the request, or `compared` if empty")
+    compared: str = Field(default="", description="short form of the models and the data set")
     created_at: datetime
     engine: Engine
     request: AnalysisRequest

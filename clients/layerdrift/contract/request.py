@@ -41,8 +41,10 @@ def _strings(value: object) -> Iterator[str]:
             left += one
 
 
-def _short(uri: str) -> str:
+def _short(uri: str, upload_names: Mapping[str, str]) -> str:
     """The last part of a URI that says something: a folder, a file, or a registry's name and version."""
+    if uri in upload_names:
+        return upload_names[uri]
     scheme, separator, rest = uri.partition("://")
     path = (rest if separator else uri.removeprefix("file:")).rstrip("/")
     if scheme == "mlflow":
@@ -410,17 +412,16 @@ class AnalysisRequest(RequestModel):
     )
 
     @property
-    def title(self) -> str:
-        """The name, or `compared` if it is empty."""
-        return self.name or self.compared
-
-    @property
     def compared(self) -> str:
         """Short form of the models and the data set: `base → tuned on reviews.csv`."""
-        base, data = _short(self.base.uri), _short(self.dataset.uri or "inline texts")
+        return self.described({})
+
+    def described(self, upload_names: Mapping[str, str]) -> str:
+        """`compared` with the names of uploads, by their URI, in place of their ids."""
+        base, data = (_short(uri, upload_names) for uri in (self.base.uri, self.dataset.uri or "inline texts"))
         if self.tuned is None:
             return f"{base} fine-tuned on {data}"
-        return f"{base} → {_short(self.tuned.uri)} on {data}"
+        return f"{base} → {_short(self.tuned.uri, upload_names)} on {data}"
 
     @model_validator(mode="before")
     @classmethod
