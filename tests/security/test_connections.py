@@ -97,7 +97,7 @@ def test_half_sent_bodies_are_bounded_for_each_client(impatient: int, monkeypatc
     assert sorted(one.split(b" ")[1] for one in said) == [b"408"] * 3 + [b"429"]
     (refused,) = (one for one in said if b" 429 " in one)
     assert b"retry-after: 5" in refused.lower()
-    assert b"3 bodies of this client" in refused
+    assert b"this client already has 3 bodies open" in refused
 
 
 def test_connections_are_bounded_for_each_client(impatient: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,11 +208,11 @@ RULE = "rules:\n  - id: a\n    message: m\n    path: layers[*].drift\n    max: {
         ("- " * 100_000, 1, "levels"),
         ("? [a]\n: 1\n", 1, "a key must be a string"),
         (RULE.format("9" * 5_000), 5, "unquoted value of 5000 characters"),
-        (RULE.format('"' + "9" * 5_000 + '"'), 5, "valid number"),
+        (RULE.format('"' + "9" * 5_000 + '"'), 5, "must be a number"),
         ("rules: []\nx: !!python/object:os.system y\n", 2, "tags"),
         ("a: 1\n" * 90_000, 1, "the limit for policies"),
         ("a: 2001-13-45\n", 1, "month"),
-        ("".join(f"f{number}: 1\n" for number in range(4_000)), 1, "missing"),
+        ("".join(f"f{number}: 1\n" for number in range(4_000)), 1, "rules: this field is required"),
     ],
     ids=["aliases", "arrays", "lists", "list key", "digits", "quoted digits", "object", "length", "date", "fields"],
 )
@@ -231,7 +231,7 @@ def test_a_policy_over_every_token_is_bounded(pair_report: Report, monkeypatch: 
     verdict = gate.judge(Policy.model_validate({"rules": [rule(0, every)]}), pair_report)
     (check,) = verdict.checks
     assert len(check.findings) == 100 < check.matched
-    assert f"{check.matched} of {check.matched} not" in check.detail
+    assert f"{check.matched} of {check.matched} above -1" in check.detail
     monkeypatch.setattr(gate, "MAX_MATCHES_IN_ALL", 2 * check.matched)
     with pytest.raises(InputError, match="rules match more than") as raised:
         gate.judge(Policy.model_validate({"rules": [rule(number, every) for number in range(200)]}), pair_report)
