@@ -40,7 +40,8 @@ router = APIRouter(tags=["analyses"])
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "`stage`, `progress` and `log` events, then `done`; send `Last-Event-ID` to resume",
+            "description": "`stage`, `progress` and `log` events, `report` once the preliminary report can be "
+            "read, then `done`; send `Last-Event-ID` to resume",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **documented(401, 403, 404, 422, 429, 503),

@@ -24,7 +24,7 @@ export async function inspect(view, signal, id) {
           try {
             const texts = text.value.split("\n").map((line) => line.trim()).filter(Boolean);
             const answer = await call("POST", "/v1/inspect", { analysis_id: id, texts });
-            found.replaceChildren(...answer.texts.map(explorer));
+            found.replaceChildren(...explorers(answer.texts));
             say("done");
           } catch (problem) {
             if (!(problem instanceof Problem)) {
@@ -45,58 +45,73 @@ export async function inspect(view, signal, id) {
   );
 }
 
-// A text as a row of tokens coloured by drift at the layer that the slider says.
-function explorer(text, place) {
-  const last = text.layers.length - 1;
-  const slider = h("input", { type: "range", min: 0, max: last, value: last, id: `layer-${place}` });
+// All texts under one slider that chooses the layer.
+function explorers(texts) {
+  const last = texts[0].layers.length - 1;
+  const slider = h("input", { type: "range", min: 0, max: last, value: last, id: "layer" });
   const said = h("output", { for: slider.id });
-  const latents = h("div", { class: "pair" });
+  const shown = texts.map(explorer);
+  const draw = () => {
+    said.textContent = slider.value === "0" ? "layer 0: embeddings" : `layer ${slider.value}: block ${slider.value}`;
+    shown.forEach((one) => one.draw(Number(slider.value)));
+  };
+  slider.addEventListener("input", draw);
+  draw();
+  return [
+    h(
+      "section",
+      { class: "card sticky" },
+      h("label", { for: slider.id }, "Layer", slider),
+      said,
+      h("p", { class: "soft" }, "The deeper the colour, the farther the token moved. Drift: squared distance between its two states over the spread of both models; colours end at 1."),
+    ),
+    ...shown.map((one) => one.element),
+  ];
+}
+
+// A text as a row of tokens coloured by drift, and the token that is picked in both models.
+function explorer(text) {
+  const detail = h("div");
   const tokens = text.tokens.map((token, index) =>
     h("button", { type: "button", class: "token", "aria-pressed": "false", onclick: () => pick(index), onmouseenter: () => pick(index), onfocus: () => pick(index) }, token),
   );
-  let picked = text.special.findIndex((special) => !special);
+  let picked = Math.max(0, text.special.findIndex((special) => !special));
+  let layer = text.layers.at(-1);
 
-  function draw() {
-    const layer = text.layers[slider.value];
-    said.textContent = slider.value === "0" ? "layer 0: embeddings" : `layer ${slider.value}: block ${slider.value}`;
-    tokens.forEach((element, index) => {
-      const drift = layer.drift[index];
+  function draw(index) {
+    layer = text.layers[index];
+    tokens.forEach((element, place) => {
+      const drift = layer.drift[place];
       const share = drift === null ? 0 : Math.min(1, drift);
       element.style.background = drift === null ? "none" : `color-mix(in oklab, var(--specialised) ${Math.round(70 * share)}%, var(--paper))`;
       element.title = drift === null ? "excluded: a special token, a causal model's first token, or an outlier" : `drift ${drift.toFixed(3)}`;
-      element.setAttribute("aria-pressed", String(index === picked));
     });
-    latents.replaceChildren(...["base", "tuned"].map((side) => strongest(side, layer, picked)));
+    pick(picked);
   }
 
   function pick(index) {
     picked = index;
-    draw();
-  }
-
-  function strongest(side, layer, index) {
-    const rows = layer[`${side}_latents`]?.[index] ?? [];
-    return h(
-      "div",
-      {},
-      h("h2", {}, `“${text.tokens[index]}” in the ${side} model`),
-      h("p", { class: "soft" }, `drift ${fixed(layer.drift[index])}, norm ${fixed(layer[`${side}_norm`][index], 2)}`),
-      layer[`${side}_latents`] === null
-        ? h("p", { class: "soft" }, "No autoencoder was kept for this layer.")
-        : h("ol", {}, rows.map((one) => h("li", {}, `latent ${one.latent}: ${one.activation.toFixed(3)}`))),
+    tokens.forEach((element, place) => element.setAttribute("aria-pressed", String(place === picked)));
+    detail.replaceChildren(
+      h("h2", {}, `“${text.tokens[picked]}”: drift ${fixed(layer.drift[picked])}`),
+      h("div", { class: "pair" }, ["base", "tuned"].map(strongest)),
     );
   }
 
-  slider.addEventListener("input", draw);
-  draw();
-  return h(
-    "section",
-    { class: "card" },
-    h("p", {}, text.text, text.truncated ? h("span", { class: "soft" }, " (truncated)") : null),
-    h("label", { for: slider.id }, "Layer", slider),
-    said,
-    h("p", { class: "soft" }, "Deeper colour: the token moved farther. Drift of a token is its squared distance over the spread of both models; colours end at 1."),
-    h("div", { class: "tokens" }, tokens),
-    latents,
-  );
+  function strongest(side) {
+    const latents = layer[`${side}_latents`];
+    return h(
+      "div",
+      {},
+      h("h3", {}, `${side} model`),
+      h("p", { class: "soft" }, `norm ${fixed(layer[`${side}_norm`][picked], 2)}`),
+      latents === null
+        ? h("p", { class: "soft" }, "No autoencoder was kept for this layer.")
+        : h("ol", {}, (latents[picked] ?? []).map((one) => h("li", {}, `latent ${one.latent}: ${one.activation.toFixed(3)}`))),
+    );
+  }
+
+  const truncated = text.truncated ? h("span", { class: "soft" }, " (truncated)") : null;
+  const element = h("section", { class: "card" }, h("p", {}, text.text, truncated), h("div", { class: "tokens" }, tokens), detail);
+  return { element, draw };
 }

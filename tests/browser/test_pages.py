@@ -266,13 +266,16 @@ def test_a_sentence_goes_through_both_models(page: Page, done: Analysis) -> None
     page.get_by_label("Texts, one per line").fill("the film is good\na dull plot")
     page.get_by_role("button", name="Run through both models").click()
     cards = page.locator("section.card")
-    expect(cards).to_have_count(2, timeout=WAIT_MS)
-    first = cards.first
+    expect(cards).to_have_count(3, timeout=WAIT_MS)
+    first, second = cards.nth(1), cards.nth(2)
     first.get_by_role("button", name="film").click()
-    expect(first.get_by_role("heading", name="“film” in the tuned model")).to_be_visible()
+    expect(first.get_by_role("heading", name="“film”: drift 0.")).to_be_visible()
+    expect(first.get_by_role("heading", name="tuned model")).to_be_visible()
     expect(first.locator("li").first).to_contain_text("latent")
-    first.get_by_role("slider").press("ArrowLeft")
-    expect(first.locator("output")).to_have_text("layer 2: block 2")
+    before = [card.locator("h2").inner_text() for card in (first, second)]
+    page.get_by_role("slider").press("Home")
+    expect(page.locator("output")).to_have_text("layer 0: embeddings")
+    assert [card.locator("h2").inner_text() for card in (first, second)] != before
     accessible(page, "inspect")
 
 

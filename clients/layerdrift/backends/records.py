@@ -50,7 +50,7 @@ class JobRecord(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     request: AnalysisRequest
-    compared: str = Field(default="", description="models and data set in short; empty: of a version before 0.2")
+    compared: str = Field(default="", description="models and data set in short; empty: an older record")
     pins: Pins
     progress: Progress = Field(default_factory=Progress)
     error: Problem | None = None

@@ -358,9 +358,9 @@ class AnalysisSettings(RequestModel):
     noise_floors: list[NoiseFloorName] = Field(
         default=["numerical"],
         max_length=3,
-        description="baselines for drift. `numerical` (always computed): the base model in bfloat16 with different "
-        "batches. In fine-tune mode also `reseed`: a second fine-tune with another seed; `label_shuffle`: the same "
-        "steps on shuffled labels. Each of these two costs one more fine-tune",
+        description="noise floors of the drift. `numerical` (always computed): the base model in bfloat16 with other "
+        "batches. In fine-tune mode also `reseed`: two more fine-tunes with other seeds; `label_shuffle`: one more "
+        "with shuffled labels",
     )
     probes: bool = Field(
         default=True, description="fit logistic probes of the labels at every layer, if there are labels"

@@ -1,0 +1,93 @@
+"""Heads on states that are known: the answers of the whole model, or no cache at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification, PreTrainedModel
+
+from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_bert, tiny_tokenizer
+from workers.models.states import StateReader
+from workers.models.texts import batches, run
+from workers.stages import last_states as module
+from workers.stages.gather import Reading
+from workers.stages.last_states import LastStates
+
+TEXTS = make_texts(40, length=7) + make_texts(40, seed=1, length=19)
+
+
+@pytest.fixture
+def reading(tmp_path: Path) -> Reading:
+    return Reading(tiny_tokenizer(tmp_path), 24, False, StateReader(BLOCKS + 1, HIDDEN))
+
+
+@pytest.fixture
+def classifier() -> PreTrainedModel:
+    torch.manual_seed(3)
+    config = tiny_bert(0).config
+    config.num_labels = 3
+    model: PreTrainedModel = BertForSequenceClassification(config).eval()
+    return model
+
+
+def known(model: PreTrainedModel, reading: Reading, size: int) -> LastStates:
+    """The last states as the comparison reads them, in batches of another size than the head is asked in."""
+    found = LastStates(len(TEXTS))
+    with torch.no_grad():
+        for batch in batches(reading.tokenizer, TEXTS, size, reading.length):
+            found.add(batch, run(model.base_model, batch).last_hidden_state)
+    return found
+
+
+def answers(model: PreTrainedModel, reading: Reading, states: LastStates | None) -> torch.Tensor:
+    cache = states.cache(model, reading) if states is not None else None
+    found = torch.zeros(len(TEXTS), 3)
+    with torch.no_grad():
+        for batch in batches(reading.tokenizer, TEXTS, 16, reading.length):
+            logits = cache.logits(batch, batch.indices) if cache is not None else run(model, batch).logits
+            found[batch.indices] = logits
+    if cache is not None:
+        assert cache.used
+    return found
+
+
+def test_a_head_on_known_states_answers_as_the_whole_model(classifier: PreTrainedModel, reading: Reading) -> None:
+    whole = answers(classifier, reading, None)
+    assert float((whole[:40] - whole[40:]).abs().max()) > 0.01  # texts are told apart
+    torch.testing.assert_close(answers(classifier, reading, known(classifier, reading, 5)), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_texts_beyond_the_memory_run_through_all_blocks(
+    classifier: PreTrainedModel, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_BYTES", 60 * 10 * HIDDEN * 4)
+    states = known(classifier, reading, 5)
+    assert any(state is None for state in states._states)
+    torch.testing.assert_close(
+        answers(classifier, reading, states), answers(classifier, reading, None), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_states_of_another_model_are_found_out(classifier: PreTrainedModel, reading: Reading) -> None:
+    torch.manual_seed(4)
+    stranger = BertForSequenceClassification(classifier.config).eval()
+    cache = known(stranger, reading, 5).cache(classifier, reading)
+    assert cache is not None
+    found = torch.zeros(len(TEXTS), 3)
+    with torch.no_grad():
+        for batch in batches(reading.tokenizer, TEXTS, 16, reading.length):
+            found[batch.indices] = cache.logits(batch, batch.indices)
+    assert not cache.used
+    torch.testing.assert_close(found, answers(classifier, reading, None), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"order": (1, 0, 2)}, {"reads_padding": True}])
+def test_there_is_no_cache_where_states_depend_on_the_batch(
+    classifier: PreTrainedModel, reading: Reading, changes: dict[str, object]
+) -> None:
+    states = known(classifier, reading, 5)
+    assert states.cache(classifier, reading) is not None
+    assert states.cache(classifier, replace(reading, states=replace(reading.states, **changes))) is None
