@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_states_of_another_model_are_found_out(classifier: PreTrainedModel, read
 
 @pytest.mark.parametrize("changes", [{"order": (1, 0, 2)}, {"reads_padding": True}])
 def test_there_is_no_cache_where_states_depend_on_the_batch(
-    classifier: PreTrainedModel, reading: Reading, changes: dict[str, object]
+    classifier: PreTrainedModel, reading: Reading, changes: dict[str, Any]
 ) -> None:
     states = known(classifier, reading, 5)
     assert states.cache(classifier, reading) is not None
