@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, PreTrainedModel
+from transformers import BertForSequenceClassification
 
 from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_bert, tiny_tokenizer
 from workers.models.states import StateReader
@@ -26,24 +26,23 @@ def reading(tmp_path: Path) -> Reading:
 
 
 @pytest.fixture
-def classifier() -> PreTrainedModel:
+def classifier() -> BertForSequenceClassification:
     torch.manual_seed(3)
     config = tiny_bert(0).config
     config.num_labels = 3
-    model: PreTrainedModel = BertForSequenceClassification(config).eval()
-    return model
+    return BertForSequenceClassification(config).eval()
 
 
-def known(model: PreTrainedModel, reading: Reading, size: int) -> LastStates:
+def known(model: BertForSequenceClassification, reading: Reading, size: int) -> LastStates:
     """The last states as the comparison reads them, in batches of another size than the head is asked in."""
     found = LastStates(len(TEXTS))
     with torch.no_grad():
         for batch in batches(reading.tokenizer, TEXTS, size, reading.length):
-            found.add(batch, run(model.base_model, batch).last_hidden_state)
+            found.add(batch, run(model.bert, batch).last_hidden_state)
     return found
 
 
-def answers(model: PreTrainedModel, reading: Reading, states: LastStates | None) -> torch.Tensor:
+def answers(model: BertForSequenceClassification, reading: Reading, states: LastStates | None) -> torch.Tensor:
     cache = states.cache(model, reading) if states is not None else None
     found = torch.zeros(len(TEXTS), 3)
     with torch.no_grad():
@@ -55,14 +54,16 @@ def answers(model: PreTrainedModel, reading: Reading, states: LastStates | None)
     return found
 
 
-def test_a_head_on_known_states_answers_as_the_whole_model(classifier: PreTrainedModel, reading: Reading) -> None:
+def test_a_head_on_known_states_answers_as_the_whole_model(
+    classifier: BertForSequenceClassification, reading: Reading
+) -> None:
     whole = answers(classifier, reading, None)
     assert float((whole[:40] - whole[40:]).abs().max()) > 0.01  # texts are told apart
     torch.testing.assert_close(answers(classifier, reading, known(classifier, reading, 5)), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_texts_beyond_the_memory_run_through_all_blocks(
-    classifier: PreTrainedModel, reading: Reading, monkeypatch: pytest.MonkeyPatch
+    classifier: BertForSequenceClassification, reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEPT_BYTES", 60 * 10 * HIDDEN * 4)
     states = known(classifier, reading, 5)
@@ -72,7 +73,7 @@ def test_texts_beyond_the_memory_run_through_all_blocks(
     )
 
 
-def test_states_of_another_model_are_found_out(classifier: PreTrainedModel, reading: Reading) -> None:
+def test_states_of_another_model_are_found_out(classifier: BertForSequenceClassification, reading: Reading) -> None:
     torch.manual_seed(4)
     stranger = BertForSequenceClassification(classifier.config).eval()
     cache = known(stranger, reading, 5).cache(classifier, reading)
@@ -87,7 +88,7 @@ def test_states_of_another_model_are_found_out(classifier: PreTrainedModel, read
 
 @pytest.mark.parametrize("changes", [{"order": (1, 0, 2)}, {"reads_padding": True}])
 def test_there_is_no_cache_where_states_depend_on_the_batch(
-    classifier: PreTrainedModel, reading: Reading, changes: dict[str, Any]
+    classifier: BertForSequenceClassification, reading: Reading, changes: dict[str, Any]
 ) -> None:
     states = known(classifier, reading, 5)
     assert states.cache(classifier, reading) is not None
