@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification as Classifier
 
 from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_bert, tiny_tokenizer
 from workers.models.states import StateReader
@@ -26,14 +26,16 @@ def reading(tmp_path: Path) -> Reading:
 
 
 @pytest.fixture
-def classifier() -> BertForSequenceClassification:
+def classifier() -> Classifier:
     torch.manual_seed(3)
     config = tiny_bert(0).config
     config.num_labels = 3
-    return BertForSequenceClassification(config).eval()
+    model = Classifier(config)
+    model.eval()
+    return model
 
 
-def known(model: BertForSequenceClassification, reading: Reading, size: int) -> LastStates:
+def known(model: Classifier, reading: Reading, size: int) -> LastStates:
     """The last states as the comparison reads them, in batches of another size than the head is asked in."""
     found = LastStates(len(TEXTS))
     with torch.no_grad():
@@ -42,7 +44,7 @@ def known(model: BertForSequenceClassification, reading: Reading, size: int) -> 
     return found
 
 
-def answers(model: BertForSequenceClassification, reading: Reading, states: LastStates | None) -> torch.Tensor:
+def answers(model: Classifier, reading: Reading, states: LastStates | None) -> torch.Tensor:
     cache = states.cache(model, reading) if states is not None else None
     found = torch.zeros(len(TEXTS), 3)
     with torch.no_grad():
@@ -54,16 +56,14 @@ def answers(model: BertForSequenceClassification, reading: Reading, states: Last
     return found
 
 
-def test_a_head_on_known_states_answers_as_the_whole_model(
-    classifier: BertForSequenceClassification, reading: Reading
-) -> None:
+def test_a_head_on_known_states_answers_as_the_whole_model(classifier: Classifier, reading: Reading) -> None:
     whole = answers(classifier, reading, None)
     assert float((whole[:40] - whole[40:]).abs().max()) > 0.01  # texts are told apart
     torch.testing.assert_close(answers(classifier, reading, known(classifier, reading, 5)), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_texts_beyond_the_memory_run_through_all_blocks(
-    classifier: BertForSequenceClassification, reading: Reading, monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier, reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEPT_BYTES", 60 * 10 * HIDDEN * 4)
     states = known(classifier, reading, 5)
@@ -73,9 +73,9 @@ def test_texts_beyond_the_memory_run_through_all_blocks(
     )
 
 
-def test_states_of_another_model_are_found_out(classifier: BertForSequenceClassification, reading: Reading) -> None:
+def test_states_of_another_model_are_found_out(classifier: Classifier, reading: Reading) -> None:
     torch.manual_seed(4)
-    stranger = BertForSequenceClassification(classifier.config).eval()
+    stranger = Classifier(classifier.config).eval()
     cache = known(stranger, reading, 5).cache(classifier, reading)
     assert cache is not None
     found = torch.zeros(len(TEXTS), 3)
@@ -88,7 +88,7 @@ def test_states_of_another_model_are_found_out(classifier: BertForSequenceClassi
 
 @pytest.mark.parametrize("changes", [{"order": (1, 0, 2)}, {"reads_padding": True}])
 def test_there_is_no_cache_where_states_depend_on_the_batch(
-    classifier: BertForSequenceClassification, reading: Reading, changes: dict[str, Any]
+    classifier: Classifier, reading: Reading, changes: dict[str, Any]
 ) -> None:
     states = known(classifier, reading, 5)
     assert states.cache(classifier, reading) is not None
