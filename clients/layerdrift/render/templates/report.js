@@ -63,18 +63,23 @@ function across(spec) {
 // Charts take the colours of the page, light or dark.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
+// A figure's own configuration, with the colours of the page.
+function themed(spec) {
+  const { axis, ...others } = theme();
+  return { ...spec, config: { ...spec.config, ...others, axis: { ...spec.config?.axis, ...axis } } };
+}
+
 function theme() {
   const of = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const [ink, soft, line] = [of("--ink"), of("--soft"), of("--line")];
   const axis = { labelColor: soft, titleColor: ink, gridColor: line, domainColor: soft, tickColor: soft };
   const title = { color: ink, subtitleColor: soft };
-  return { background: "transparent", axis, legend: { labelColor: soft, titleColor: ink }, header: { labelColor: ink, titleColor: ink }, title, view: { stroke: line } };
+  return { background: "transparent", axis, legend: { labelColor: soft, titleColor: ink }, header: { labelColor: ink, titleColor: ink }, title };
 }
 
 function draw(id) {
   near.unobserve($(id));
-  const given = { actions: false, renderer: "svg", config: theme() };
-  vegaEmbed("#" + id, data.specs[id], given).then(({ view }) => {
+  vegaEmbed("#" + id, themed(data.specs[id]), { actions: false, renderer: "svg" }).then(({ view }) => {
     views[id] = view;
     for (const kind of ["mousemove", "click"]) {
       view.addEventListener(kind, (_event, item) => {
