@@ -99,8 +99,8 @@ export function lines({ series, label, xTitle, yTitle, height = 220, fromZero = 
   const y = (value) => height - bottom - ((height - top - bottom) * (value - y0)) / (y1 - y0);
   const ticks = Array.from({ length: Math.round((y1 - y0) / step) + 1 }, (_, index) => y0 + index * step);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  const steps = Math.min(8, Math.max(1, x1 - x0));
-  const marks = Array.from({ length: steps + 1 }, (_, index) => Math.round(x0 + ((x1 - x0) * index) / steps));
+  const stride = Math.max(1, niceStep((x1 - x0) / 8 || 1));
+  const marks = Array.from({ length: Math.floor(x1 / stride) - Math.ceil(x0 / stride) + 1 }, (_, index) => (Math.ceil(x0 / stride) + index) * stride);
   const chart = s(
     "svg",
     { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
@@ -108,7 +108,7 @@ export function lines({ series, label, xTitle, yTitle, height = 220, fromZero = 
       s("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
       s("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(digits)),
     ]),
-    [...new Set(marks)].map((value) => s("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, String(value))),
+    marks.map((value) => s("text", { x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, String(value))),
     s("text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }, xTitle),
     s("text", { transform: `translate(12 ${(height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, yTitle),
     series.map((one) =>

@@ -175,7 +175,9 @@ function overall(analysis) {
   function now(data) {
     bar.value = data.fraction;
     remaining(data.seconds_left);
-    stage({ name: data.stage, status: "running", fraction: data.stage_fraction, detail: data.detail });
+    if (!FINAL.includes(line(data.stage).item.className)) { // the last news of a stage follows its end
+      stage({ name: data.stage, status: "running", fraction: data.stage_fraction, detail: data.detail });
+    }
   }
 
   for (const one of analysis.progress.stages) {

@@ -113,7 +113,7 @@ def preliminary(request: AnalysisRequest, compared: Compared, evaluated: Evaluat
     if any(drift > 0 for drift in compared.drift):
         recommendation = without_doubts(recommendation, evaluated.doubts)
         if recommendation.basis != "none" and (request.analysis.grafts or request.analysis.freeze_sweep):
-            evidence = "Available once the stage `causal` has measured what the change means for the outputs."
+            evidence = "It follows once the stage causal has measured what the change means for the outputs."
             recommendation = Recommendation(freeze_first=0, basis="none", evidence=evidence)
     return Judged(None, None, [], Causal(), recommendation, [])
 

@@ -390,6 +390,8 @@ def from_zero(values: list[Any]) -> alt.Scale:
 def spec_of(chart: Any) -> Spec:
     """The chart in the report's type and grid, as Vega-Lite."""
     configured = chart.configure(font="system-ui, sans-serif").configure_view(stroke=None)
-    configured = configured.configure_axis(labelFontSize=12, titleFontSize=12, gridColor="#e6e6e6")
+    configured = configured.configure_axis(labelFontSize=12, titleFontSize=12, gridColor="#e6e6e6").configure_legend(
+        symbolOpacity=1
+    )
     spec: Spec = configured.to_dict()
     return spec

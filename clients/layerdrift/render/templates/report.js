@@ -63,10 +63,15 @@ function across(spec) {
 // Charts take the colours of the page, light or dark.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-// A figure's own configuration, with the colours of the page.
+const BELOW = { orient: "bottom", direction: "vertical", columns: 2, layout: { bottom: { direction: "vertical", anchor: "start" } } };
+
+// A figure in the colours of the page, no wider than a phone where it is read on one.
 function themed(spec) {
-  const { axis, ...others } = theme();
-  return { ...spec, config: { ...spec.config, ...others, axis: { ...spec.config?.axis, ...axis } } };
+  const { axis, legend, ...others } = theme();
+  const room = document.documentElement.clientWidth - 110;
+  const tooWide = spec.width > room;
+  const config = { ...spec.config, ...others, axis: { ...spec.config?.axis, ...axis }, legend: { ...spec.config?.legend, ...legend, ...(tooWide ? BELOW : {}) } };
+  return { ...spec, config, ...(tooWide ? { width: room } : {}) };
 }
 
 function theme() {
