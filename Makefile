@@ -17,7 +17,7 @@ $(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.tom
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 (Debian, Ubuntu: apt install python3.11-venv), or name one with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) must be Python 3.11 or later with venv (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
-	@echo 'installing into $(VENV); this takes a minute or more'
+	@echo 'installing into $(VENV) (2.6 GB on disk with PyTorch for CPUs); this takes a minute or two'
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch  # builds for CPUs and GPUs have hashes of their own
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation -e 'clients[render,backends]' -e '.[service,worker,embedded,dev]'

@@ -22,7 +22,7 @@ from deploy.embedded.stack import Stack
 from deploy.embedded.supervisor import StartError
 from layerdrift import policies
 from layerdrift.cli import tables
-from layerdrift.cli.progress import follow
+from layerdrift.cli.progress import follow, waiting_for
 from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import (
@@ -61,10 +61,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     home = Path(os.environ.get("LAYERDRIFT_HOME", "var")).resolve() / "demo"
     try:
-        with console.status("fetching the model and the reviews"):
+        with waiting_for("fetching the model and the reviews"):
             inputs = fetch(home)
         with ExitStack() as exits:
-            with console.status("starting Valkey, SeaweedFS, the API and a worker"):
+            with waiting_for("starting Valkey, SeaweedFS, the API and a worker"):
                 stack = exits.enter_context(Stack({**os.environ, "LAYERDRIFT_HOME": str(home)}))
             _run(stack, inputs, home)
     except KeyboardInterrupt:
@@ -101,7 +101,7 @@ def _run(stack: Stack, inputs: DemoInputs, home: Path) -> None:
 
 def _print(report: Report) -> None:
     console.print(tables.layers(report, console.width))
-    for line in (words.headline(report), words.outcome(report), words.advice(report)):
+    for line in (words.headline(report), words.outcome(report), words.advice(report), words.withheld(report)):
         if line:
             console.print(line, highlight=False)
     verdict = policies.starter_verdict(report)
@@ -119,7 +119,8 @@ def _say_what_next(home: Path) -> None:
         *(f"wrote {place / f'report.{suffix}'}" for suffix in ("html", "md", "json")),
         f"next: open {place / 'report.html'} in a browser",
         f"      LAYERDRIFT_HOME={place} make up   # the web page with this analysis",
-        "      docs/tutorial.md                  # review a pair of your own, with a policy of your own",
+        "      README.md, Use it                 # review a pair of your own",
+        "      docs/tutorial.md                  # a green and a red gate, step by step",
     ):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 

@@ -11,8 +11,8 @@ import { inspect } from "./inspect.js";
 const PAGES = [
   [/^\/?$/, list, "Analyses"],
   [/^\/new$/, submit, "New analysis"],
-  [/^\/a\/(an_[a-z2-7]{26})$/, job, "Analysis"],
-  [/^\/a\/(an_[a-z2-7]{26})\/inspect$/, inspect, "Inspect texts"],
+  [/^\/a\/([^/]+)$/, job, "Analysis"],
+  [/^\/a\/([^/]+)\/inspect$/, inspect, "Inspect texts"],
   [/^\/compare\/(an_[a-z2-7]{26}(?:\/an_[a-z2-7]{26})+)$/, compare, "Compare reports"],
 ];
 
@@ -32,13 +32,14 @@ async function show() {
   const view = h("div", { id: "view" });
   main.replaceChildren(view);
   if (!found) {
+    document.title = "layerdrift";
     view.append(h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "All analyses")));
     return;
   }
   const [match, page, title] = found;
   document.title = `${title} · layerdrift`;
   try {
-    await page(view, signal, ...match.slice(1));
+    await page(view, signal, ...match.slice(1).map(decodeURIComponent));
   } catch (error) {
     if (!signal.aborted) {
       fail(view, error);

@@ -42,6 +42,10 @@ export function duration(seconds) {
   if (seconds < 90) {
     return `${Math.max(1, Math.round(seconds))} s`;
   }
+  if (seconds < 595) {
+    const tens = Math.round(seconds / 10);
+    return `${Math.floor(tens / 6)} min${tens % 6 ? ` ${(tens % 6) * 10} s` : ""}`;
+  }
   const minutes = Math.round(seconds / 60);
   if (minutes < 90) {
     return `${minutes} min`;

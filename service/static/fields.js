@@ -59,7 +59,7 @@ function part(openapi, name, schema, pointer, skipped, parts, always) {
   const title = words(name);
   if (!schema.nullable) {
     parts.push(...own);
-    return h("fieldset", {}, h("legend", {}, title), hint(schema), body);
+    return h("fieldset", { "data-part": pointer }, h("legend", {}, title), hint(schema), body);
   }
   const first = schema.default !== null && schema.default !== undefined;
   const box = h("input", { type: "checkbox", checked: first, onchange: () => (body.hidden = !box.checked) });
@@ -80,12 +80,12 @@ function part(openapi, name, schema, pointer, skipped, parts, always) {
 }
 
 function hint(schema) {
-  return schema.description ? h("p", { class: "soft" }, schema.description.split("\n\n")[0]) : null;
+  return schema.description ? h("p", { class: "soft" }, plain(schema.description.split("\n\n")[0])) : null;
 }
 
 function one(name, schema, pointer) {
   const given = input(schema);
-  const made = field(words(name), pointer, given.element, schema.description ?? "");
+  const made = field(words(name), pointer, given.element, plain(schema.description ?? ""));
   const first = JSON.stringify(given.read()); // what was not touched is left to the service
   made.put = (body) => {
     const value = given.read();
@@ -144,4 +144,6 @@ export function write(body, pointer, value) {
   at[last] = value;
 }
 
-const words = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+const TITLES = { sae: "Sparse autoencoders", lora: "LoRA", finetune: "Fine-tune", uri: "URI", k: "k" };
+const words = (name) => TITLES[name] ?? name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+const plain = (description) => description.replaceAll("`", "");

@@ -9,7 +9,7 @@ const QUEUE_EVERY_MS = 5000;
 const FINAL = ["succeeded", "failed", "cancelled"];
 
 export async function job(view, signal, id) {
-  const analysis = await call("GET", `/v1/analyses/${id}`);
+  const analysis = await call("GET", `/v1/analyses/${encodeURIComponent(id)}`);
   document.title = `${analysis.name} · layerdrift`;
   if (analysis.status === "succeeded") {
     await finished(view, analysis);
@@ -95,6 +95,9 @@ async function running(view, signal, analysis) {
     {
       event(name, data) {
         if (name === "stage") {
+          if (progress.unknown()) {
+            call("GET", `/v1/analyses/${id}`).then((found) => found.progress.stages.forEach(progress.stage));
+          }
           progress.stage(data);
           told(`${data.name} ${data.status}`);
           if (status.textContent === "queued") {
@@ -165,7 +168,7 @@ function overall(analysis) {
     parts.bar.value = found.fraction;
     parts.percent.textContent = found.status === "pending" ? "" : `${Math.round(100 * found.fraction)} %`;
     const took = found.started_at && found.finished_at ? duration((new Date(found.finished_at) - new Date(found.started_at)) / 1000) : "";
-    parts.detail.textContent = found.status === "running" ? (found.detail ?? "") : found.status === "pending" ? "to come" : took;
+    parts.detail.textContent = found.status === "running" ? (found.detail ?? "") : found.status === "pending" ? "pending" : took;
   }
 
   function remaining(seconds) {
@@ -185,7 +188,7 @@ function overall(analysis) {
   }
   remaining(analysis.progress.seconds_left);
   const waiting = h("p", { class: "soft", id: "waiting", hidden: analysis.status !== "queued" }, queued(analysis));
-  return { whole: h("div", {}, waiting, bar, left, stages), bar, left, waiting, stage(found) { waiting.hidden = true; stage(found); }, now(data) { waiting.hidden = true; now(data); } };
+  return { whole: h("div", {}, waiting, bar, left, stages), bar, left, waiting, unknown: () => known.size === 0, stage(found) { waiting.hidden = true; stage(found); }, now(data) { waiting.hidden = true; now(data); } };
 }
 
 function queued(analysis) {
@@ -252,30 +255,25 @@ function curves() {
   return { whole, add };
 }
 
-// A report in a frame of its own, which has no way to the API; as high as the report is.
+// A report in a frame of its own, which has no way to the API.
 function framed(page, title) {
   const frame = h("iframe", { class: "report", title, sandbox: "allow-scripts allow-downloads allow-popups", src: "/static/web/frame.html" });
   addEventListener("message", function heard(event) {
-    if (event.source !== frame.contentWindow) {
-      return;
-    }
-    if (event.data === "ready") {
+    if (event.source === frame.contentWindow && event.data === "ready") {
       frame.contentWindow.postMessage(page, "*");
-    } else if (typeof event.data?.height === "number") {
-      frame.style.height = `${Math.min(60000, Math.max(480, Math.ceil(event.data.height)))}px`;
     }
   });
   return frame;
 }
 
-const VERDICTS = { pass: "✓ passes the starter policy", warn: "! passes the starter policy, with warnings", fail: "✗ fails the starter policy" };
+const VERDICTS = { pass: "✓ starter policy: passed", warn: "! starter policy: passed with warnings", fail: "✗ starter policy: failed" };
 
 async function finished(view, analysis) {
   const id = analysis.id;
   document.body.className = "reading";
   const page = await call("GET", `/v1/analyses/${id}/report`, undefined, "text/html");
   const files = h("div", { role: "status" });
-  const verdict = analysis.verdict ? h("span", { class: `verdict ${analysis.verdict}` }, VERDICTS[analysis.verdict]) : h("span", { class: "verdict" }, "the starter policy could not decide");
+  const verdict = analysis.verdict ? h("span", { class: `verdict ${analysis.verdict}` }, VERDICTS[analysis.verdict]) : h("span", { class: "verdict" }, "starter policy: could not be evaluated");
   const took = duration((new Date(analysis.finished_at) - new Date(analysis.started_at)) / 1000);
   const by = analysis.submitted_by ? ` by ${analysis.submitted_by}` : "";
   view.append(
@@ -317,6 +315,7 @@ async function artifacts(target, id) {
     const found = await call("GET", `/v1/analyses/${id}/artifacts`);
     target.replaceChildren(
       h("ul", {}, found.items.map((one) => h("li", {}, h("a", { href: one.url, rel: "noopener" }, one.name), ` (${size(one.bytes)})`))),
+      h("button", { type: "button", class: "plain", onclick: () => target.replaceChildren() }, "Hide files"),
     );
   });
 }

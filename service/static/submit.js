@@ -25,7 +25,7 @@ export async function submit(view, signal) {
   const parts = {
     name: field("Name", "/name", h("input", { type: "text", maxlength: 200 }), "shown in lists and in the report; by default the models and the data set"),
     base: place("Base model", "/base/uri", { accept: ".zip", hint: model, folder: true }, soon),
-    tuned: place("Tuned model", "/tuned/uri", { accept: ".zip", hint: `${model}; an adapter will do`, folder: true }, soon),
+    tuned: place("Tuned model", "/tuned/uri", { accept: ".zip", hint: `${model}, or a PEFT adapter`, folder: true }, soon),
     dataset: place("Data set", "/dataset/uri", { accept: DATA, hint: "URI or file: CSV, TSV, JSON Lines, JSON, Parquet, plain text", folder: false }, soon),
     inline: field("… or texts, one per line", "/dataset/inline", h("textarea", {}), "used if no data set is given"),
     text: field("Text column", "/dataset/text_column", column("text")),
@@ -104,6 +104,10 @@ export async function submit(view, signal) {
   function modes() {
     tuning.hidden = !finetuned();
     parts.tuned.whole.hidden = finetuned();
+    const advanced = form.querySelector("[data-part='/finetune']");
+    if (advanced) {
+      advanced.hidden = !finetuned();
+    }
     soon();
   }
 

@@ -116,12 +116,12 @@ def wrong_alarms() -> Rates:
         "advice from grafts: a cost of 0.5 points is called harmless, 5,000 texts": _graft_advice(0.005, 5000),
         "sweep: one of 12 depths at the bound is validated": _sweep_validates(0.005, 12, 2000),
         "sweep: a loss of 3 points is validated, 200 texts": _sweep_validates(0.03, 1, 200),
-        "new latents told of equal counts of 20": _new_latents(20, 20),
-        "new latents told of equal counts of 200": _new_latents(200, 200),
+        "new latents reported although both counts are 20": _new_latents(20, 20),
+        "new latents reported although both counts are 200": _new_latents(200, 200),
         "labels of latents: false ones among those told, all unrelated": _false_labels(0),
         "labels of latents: false ones among those told, half related": _false_labels(50),
         "ablation: p of 0.05 or less of latents like the others": _ablation(1.0),
-        "zones: steps of a ramp are called supported, and do not come again": _ramp_steps(),
+        "zones: steps of a ramp are called supported, and do not recur": _ramp_steps(),
     }
 
 
@@ -136,7 +136,7 @@ def missed() -> Rates:
         "perplexity-kept: a model 40 % worse passes": 1 - _perplexity_rule(1.4),
         "advice from grafts: a cost of 0 is not called harmless, 5,000 texts": 1 - _graft_advice(0.0, 5000),
         "sweep: a loss of 0 is not validated, 2,000 texts": 1 - _sweep_validates(0.0, 1, 2000),
-        "new latents not told of 60 against 20": 1 - _new_latents(60, 20),
+        "new latents not reported, 60 against 20": 1 - _new_latents(60, 20),
         "ablation: p above 0.05 of latents that cost twice as much": 1 - _ablation(2.0),
     }
 
@@ -510,11 +510,11 @@ bound in 5 %.
 |---|---|
 {table("coverage")}
 
-| told where there is nothing | |
+| false positives | |
 |---|---|
 {table("false_positives")}
 
-| not told where there is something | |
+| false negatives | |
 |---|---|
 {table("false_negatives")}
 

@@ -81,7 +81,7 @@ def test_a_pair_is_submitted_by_the_form_watched_to_its_end_and_read(
     accessible(page, "form-errors")
     field.fill(base_folder.as_uri())
     page.get_by_label("Name", exact=True).fill("by hand <b>")
-    page.get_by_label(re.compile("^Sparse autoencoders")).uncheck()
+    page.get_by_label(re.compile("^Sparse autoencoders \\(")).uncheck()
     page.get_by_role("button", name="Submit").click()
     expect(page.locator("#status")).to_be_visible()
     accessible(page, "running")
@@ -117,7 +117,7 @@ def test_the_form_offers_previews_checks_and_estimates(
     expect(page.locator("#estimate")).to_contain_text("the first drift curve after")
     expect(wrong).to_have_count(0)
     page.get_by_text("Advanced: every setting").click()
-    page.get_by_label("K", exact=True).fill("0")
+    page.get_by_label("k", exact=True).fill("0")
     expect(page.locator(".error", has_text="must be at least 1; it is 0")).to_be_visible()
     accessible(page, "form-advanced")
 
@@ -164,7 +164,7 @@ def test_the_list_names_what_was_compared(
     unnamed = client.submit(body(base_folder, noised_folder, seed=32, analysis={"sae": None, "grafts": False}))
     client.wait(unnamed.id, timeout=200)
     page.goto("/")
-    row = page.locator("tr", has_text=f"{base_folder.name} → {noised_folder.name} on upload").first
+    row = page.locator("tr", has_text=f"{base_folder.name} → {noised_folder.name} on inline texts").first
     expect(row.locator(".verdict")).to_be_visible()
     expect(row.locator("svg.spark")).to_be_visible()
     expect(row.locator(".status + .took")).to_contain_text(re.compile(r"\d+ s"))

@@ -10,7 +10,7 @@ from tests.cases.case import Area, Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 CASES: list[Case] = [*wrong_numbers.CASES, *good_inputs.CASES, *of_a_kind.CASES, *right_before.CASES]
-_HEAD = """# What is read: models, adapters, formats
+_HEAD = """# Supported inputs: models, adapters, formats
 
 Made by `make compatibility` from the cases in `tests/cases`. Each is a tiny input that a test sends through the API.
 

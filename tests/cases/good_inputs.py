@@ -294,7 +294,7 @@ CASES = [
     Case(
         "2.2",
         "tokenizers",
-        "the tuned tokenizer has a [PAD] more, embeddings resized",
+        "the tuned tokenizer has an extra [PAD], embeddings resized",
         "warned",
         lambda ground: grown(ground, ("[PAD]",)),
         report_with(drift_from(2), warns("added_tokens", "[PAD]")),

@@ -53,7 +53,7 @@ def padded_decoders(ground: Ground) -> dict[str, Any]:
 
 
 def end_of_text_padding(ground: Ground) -> dict[str, Any]:
-    """The padding token is the end of text, which texts hold too."""
+    """The padding token is the end of text, which also occurs in texts."""
     words = Words(pad=False)
     base, tuned = make.classifiers(ground.folder, words=words, pad_token_id=1)
     texts = [f"{text} </s>" if number % 2 else text for number, text in enumerate(make_texts(TEXTS, seed=5, length=16))]
@@ -264,7 +264,7 @@ CASES = [
     Case(
         "1.1b",
         "heads",
-        "decoder classifier that pads with the end of text, which texts hold too",
+        "decoder classifier that pads with the end of text, which also occurs in texts",
         "supported",
         end_of_text_padding,
         report_with(accuracy(1.0)),
@@ -336,7 +336,7 @@ CASES = [
     Case(
         "1.5b",
         "quantisation",
-        "scales beside the weights and no word of it in config.json",
+        "scales beside the weights that config.json does not mention",
         "refused",
         lambda ground: unknown_quantiser(ground, said=False),
         refused("/tuned/uri", "weight_scale", "dequantised"),

@@ -41,6 +41,9 @@ NUMERICAL_FACTOR, NUMERICAL_FACTOR_L2 = 4.0, 2.0
 """Another rounding of a model may move it twice as far as the numerical null did: twice its relative L2, four times its
 1 - CKA, which grows with the square."""
 
+FREEZABLE_MOVE = 0.5
+"""Relative L2, centred, up to which a layer of little drift is predicted safe to freeze, as in the starter policy."""
+
 LEAST_SCALE = 0.01
 """Where random weights are nearer to the base model than this there is no scale from one to the other."""
 
@@ -369,8 +372,8 @@ def _below_resolution(layers: list[LayerDrift], identical: bool) -> list[ReportW
     if not names or identical:
         return []
     message = (
-        f"the drift of layer {', '.join(names)} is below the numerical resolution: rounding to bfloat16 moves a "
-        "model as far. It is reported as no drift"
+        f"the drift of layer {', '.join(names)} cannot be told from rounding: its interval is not above "
+        f"{NUMERICAL_FACTOR:g} times the numerical resolution. It is reported as no drift"
     )
     return [ReportWarning(code="below_resolution", message=message)]
 
@@ -406,9 +409,13 @@ def recommended(zones: list[Zone], sites: list[SiteSimilarity], drift: list[floa
         return predicted(
             0, f"Drift stays at {max(drift):.3f} or below at every layer, so the curve does not separate the blocks."
         )
-    kept = len(list(takewhile(lambda value: value <= GENERAL_CEILING, drift[1:]))) if drift[0] <= GENERAL_CEILING else 0
+    unmoved = [
+        value <= GENERAL_CEILING and (site.relative_l2_centred or 0.0) <= FREEZABLE_MOVE
+        for value, site in zip(drift, sites, strict=True)
+    ]
+    kept = max(0, len(list(takewhile(bool, unmoved))) - 1)
     if kept == 0:
-        return predicted(0, "Every block at the bottom drifted, so no freezing is predicted to be safe.")
+        return predicted(0, "Every block at the bottom drifted or moved, so no freezing is predicted to be safe.")
     moved = max(site.relative_l2 or 0.0 for site in sites[: kept + 1])
     evidence = (
         f"Layers 0 to {kept} hardly moved (drift 1 - CKA at most {max(drift[: kept + 1]):.3f}, "

@@ -179,7 +179,10 @@ class JobStore:
             records, _ = self.page(tenant, MAX_NAMESAKES, None, Wanted(title=reference))
             fitting = [(record.id, f" of {record.created_at:%Y-%m-%d %H:%M}") for record in records]
         if not fitting:
-            raise NotFoundError(f"no analysis has the id or name {reference!r}; list them with GET /v1/analyses")
+            raise NotFoundError(
+                f"no analysis has the id or name {reference!r}, and no id begins with it (3 characters after an_ at "
+                "least); `layerdrift list` and GET /v1/analyses show all"
+            )
         if len(fitting) > 1:
             named = ", ".join(f"{one}{when}" for one, when in fitting[:MAX_NAMESAKES])
             raise InputError(f"{reference!r} matches several analyses: {named}; use one of these ids")

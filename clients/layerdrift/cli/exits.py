@@ -56,7 +56,11 @@ def reported(command: Callable[_P, _R]) -> Callable[_P, _R]:
         except KeyboardInterrupt as error:
             Console(stderr=True).print("interrupted", highlight=False)
             raise typer.Exit(Code.INTERRUPTED) from error
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            said = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+            _say(InputError(said), as_json)
+            raise typer.Exit(Code.USAGE) from error
+        except UnicodeDecodeError as error:
             _say(InputError(str(error)), as_json)
             raise typer.Exit(Code.USAGE) from error
         except ValidationError as error:

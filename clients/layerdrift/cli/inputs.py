@@ -67,7 +67,7 @@ def as_uri(given: str, client: Client, folder: bool) -> str:
         return given
     path = Path(given).expanduser()
     if not path.exists():
-        raise InputError(f"{given} is not a local path or a supported URI ({', '.join(_SCHEMES)}:)")
+        raise InputError(f"there is no file or folder {given}, and it is not a supported URI ({', '.join(_SCHEMES)}:)")
     if folder and path.is_file() and path.suffix != ".zip":
         raise InputError(f"{given} is a file; a checkpoint is a folder with config.json and *.safetensors, or a zip")
     if not folder and path.is_dir():

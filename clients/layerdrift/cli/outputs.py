@@ -85,5 +85,5 @@ def _picture() -> Callable[[Report], bytes]:
     try:
         from layerdrift.render.picture import drift_png
     except ImportError as error:
-        raise UnsupportedError("a PNG needs pip install 'layerdrift[render]'") from error
+        raise UnsupportedError("a PNG needs the extra render: pip install './clients[render]' in a checkout") from error
     return drift_png

@@ -16,7 +16,7 @@ from layerdrift.cli.options import AnalysisArgument, AsJson, Baseline, PolicyFil
 from layerdrift.cli.outputs import drawn, summary
 from layerdrift.cli.progress import said_on_retry
 from layerdrift.cli.review import Asking
-from layerdrift.contract.errors import InputError, UnsupportedError
+from layerdrift.contract.errors import InputError, UnavailableError, UnsupportedError
 from layerdrift.contract.policy import Verdict
 from layerdrift.integrations.comments import GitHubPull, GitLabMerge, Thread, comment
 from layerdrift.sdk import Client
@@ -167,9 +167,12 @@ def wandb(
     with Client(url, on_retry=said_on_retry) as client:
         report, html = client.report(analysis), client.rendered_report(analysis, "html")
         verdict = Asking(policy, None).of(client, analysis) if policy is not None else None
-    with module.opened(project, report, run_id) as run:
-        module.log(run, report, verdict, html)
-        _done(run.url or str(run.dir), as_json)
+    try:
+        with module.opened(project, report, run_id) as run:
+            module.log(run, report, verdict, html)
+            _done(run.url or str(run.dir), as_json)
+    except module.FAILURES as error:
+        raise UnavailableError(f"W&B: {error}") from error
 
 
 def _done(place: str, as_json: bool) -> None:
@@ -184,7 +187,9 @@ def _loaded(name: str, extra: str | None = None) -> Any:
     try:
         return importlib.import_module(f"layerdrift.integrations.{name}")
     except ModuleNotFoundError as error:
-        raise UnsupportedError(f"this needs pip install 'layerdrift[{extra or name}]' ({error})") from error
+        raise UnsupportedError(
+            f"this needs the extra {extra or name}: pip install './clients[{extra or name}]' in a checkout ({error})"
+        ) from error
 
 
 def _mlflow_client() -> Any:

@@ -185,7 +185,7 @@ def _conclude(report: Report, found: Verdict, targets: Targets, html: str | None
     if as_json:
         tables.dump(found)
     else:
-        tables.say(words.headline(report), tables.verdict(found))
+        tables.say(words.headline(report), *filter(None, [words.outcome(report)]), tables.verdict(found))
     for path in targets.written():
         console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(exits.of(found.decision))

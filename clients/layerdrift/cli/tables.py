@@ -37,8 +37,12 @@ def say(*shown: Table | str) -> None:
         for one in shown:
             if isinstance(one, str):
                 console.print(lines(one), soft_wrap=True, markup=False)
-            else:
+            elif console.is_terminal:
                 console.print(one)
+            else:
+                with console.capture() as capture:
+                    console.print(one)
+                sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 
 def width() -> int:
@@ -79,7 +83,7 @@ def analyses(found: list[Analysis]) -> Table | str:
     """A line for each; a sentence where there is none."""
     if not found:
         return "No analyses. Submit one with: layerdrift submit --base … --tuned … --dataset …"
-    table = _table("analysis", "name", "status", "policy", "took", "created")
+    table = _table("analysis", "name", "status", "verdict", "took", "created")
     for one in found:
         status = one.status.value
         if one.status is Status.RUNNING and one.progress.stage:
@@ -137,8 +141,12 @@ def layers(report: Report, width: int = PLAIN_WIDTH) -> Table:
     table.collapse_padding = width < _ALL_COLUMNS
     for heading in ("layer", "zone"):
         table.add_column(heading, no_wrap=True)
+    graft = report.causal.graft
+    unit = (
+        f"graft ({graft.measure.replace('_', ' ')})" if graft is not None and graft.measure != "accuracy" else "graft"
+    )
     for heading in known:
-        table.add_column(heading, justify="right")
+        table.add_column(unit if heading == "graft" else heading, justify="right")
     for place, layer in enumerate(report.layers):
         style = ZONE_STYLE[layer.zone]
         cells = [columns[heading][place] or words.number(None) for heading in known]
@@ -192,7 +200,8 @@ def inspection(found: Inspection) -> list[Table]:
     """For each text its tokens and their drift, a column for each layer."""
     tables = []
     for text in found.texts:
-        table = _table("token", *(str(index) for index in range(len(text.layers))), title=terminal(text.text))
+        title = f"{terminal(text.text)}\n[dim]drift of each token (0: none) by layer[/dim]"
+        table = _table("token", *(str(index) for index in range(len(text.layers))), title=title)
         for place, token in enumerate(text.tokens):
             drift = [layer.drift[place] for layer in text.layers]
             table.add_row(terminal(token), *("" if value is None else f"{value:.3f}" for value in drift))
@@ -225,7 +234,7 @@ def _both(found: Difference) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "—" if value is None else f"{value:+.3f}"
+    return "—" if value is None else f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _resolution(layer: Layer) -> float | None:

@@ -193,6 +193,11 @@ class Verdict(BaseModel):
         return self.decision != "fail" or any(one.evaluated and one.decision == "fail" for one in self.checks)
 
     @property
+    def skipped(self) -> int:
+        """Checks that did not apply, or had no number to look at."""
+        return sum(check.shown == "skip" for check in self.checks)
+
+    @property
     def counts(self) -> dict[Decision, int]:
         """Checks by what became of them."""
         order: tuple[Decision, ...] = ("pass", "warn", "fail")

@@ -20,11 +20,10 @@ _SECTION = re.compile(f"{_BEGIN}.*?{_END}\n?", re.DOTALL)
 def section(report: Report, verdict: Verdict | None) -> str:
     """The section as Markdown; a later one takes its place."""
     report.require_complete()
-    base = report.models["base"]
+    compared = report.compared or report.request.compared
     parts = [
         "## Layer drift",
-        f"Compared with its base {markdown_code(base.uri)} on {report.dataset.analysed_texts} texts. "
-        f"{words.headline(report)}",
+        f"{markdown_code(compared)}, {report.dataset.analysed_texts} texts. {words.headline(report)}",
         words.outcome(report),
         words.advice(report),
         markdown.layer_table(report),

@@ -15,6 +15,9 @@ from layerdrift.integrations.numbers import of_layers
 
 _LAYER = "layerdrift/layer"
 
+FAILURES = (wandb.errors.Error,)
+"""What W&B raises where it cannot be used: no API key, no connection, no such project."""
+
 
 @contextmanager
 def opened(project: str, report: Report, run_id: str | None) -> Iterator[wandb.Run]:

@@ -15,6 +15,9 @@ ZONE_COLOURS = {
     "specialised": "#D55E00",
     "ramp": "#CC79A7",
 }  # Okabe & Ito 2008
+DASH = [5, 3]
+DASHED = alt.Legend(symbolDash=DASH)
+ZONE_SHAPES = {"general": "circle", "transitional": "square", "specialised": "triangle-up", "ramp": "diamond"}
 PART_COLOURS = {"embeddings": "#8A7B6B", "attention": "#0072B2", "mlp": "#D55E00", "norm": "#009E73"}
 VIEW_TITLES = {"token": "every token", "cls": "first or last token", "mean": "mean over a text"}
 MEASURE_TITLES: dict[MeasureName, str] = {
@@ -60,8 +63,9 @@ def drift_curve(report: Report) -> Spec:
         {"layer": layer.index, "name": layer.name, "zone": layer.zone, "drift": layer.drift, **_drift_interval(layer)}
         for layer in report.layers
     ]
-    colours = alt.Scale(domain=list(ZONE_COLOURS), range=list(ZONE_COLOURS.values()))
-    shapes = alt.Scale(domain=list(ZONE_COLOURS), range=["circle", "square", "triangle-up", "diamond"])
+    zones = [zone for zone in ZONE_COLOURS if any(layer.zone == zone for layer in report.layers)]
+    colours = alt.Scale(domain=zones, range=[ZONE_COLOURS[zone] for zone in zones])
+    shapes = alt.Scale(domain=zones, range=[ZONE_SHAPES[zone] for zone in zones])
     scale = from_zero([layer.drift for layer in report.layers])
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=layer_axis(report),
@@ -99,11 +103,13 @@ def _reference_curves(report: Report, scale: alt.Scale) -> Any:
     colours = [colour_of[name] for name in names]
     return (
         alt.Chart(alt.Data(values=rows))
-        .mark_line(strokeDash=[5, 3])
+        .mark_line(strokeDash=DASH)
         .encode(
             x=layer_axis(report),
             y=alt.Y("level:Q", title="drift, 1 − CKA (0: the same)", scale=scale),
-            stroke=alt.Stroke("reference:N", title="for comparison", scale=alt.Scale(domain=names, range=colours)),
+            stroke=alt.Stroke(
+                "reference:N", title="for comparison", scale=alt.Scale(domain=names, range=colours), legend=DASHED
+            ),
             tooltip=["layer:Q", "reference:N", alt.Tooltip("level:Q", format=".5f")],
         )
     )

@@ -22,6 +22,13 @@ def said(verdict: Verdict) -> str:
     return SAID[verdict.decision] if verdict.evaluated else NOT_EVALUATED
 
 
+def tallied(verdict: Verdict) -> str:
+    """How many checks did what: `1 failed, 8 passed, 9 skipped`."""
+    words = {"fail": "failed", "warn": "warned", "pass": "passed", "skip": "skipped"}
+    counts = {shown: sum(check.shown == shown for check in verdict.checks) for shown in words}
+    return ", ".join(f"{counts[shown]} {word}" for shown, word in words.items() if counts[shown])
+
+
 def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> str:
     """The verdict as JUnit XML: a test case for each check; warnings pass, with what they say on their output.
 
@@ -34,7 +41,7 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
         "tests": str(len(verdict.checks)),
         "failures": str(counts["fail"]),
         "errors": "0",
-        "skipped": str(sum(check.shown == "skip" for check in verdict.checks)),
+        "skipped": str(verdict.skipped),
     }
     totals["time"] = f"{seconds:.3f}"
     root = ET.Element("testsuites", {"name": "layerdrift", **totals})
@@ -64,8 +71,7 @@ def junit(verdict: Verdict, name: str, at: datetime, seconds: float = 0.0) -> st
 
 def markdown(verdict: Verdict) -> str:
     """The verdict in GitHub's dialect: the decision, then a row for each check, failed ones first."""
-    counts = verdict.counts
-    tally = ", ".join(f"{counts[one]} {one}" for one in ("fail", "warn", "pass") if counts[one])
+    tally = tallied(verdict)
     lines = [f"## {SIGN[verdict.decision]} {said(verdict)}", "", f"{len(verdict.checks)} checks: {tally}.", ""]
     lines += ["| | check | result | limit |", "|---|---|---|---|"]
     order: dict[Decision, int] = {"fail": 0, "warn": 1, "pass": 2}

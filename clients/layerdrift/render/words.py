@@ -27,11 +27,14 @@ STRATEGIES = {
     "gradient_norm": "as many blocks, smallest gradient norm",
 }
 
+HALF = 0.5
+"""Relative L2 after centring beyond which a layer of little drift is not called unchanged."""
+
 
 def headline(report: Report) -> str:
     """The finding in one sentence."""
     if _identical(report):
-        return "Below their heads the two models are identical on these texts: no layer drifted."
+        return "The models are identical at every layer on these texts: nothing drifted."
     if any(warning.code == "answers_not_explained" for warning in report.warnings):
         most = max(layer.drift for layer in report.layers)
         return f"Drift (1 - CKA) is at most {most:.3f} at every layer, which does not explain the changed outputs."
@@ -39,7 +42,23 @@ def headline(report: Report) -> str:
     return (
         f"Drift (1 - CKA) goes from {first.drift:.3f} at the {first.name} to {last.drift:.3f} at {last.name}: "
         + "; ".join(f"{span(zone)} {ZONE_MEANING[zone.name]}" for zone in _joined(report.zones))
-        + "."
+        + f".{_beyond_cka(report)}"
+    )
+
+
+def _beyond_cka(report: Report) -> str:
+    """Layers of little drift whose activations still moved by half of their own variation: in what CKA ignores."""
+    moved = [
+        str(layer.index)
+        for layer in report.layers
+        if layer.zone == "general" and (layer.similarity["token"].relative_l2_centred.value or 0.0) > HALF
+    ]
+    if not moved:
+        return ""
+    which = f"layer {moved[0]}" if len(moved) == 1 else f"layers {', '.join(moved)}"
+    return (
+        f" At {which} the activations still moved by more than half of their own variation, in scale or along few "
+        "directions, which CKA ignores."
     )
 
 
@@ -61,9 +80,12 @@ def pending(report: Report) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: 40 s, 3 min, 2 h 10 min."""
+    """A time for people: 40 s, 2 min 40 s, 12 min, 2 h 10 min."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
+    if seconds < 595:
+        tens = round(seconds / 10)
+        return f"{tens // 6} min" + (f" {tens % 6 * 10} s" if tens % 6 else "")
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
@@ -122,6 +144,17 @@ def outcome(report: Report) -> str | None:
     if outputs.disagreement is not None and outputs.disagreement.value is not None:
         said.append(f"The two models disagree on {percent(outputs.disagreement.value)} of {outputs.examples} outputs")
     return ". ".join(said) + "."
+
+
+def withheld(report: Report) -> str | None:
+    """That the autoencoders of some layers tell nothing of single features; None where all do, or none were trained."""
+    layers = [layer for layer in report.layers if layer.sae is not None and layer.sae.withheld is not None]
+    if not layers:
+        return None
+    return (
+        f"Changed features are not reported at {len(layers)} of {len(report.layers)} layers: too few latents of an "
+        "autoencoder reappear with another seed. More tokens (analysis.sae.tokens, 500,000 or more) help."
+    )
 
 
 def latent(found: ChangedLatent) -> str:

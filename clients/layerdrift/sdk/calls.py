@@ -142,7 +142,10 @@ def events_path(analysis_id: str) -> str:
 def check(deadline: float | None, analysis_id: str, timeout: float | None) -> None:
     """TimeoutError where the time for an analysis is over."""
     if deadline is not None and time.monotonic() > deadline:
-        raise TimeoutError(f"{analysis_id} has not ended after {timeout:g} s; it goes on")
+        raise TimeoutError(
+            f"timed out after {timeout:g} s; {analysis_id} is still running. Follow it with: layerdrift watch "
+            f"{analysis_id}"
+        )
 
 
 def submit(request: AnalysisRequest | Mapping[str, Any]) -> Call[Analysis]:
@@ -230,7 +233,8 @@ def gate(analysis_id: str, policy: Policy | Mapping[str, Any]) -> Call[Verdict]:
 
 def inspect(analysis_id: str, texts: list[str]) -> Call[Inspection]:
     """Other texts through the pair."""
-    body = InspectionRequest(analysis_id=analysis_id, texts=texts).model_dump(mode="json")
+    given = _model(InspectionRequest, {"analysis_id": analysis_id, "texts": texts})
+    body = given.model_dump(mode="json")
     return Call("POST", "/v1/inspect", _into(Inspection), body=body)
 
 

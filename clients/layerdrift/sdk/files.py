@@ -46,12 +46,13 @@ def prepared(path: Path) -> Iterator[Prepared]:
     """A file, or a folder's checkpoint as a zip for as long as this is open.
 
     Raises:
-        InputError: it does not exist, or is a folder without a checkpoint.
+        InputError: it does not exist, or is a folder without a checkpoint, or with several.
     """
     if path.is_dir():
+        checkpoint = _checkpoint_in(path)
         with tempfile.TemporaryDirectory(prefix="layerdrift-") as folder:
-            packed = Path(folder) / f"{path.resolve().name}.zip"
-            _pack(path, packed)
+            packed = Path(folder) / f"{checkpoint.resolve().name}.zip"
+            _pack(checkpoint, packed)
             yield _prepared(packed)
     elif path.is_file():
         yield _prepared(path)
@@ -59,10 +60,25 @@ def prepared(path: Path) -> Iterator[Prepared]:
         raise InputError(f"{path} is neither a file nor a folder")
 
 
+def _checkpoint_in(folder: Path) -> Path:
+    """The folder itself where it has weights, else the one shallowest folder below it that has.
+
+    Raises:
+        InputError: there is none, or there are several at one depth.
+    """
+    found = {path.parent for path in folder.rglob("*.safetensors") if path.is_file()}
+    if not found:
+        raise InputError(f"{folder} contains no .safetensors file; save the model with safe_serialization=True")
+    depth = min(len(one.parts) for one in found)
+    shallowest = sorted(one for one in found if len(one.parts) == depth)
+    if len(shallowest) > 1:
+        names = ", ".join(str(one) for one in shallowest[:3])
+        raise InputError(f"{folder} contains several checkpoints; name one of them: {names}")
+    return shallowest[0]
+
+
 def _pack(folder: Path, target: Path) -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(_READ))
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise InputError(f"{folder} contains no .safetensors file; save the model with safe_serialization=True")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in files:
             entry = zipfile.ZipInfo(path.name, _EPOCH)

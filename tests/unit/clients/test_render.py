@@ -497,7 +497,7 @@ def test_the_words_follow_the_numbers() -> None:
     assert not any("No intervals were computed" in limit for limit in words.limits(found))
     assert any("No intervals were computed" in limit for limit in words.limits(report(intervals=False)))
     identical = report(warnings=[{"code": "identical_models", "message": "same"}])
-    assert words.headline(identical).startswith("Below their heads the two models are identical")
+    assert words.headline(identical).startswith("The models are identical at every layer on these texts")
 
 
 def test_markdown_is_a_table_that_no_name_can_break() -> None:

@@ -130,7 +130,7 @@ def test_an_answer_that_is_not_the_services_is_an_error_of_its_own(server: Serve
 
 def test_a_stream_that_only_shows_signs_of_life_ends_with_the_time_that_was_given(server: Server) -> None:
     server.script = [(200, STREAM, b"retry: 2000\n\n: still there\n\n")]
-    with Client(server.url, retries=FAST) as client, pytest.raises(TimeoutError, match=r"has not ended after 0\.2 s"):
+    with Client(server.url, retries=FAST) as client, pytest.raises(TimeoutError, match=r"timed out after 0\.2 s"):
         list(client.events(ID, timeout=0.2))
 
 
