@@ -21,13 +21,14 @@ ENV LAYERDRIFT_HOME=/var/lib/layerdrift
 COPY pyproject.toml ./
 COPY clients/pyproject.toml clients/pyproject.toml
 COPY clients/layerdrift clients/layerdrift
+COPY backends backends
 COPY service service
 COPY workers workers
 COPY deploy deploy
 
 FROM base AS service
 RUN --mount=from=wheels,source=/wheels,target=/wheels \
-    pip install --no-index --find-links /wheels './clients[backends,otel]' '.[service]'
+    pip install --no-index --find-links /wheels ./clients '.[service,otel]'
 USER layerdrift
 EXPOSE 8000
 HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health')"]
@@ -35,7 +36,7 @@ CMD ["python", "-m", "service.main"]
 
 FROM base AS inspect
 RUN --mount=from=wheels,source=/wheels,target=/wheels --mount=from=torch,source=/torch,target=/torch \
-    pip install --no-index --find-links /wheels --find-links /torch './clients[backends,render,otel]' '.[service,worker]'
+    pip install --no-index --find-links /wheels --find-links /torch './clients[render]' '.[service,worker,otel]'
 USER layerdrift
 ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 EXPOSE 8000
@@ -44,7 +45,7 @@ CMD ["python", "-m", "service.main"]
 
 FROM base AS worker
 RUN --mount=from=wheels,source=/wheels,target=/wheels --mount=from=torch,source=/torch,target=/torch \
-    pip install --no-index --find-links /wheels --find-links /torch './clients[backends,render,otel]' '.[worker]'
+    pip install --no-index --find-links /wheels --find-links /torch './clients[render]' '.[worker,otel]'
 USER layerdrift
 ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # large freed tensors go back to the system, as in deploy/embedded/stack.py

@@ -20,7 +20,7 @@ $(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.tom
 	@echo 'installing into $(VENV) (2.6 GB on disk with PyTorch for CPUs); this takes a minute or two'
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch  # builds for CPUs and GPUs have hashes of their own
-	@$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation -e 'clients[render,backends]' -e '.[service,worker,embedded,dev]'
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation -e 'clients[render]' -e '.[service,worker,embedded,dev]'
 	@touch $@
 
 $(PEERS_STAMP): $(STAMP)

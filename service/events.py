@@ -15,9 +15,9 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from layerdrift.backends import keys
-from layerdrift.backends.jobs import JobStore
-from layerdrift.backends.records import JobRecord
+from backends.jobs.records import JobRecord
+from backends.jobs.store import JobStore
+from backends.storage import key_names
 from layerdrift.contract.errors import UnavailableError
 from service.concurrency import ConcurrencyLimit
 from service.problems import documented
@@ -81,7 +81,7 @@ async def _events(url: str, jobs: JobStore, record: JobRecord, position: str) ->
     async with redis.asyncio.Redis.from_url(url, protocol=2, socket_timeout=KEEP_ALIVE_SECONDS + 5) as client:
         while True:
             try:
-                answer: Any = await client.xread({keys.events(record.id): position}, count=200, block=wait_ms)
+                answer: Any = await client.xread({key_names.events(record.id): position}, count=200, block=wait_ms)
                 ended = None if answer else await run_in_threadpool(_end, jobs, record.id)
             except (redis.RedisError, UnavailableError):
                 yield ": Redis or S3 is unavailable\n\n"

@@ -15,9 +15,9 @@ import redis
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from layerdrift.backends import logs
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.settings import Settings
+from backends.deployment import Deployment
+from backends.observability import logs
+from backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError, UnsupportedError
 from layerdrift.contract.inspection import InspectionRequest
 from service.problems import problem_response, redis_away, unforeseen

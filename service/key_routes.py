@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from layerdrift.backends.access import key_of_tenant
+from backends.api_keys import key_of_tenant
 from layerdrift.contract.key import KeyList, KeyRequest, NewKey
 from service.problems import documented
 from service.security import Admin, Backends

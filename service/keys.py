@@ -7,9 +7,9 @@ import sys
 
 from pydantic import ValidationError
 
-from layerdrift.backends.access import KeyStore, new_key
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.settings import Settings
+from backends.api_keys import KeyStore, new_key
+from backends.deployment import Deployment
+from backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.key import Scope
 

@@ -23,12 +23,12 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from backends.api_keys import ANYBODY, is_loopback
+from backends.deployment import Deployment
+from backends.jobs.idempotency import Answered
+from backends.observability import logs, tracing
+from backends.settings import Settings
 from layerdrift import __version__
-from layerdrift.backends import logs, tracing
-from layerdrift.backends.access import ANYBODY, is_loopback
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.idempotency import Answered
-from layerdrift.backends.settings import Settings
 from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import LayerdriftError, Problem
 from layerdrift.contract.inspection import Inspection, InspectionRequest

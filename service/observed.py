@@ -11,8 +11,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from layerdrift.backends.logs import bound
-from layerdrift.backends.metrics import REQUEST_SECONDS, REQUESTS
+from backends.observability.logs import bound
+from backends.observability.metrics import REQUEST_SECONDS, REQUESTS
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _UNLOGGED = ("/health", "/ready", "/metrics")

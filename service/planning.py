@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from layerdrift.backends.estimating import estimate_of
+from backends.estimates.estimate import estimate_of
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.estimate import DatasetPreview, Estimate, Sources
 from layerdrift.contract.request import AnalysisRequest, DatasetRef

@@ -12,11 +12,12 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord, Wanted
+from backends.observability import metrics
+from backends.storage import key_names
+from backends.storage.report_cache import MEDIA_TYPES, ReportFormat
 from layerdrift import __version__
-from layerdrift.backends import keys, metrics
-from layerdrift.backends.cache import MEDIA_TYPES, ReportFormat
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import JobRecord, Wanted
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import ArtifactList
 from layerdrift.contract.comparison import Comparison
@@ -112,7 +113,7 @@ def delete_analysis(backends: Backends, key: Admin, analysis_id: AnalysisId) -> 
     if not record.status.final:
         raise ConflictError(f"the analysis is {record.status}; cancel it first")
     backends.reports.forget(record.owned)
-    for prefix in (keys.artifact_prefix, keys.checkpoint_prefix, keys.unfinished_prefix):
+    for prefix in (key_names.artifact_prefix, key_names.checkpoint_prefix, key_names.unfinished_prefix):
         backends.blobs.delete_all(prefix(record.owned))
     backends.jobs.remove(record)
 

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPBearer
 
-from layerdrift.backends.access import bearer, require
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import ANALYSIS_ID
+from backends.api_keys import bearer, require
+from backends.deployment import Deployment
+from backends.jobs.store import ANALYSIS_ID
 from layerdrift.contract.key import ApiKey, Scope
 
 _SCHEME = HTTPBearer(auto_error=False, description="an API key; not required until the first one is created")

@@ -15,15 +15,15 @@ import redis
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from layerdrift.backends import logs
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.identity import analysis_id
-from layerdrift.backends.locations import pinned_upload
-from layerdrift.backends.records import Delivery, JobRecord
-from layerdrift.backends.settings import Settings
-from layerdrift.backends.sources import PinnedDataset, Pins, Sources
-from layerdrift.backends.uploads import INLINE_NAME, SCHEME, UploadStore
-from layerdrift.backends.workload import workload
+from backends.deployment import Deployment
+from backends.estimates.workload import workload
+from backends.jobs.identity import analysis_id
+from backends.jobs.records import Delivery, JobRecord
+from backends.observability import logs
+from backends.settings import Settings
+from backends.sources.locations import pinned_upload
+from backends.sources.pinning import PinnedDataset, Pins, Sources
+from backends.storage.uploads import INLINE_NAME, SCHEME, UploadStore
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.errors import LayerdriftError, RateError
 from layerdrift.contract.request import AnalysisRequest, Label, TextsRef, Webhook

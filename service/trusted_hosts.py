@@ -10,8 +10,8 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from layerdrift.backends.access import is_loopback
-from layerdrift.backends.settings import Settings
+from backends.api_keys import is_loopback
+from backends.settings import Settings
 from layerdrift.contract.errors import Problem
 from service.problems import ProblemResponse
 

@@ -11,10 +11,10 @@ import redis
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedModel, logging
 
+from backends.deployment import Deployment
+from backends.settings import Settings
+from backends.storage import key_names
 from deploy.embedded.stack import Stack
-from layerdrift.backends import keys
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.settings import Settings
 from layerdrift.sdk import Client
 
 logging.set_verbosity_error()
@@ -142,7 +142,7 @@ def valkey(settings: Settings) -> redis.Redis:
     """The database of these tests, empty, as one that has nothing to bring back from the bucket of earlier tests."""
     client = redis.Redis.from_url(settings.redis_url)
     client.flushdb()
-    client.set(keys.RESTORED, b"")
+    client.set(key_names.RESTORED, b"")
     return client
 
 
@@ -156,8 +156,8 @@ def deployment(settings: Settings, valkey: redis.Redis) -> Deployment:
 @pytest.fixture
 def store(deployment: Deployment) -> Iterator[Deployment]:
     """A deployment without API keys, before and after."""
-    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
+    for prefix in (key_names.API_KEY_OBJECTS, key_names.KEYS_NEEDED):
         deployment.blobs.delete_all(prefix)
     yield deployment
-    for prefix in (keys.API_KEY_OBJECTS, keys.KEYS_NEEDED):
+    for prefix in (key_names.API_KEY_OBJECTS, key_names.KEYS_NEEDED):
         deployment.blobs.delete_all(prefix)

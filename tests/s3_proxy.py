@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from backends.settings import Settings
+from backends.storage.blobs import BlobStore
 from deploy.embedded.ports import LOOPBACK
-from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.settings import Settings
 
 Conditional = Literal["honoured", "ignored", "501", "400"]
 _NOT_FORWARDED = ("connection", "expect", "transfer-encoding", "content-length")

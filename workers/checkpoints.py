@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from layerdrift.backends import keys
-from layerdrift.backends.blobs import BlobStore
+from backends.storage import key_names
+from backends.storage.blobs import BlobStore
 from layerdrift.contract.errors import NotFoundError, UnavailableError
 
 _BINARY, _JSON = "application/octet-stream", "application/json"
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 class BucketCheckpoints:
     """Of one job: for each run an object for every part of its last state, and one that says which state is whole."""
 
-    def __init__(self, blobs: BlobStore, owned: keys.Owned) -> None:
+    def __init__(self, blobs: BlobStore, owned: key_names.Owned) -> None:
         self._blobs = blobs
-        self._prefix = keys.unfinished_prefix(owned)
+        self._prefix = key_names.unfinished_prefix(owned)
 
     def load(self, run: str) -> Iterator[dict[str, Tensor]] | None:
         """The last state that was saved whole, part after part; None where there is none.

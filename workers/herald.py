@@ -7,8 +7,8 @@ import threading
 
 import redis
 
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.webhooks import WebhookSender
+from backends.deployment import Deployment
+from backends.webhooks import WebhookSender
 from layerdrift.contract.errors import LayerdriftError
 
 EVERY_SECONDS = 1.0

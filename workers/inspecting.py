@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load, load_file
 from torch import Tensor
 
-from layerdrift.backends import keys
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import JobRecord
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
+from backends.storage import key_names
 from layerdrift.contract.errors import ConflictError, InputError, LayerdriftError, NotFoundError
 from layerdrift.contract.inspection import STRONGEST, InspectedLayer, InspectedText, Inspection, LatentActivation
 from workers.analysis.moments import row_cosines
@@ -152,7 +152,7 @@ class Inspector:
         base = sum(file.size for file in record.pins.base.files)
         tuned = record.pins.tuned
         other = base if tuned is None or tuned.adapter else sum(file.size for file in tuned.files)
-        prefixes = (keys.sae_prefix(record.owned) + side for side in ("base/", "tuned/"))
+        prefixes = (key_names.sae_prefix(record.owned) + side for side in ("base/", "tuned/"))
         return base + other + sum(blob.size for prefix in prefixes for blob in self._deployment.blobs.list(prefix))
 
     def _load(self, record: JobRecord, folder: Path) -> LoadedPair:
@@ -160,10 +160,10 @@ class Inspector:
         sources, limit = deployment.sources.of(record.tenant), deployment.settings.max_parameters
         base, tuned, _ = fetch_checkpoints(record.pins, sources, folder, limit, lambda *_: None)
         if tuned is None:
-            prefix = keys.checkpoint_prefix(record.owned)
+            prefix = key_names.checkpoint_prefix(record.owned)
             tuned = Checkpoint(self._fetched(prefix, folder / "finetuned"), prefix, "")
         try:
-            centres = load(deployment.blobs.get(keys.artifact_prefix(record.owned) + CENTRES))
+            centres = load(deployment.blobs.get(key_names.artifact_prefix(record.owned) + CENTRES))
         except NotFoundError as error:
             raise ConflictError(f"{record.id} was analysed before text inspection existed; post it again") from error
         length = int(centres["length"]) if "length" in centres else record.request.analysis.max_length or OLD_LENGTH
@@ -183,7 +183,7 @@ class Inspector:
         found = []
         for layer in range(layers):
             target = folder / side / f"{layer:02d}"
-            prefix = f"{keys.sae_prefix(record.owned)}{side}/layer-{layer:02d}/"
+            prefix = f"{key_names.sae_prefix(record.owned)}{side}/layer-{layer:02d}/"
             if self._fetched(prefix, target) and (target / "cfg.json").exists():
                 found.append(kept_sae(target))
         return found if len(found) == layers else []

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from backends.sources.pinning import file_sha256, fingerprint
+from backends.storage import key_names
+from backends.storage.artifacts import Artifacts
+from backends.storage.blobs import BlobStore
 from layerdrift import __version__
-from layerdrift.backends import keys
-from layerdrift.backends.artifacts import Artifacts
-from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.sources import file_sha256, fingerprint
 from layerdrift.contract.errors import NotFoundError
 from layerdrift.contract.report import FineTuneRun
 from layerdrift.contract.request import AnalysisRequest
@@ -49,7 +49,7 @@ class KeptFinetune(BaseModel):
 class KeptFinetunes:
     """The fine-tunes of one tenant."""
 
-    def __init__(self, blobs: BlobStore, owned: keys.Owned) -> None:
+    def __init__(self, blobs: BlobStore, owned: key_names.Owned) -> None:
         self._blobs = blobs
         self._owned = owned
 
@@ -60,7 +60,9 @@ class KeptFinetunes:
             UnavailableError: S3 is unavailable.
         """
         try:
-            kept = KeptFinetune.model_validate_json(self._blobs.get(keys.finetune_object(self._owned.tenant, name)))
+            kept = KeptFinetune.model_validate_json(
+                self._blobs.get(key_names.finetune_object(self._owned.tenant, name))
+            )
             for inside, files in kept.folders.items():
                 self._fetch(files, _placed(folder, inside))
         except (NotFoundError, ValueError) as error:
@@ -68,7 +70,7 @@ class KeptFinetunes:
             for left in (folder, folder.with_name(f"{folder.name}.kept")):
                 shutil.rmtree(left, ignore_errors=True)
             return None
-        uri = f"s3://{self._blobs.bucket}/{keys.checkpoint_prefix(self._owned)}"
+        uri = f"s3://{self._blobs.bucket}/{key_names.checkpoint_prefix(self._owned)}"
         snapshots = [Snapshot(step, _placed(folder, _step(step))) for step in kept.snapshots[:-1]]
         if kept.snapshots:
             snapshots.append(Snapshot(kept.snapshots[-1], folder))
@@ -87,10 +89,10 @@ class KeptFinetunes:
             nulls=list(tuned.retrained),
         )
         body = kept.model_dump_json().encode()
-        self._blobs.put(keys.finetune_object(self._owned.tenant, name), body, "application/json")
+        self._blobs.put(key_names.finetune_object(self._owned.tenant, name), body, "application/json")
 
     def _put(self, inside: str, folder: Path, artifacts: Artifacts) -> list[KeptFile]:
-        prefix = keys.checkpoint_prefix(self._owned) + (f"{inside}/" if inside else "")
+        prefix = key_names.checkpoint_prefix(self._owned) + (f"{inside}/" if inside else "")
         found = []
         for path in sorted(folder.iterdir()):
             name = f"{inside}/{path.name}" if inside else path.name

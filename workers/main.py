@@ -12,11 +12,11 @@ from typing import Any
 from celery.signals import celeryd_init, setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 from prometheus_client import start_http_server
 
-from layerdrift.backends import logs, metrics
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.queue import QUEUES as ALL_QUEUES
-from layerdrift.backends.queue import QueueName, celery_app
-from layerdrift.backends.settings import Settings
+from backends.deployment import Deployment
+from backends.observability import logs, metrics
+from backends.queue import QUEUES as ALL_QUEUES
+from backends.queue import QueueName, celery_app
+from backends.settings import Settings
 from workers import tasks
 from workers.cores import cores
 from workers.herald import Herald

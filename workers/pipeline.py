@@ -19,13 +19,14 @@ import redis
 import torch
 from safetensors.torch import save_file
 
-from layerdrift.backends import keys, logs, metrics, tracing
-from layerdrift.backends.artifacts import Artifacts
-from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.cache import ReportFormat
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import JobStore
-from layerdrift.backends.records import JobRecord
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
+from backends.jobs.store import JobStore
+from backends.observability import logs, metrics, tracing
+from backends.storage import key_names
+from backends.storage.artifacts import Artifacts
+from backends.storage.blobs import BlobStore
+from backends.storage.report_cache import ReportFormat
 from layerdrift.contract.analysis import Progress, StageName, Status
 from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.policy import Decision
@@ -185,7 +186,7 @@ def _record_rates(deployment: Deployment, record: JobRecord, writer: ProgressWri
         logger.warning("%s: could not store its pace: %s", record.id, error)
 
 
-def _forget_unfinished(deployment: Deployment, owned: keys.Owned) -> None:
+def _forget_unfinished(deployment: Deployment, owned: key_names.Owned) -> None:
     try:
         BucketCheckpoints(deployment.blobs, owned).clear()
         deployment.reports.forget_preliminary(owned)
@@ -272,7 +273,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
 def _tune(
     record: JobRecord, resolved: Resolved, folder: Path, writer: ProgressWriter, blobs: BlobStore, artifacts: Artifacts
 ) -> Tuned:
-    target, prefix = folder / "finetuned", keys.checkpoint_prefix(record.owned)
+    target, prefix = folder / "finetuned", key_names.checkpoint_prefix(record.owned)
     finetunes = KeptFinetunes(blobs, record.owned)
     with _stage(writer, StageName.FINETUNE):
         name = finetune_name(record.request, resolved)
@@ -285,7 +286,7 @@ def _tune(
     return tuned
 
 
-def _keep_centres(extracted: Extracted, path: Path, owned: keys.Owned, artifacts: Artifacts) -> None:
+def _keep_centres(extracted: Extracted, path: Path, owned: key_names.Owned, artifacts: Artifacts) -> None:
     """Stores how texts were read and what drift is centred at, so that other texts can be inspected later."""
     frame, reading = extracted.moments["token"].frame, extracted.reading
     tensors = {"base": frame.base.contiguous(), "tuned": frame.tuned.contiguous()}
@@ -294,14 +295,14 @@ def _keep_centres(extracted: Extracted, path: Path, owned: keys.Owned, artifacts
     if reading.inliers is not None:
         tensors |= {"base_limits": reading.inliers.base_limits, "tuned_limits": reading.inliers.tuned_limits}
     save_file(tensors, path)
-    artifacts.put(path.name, keys.artifact_prefix(owned) + path.name, path)
+    artifacts.put(path.name, key_names.artifact_prefix(owned) + path.name, path)
 
 
 def _keep(
-    owned: keys.Owned, trained: Trained, rows: SaeRows, folder: Path, tick: Tick, bucket: str, artifacts: Artifacts
+    owned: key_names.Owned, trained: Trained, rows: SaeRows, folder: Path, tick: Tick, bucket: str, artifacts: Artifacts
 ) -> Kept:
     """Stores the autoencoders, one after another on disk, and the table of their latents."""
-    prefix, table = keys.sae_prefix(owned), keys.latents_object(owned)
+    prefix, table = key_names.sae_prefix(owned), key_names.latents_object(owned)
     for sae in named(trained.dictionaries):
         tick(1.0, f"storing the autoencoder {sae.name}")
         metadata = {"hook_name": f"hidden_states.{sae.layer}", "layerdrift": {"analysis": owned.id, "sae": sae.name}}
@@ -316,7 +317,7 @@ def _keep(
     return Kept(f"s3://{bucket}/{prefix}", f"s3://{bucket}/{table}")
 
 
-def _publish(deployment: Deployment, owned: keys.Owned, report: Report, artifacts: Artifacts) -> None:
+def _publish(deployment: Deployment, owned: key_names.Owned, report: Report, artifacts: Artifacts) -> None:
     """Writes the report in every format; the JSON last, since the others are drawn from it."""
     bodies = _rendered(report)
     for format, body in bodies.items():

@@ -13,8 +13,8 @@ from typing import Final
 
 import redis
 
-from layerdrift.backends.jobs import JobStore
-from layerdrift.backends.records import JobRecord
+from backends.jobs.records import JobRecord
+from backends.jobs.store import JobStore
 from layerdrift.contract.analysis import Progress, Stage, StageName
 from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.report import PendingStage

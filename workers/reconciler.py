@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import redis
 
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.queue import QueueName
+from backends.deployment import Deployment
+from backends.queue import QueueName
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import LayerdriftError
 

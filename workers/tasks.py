@@ -6,10 +6,10 @@ from functools import cache
 
 from celery import shared_task
 
-from layerdrift.backends import tracing
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.queue import ANALYSE_TASK
-from layerdrift.backends.settings import Settings
+from backends.deployment import Deployment
+from backends.observability import tracing
+from backends.queue import ANALYSE_TASK
+from backends.settings import Settings
 
 
 @cache

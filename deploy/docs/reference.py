@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from layerdrift.backends.settings import Settings
+from backends.settings import Settings
 from layerdrift.cli.main import app as cli
 from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.policy import Policy, Verdict

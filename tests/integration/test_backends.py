@@ -9,15 +9,15 @@ from queue import Empty
 import pytest
 import redis
 
+from backends.deployment import Deployment
+from backends.jobs.records import Delivery, JobRecord, Wanted
+from backends.queue import QUEUES, celery_app
+from backends.settings import Settings
+from backends.sources.pinning import PinnedDataset, PinnedModel, Pins
+from backends.storage import key_names
+from backends.storage.blobs import BlobStore
+from backends.storage.key_names import Owned
 from deploy.embedded.ports import LOOPBACK, choose
-from layerdrift.backends import keys
-from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.keys import Owned
-from layerdrift.backends.queue import QUEUES, celery_app
-from layerdrift.backends.records import Delivery, JobRecord, Wanted
-from layerdrift.backends.settings import Settings
-from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, DeniedError, InputError, NotFoundError, Problem, UnavailableError
 from layerdrift.contract.request import AnalysisRequest, Webhook
@@ -89,7 +89,7 @@ def test_what_was_asked_of_a_job_survives_an_emptied_redis(deployment: Deploymen
     valkey.flushdb()
     assert deployment.jobs.get(running.id).cancel_requested
     assert deployment.jobs.get(done.id).deliveries == [told]
-    assert valkey.zscore(keys.WEBHOOKS, done.id) is not None
+    assert valkey.zscore(key_names.WEBHOOKS, done.id) is not None
 
 
 @pytest.mark.parametrize("listens", [("cpu",), ("gpu", "cpu")])

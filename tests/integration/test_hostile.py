@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layerdrift.backends.deployment import Deployment
+from backends.deployment import Deployment
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest

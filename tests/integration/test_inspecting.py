@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import JobRecord
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
 from layerdrift.contract.errors import ConflictError, InputError, NotFoundError
 from layerdrift.contract.inspection import Inspection
 from layerdrift.contract.report import Report

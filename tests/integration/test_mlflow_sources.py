@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from backends.settings import Settings
+from backends.sources.pinning import Pins, Sources, fingerprint
+from backends.storage.blobs import BlobStore
 from deploy.embedded.ports import LOOPBACK, choose
-from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.settings import Settings
-from layerdrift.backends.sources import Pins, Sources, fingerprint
 from layerdrift.contract.errors import InputError, UnavailableError
 from layerdrift.contract.request import AnalysisRequest
 from tests.conftest import make_texts

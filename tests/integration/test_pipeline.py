@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import redis
 
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
+from backends.queue import JobQueue, celery_app
+from backends.sources.pinning import PinnedModel, Sources
+from backends.storage import key_names
 from deploy.embedded.ports import LOOPBACK, choose
-from layerdrift.backends import keys
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.queue import JobQueue, celery_app
-from layerdrift.backends.records import JobRecord
-from layerdrift.backends.sources import PinnedModel, Sources
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.report import Report
@@ -255,7 +255,7 @@ def test_the_same_fine_tune_is_made_once_for_two_analyses(
         names = {artifact.name for artifact in deployment.artifacts.listed(job.owned, 60)}
         assert "checkpoint/model.safetensors" in names
         assert "checkpoint/nulls/reseed/model.safetensors" in names
-    deployment.blobs.delete_all(keys.checkpoint_prefix(second.owned))
+    deployment.blobs.delete_all(key_names.checkpoint_prefix(second.owned))
     third = tuning(grafts=False)
     assert report_of(deployment, third).models["tuned"].fingerprint == one.models["tuned"].fingerprint
     assert not taken_over(deployment, third)
@@ -267,7 +267,7 @@ def test_a_kept_fine_tune_that_was_changed_is_made_again(
 ) -> None:
     first = tuning(seed=2)
     one = report_of(deployment, first)
-    key = keys.checkpoint_prefix(first.owned) + "model.safetensors"
+    key = key_names.checkpoint_prefix(first.owned) + "model.safetensors"
     deployment.blobs.put(key, deployment.blobs.get(key)[:-4] + b"evil", "application/octet-stream")
     second = tuning(seed=2, probes=False)
     assert report_of(deployment, second).models["tuned"].fingerprint == one.models["tuned"].fingerprint
@@ -312,20 +312,20 @@ def test_autoencoders_go_on_where_a_lost_worker_left_them(
 ) -> None:
     """The report is that of a job that was never lost, and what was kept in between is gone."""
     quick = replace(deployment, settings=deployment.settings.model_copy(update=QUICK))
-    prefix = keys.unfinished_prefix(sae_job.owned)
+    prefix = key_names.unfinished_prefix(sae_job.owned)
 
     def kept() -> bool:
         return any(blob.key.endswith("latest.json") for blob in deployment.blobs.list(prefix))
 
     def lose() -> None:
-        valkey.set(keys.lease(sae_job.id), "another", px=60_000)
+        valkey.set(key_names.lease(sae_job.id), "another", px=60_000)
 
     with once(kept, lose):
         run_job(quick, sae_job.id)
     assert deployment.jobs.get(sae_job.id).status is Status.RUNNING
     latest = next(blob.key for blob in deployment.blobs.list(prefix) if blob.key.endswith("latest.json"))
     kept_step = json.loads(deployment.blobs.get(latest))["number"]
-    valkey.delete(keys.lease(sae_job.id))
+    valkey.delete(key_names.lease(sae_job.id))
     records = []
 
     def ended() -> bool:
@@ -369,7 +369,7 @@ def test_cancelling_stops_the_training_of_autoencoders_within_two_seconds(
         run_job(deployment, sae_job.id)
     assert time.monotonic() - asked[0] < 2
     assert deployment.jobs.get(sae_job.id).status is Status.CANCELLED
-    assert deployment.blobs.list(keys.unfinished_prefix(sae_job.owned)) == []
+    assert deployment.blobs.list(key_names.unfinished_prefix(sae_job.owned)) == []
     assert list(deployment.settings.scratch.iterdir()) == []
 
 
@@ -387,7 +387,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(
     quick = replace(deployment, settings=deployment.settings.model_copy(update={"lease_seconds": 3}))
 
     def lose() -> None:
-        valkey.set(keys.lease(job.id), "another", px=60_000)
+        valkey.set(key_names.lease(job.id), "another", px=60_000)
         time.sleep(1.5)
 
     run_job(replace(quick, sources=WatchedSources(quick, lose)), job.id)
@@ -400,9 +400,9 @@ def test_a_job_that_killed_every_worker_fails_as_worker_lost(deployment: Deploym
     """And what the last one had kept of its trainings is gone."""
     lost = deployment.settings.max_attempts
     deployment.jobs.update(job.id, lambda found: found.model_copy(update={"attempts": lost, "status": Status.RUNNING}))
-    deployment.blobs.put(keys.unfinished_prefix(job.owned) + "run-0/latest.json", b"{}", "application/json")
+    deployment.blobs.put(key_names.unfinished_prefix(job.owned) + "run-0/latest.json", b"{}", "application/json")
     run_job(deployment, job.id)
-    assert deployment.blobs.list(keys.unfinished_prefix(job.owned)) == []
+    assert deployment.blobs.list(key_names.unfinished_prefix(job.owned)) == []
     found = deployment.jobs.get(job.id)
     assert found.status is Status.FAILED
     assert found.error is not None
@@ -411,7 +411,7 @@ def test_a_job_that_killed_every_worker_fails_as_worker_lost(deployment: Deploym
 
 
 def test_a_cancelled_job_whose_worker_died_ends_with_the_next_one(deployment: Deployment, job: JobRecord) -> None:
-    left = keys.unfinished_prefix(job.owned) + "run-0/latest.json"
+    left = key_names.unfinished_prefix(job.owned) + "run-0/latest.json"
     deployment.blobs.put(left, b"{}", "application/json")
     running = {"attempts": 1, "status": Status.RUNNING}
     deployment.jobs.update(job.id, lambda found: found.model_copy(update=running))
@@ -419,7 +419,7 @@ def test_a_cancelled_job_whose_worker_died_ends_with_the_next_one(deployment: De
     run_job(deployment, job.id)
     found = deployment.jobs.get(job.id)
     assert (found.status, found.attempts) == (Status.CANCELLED, 1)
-    assert deployment.blobs.list(keys.unfinished_prefix(job.owned)) == []
+    assert deployment.blobs.list(key_names.unfinished_prefix(job.owned)) == []
 
 
 def test_a_job_that_has_ended_is_not_run_again(deployment: Deployment, job: JobRecord) -> None:

@@ -21,13 +21,13 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from fastapi import Response
 
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
+from backends.settings import Settings
+from backends.sources.pinning import PinnedDataset, PinnedModel, Pins, fingerprint
+from backends.storage import key_names
+from backends.storage.blobs import BlobStore
 from deploy.embedded.ports import LOOPBACK, choose
-from layerdrift.backends import keys
-from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import JobRecord
-from layerdrift.backends.settings import Settings
-from layerdrift.backends.sources import PinnedDataset, PinnedModel, Pins, fingerprint
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
@@ -99,7 +99,7 @@ def test_conditional_writes_are_found_out_and_done_without(store: OtherStore, be
     assert blobs.conditional_writes is None
     assert blobs.supports_conditional_writes() is (store.conditional == "honoured")
     assert blobs.conditional_writes is (store.conditional == "honoured")
-    assert blobs.list(keys.PROBES) == []
+    assert blobs.list(key_names.PROBES) == []
     key = f"new/{uuid.uuid4().hex}"
     assert blobs.put_new(key, b"first", "text/plain")
     assert not blobs.put_new(key, b"second", "text/plain")

@@ -15,11 +15,12 @@ import redis
 from pydantic import SecretStr, ValidationError
 from standardwebhooks.webhooks import Webhook as Judge
 
-from layerdrift.backends import keys, webhooks
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import Delivery, JobRecord
-from layerdrift.backends.settings import Settings
-from layerdrift.backends.webhooks import WebhookSender, WebhookTargets, is_public
+from backends import webhooks
+from backends.deployment import Deployment
+from backends.jobs.records import Delivery, JobRecord
+from backends.settings import Settings
+from backends.storage import key_names
+from backends.webhooks import WebhookSender, WebhookTargets, is_public
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import Webhook
@@ -116,10 +117,10 @@ def test_what_is_not_taken_is_tried_again_later_and_later_with_the_same_id(
     for tries in (1, 2, 3):
         assert send(telling) == 1
         assert telling.jobs.get(job.id).deliveries[0].tries == tries
-        due: Any = valkey.zscore(keys.WEBHOOKS, job.id)
+        due: Any = valkey.zscore(key_names.WEBHOOKS, job.id)
         if due is not None:
             waits.append(due - time.time())
-            valkey.zadd(keys.WEBHOOKS, {job.id: 0})
+            valkey.zadd(key_names.WEBHOOKS, {job.id: 0})
     assert [round(wait) for wait in waits] == list(webhooks.BACKOFF_SECONDS[:2])
     assert len({headers["webhook-id"] for headers, _ in receiver.heard}) == 1
     assert len(receiver.heard) == 3
@@ -132,11 +133,11 @@ def test_a_receiver_that_never_answers_well_is_given_up(
     job = ended(telling, receiver.url)
     receiver.codes = [500] * 20
     while telling.jobs.get(job.id).deliveries[0].waiting:
-        valkey.zadd(keys.WEBHOOKS, {job.id: 0})
+        valkey.zadd(key_names.WEBHOOKS, {job.id: 0})
         send(telling)
     delivery = telling.jobs.get(job.id).deliveries[0]
     assert (delivery.tries, delivery.given_up, delivery.error) == (8, True, "it returned status 500")
-    assert valkey.zcard(keys.WEBHOOKS) == 0
+    assert valkey.zcard(key_names.WEBHOOKS) == 0
 
 
 def test_webhooks_survive_an_emptied_redis(telling: Deployment, receiver: Receiver, valkey: redis.Redis) -> None:

@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from backends.deployment import Deployment
+from backends.sources import checkpoint_configs, pinning
+from backends.tables.rows import Columns, Row, RowReader, within_limit
 from deploy.embedded.stack import Stack
-from layerdrift.backends import checkpoint_configs, sources
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.table_rows import Columns, Row, RowReader, within_limit
 from layerdrift.contract.errors import InputError, StageError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
@@ -272,7 +272,7 @@ def test_a_tokenizer_adds_no_thousands_of_tokens(base_folder: Path, tmp_path: Pa
 
 
 def test_rows_are_counted_whatever_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerdrift.backends.table_rows.MAX_ROWS", 3)
+    monkeypatch.setattr("backends.tables.rows.MAX_ROWS", 3)
     assert len(list(within_limit([Row("a", None)] * 3, "x"))) == 3
     with pytest.raises(InputError, match="more than 3 rows"):
         list(within_limit([Row("a", None)] * 4, "x"))
@@ -295,9 +295,9 @@ def test_a_zip_that_expands_without_measure_is_refused(
 
 
 def test_a_copy_that_would_fill_the_disk_is_not_begun(tmp_path: Path) -> None:
-    sources._check_room(tmp_path, 1, "x")
+    pinning._check_room(tmp_path, 1, "x")
     with pytest.raises(StageError, match="No space left on device"):
-        sources._check_room(tmp_path, 10**18, "x")
+        pinning._check_room(tmp_path, 10**18, "x")
 
 
 def test_a_tokenizer_that_gives_up_fails_its_job_alone(tmp_path: Path) -> None:

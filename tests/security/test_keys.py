@@ -14,10 +14,10 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.api_keys import ANYBODY, key_of_tenant, new_key
+from backends.deployment import Deployment
+from backends.storage import key_names
 from deploy.embedded.stack import Stack
-from layerdrift.backends import keys
-from layerdrift.backends.access import ANYBODY, key_of_tenant, new_key
-from layerdrift.backends.deployment import Deployment
 from layerdrift.contract.errors import ConflictError, ForbiddenError, InputError, UnauthorizedError
 from layerdrift.contract.key import ApiKey, KeyRequest, Scope
 from service.keys import main as keys_command
@@ -48,7 +48,7 @@ def test_two_revocations_at_once_leave_the_last_key(store: Deployment, valkey: r
         with pytest.raises(UnauthorizedError):
             open_to_all.keys.find(None)
         (left,) = open_to_all.keys.all()
-        store.blobs.delete_all(keys.API_KEY_OBJECTS)
+        store.blobs.delete_all(key_names.API_KEY_OBJECTS)
         assert left.id in {one.id for one in made}
 
 
@@ -74,7 +74,7 @@ def test_the_command_line_revokes_the_last_key_on_loopback_alone(
 def test_keys_that_were_lost_let_nobody_in(store: Deployment, valkey: redis.Redis, host: str) -> None:
     there = bound_to(store, host)
     secret = there.keys.create(new_key(scopes=["admin"]))
-    store.blobs.delete_all(keys.API_KEY_OBJECTS)
+    store.blobs.delete_all(key_names.API_KEY_OBJECTS)
     valkey.flushdb()
     for given_ in (None, secret, "whole", "none"):
         with pytest.raises(UnauthorizedError):
@@ -86,11 +86,11 @@ def test_keys_that_were_lost_let_nobody_in(store: Deployment, valkey: redis.Redi
 
 def test_keys_of_an_earlier_version_are_needed_too(store: Deployment, valkey: redis.Redis) -> None:
     store.keys.create(new_key(scopes=["admin"]))
-    store.blobs.delete_all(keys.KEYS_NEEDED)
+    store.blobs.delete_all(key_names.KEYS_NEEDED)
     valkey.flushdb()
     with pytest.raises(UnauthorizedError):
         store.keys.find(None)
-    store.blobs.delete_all(keys.API_KEY_OBJECTS)
+    store.blobs.delete_all(key_names.API_KEY_OBJECTS)
     valkey.flushdb()
     with pytest.raises(UnauthorizedError):
         store.keys.find(None)
@@ -106,8 +106,8 @@ def test_of_two_first_keys_at_once_one_is_made(store: Deployment) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(make, range(4))) == [False, False, False, True]
-    store.blobs.delete_all(keys.API_KEY_OBJECTS)
-    store.blobs.delete_all(keys.KEYS_NEEDED)
+    store.blobs.delete_all(key_names.API_KEY_OBJECTS)
+    store.blobs.delete_all(key_names.KEYS_NEEDED)
     with pytest.raises(InputError, match="the first key needs the admin scope"):
         store.keys.create(new_key(scopes=["read"]), maker=ANYBODY)
 
@@ -165,12 +165,22 @@ NAMES = ("open", "queued", "running", "succeeded", "failed", "cancelled", "lock"
 
 @given(st.lists(st.sampled_from(NAMES) | st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True), unique=True))
 def test_no_tenant_is_called_so_that_its_keys_are_anothers(tenants: list[str]) -> None:
-    found: list[str] = [keys.OPEN_JOBS, keys.KNOWN_TENANTS, keys.RESTORED, keys.API_KEYS, keys.API_KEYS_LOCK]
-    found += [keys.WEBHOOKS]
+    found: list[str] = [
+        key_names.OPEN_JOBS,
+        key_names.KNOWN_TENANTS,
+        key_names.RESTORED,
+        key_names.API_KEYS,
+        key_names.API_KEYS_LOCK,
+    ]
+    found += [key_names.WEBHOOKS]
     for tenant in tenants:
-        found += [keys.jobs_by_time(tenant), keys.open_jobs_of(tenant), keys.waiting_uploads(tenant)]
-        found += [keys.jobs_by_status(tenant, status) for status in ("queued", "running", "open")]
-        found += [keys.idempotency(tenant, digest) for digest in ("a", "b")]
+        found += [key_names.jobs_by_time(tenant), key_names.open_jobs_of(tenant), key_names.waiting_uploads(tenant)]
+        found += [key_names.jobs_by_status(tenant, status) for status in ("queued", "running", "open")]
+        found += [key_names.idempotency(tenant, digest) for digest in ("a", "b")]
     assert len(found) == len(set(found))
-    stored = [keys.tenant_prefix(tenant) for tenant in tenants] + [keys.API_KEY_OBJECTS, keys.KEYS_NEEDED, keys.PROBES]
+    stored = [key_names.tenant_prefix(tenant) for tenant in tenants] + [
+        key_names.API_KEY_OBJECTS,
+        key_names.KEYS_NEEDED,
+        key_names.PROBES,
+    ]
     assert not [pair for pair in itertools.permutations(stored, 2) if pair[0].startswith(pair[1])]

@@ -20,11 +20,12 @@ import pytest
 from markdown_it import MarkdownIt
 from pydantic import SecretStr, ValidationError
 
+from backends import webhooks
+from backends.deployment import Deployment
+from backends.jobs.records import Delivery, JobRecord
+from backends.observability import logs
+from backends.webhooks import WebhookSender, is_public
 from deploy.embedded.stack import Stack
-from layerdrift.backends import logs, webhooks
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.records import Delivery, JobRecord
-from layerdrift.backends.webhooks import WebhookSender, is_public
 from layerdrift.cli import tables
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError

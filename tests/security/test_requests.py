@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord
+from backends.jobs.store import PAGE_BYTES
+from backends.storage import uploads
 from deploy.embedded.stack import Stack
 from layerdrift import gate, policies
-from layerdrift.backends import uploads
-from layerdrift.backends.deployment import Deployment
-from layerdrift.backends.jobs import PAGE_BYTES
-from layerdrift.backends.records import JobRecord
 from layerdrift.cli import inputs
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError, RateError

@@ -7,8 +7,8 @@ import socket
 import httpx
 import pytest
 
+from backends.settings import Settings
 from deploy.embedded.stack import Stack
-from layerdrift.backends.settings import Settings
 from service.trusted_hosts import TrustedHostsMiddleware
 from tests.security.conftest import ADMIN
 

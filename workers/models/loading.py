@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from layerdrift.backends.checkpoint_folder import CONFIG
+from backends.sources.checkpoint_folder import CONFIG
 from layerdrift.contract.errors import InputError
 from workers.models.staging import refuse_untaken
 from workers.models.texts import reads_padding

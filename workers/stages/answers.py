@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from layerdrift.backends.tables import Row
+from backends.tables.reading import Row
 from workers.models.loading import HeadKind, body_of
 from workers.models.prefix import PrefixCache
 from workers.models.texts import Batch, batches, run

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from layerdrift.backends.sources import PinnedDataset, Sources
-from layerdrift.backends.table_rows import Columns, Row, RowReader, whole_number_labels, within_limit
-from layerdrift.backends.tables import inline_rows, read_rows, table_encoding
+from backends.sources.pinning import PinnedDataset, Sources
+from backends.tables.reading import inline_rows, read_rows, table_encoding
+from backends.tables.rows import Columns, Row, RowReader, whole_number_labels, within_limit
 from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import TextsRef
 from workers.stages.parquet_rows import parquet_rows

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from layerdrift.backends.sources import fingerprint
+from backends.sources.pinning import fingerprint
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import FineTuneRun, TrainingPoint
 from layerdrift.contract.request import AnalysisRequest, FineTune, Lora

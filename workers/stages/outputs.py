@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from layerdrift.backends.tables import Row
+from backends.tables.reading import Row
 from layerdrift.contract.report import Measured, ModelOutputs, Outputs, ReportWarning
 from workers.analysis.agreement import agreement
 from workers.models.loading import Headed

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from layerdrift.backends.table_rows import (
+from backends.tables.rows import (
     GROUP,
     LABEL,
     MAX_ROWS,

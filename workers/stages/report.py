@@ -10,8 +10,8 @@ from importlib.metadata import version
 
 import torch
 
+from backends.jobs.records import JobRecord
 from layerdrift import __version__
-from layerdrift.backends.records import JobRecord
 from layerdrift.contract.report import (
     DatasetInfo,
     Engine,

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from layerdrift.backends.sources import PinnedModel, Pins, Sources, fingerprint, of_reference, shape_error
-from layerdrift.backends.tables import Row
+from backends.sources.pinning import PinnedModel, Pins, Sources, fingerprint, of_reference, shape_error
+from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest

@@ -11,7 +11,7 @@ from statistics import mean, median
 import torch
 from torch import Tensor
 
-from layerdrift.backends.tables import Row
+from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Recommendation, Strategy, Sweep, SweepPoint
 from layerdrift.contract.request import AnalysisRequest, FineTune, FreezeSweep

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
-from layerdrift.backends.tables import Row
+from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Evaluation
 from layerdrift.contract.request import FineTune

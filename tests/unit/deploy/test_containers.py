@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from backends.settings import Settings
 from deploy.audit import report as audited
 from deploy.lock import only
-from layerdrift.backends.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -63,7 +63,7 @@ def test_the_service_image_does_not_ask_for_torch() -> None:
     stage = DOCKERFILE.split(" AS service")[1].split("FROM ")[0]
     assert "worker" not in stage
     assert "torch" not in stage
-    assert "'./clients[backends,otel]' '.[service]'" in stage
+    assert "pip install --no-index --find-links /wheels ./clients '.[service,otel]'" in stage
 
 
 def test_images_install_what_the_lock_has_hashes_of() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from layerdrift.backends.settings import Settings
+from backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from service.inspect import InspectAPI, Question

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from layerdrift.backends.tables import Columns, Row, RowReader, check_head, read_rows, table_encoding
-from layerdrift.backends.uploads import UploadStore
+from backends.storage.uploads import UploadStore
+from backends.tables.reading import Columns, Row, RowReader, check_head, read_rows, table_encoding
 from layerdrift.contract.request import DatasetRef
 from service.submit import _kept_inline
 

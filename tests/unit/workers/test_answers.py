@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from layerdrift.backends.tables import Row
+from backends.tables.reading import Row
 from layerdrift.contract.report import GraftInfo, LayerGraft
 from tests.conftest import BLOCKS, HIDDEN, WORDS, make_texts, tiny_tokenizer
 from workers.analysis.proportions import change_interval

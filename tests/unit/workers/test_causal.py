@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from layerdrift.backends.tables import Row
+from backends.tables.reading import Row
 from layerdrift.contract.report import Causal, LayerGraft, Outputs, Recommendation, ReportWarning
 from layerdrift.contract.request import AnalysisRequest
 from tests.conftest import BLOCKS, tiny_tokenizer

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from layerdrift.backends.blobs import BlobStore
-from layerdrift.backends.settings import Settings
-from layerdrift.backends.sources import PinnedDataset, Sources
-from layerdrift.backends.tables import Columns, Row, RowReader
+from backends.settings import Settings
+from backends.sources.pinning import PinnedDataset, Sources
+from backends.storage.blobs import BlobStore
+from backends.tables.reading import Columns, Row, RowReader
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 from workers.stages.dataset import DatasetRows, read_dataset, reading_warnings

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForTextEncoding, PreTrainedModel
 
-from layerdrift.backends.checkpoint_configs import READ_ENCODER_DECODERS
+from backends.sources.checkpoint_configs import READ_ENCODER_DECODERS
 from layerdrift.contract.errors import InputError
 from tests.conftest import tiny_tokenizer
 from tests.unit.workers.test_stages import SCRATCH_BYTES, request, resolved, tick

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from layerdrift.backends.tables import Row
+from backends.tables.reading import Row
 from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_tokenizer
 from tests.unit.workers.test_answers import causal_lm, classifier
 from tests.unit.workers.test_families import made

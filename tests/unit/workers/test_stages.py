@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from layerdrift.backends.tables import Row
+from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Match, Turnover, Zone
 from layerdrift.contract.request import AnalysisRequest

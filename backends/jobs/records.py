@@ -1,0 +1,143 @@
+"""Job records as they are kept, and which of them a list shows. Knows neither Redis nor S3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backends.sources.pinning import Pins
+from backends.storage import key_names
+from layerdrift.contract.analysis import Analysis, Links, Progress, ReportState, StageName, Status
+from layerdrift.contract.errors import Problem
+from layerdrift.contract.key import DEFAULT_TENANT
+from layerdrift.contract.plain import STORED
+from layerdrift.contract.policy import Decision
+from layerdrift.contract.request import AnalysisRequest, Webhook
+
+DEFAULT_PRIORITY = 5
+
+
+class Delivery(BaseModel):
+    """A webhook of a job, and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    webhook: Webhook
+    tries: int = 0
+    error: str | None = Field(default=None, description="of the last try")
+    told_at: datetime | None = None
+    given_up: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is still to be told."""
+        return self.told_at is None and not self.given_up
+
+
+class JobRecord(BaseModel):
+    """The truth about one analysis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    tenant: str = DEFAULT_TENANT
+    submitted_by: str = Field(default="", description="name of the API key, or its id; empty: without a key")
+    priority: int = Field(default=DEFAULT_PRIORITY, ge=0, le=9, description="9 before 0")
+    status: Status = Status.QUEUED
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    request: AnalysisRequest
+    compared: str = Field(default="", description="models and data set in short; empty: an older record")
+    pins: Pins
+    progress: Progress = Field(default_factory=Progress)
+    error: Problem | None = None
+    attempts: int = Field(default=0, description="how many workers have taken it")
+    cancel_requested: bool = False
+    deliveries: list[Delivery] = []
+    drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
+    operations: dict[StageName, float] = Field(default={}, description="work of each stage, as `workload` counts it")
+    verdict: Decision | None = Field(default=None, description="of the starter policy")
+    preliminary: bool = Field(default=False, description="whether a preliminary report was written")
+    trace: str | None = Field(default=None, description="traceparent of the request that made it")
+
+    @classmethod
+    def stored(cls, body: bytes) -> JobRecord:
+        """A record as it was written, by this version or an earlier one."""
+        return cls.model_validate_json(body, context=STORED)
+
+    @property
+    def owned(self) -> key_names.Owned:
+        """Its id, and whose it is."""
+        return key_names.Owned(self.tenant, self.id)
+
+    @property
+    def title(self) -> str:
+        """The name from the request, or what is compared."""
+        return self.request.name or self.compared or self.request.compared
+
+    @property
+    def report(self) -> ReportState:
+        """Which report there is to read."""
+        if self.status is Status.SUCCEEDED:
+            return "complete"
+        return "preliminary" if self.preliminary and not self.status.final else "none"
+
+    def analysis(self) -> Analysis:
+        """What the API shows of it."""
+        path = f"/v1/analyses/{self.id}"
+        return Analysis(
+            id=self.id,
+            name=self.title,
+            compared=self.compared or self.request.compared,
+            tags=self.request.tags,
+            status=self.status,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            request=self.request,
+            progress=self.progress,
+            error=self.error,
+            drift=self.drift,
+            report=self.report,
+            verdict=self.verdict,
+            submitted_by=self.submitted_by,
+            links=Links(
+                self=path,
+                events=f"{path}/events",
+                report=f"{path}/report",
+                artifacts=f"{path}/artifacts",
+                cancel=f"{path}/cancel",
+            ),
+        )
+
+    def ended(self, status: Status, error: Problem | None = None) -> JobRecord:
+        """The record in a final state."""
+        return self.model_copy(update={"status": status, "error": error, "finished_at": datetime.now(UTC)})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which records a list shows; None: any.
+
+    name: found anywhere in a title, upper or lower case. title: the whole of it, exactly.
+    """
+
+    status: Status | None = None
+    name: str | None = None
+    tag: tuple[str, str] | None = None
+    title: str | None = None
+
+    def admits(self, record: JobRecord) -> bool:
+        """Whether a record is one of them."""
+        return (
+            self.status in (None, record.status)
+            and (self.name is None or self.name.casefold() in record.title.casefold())
+            and self.title in (None, record.title)
+            and (self.tag is None or record.request.tags.get(self.tag[0]) == self.tag[1])
+        )
+
+
+EVERY = Wanted()

@@ -1,0 +1,78 @@
+"""The Celery application as both sides see it: its settings, and how a job is announced.
+
+A message holds an id alone. It is a hint; the record is the truth. There are two queues: workers with a GPU listen to
+both, others to `cpu` alone; a job is announced on `gpu` while any worker listens there.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from backends.jobs.records import JobRecord
+from backends.jobs.store import JobStore
+from backends.settings import Settings
+from layerdrift.contract.errors import UnavailableError
+
+ANALYSE_TASK = "layerdrift.analyse"
+QueueName = Literal["gpu", "cpu"]
+QUEUES: tuple[QueueName, ...] = ("gpu", "cpu")
+_PRIORITIES = 10
+_SEPARATOR = "\x06\x16"
+
+
+def celery_app(settings: Settings) -> Celery:
+    """A Celery application on the settings' Redis; connects to nothing yet."""
+    app = Celery("layerdrift", broker=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        task_default_queue="cpu",
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_pool_start_method="spawn",  # CUDA does not survive a fork
+        worker_hijack_root_logger=False,
+        accept_content=["json"],
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": 3600,
+            "priority_steps": list(range(_PRIORITIES)),
+            "queue_order_strategy": "priority",
+        },
+    )
+    return app
+
+
+class JobQueue:
+    """Announces jobs to the workers."""
+
+    def __init__(self, app: Celery, client: redis.Redis, jobs: JobStore) -> None:
+        self._app = app
+        self._redis = client
+        self._jobs = jobs
+
+    def announce(self, record: JobRecord) -> None:
+        """Tells the workers that a job is to be looked at; twice does no harm. UnavailableError without a queue."""
+        name: QueueName = "gpu" if self._jobs.workers("gpu") else "cpu"
+        try:
+            # a name alone goes through the default exchange: no binding is needed, which an emptied Redis would lack
+            self._app.send_task(
+                ANALYSE_TASK,
+                args=[record.id],
+                queue=name,
+                priority=_PRIORITIES - 1 - record.priority,  # on Redis 0 comes first
+            )
+        except OperationalError as error:
+            raise UnavailableError(f"the queue could not be reached: {error}") from error
+
+    def waiting(self) -> int:
+        """How many announcements no worker has picked up; kombu keeps a list for each queue and priority."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in QUEUES:
+                for step in range(_PRIORITIES):
+                    pipe.llen(f"{name}{_SEPARATOR}{step}" if step else name)
+            return sum(int(count) for count in pipe.execute())

@@ -1,0 +1,1 @@
+"""Data set files as rows: formats, encodings, compression. Opens no network connection."""

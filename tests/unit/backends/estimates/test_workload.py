@@ -1,0 +1,57 @@
+"""The work of a request grows with what it asks for, and rates turn it into seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from backends.estimates.workload import DataSizes, ModelSizes, workload
+from backends.sources.checkpoint_configs import parameters_of
+from layerdrift.contract.analysis import StageName
+from layerdrift.contract.request import AnalysisRequest
+
+MINILM = ModelSizes(blocks=6, width=384, block_parameters=10_616_832, parameters=22_337_280, bytes=91_000_000)
+REVIEWS = DataSizes(rows=10_600, row_tokens=25.0, bytes=1_300_000)
+PAIR = {"base": {"uri": "s3://m/a"}, "tuned": {"uri": "s3://m/b"}, "dataset": {"uri": "s3://d/x.csv"}}
+TUNING = {"base": {"uri": "s3://m/a"}, "finetune": {}, "dataset": {"uri": "s3://d/x.csv"}}
+
+
+def request(body: Mapping[str, object]) -> AnalysisRequest:
+    return AnalysisRequest.model_validate(body)
+
+
+def test_parameters_are_read_off_the_configuration() -> None:
+    bert = {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536, "vocab_size": 30522}
+    own, every = parameters_of(bert)
+    assert own == pytest.approx(6 * 1_774_464, rel=0.01)  # what transformers counts in the six blocks
+    assert every == pytest.approx(22_337_280, rel=0.01)
+    llama = {"num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "vocab_size": 49152}
+    assert parameters_of({**llama, "hidden_act": "silu"})[1] == pytest.approx(134_515_008 + 30 * 576 * 384, rel=0.05)
+    assert parameters_of({"model_type": "odd"}) == (0, 0)
+
+
+def test_stages_that_are_not_asked_for_take_nothing() -> None:
+    whole = workload(request(PAIR), MINILM, REVIEWS)
+    assert StageName.FINETUNE not in whole.operations
+    bare = workload(request(PAIR | {"analysis": {"sae": None, "grafts": False}}), MINILM, REVIEWS)
+    assert StageName.SAE not in bare.operations
+    assert bare.operations[StageName.CAUSAL] == 0
+    assert bare.scratch < whole.scratch
+    assert bare.memory <= whole.memory
+    assert StageName.FINETUNE in workload(request(TUNING), MINILM, REVIEWS).operations
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "factor"),
+    [
+        ({"analysis": {"sae": {"tokens": 1_000_000}}}, StageName.SAE, 1.8),
+        ({"analysis": {"sae": {"width": 4}}}, StageName.SAE, 1.5),
+        ({"finetune": {"epochs": 6}}, StageName.FINETUNE, 2.0),
+        ({"analysis": {"noise_floors": ["numerical", "reseed"]}}, StageName.FINETUNE, 2.9),
+    ],
+)
+def test_twice_the_work_is_counted_as_about_twice(changes: dict[str, object], stage: StageName, factor: float) -> None:
+    plain = workload(request(TUNING), MINILM, REVIEWS).operations[stage]
+    more = workload(request(TUNING | changes), MINILM, REVIEWS).operations[stage]
+    assert more / plain == pytest.approx(factor, rel=0.15)
