@@ -29,9 +29,10 @@ from workers.analysis.similarity import row_drift
 from workers.models.inliers import Inliers
 from workers.models.texts import Batch, batches, encode
 from workers.models.tokenizers import load_tokenizer
-from workers.stages.gather import BATCH_TEXTS, BATCH_TOKENS
-from workers.stages.pair import Pair, load_pair
-from workers.stages.resolve import Checkpoint, fetch_checkpoints
+from workers.stages.common.inputs import Checkpoint
+from workers.stages.common.model_pair import Pair, load_pair
+from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
+from workers.stages.resolve.checkpoints import fetch_checkpoints
 
 CENTRES = "centres.safetensors"
 """Artifact: the token view's means at every layer of both models, which drift is centred at."""

@@ -23,8 +23,8 @@ from layerdrift.contract.errors import NotFoundError
 from layerdrift.contract.report import FineTuneRun
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name
-from workers.stages.finetune import Snapshot, Tuned
-from workers.stages.resolve import Checkpoint, Resolved
+from workers.stages.common.inputs import Checkpoint, Resolved
+from workers.stages.finetune.stage import Snapshot, Tuned
 
 logger = logging.getLogger(__name__)
 

@@ -37,21 +37,22 @@ from workers.checkpoints import BucketCheckpoints
 from workers.kept import KeptFinetunes, finetune_name
 from workers.models.device import give_memory_back, start_threads
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
-from workers.stages.causal import judge, preliminary
-from workers.stages.compare import compare
-from workers.stages.evaluation import evaluate_outputs
-from workers.stages.extract import Extracted, extract
-from workers.stages.finetune import Tuned, finetune
-from workers.stages.keeping import Keeping
-from workers.stages.latent_table import write_latents
-from workers.stages.report import Findings, Kept, build_report
-from workers.stages.resolve import Resolved, resolve
-from workers.stages.rows import SaeRows, sae_rows
-from workers.stages.sae import Trained, train_saes
-from workers.stages.sae_files import named, save_sae
-from workers.stages.tick import SharedTicks, Tick
-from workers.stages.token_latents import with_latents
-from workers.stages.trajectory import trajectory_of
+from workers.stages.causal.stage import judge, preliminary
+from workers.stages.causal.trajectory import trajectory_of
+from workers.stages.common.checkpointing import Keeping
+from workers.stages.common.inputs import Resolved
+from workers.stages.common.progress import SharedTicks, Tick
+from workers.stages.compare.evaluation import evaluate_outputs
+from workers.stages.compare.stage import compare
+from workers.stages.extract.sae_rows import SaeRows, sae_rows
+from workers.stages.extract.stage import Extracted, extract
+from workers.stages.finetune.stage import Tuned, finetune
+from workers.stages.report.stage import Findings, Kept, build_report
+from workers.stages.resolve.stage import resolve
+from workers.stages.sae.files import named, save_sae
+from workers.stages.sae.latent_table import write_latents
+from workers.stages.sae.stage import Trained, train_saes
+from workers.stages.sae.token_latents import with_latents
 
 _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is unavailable: no fault of the job's."""

@@ -18,7 +18,7 @@ from backends.jobs.store import JobStore
 from layerdrift.contract.analysis import Progress, Stage, StageName
 from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.report import PendingStage
-from workers.stages.tick import NO_NUMBERS, Numbers
+from workers.stages.common.progress import NO_NUMBERS, Numbers
 
 WRITE_EVERY_SECONDS = 0.5
 TELLING_FRACTION = 0.2

@@ -18,7 +18,7 @@ from workers.analysis.matching import matching
 from workers.analysis.sae import Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
 from workers.analysis.sae_training import StackTrainer
 from workers.models.states import hidden_states
-from workers.stages.gather import token_rows
+from workers.stages.common.moment_accumulator import token_rows
 
 LAYERS = (1, 4)
 TRAIN_ROWS, HELDOUT_ROWS, BATCH = 70_000, 10_000, 2048

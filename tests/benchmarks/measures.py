@@ -33,11 +33,11 @@ from workers.models.states import StateReader
 from workers.models.structure import is_causal
 from workers.models.texts import Batch, count_tokens, usable_length
 from workers.models.tokenizers import load_tokenizer
-from workers.stages.compare import compare
-from workers.stages.extract import extract
-from workers.stages.gather import Gathering, Reading, group_stores
-from workers.stages.resolve import Checkpoint, Resolved, Split
-from workers.stages.tick import NO_NUMBERS, Numbers
+from workers.stages.common.inputs import Checkpoint, Resolved, Split
+from workers.stages.common.moment_accumulator import Gathering, Reading, group_stores
+from workers.stages.common.progress import NO_NUMBERS, Numbers
+from workers.stages.compare.stage import compare
+from workers.stages.extract.stage import extract
 
 CPU = torch.device("cpu")
 REPEATS = 5

@@ -19,7 +19,7 @@ from tests.benchmarks.document import publish
 from tests.benchmarks.measures import Setting
 from tests.benchmarks.sae_contenders import BATCH, HELDOUT_BATCHES, LATENTS, PEERS, RATE, STEPS, K
 from workers.models.states import hidden_states
-from workers.stages.gather import token_rows
+from workers.stages.common.moment_accumulator import token_rows
 
 TRAIN_ROWS = 60_000
 HELDOUT_ROWS = HELDOUT_BATCHES * BATCH

@@ -37,11 +37,11 @@ from workers.analysis.permutation import discoveries, matched_draws, p_value
 from workers.analysis.proportions import change_interval, share_interval
 from workers.analysis.similarity import SiteSimilarity, drift_of, similarities
 from workers.scratch import GroupStore
-from workers.stages.compare import LayerDrift, _zones
-from workers.stages.grafting import predicted_by_grafts
-from workers.stages.intervals import change, measured, ratio, share, shared_change
-from workers.stages.left_out import LeftOut
-from workers.stages.sweep import advice_of
+from workers.stages.causal.grafting import predicted_by_grafts
+from workers.stages.causal.sweep import advice_of
+from workers.stages.common.intervals import change, measured, ratio, share, shared_change
+from workers.stages.common.left_out import LeftOut
+from workers.stages.compare.stage import LayerDrift, _zones
 
 Rates = dict[str, float]
 TEXTS, TOKENS, GROUPS, WIDTH = 200, 20, 20, 16

@@ -20,7 +20,7 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
 from tests.conftest import make_texts, save_model, tiny_bert
 from workers.models.loading import load_body
-from workers.stages.resolve import resolve
+from workers.stages.resolve.stage import resolve
 
 MEMORY_KB = 400_000
 """What a refusal may take beyond what the process had: the test models are tiny."""

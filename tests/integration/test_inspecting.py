@@ -17,7 +17,7 @@ from tests.conftest import make_texts
 from tests.integration.test_pipeline import submitted
 from workers.inspecting import Asked, Inspector
 from workers.pipeline import run_job
-from workers.stages.token_latents import STRONGEST
+from workers.stages.sae.token_latents import STRONGEST
 
 TEXTS = ["the good film", "bad"]
 

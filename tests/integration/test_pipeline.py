@@ -32,7 +32,7 @@ from tests.conftest import make_texts
 from workers import pipeline
 from workers.pipeline import run_job
 from workers.reconciler import PATIENCE, Reconciler
-from workers.stages.causal import judge
+from workers.stages.causal.stage import judge
 
 
 class WatchedSources(Sources):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from workers.analysis.sae import Architecture, Normalisation, SaeConfig, SaeStack
 from workers.analysis.sae_training import StackTrainer
-from workers.stages.sae_files import save_sae
+from workers.stages.sae.files import save_sae
 
 PEERS = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 READ = """

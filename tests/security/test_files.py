@@ -31,8 +31,8 @@ from workers.models.adapters import merge_adapter
 from workers.models.staging import stage_checkpoint
 from workers.models.texts import encode
 from workers.models.tokenizers import load_tokenizer
-from workers.stages import parquet_check
-from workers.stages.parquet_rows import parquet_rows
+from workers.stages.resolve import parquet_check
+from workers.stages.resolve.parquet_rows import parquet_rows
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_file_that_ends_the_process_that_reads_it_is_an_error(
     ends = tmp_path / "python"
     ends.write_text("#!/bin/sh\nkill -ABRT $$\n")  # as Arrow does on some damaged footers
     ends.chmod(0o700)
-    monkeypatch.setattr("workers.stages.parquet_check.sys.executable", str(ends))
+    monkeypatch.setattr("workers.stages.resolve.parquet_check.sys.executable", str(ends))
     with pytest.raises(InputError, match="damaged"):
         list(parquet_rows(path, RowReader(Columns("text", None, False), "x"), 64 * MIB))
 

@@ -22,7 +22,7 @@ from layerdrift.contract.report import (
     WarmStart,
 )
 from layerdrift.render import html, markdown, words
-from workers.stages.token_latents import budget
+from workers.stages.sae.token_latents import budget
 
 
 def report(

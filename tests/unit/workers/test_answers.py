@@ -27,10 +27,10 @@ from workers.models.grafts import BaseWeights
 from workers.models.loading import HeadKind, body_of, head_kind, load_headed
 from workers.models.states import StateReader
 from workers.models.structure import blocks_of
-from workers.stages.answers import Judge, Predicted, Questions, class_targets, divergence_bits, kl_bits, quality
-from workers.stages.gather import Reading
-from workers.stages.grafting import graft_costs, predicted_by_grafts
-from workers.stages.sweep import NOT_RETRAINED
+from workers.stages.causal.grafting import graft_costs, predicted_by_grafts
+from workers.stages.causal.sweep import NOT_RETRAINED
+from workers.stages.common.answers import Judge, Predicted, Questions, class_targets, divergence_bits, kl_bits, quality
+from workers.stages.common.moment_accumulator import Reading
 
 CPU = torch.device("cpu")
 VOCABULARY = len(WORDS) + 5

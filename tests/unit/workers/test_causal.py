@@ -16,11 +16,11 @@ from layerdrift.contract.request import AnalysisRequest
 from tests.conftest import BLOCKS, tiny_tokenizer
 from tests.unit.workers.test_answers import causal_lm, classifier
 from tests.unit.workers.test_stages import SCRATCH_BYTES, request, resolved, tick
-from workers.stages.causal import judge
-from workers.stages.compare import compare
-from workers.stages.evaluation import evaluate_outputs
-from workers.stages.extract import extract
-from workers.stages.resolve import Checkpoint, Resolved
+from workers.stages.causal.stage import judge
+from workers.stages.common.inputs import Checkpoint, Resolved
+from workers.stages.compare.evaluation import evaluate_outputs
+from workers.stages.compare.stage import compare
+from workers.stages.extract.stage import extract
 
 NAMES = {0: "no", 1: "yes"}
 

@@ -20,10 +20,10 @@ from backends.storage.blobs import BlobStore
 from backends.tables.reading import Columns, Row, RowReader
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
-from workers.stages.dataset import DatasetRows, read_dataset, reading_warnings
-from workers.stages.parquet_check import BATCH_ROWS
-from workers.stages.parquet_rows import parquet_rows
-from workers.stages.resolve import units_of
+from workers.stages.resolve.dataset import DatasetRows, read_dataset, reading_warnings
+from workers.stages.resolve.parquet_check import BATCH_ROWS
+from workers.stages.resolve.parquet_rows import parquet_rows
+from workers.stages.resolve.splitting import units_of
 
 MAYBE = Columns("text", None, labelled=False)
 BOTH = Columns("text", "label", labelled=True)

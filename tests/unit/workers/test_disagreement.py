@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from layerdrift.contract.report import Similarity, ViewName
-from workers.stages.disagreement import similarity_warnings
+from workers.stages.compare.disagreement import similarity_warnings
 
 
 def layer(**values: float) -> dict[ViewName, Similarity]:

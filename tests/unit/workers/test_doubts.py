@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from layerdrift.contract.report import Outputs, Recommendation
-from workers.stages.doubts import doubts_of, without_doubts
+from workers.stages.compare.advice_blockers import doubts_of, without_doubts
 
 ADVICE = Recommendation(freeze_first=3, basis="predicted", evidence="The curve says so.")
 LOW, HIGH = [0.0, 0.01, 0.05], [0.0, 0.2, 0.5]

@@ -15,11 +15,11 @@ from tests.unit.workers.test_stages import SCRATCH_BYTES, request, resolved, tic
 from tests.unit.workers.test_structure import BLOCKS, DECODERS, FAMILIES
 from workers.models.loading import load_classifier, load_config
 from workers.models.structure import blocks_of
-from workers.stages.causal import judge
-from workers.stages.compare import compare
-from workers.stages.evaluation import evaluate_outputs
-from workers.stages.extract import extract
-from workers.stages.resolve import Checkpoint
+from workers.stages.causal.stage import judge
+from workers.stages.common.inputs import Checkpoint
+from workers.stages.compare.evaluation import evaluate_outputs
+from workers.stages.compare.stage import compare
+from workers.stages.extract.stage import extract
 
 
 def made(family: str, seed: int) -> PreTrainedModel:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workers.models.texts import Batch
-from workers.stages.gather import batch_rows
+from workers.stages.common.moment_accumulator import batch_rows
 
 
 @pytest.mark.parametrize("causal", [False, True])

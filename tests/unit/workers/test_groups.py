@@ -14,9 +14,10 @@ from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, ti
 from tests.unit.workers.test_stages import extracted_pair, request, resolved, tick, tuning
 from workers.analysis.probes import stratified_folds
 from workers.models.states import StateReader
-from workers.stages.compare import compare
-from workers.stages.gather import GroupPlan, Reading
-from workers.stages.resolve import Split, deal, units_of
+from workers.stages.common.inputs import Split
+from workers.stages.common.moment_accumulator import GroupPlan, Reading
+from workers.stages.compare.stage import compare
+from workers.stages.resolve.splitting import split_rows, units_of
 
 GIB = 1 << 30
 
@@ -39,7 +40,7 @@ def parts(split: Split) -> list[list[Row]]:
 def test_no_group_is_in_two_uses_and_no_row_is_lost(tuned: bool) -> None:
     rows = in_groups(300, 6)
     asked = tuning(train_examples=100) if tuned else request(dataset={"uri": "file:///x.csv", "max_examples": 100})
-    split = deal(rows, asked)
+    split = split_rows(rows, asked)
     groups = [{row.group for row in part} for part in parts(split)]
     for place, one in enumerate(groups):
         assert all(one.isdisjoint(other) for other in groups[place + 1 :])
@@ -52,19 +53,19 @@ def test_groups_that_leave_nothing_to_train_on_or_to_hold_out_are_refused(sizes:
     names = [str(number) for number, size in enumerate(sizes) for _ in range(size)]
     rows = [row._replace(group=name) for row, name in zip(in_groups(300, 6), names, strict=False)]
     with pytest.raises(InputError, match="a column with smaller groups") as raised:
-        deal(rows, tuning())
+        split_rows(rows, tuning())
     assert raised.value.errors[0].pointer == "/dataset/group_column"
 
 
 def test_rows_without_a_group_are_dealt_one_by_one() -> None:
     rows = [row._replace(group=None) for row in in_groups(300, 6)]
-    split = deal(rows, request(dataset={"uri": "file:///x.csv", "max_examples": 101}))
+    split = split_rows(rows, request(dataset={"uri": "file:///x.csv", "max_examples": 101}))
     assert len(split.analysed) == 101
     assert units_of(split.analysed) is None
 
 
 def test_units_are_dealt_into_groups_whole(tmp_path: Path) -> None:
-    rows = deal(in_groups(120, 4), request()).analysed
+    rows = split_rows(in_groups(120, 4), request()).analysed
     units = units_of(rows)
     reading = Reading(tiny_tokenizer(tmp_path), 32, causal=False, states=StateReader(BLOCKS + 1, HIDDEN), units=units)
     found = {index: group for group, batch in reading.grouped([row.text for row in rows]) for index in batch.indices}

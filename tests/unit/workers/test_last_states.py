@@ -13,9 +13,9 @@ from transformers import BertForSequenceClassification as Classifier
 from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_bert, tiny_tokenizer
 from workers.models.states import StateReader
 from workers.models.texts import batches, run
-from workers.stages import last_states as module
-from workers.stages.gather import Reading
-from workers.stages.last_states import LastStates
+from workers.stages.common.moment_accumulator import Reading
+from workers.stages.extract import last_states as module
+from workers.stages.extract.last_states import LastStates
 
 TEXTS = make_texts(40, length=7) + make_texts(40, seed=1, length=19)
 

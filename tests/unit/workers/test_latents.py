@@ -13,10 +13,10 @@ from workers.analysis.permutation import discoveries
 from workers.analysis.sae import Normalisation, SaeStack
 from workers.models.texts import batches
 from workers.scratch import ActivationStore
-from workers.stages.contexts import Contexts
-from workers.stages.latents import Side, chosen_latents, evidence, leaning, promoted, without_false_labels
-from workers.stages.probes import LabelDirections
-from workers.stages.splicing import Dictionaries
+from workers.stages.compare.probes import LabelDirections
+from workers.stages.extract.contexts import Contexts
+from workers.stages.sae.latents import Side, chosen_latents, evidence, leaning, promoted, without_false_labels
+from workers.stages.sae.splicing import Dictionaries
 
 TEXTS = ["the good film", "bad", "the film was good and the plot was bad and the story was dull"]
 LABELS = ["yes", None, "no"]

@@ -15,13 +15,13 @@ from tests.unit.workers.test_stages import SCRATCH_BYTES, compared, resolved, ti
 from workers.analysis.similarity import SiteSimilarity
 from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
-from workers.stages.compare import _layer_drift, compare
-from workers.stages.extract import extract
-from workers.stages.finetune import finetune
-from workers.stages.gather import Reading
-from workers.stages.intervals import shared_change
-from workers.stages.nulls import MeasuredNull, Nulls, dithered, measured_null, numerical_twin
-from workers.stages.trajectory import trajectory_of
+from workers.stages.causal.trajectory import trajectory_of
+from workers.stages.common.intervals import shared_change
+from workers.stages.common.moment_accumulator import Reading
+from workers.stages.compare.stage import _layer_drift, compare
+from workers.stages.extract.nulls import MeasuredNull, Nulls, dithered, measured_null, numerical_twin
+from workers.stages.extract.stage import extract
+from workers.stages.finetune.stage import finetune
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from workers.analysis.probes import WEIGHT_PENALTY, fit_logistic, held_out_hits, stratified_folds
 from workers.analysis.streams import Rows
-from workers.stages.probes import probe
+from workers.stages.compare.probes import probe
 
 
 def labelled(texts: int = 200, width: int = 20, signal: float = 3.0) -> tuple[Tensor, Tensor]:

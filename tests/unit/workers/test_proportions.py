@@ -10,7 +10,7 @@ from scipy.stats import binom, multinomial
 
 from workers.analysis.jackknife import jackknife_interval
 from workers.analysis.proportions import change_interval, effective, share_interval
-from workers.stages.intervals import share
+from workers.stages.common.intervals import share
 
 TEXTS = 200
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tests.unit.workers.in_memory import InMemory
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
 from workers.scratch import ActivationStore
-from workers.stages.keeping import NOTHING_KEPT, Keeping
-from workers.stages.sae_runs import Outcome, Runs
-from workers.stages.tick import NO_NUMBERS, Numbers, SharedTicks
+from workers.stages.common.checkpointing import NOTHING_KEPT, Keeping
+from workers.stages.common.progress import NO_NUMBERS, Numbers, SharedTicks
+from workers.stages.sae.runs import Outcome, Runs
 
 WIDTH, LATENTS, BATCH = 16, 64, 128
 

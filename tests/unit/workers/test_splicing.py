@@ -19,9 +19,10 @@ from workers.analysis.sae import SaeStack
 from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
 from workers.models.texts import run as run_batch
-from workers.stages.answers import Questions
-from workers.stages.gather import Reading, token_rows
-from workers.stages.splicing import (
+from workers.stages.common.answers import Questions
+from workers.stages.common.moment_accumulator import Reading, token_rows
+from workers.stages.common.progress import NO_NUMBERS
+from workers.stages.sae.splicing import (
     ABLATION_TEXTS,
     DRAWS,
     Dictionaries,
@@ -30,7 +31,6 @@ from workers.stages.splicing import (
     loss_recovered,
     splices,
 )
-from workers.stages.tick import NO_NUMBERS
 
 SITES = 2 * (BLOCKS + 1)
 

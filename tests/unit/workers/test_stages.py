@@ -18,13 +18,14 @@ from workers.analysis.similarity import SiteSimilarity, cross_site_cka
 from workers.analysis.zones import fit_zones
 from workers.models.tokenizers import load_tokenizer
 from workers.scratch import ActivationStore
-from workers.stages.compare import Compared, compare, recommended
-from workers.stages.extract import Extracted, extract
-from workers.stages.finetune import finetune
-from workers.stages.resolve import Checkpoint, Resolved, Split, deal, distinct
-from workers.stages.rows import SaeRows, sae_rows
-from workers.stages.sae import MIN_FLOOR_SHARE, train_saes, withheld
-from workers.stages.tick import NO_NUMBERS, Numbers
+from workers.stages.common.inputs import Checkpoint, Resolved, Split
+from workers.stages.common.progress import NO_NUMBERS, Numbers
+from workers.stages.compare.stage import Compared, compare, recommended
+from workers.stages.extract.sae_rows import SaeRows, sae_rows
+from workers.stages.extract.stage import Extracted, extract
+from workers.stages.finetune.stage import finetune
+from workers.stages.resolve.splitting import distinct, split_rows
+from workers.stages.sae.stage import MIN_FLOOR_SHARE, train_saes, withheld
 
 SCRATCH_BYTES = 2**28
 
@@ -275,7 +276,7 @@ def test_changed_latents_come_with_tokens_of_the_analysed_texts(
 
     Of so few tokens few latents are identified, which is not what this is about.
     """
-    monkeypatch.setattr("workers.stages.sae.MIN_FLOOR_SHARE", 0.0)
+    monkeypatch.setattr("workers.stages.sae.stage.MIN_FLOOR_SHARE", 0.0)
     asked = request(analysis={"sae": {"tokens": 60_000, "width": 4, "k": 8}})
     given = resolved(base, texts=400, spare=600)
     model = tiny_bert()
@@ -420,11 +421,11 @@ def test_rows_are_dealt_out_once_each_by_the_seed() -> None:
     asked = tuning(train_examples=100).model_copy(
         update={"dataset": request().dataset.model_copy(update={"max_examples": 50})}
     )
-    split = deal(numbered, asked)
+    split = split_rows(numbered, asked)
     assert (len(split.analysed), len(split.train), len(split.held_out), len(split.spare)) == (50, 100, 50, 100)
     assert sorted([*split.analysed, *split.train, *split.held_out, *split.spare]) == sorted(numbered)
-    assert deal(numbered, asked) == split
-    assert deal(numbered, asked.model_copy(update={"seed": 1})) != split
+    assert split_rows(numbered, asked) == split
+    assert split_rows(numbered, asked.model_copy(update={"seed": 1})) != split
 
 
 @pytest.mark.parametrize(
@@ -440,7 +441,7 @@ def test_rows_are_dealt_out_once_each_by_the_seed() -> None:
 )
 def test_rows_that_cannot_serve_are_refused(rows: list[Row], asked: AnalysisRequest, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        deal(rows, asked)
+        split_rows(rows, asked)
 
 
 CURVES: dict[str, tuple[list[float], int, str]] = {

@@ -17,13 +17,13 @@ from tests.conftest import BLOCKS, add_noise, save_model, tiny_bert
 from tests.unit.workers.in_memory import InMemory
 from tests.unit.workers.test_stages import labelled, resolved, tick, tuning
 from workers.models.prefix import PrefixCache
-from workers.stages import training as module
-from workers.stages.finetune import finetune, fresh_classifier, training_data
-from workers.stages.keeping import Keeping
-from workers.stages.resolve import Resolved, Split
-from workers.stages.sweep import NOT_RETRAINED, advice_of, freeze_sweep
-from workers.stages.tick import NO_NUMBERS, Numbers
-from workers.stages.training import Recipe, Training, evaluate, gradient_norms, planned_steps, train
+from workers.stages.causal.sweep import NOT_RETRAINED, advice_of, freeze_sweep
+from workers.stages.common import training as module
+from workers.stages.common.checkpointing import Keeping
+from workers.stages.common.inputs import Resolved, Split
+from workers.stages.common.progress import NO_NUMBERS, Numbers
+from workers.stages.common.training import Recipe, Training, evaluate, gradient_norms, planned_steps, train
+from workers.stages.finetune.stage import finetune, fresh_classifier, training_data
 
 
 @pytest.fixture

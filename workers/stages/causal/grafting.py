@@ -1,0 +1,166 @@
+"""Grafts: parts of the base model in the tuned one's place, what each costs, and what that says about freezing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.report import GraftInfo, LayerGraft, Measured, Recommendation, ReportWarning
+from layerdrift.contract.request import AnalysisRequest
+from workers.models.device import best_device
+from workers.models.grafts import BaseWeights, untied
+from workers.models.loading import body_of, load_body
+from workers.models.structure import shares_blocks
+from workers.stages.causal.sweep import NOT_RETRAINED
+from workers.stages.common.answers import Judge, Measure, Questions, Scores
+from workers.stages.common.inputs import Resolved
+from workers.stages.common.intervals import ratio
+from workers.stages.common.progress import Tick
+from workers.stages.compare.outputs import gained, known_targets, measured
+
+GRAFT_TEXTS = 500
+"""Texts that every graft is judged on: one evaluation for each layer, twice."""
+
+
+def base_weights(
+    request: AnalysisRequest, resolved: Resolved, folder: Path
+) -> tuple[BaseWeights | None, list[ReportWarning]]:
+    """The base model's parts for grafts; none where they are not asked for, or where its blocks share their weights."""
+    if not request.analysis.grafts:
+        return None, []
+    body = load_body(resolved.base.folder, "/base/uri", best_device())
+    if not shares_blocks(body):
+        try:
+            return BaseWeights(body, folder / "grafts"), []
+        except InputError as error:
+            message = f"{error.detail.splitlines()[0]}; grafts and advice on freezing are omitted"
+            return None, [ReportWarning(code="no_grafts", message=message)]
+    message = (
+        f"the blocks of {type(body).__name__} share their weights: no block can be replaced or frozen without the "
+        "others, so grafts and advice on freezing are omitted"
+    )
+    return None, [ReportWarning(code="shared_blocks", message=message)]
+
+
+def graft_costs(
+    weights: BaseWeights, model: PreTrainedModel, questions: Questions, headed: bool, tick: Tick
+) -> tuple[list[LayerGraft], GraftInfo]:
+    """The base model's layers 0..k, and each block of its alone, in the tuned model.
+
+    A head that is tied to the embeddings is untied first: it is the tuned model's, and stays. Parts that are the same
+    in both models are not asked about: their cost is 0.
+    """
+    if headed:
+        untied(model)
+    asked = replace(questions, rows=questions.rows[:GRAFT_TEXTS])
+    targets = known_targets(asked, model) if headed and asked.kind == "classifier" else None
+    judge_ = Judge(asked, headed, targets)
+    whole = judge_.scores(model)
+    ungrafted = measured(asked, whole, judge_.measure)
+    body, layers = body_of(model), len(weights.prefix)
+
+    def with_grafted(names: list[str]) -> Scores:
+        if weights.same(body, names):
+            return whole
+        with weights.grafted(body, names):
+            return judge_.scores(model)
+
+    found = []
+    for layer in range(layers):
+        prefix = with_grafted(weights.prefix[layer])
+        tick((layer + 0.5) / layers, f"base layers 0 to {layer} in the tuned model")
+        block = with_grafted(weights.block[layer]) if layer else prefix
+        tick((layer + 1) / layers, f"base block {layer} in the tuned model")
+        found.append(
+            LayerGraft(
+                prefix=measured(asked, prefix, judge_.measure),
+                block=measured(asked, block, judge_.measure),
+                prefix_cost=_cost(asked, whole, prefix, judge_.measure),
+            )
+        )
+    if ungrafted.value is None:
+        raise ValueError("the tuned model could not be evaluated")
+    return found, GraftInfo(measure=judge_.measure, ungrafted=ungrafted.value, examples=len(asked.rows))
+
+
+def _cost(questions: Questions, whole: Scores, grafted: Scores, measure: Measure) -> Measured:
+    """What a graft costs on the same texts: share of right answers lost, relative rise of perplexity, else itself."""
+    if grafted is whole:
+        return Measured(value=0.0, low=0.0, high=0.0)
+    if measure == "accuracy":
+        return gained(questions, grafted, whole)
+    if measure == "perplexity":
+        return ratio(*questions.grouped(grafted.less(whole)), math.expm1)
+    return measured(questions, grafted, measure)
+
+
+TOLERATED: dict[Measure, float] = {"accuracy": 0.005, "perplexity": 0.01, "kl": 0.01}
+"""What a graft may cost and still count as harmless: a share of the texts, a relative increase, bits."""
+
+
+def predicted_by_grafts(info: GraftInfo, grafts: list[LayerGraft]) -> Recommendation | None:
+    """The most of the base model's bottom whose graft is shown to do no harm; None where answers are not judged.
+
+    That is shown where the upper end of the cost's 95 % interval is within what is tolerated. Layers are judged from
+    the bottom up, and the first of which it is not shown ends it: few texts make the advice cautious, not bold.
+
+    Args:
+        grafts: by layer, 0 to L.
+    """
+    tolerated = TOLERATED.get(info.measure)
+    if tolerated is None:
+        return None
+    harmless = list(takewhile(lambda graft: _high(graft.prefix_cost) <= tolerated, grafts))
+    kept, blocks = len(harmless) - 1, len(grafts) - 1
+    if all(_low(graft.prefix_cost) <= tolerated for graft in grafts):
+        evidence = (
+            f"With any number of the base model's layers swapped in, the outputs on these {info.examples} texts do "
+            "not get measurably worse, so they do not show what was learned. Compare the models on more texts, and "
+            "on texts of the task."
+        )
+        return Recommendation(freeze_first=0, basis="none", evidence=evidence)
+    found = ""
+    if kept > 0:
+        found = f"With {_bottom(kept, blocks)}, {_told(info, grafts[kept])}: this is harmless. "
+    after = grafts[kept + 1]
+    found += f"With {_bottom(kept + 1, blocks)}, {_told(info, after)}: "
+    if _low(after.prefix_cost) > tolerated:
+        found += "what was learned there matters to the outputs."
+    else:
+        found += (
+            f"whether this exceeds {tolerated:g} is unclear. Use more texts, or analysis.freeze_sweep, to find out."
+        )
+    return Recommendation(freeze_first=max(kept, 0), basis="predicted", evidence=f"{found} {NOT_RETRAINED}")
+
+
+def _bottom(layer: int, blocks: int) -> str:
+    """The base model's layers 0 to `layer` in words."""
+    if layer == 0:
+        return "the base model's embeddings swapped in"
+    return f"the base model's embeddings and first {layer} of {blocks} blocks swapped in"
+
+
+def _told(info: GraftInfo, graft: LayerGraft) -> str:
+    cost = graft.prefix_cost
+    told = f"the tuned model's {info.measure} goes from {info.ungrafted:.3f} to {graft.prefix.value or 0.0:.3f}"
+    if cost.low is not None and cost.high is not None:
+        told += f" (cost {cost.low:.3f} to {cost.high:.3f}, 95 %)"
+    return f"{told} on {info.examples} texts"
+
+
+def _low(cost: Measured) -> float:
+    if cost.value is None:
+        return math.inf
+    return cost.value if cost.low is None else cost.low
+
+
+def _high(cost: Measured) -> float:
+    """Without an interval nothing is shown, but for a cost of exactly 0 of parts that are the same."""
+    if cost.value is None or (cost.high is None and cost.value != 0):
+        return math.inf
+    return cost.value if cost.high is None else cost.high

@@ -1,0 +1,1 @@
+"""What several stages share: progress, the pair in memory, passes over texts, intervals, trainings."""

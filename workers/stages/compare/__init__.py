@@ -1,0 +1,1 @@
+"""Stage compare: similarity, drift, zones, outputs and the predicted recommendation."""

@@ -1,0 +1,104 @@
+"""The outputs of both models on the compared texts: what their heads answer, and what speaks against the fine-tune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from layerdrift.contract.report import Outputs, ReportWarning
+from workers.models.device import best_device
+from workers.models.loading import Headed, head_kind, head_refusal, load_headed
+from workers.models.prefix import PrefixCache
+from workers.stages.common.answers import Questions
+from workers.stages.common.inputs import Checkpoint, Resolved
+from workers.stages.common.moment_accumulator import Reading
+from workers.stages.common.progress import Tick
+from workers.stages.compare.advice_blockers import Doubt, doubts_of, relative_head_change
+from workers.stages.compare.outputs import outputs_of
+from workers.stages.extract.stage import Extracted
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The outputs of both models on the analysed and on the reference texts, and what speaks against the fine-tune."""
+
+    outputs: Outputs | None
+    on_reference: Outputs | None
+    doubts: list[Doubt]
+    warnings: list[ReportWarning]
+
+
+def evaluate_outputs(
+    resolved: Resolved, checkpoint: Checkpoint, drift: list[float], extracted: Extracted, tick: Tick
+) -> Evaluated:
+    """Runs the heads of both models on the texts that were compared, and on the reference texts.
+
+    Args:
+        drift: of the layers, to tell whether it explains changed answers.
+
+    Raises:
+        InputError: a checkpoint cannot be loaded with its head.
+    """
+    tuned, warnings = askable(checkpoint, extracted.reading)
+    if tuned is None:
+        return Evaluated(None, None, doubts_of(None, drift, None, extracted.analysed), warnings)
+    questions = Questions(extracted.reading, resolved.split.analysed[: extracted.analysed], tuned.kind)
+    base = base_with_head(resolved, tuned)
+    if tuned.kind == "classifier":
+        questions = replace(questions, known=_known_states(extracted, base, tuned))
+    outputs, more = outputs_of(questions, base, tuned, tick)
+    on_reference = None
+    if extracted.reference is not None:
+        general = Questions(extracted.reference.reading, extracted.reference.rows, tuned.kind)
+        on_reference = outputs_of(general, base, tuned, lambda _: tick(1.0))[0]
+    head_change = relative_head_change(base.model, tuned.model) if base is not None else None
+    doubts = doubts_of(outputs, drift, head_change, extracted.analysed)
+    warnings += more
+    warnings += [ReportWarning(code=doubt.code, message=doubt.message) for doubt in doubts if doubt.code is not None]
+    return Evaluated(outputs, on_reference, doubts, warnings)
+
+
+def _known_states(extracted: Extracted, base: Headed | None, tuned: Headed) -> dict[int, PrefixCache]:
+    """By `id` of a headed model, the states that its body had at the compared texts."""
+    sides = [(tuned, extracted.last_states[1])] + ([(base, extracted.last_states[0])] if base is not None else [])
+    caches = ((headed.model, states.cache(headed.model, extracted.reading)) for headed, states in sides)
+    return {id(model): cache for model, cache in caches if cache is not None}
+
+
+def askable(checkpoint: Checkpoint, reading: Reading) -> tuple[Headed | None, list[ReportWarning]]:
+    """The tuned model with its head; None, and why, where the head cannot be asked on these texts."""
+    tuned = load_headed(checkpoint.folder, "/tuned/uri", best_device())
+    if tuned is None:
+        return None, _head_warnings(checkpoint)
+    unasked = _cannot_be_asked(tuned, reading)
+    return (None, unasked) if unasked else (tuned, [])
+
+
+def _cannot_be_asked(tuned: Headed, reading: Reading) -> list[ReportWarning]:
+    """Why a head cannot be asked on these texts; empty where it can."""
+    codes = ["answers_not_evaluated"]
+    if tuned.kind == "causal_lm" and not reading.causal:
+        reason = "its head predicts the next token, but the model sees later tokens"
+    elif tuned.kind == "masked_lm" and reading.tokenizer.mask_token_id is None:
+        reason = "its head predicts masked tokens, but the tokenizer has no mask token"
+        codes.append("no_mask_token")
+    else:
+        return []
+    message = f"the tuned model's outputs were not evaluated: {reason}. Its representations were still compared"
+    return [ReportWarning(code=code, message=message) for code in codes]
+
+
+def _head_warnings(checkpoint: Checkpoint) -> list[ReportWarning]:
+    """Why the outputs of a model without a usable head are not evaluated."""
+    reason = head_refusal(checkpoint.folder, "/tuned/uri")
+    if reason is None and head_kind(checkpoint.folder, "/tuned/uri") is not None:
+        reason = "its files do not contain the complete head that config.json names"
+    reason = reason or "it has no head"
+    message = f"the tuned model's outputs were not evaluated: {reason}. Its representations were still compared"
+    return [ReportWarning(code="answers_not_evaluated", message=message)]
+
+
+def base_with_head(resolved: Resolved, tuned: Headed) -> Headed | None:
+    """The base model where it has a head of the tuned one's kind."""
+    if head_kind(resolved.base.folder, "/base/uri") != tuned.kind:
+        return None
+    return load_headed(resolved.base.folder, "/base/uri", tuned.model.device)

@@ -1,0 +1,218 @@
+"""The answers of both models to the texts: how good they are, and how far they differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from backends.tables.reading import Row
+from layerdrift.contract.report import Measured, ModelOutputs, Outputs, ReportWarning
+from workers.analysis.agreement import agreement
+from workers.models.loading import Headed
+from workers.stages.common.answers import (
+    RANGES,
+    TRANSFORMS,
+    UNKNOWN,
+    UNLABELLED,
+    Measure,
+    Predicted,
+    Questions,
+    Scores,
+    Targets,
+    by_text,
+    class_targets,
+    divergence_bits,
+    over_common_tokens,
+    quality,
+)
+from workers.stages.common.intervals import change, ratio, share
+
+
+def class_names(model: PreTrainedModel) -> list[str]:
+    """A classifier's classes, by number."""
+    id2label: dict[int, str] = model.config.id2label  # type: ignore[assignment]
+    return [id2label[index] for index in sorted(id2label)]
+
+
+def known_targets(questions: Questions, model: PreTrainedModel) -> Tensor | None:
+    """The classes of the texts; None where not one label is among the model's."""
+    targets = class_targets(questions.rows, class_names(model))
+    return targets.classes if targets.known else None
+
+
+def measured(questions: Questions, scores: Scores, measure: Measure) -> Measured:
+    """The scores as one number with its 95 % interval over texts: of a share Wilson's, else that of the jackknife."""
+    if measure == "accuracy":
+        return share(*questions.by_unit(scores))
+    return ratio(*questions.grouped(scores), TRANSFORMS[measure], RANGES[measure])
+
+
+def gained(questions: Questions, before: Scores, after: Scores) -> Measured:
+    """The change of a share of right answers to the same texts, one question each, with its interval."""
+    difference = after.less(before)
+    gains, losses = (
+        questions.by_unit(difference._replace(sums=one.double())).sums
+        for one in (difference.sums > 0, difference.sums < 0)
+    )
+    return change(gains, losses, questions.by_unit(difference).counts)
+
+
+def outputs_of(
+    questions: Questions, base: Headed | None, tuned: Headed, tick: Callable[[float], None]
+) -> tuple[Outputs, list[ReportWarning]]:
+    """One pass over the texts with both models, or the tuned one alone where the base has no such head."""
+    texts = len(questions.rows)
+    targets, names, warnings = None, [], []
+    if tuned.kind == "classifier":
+        names = class_names(tuned.model)
+        known = class_targets(questions.rows, names)
+        targets = known.classes if known.known else None
+        warnings = [*_numbered_labels(known, names), *_unknown_labels(questions.rows, targets)]
+        warnings += _pair_model(questions, names)
+    order = common_order(base, names) if base is not None and tuned.kind == "classifier" else None
+    if base is not None and tuned.kind == "classifier" and order is None:
+        base = None
+        message = "the two classifiers have different classes, so their outputs are not compared"
+        warnings.append(ReportWarning(code="different_classes", message=message))
+    sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
+    answers = {name: torch.zeros(texts, dtype=torch.int64) for name in ("base", "tuned")}
+    for number, batch in enumerate(questions.batches()):
+        found = _with_targets(questions.answered(tuned.model, batch), targets)
+        sums["tuned"] = _added(sums["tuned"], quality(found, tuned.kind, texts))
+        if targets is not None:
+            answers["tuned"][found.texts] = found.log_probs.argmax(-1)
+        if base is not None:
+            other = _with_targets(questions.answered(base.model, batch, order), targets)
+            sums["base"] = _added(sums["base"], quality(other, tuned.kind, texts))
+            if targets is not None:
+                answers["base"][other.texts] = other.log_probs.argmax(-1)
+            differs = found.log_probs.argmax(-1) != other.log_probs.argmax(-1)
+            sums["disagreement"] = _added(sums["disagreement"], by_text(differs, found.texts, texts))
+            js = divergence_bits(*over_common_tokens(found.log_probs, other.log_probs))
+            sums["js"] = _added(sums["js"], by_text(js, found.texts, texts))
+        tick(min(1.0, (number + 1) * len(batch.indices) / texts))
+    majority = _Majority.of(targets) if targets is not None else None
+    judged = tuned.kind != "classifier" or targets is not None
+
+    def of_model(name: str) -> ModelOutputs | None:
+        if not judged or (name == "base" and base is None):
+            return None
+        if targets is not None:
+            accuracy = measured(questions, sums[name], "accuracy")
+            return ModelOutputs(accuracy=accuracy, mcc=_mcc(questions, targets, answers[name]))
+        return ModelOutputs(perplexity=measured(questions, sums[name], "perplexity"))
+
+    outputs = Outputs(
+        kind=tuned.kind,
+        examples=texts if tuned.kind == "classifier" else int(sums["tuned"].counts.sum()),
+        labelled=None if targets is None else int((targets != UNLABELLED).sum()),
+        labels=names,
+        base=of_model("base"),
+        tuned=of_model("tuned"),
+        majority_accuracy=majority.share if majority else None,
+        majority_change=gained(questions, majority.scores, sums["tuned"]) if majority else None,
+        accuracy_change=gained(questions, sums["base"], sums["tuned"]) if base and majority else None,
+        perplexity_ratio=_perplexity_ratio(questions, sums) if base and tuned.kind != "classifier" else None,
+        disagreement=measured(questions, sums["disagreement"], "accuracy") if base else None,
+        js_divergence=measured(questions, sums["js"], "kl") if base else None,
+    )
+    return outputs, warnings
+
+
+def _perplexity_ratio(questions: Questions, sums: dict[str, Scores]) -> Measured:
+    """Perplexity of the tuned model over the base model's, on the same tokens."""
+    rise = sums["tuned"].less(sums["base"])
+    return ratio(*questions.grouped(rise), lambda nats: math.exp(min(nats, 700.0)), (0.0, math.inf))
+
+
+def _mcc(questions: Questions, targets: Tensor, answers: Tensor) -> Measured:
+    """How far the answers go with the labels, and what chance alone hardly reaches."""
+    labelled = targets != UNLABELLED
+    labels = targets[labelled] - UNKNOWN  # a label that is no class of the model is a class by itself, never answered
+    units = questions.reading.units_of(len(targets))[labelled]
+    try:
+        found = agreement(labels, answers[labelled] - UNKNOWN, units)
+    except ValueError:
+        return Measured(value=None, undefined="all texts have the same label")
+    return Measured(value=found.mcc, noise_floor=found.by_chance)
+
+
+class _Majority(NamedTuple):
+    """The commonest label's share of the texts with a label, and what always answering it would score."""
+
+    share: float
+    scores: Scores
+
+    @staticmethod
+    def of(targets: Tensor) -> _Majority:
+        labelled = targets != UNLABELLED
+        commonest = int((targets[labelled] - UNKNOWN).bincount()[1:].argmax())
+        scores = Scores((targets == commonest).double(), labelled.double())
+        return _Majority(float(scores.sums.sum() / scores.counts.sum()), scores)
+
+
+def _numbered_labels(targets: Targets, names: list[str]) -> list[ReportWarning]:
+    own = all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    if not targets.numbered or not targets.known or own:
+        return []
+    shown = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:6]))
+    message = f"the labels are numbers and were read as class indices of the tuned model ({shown})"
+    return [ReportWarning(code="labels_as_numbers", message=message)]
+
+
+PAIR_CLASSES = ("entailment", "contradiction", "not_entailment", "duplicate", "not_duplicate", "paraphrase")
+"""Names of classes that a pair of texts has, and no single one."""
+
+
+def _pair_model(questions: Questions, names: list[str]) -> list[ReportWarning]:
+    """A warning where a model of pairs was given single texts."""
+    classes = [name for name in names if name.casefold() in PAIR_CLASSES]
+    if not classes or any(row.pair is not None for row in questions.rows):
+        return []
+    message = (
+        f"the tuned model's class {classes[0]!r} describes a pair of texts, but single texts were read; set "
+        "dataset.text_pair_column to the column of the second texts"
+    )
+    return [ReportWarning(code="single_texts_of_pairs", message=message)]
+
+
+def _no_scores(texts: int) -> Scores:
+    return Scores(torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64))
+
+
+def _added(one: Scores, other: Scores) -> Scores:
+    return Scores(one.sums + other.sums, one.counts + other.counts)
+
+
+def _with_targets(predicted: Predicted, targets: Tensor | None) -> Predicted:
+    """A classifier's answers with the right classes beside them."""
+    return predicted if targets is None else predicted._replace(targets=targets[predicted.texts])
+
+
+def common_order(base: Headed, names: list[str]) -> list[int] | None:
+    """The base's classes in the tuned model's order; None where the classes differ."""
+    known = class_names(base.model)
+    return [known.index(name) for name in names] if sorted(known) == sorted(names) else None
+
+
+def _unknown_labels(rows: list[Row], targets: Tensor | None) -> list[ReportWarning]:
+    labelled = sum(row.label is not None for row in rows)
+    unknown = labelled if targets is None else int((targets == UNKNOWN).sum())
+    if not labelled:
+        message = "the data set has no labels, so the accuracy of the classifiers is unknown"
+        return [ReportWarning(code="answers_not_evaluated", message=message)]
+    if not unknown:
+        return []
+    message = f"{unknown} of {labelled} labels are not classes of the tuned model; " + (
+        "accuracy is omitted" if targets is None else "they count as errors"
+    )
+    found = [ReportWarning(code="unknown_labels", message=message)]
+    if targets is None:
+        message = "no label of the data set is a class of the tuned model, so its accuracy is unknown"
+        found.append(ReportWarning(code="answers_not_evaluated", message=message))
+    return found

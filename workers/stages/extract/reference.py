@@ -1,0 +1,69 @@
+"""Forgetting: both models on a second, general set of texts, which the tuned model was not tuned on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backends.tables.reading import Row
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.report import Measured
+from workers.analysis.moments import NotFinite
+from workers.analysis.similarity import MIN_ROWS, drift_of, similarities
+from workers.stages.common.intervals import measured
+from workers.stages.common.left_out import LeftOut
+from workers.stages.common.model_pair import Pair
+from workers.stages.common.moment_accumulator import Gathering, Reading, group_stores
+
+REFERENCE_TOKENS = 50_000
+
+
+@dataclass(frozen=True)
+class ReferenceDrift:
+    """1 - CKA of the token view by layer, with its interval, on the rows that were read, and how they were read."""
+
+    drift: list[Measured]
+    rows: list[Row]
+    tokens: int
+    reading: Reading
+
+
+def reference_drift(
+    pair: Pair, rows: list[Row], folder: Path, limit_bytes: float, tick: Callable[[float], None]
+) -> ReferenceDrift:
+    """Both models on these texts, up to REFERENCE_TOKENS tokens.
+
+    Raises:
+        InputError: they have too few tokens, or a model overflows on them.
+    """
+    if not rows:
+        raise InputError.at("/dataset/reference", "the two tokenizers read every text of the reference differently")
+    reading = replace(pair.reading, units=None)
+    texts, tokens = reading.within([row.content for row in rows], REFERENCE_TOKENS)
+    plan = reading.plan(len(texts), tokens, limit_bytes)
+    groups = group_stores(folder / "reference-moments", plan) if plan is not None else {}
+    groups = {view: store for view, store in groups.items() if view == "token"}
+    gathering = Gathering(reading.causal, 0, groups, plan.merged if plan is not None else 1)
+    read = 0
+    try:
+        for group, batch in reading.grouped(texts):
+            base, tuned = pair.states(batch)
+            judged = reading.inliers.judged(batch, base, tuned) if reading.inliers is not None else batch
+            gathering.add(group, judged, base, tuned)
+            read += len(batch.indices)
+            tick(read / len(texts))
+        if gathering.tokens < MIN_ROWS:
+            detail = f"the reference has {gathering.tokens} tokens to compare; at least {MIN_ROWS} are needed"
+            raise InputError.at("/dataset/reference", detail)
+        moments = gathering.moments()["token"]
+    except NotFinite as error:
+        raise InputError.at(f"/{error.side}/uri", f"{error}, on the texts of the reference") from error
+    left_out = LeftOut.of(moments, groups.get("token"), lambda _: None)
+    for store in groups.values():
+        store.clear()
+    drift = [
+        measured(drift_of(site), [drift_of(one) for one in left_out.of_layer(layer)], corrected=left_out.whole)
+        for layer, site in enumerate(similarities(moments))
+    ]
+    return ReferenceDrift(drift, rows[: len(texts)], moments.n, reading)

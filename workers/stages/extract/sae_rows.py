@@ -1,0 +1,211 @@
+"""Rows for the autoencoders: activations of both models at tokens that are not compared, in a bounded scratch.
+
+They are trained on these, and measured on rows of the compared tokens, which `extract` sets aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from layerdrift.contract.request import AnalysisRequest
+from workers.models.loading import random_copy
+from workers.models.texts import Batch, Text, batches
+from workers.scratch import ActivationStore
+from workers.stages.common.inputs import Checkpoint, Resolved
+from workers.stages.common.model_pair import Pair, fast_states, load_pair
+from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, Reading, token_rows
+from workers.stages.common.progress import SharedTicks, Tick
+from workers.stages.extract.contexts import Contexts
+
+SAE_EPOCHS = 2
+"""An autoencoder sees each token twice or more: running the models costs more than a second look."""
+
+HELDOUT_ROWS = 20_000
+TRAIN_SHARE, HELDOUT_SHARE = 0.5, 0.1
+"""Of the scratch; measured rows may be written twice, and files have headers, so the shares leave something over."""
+
+CONTROL_BYTES = 1.5
+"""A third model's rows take half as much again as the pair's."""
+
+SPARE_TEXTS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class ControlRows:
+    """Rows of a randomly initialised copy of the base model at the tokens of the pair's, in their order."""
+
+    train: ActivationStore
+    heldout: ActivationStore
+
+
+@dataclass(frozen=True)
+class SaeRows:
+    """Rows for the autoencoders, base sites before tuned ones; `texts` were drawn on for training.
+
+    contexts: of the held-out rows. control: where it is asked for.
+    """
+
+    train: ActivationStore
+    heldout: ActivationStore
+    contexts: Contexts
+    texts: int
+    from_trained_rows: bool
+    from_analysed_rows: bool
+    control: ControlRows | None = None
+
+
+@dataclass(frozen=True)
+class HeldoutRows:
+    """Rows of compared tokens, on which autoencoders are measured, and the words around them."""
+
+    rows: ActivationStore
+    contexts: Contexts
+
+
+def heldout_rows(
+    request: AnalysisRequest, reading: Reading, labels: list[str | None], folder: Path, scratch_bytes: float
+) -> HeldoutRows | None:
+    """A place for them; None where no autoencoders are asked for."""
+    if request.analysis.sae is None:
+        return None
+    rows = _store(reading, folder / "heldout", HELDOUT_ROWS, sae_bytes(request, scratch_bytes) * HELDOUT_SHARE)
+    return HeldoutRows(rows, Contexts(reading.tokenizer, labels, reading.units))
+
+
+def sae_bytes(request: AnalysisRequest, scratch_bytes: float) -> float:
+    """What the pair's rows may take of the scratch."""
+    sae = request.analysis.sae
+    return scratch_bytes / CONTROL_BYTES if sae is not None and sae.random_weights else scratch_bytes
+
+
+def sae_rows(
+    request: AnalysisRequest,
+    resolved: Resolved,
+    checkpoint: Checkpoint,
+    reading: Reading,
+    heldout: HeldoutRows,
+    folder: Path,
+    scratch_bytes: float,
+    tick: Tick,
+) -> SaeRows:
+    """Runs both models, and a random one where it is asked for, over texts that were not compared.
+
+    Args:
+        reading: how the compared texts were read, with the rule for outliers.
+        heldout: of the compared texts, on which the autoencoders are measured.
+    """
+    sae = request.analysis.sae
+    if sae is None:
+        raise ValueError("no autoencoders were asked for")
+    pair = replace(load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length), reading=reading)
+    ticks = SharedTicks(tick, [2.0, float(sae.random_weights)])
+    train = _store(reading, folder / "train", sae.tokens // SAE_EPOCHS, sae_bytes(request, scratch_bytes) * TRAIN_SHARE)
+    bounds = train.max_rows, heldout.rows.max_rows
+    found = _spare_rows(
+        resolved, pair, lambda batch: _pair_rows(pair, batch), train, heldout, ticks.next("tokens for the autoencoders")
+    )
+    if sae.random_weights:
+        control = _control_rows(request, resolved, pair, bounds, folder, ticks.next("tokens of a random model"))
+        found = replace(found, control=control)
+    return found
+
+
+def _store(reading: Reading, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:
+    sites, width = reading.states.layers, reading.states.width
+    bytes_per_row = 2 * sites * width * torch.bfloat16.itemsize
+    return ActivationStore(folder, max_rows=min(rows, int(limit_bytes // bytes_per_row)))
+
+
+def _spare_rows(
+    resolved: Resolved,
+    pair: Pair,
+    rows_of: Callable[[Batch], Tensor],
+    train: ActivationStore,
+    heldout: HeldoutRows,
+    tick: Callable[[float], None],
+) -> SaeRows:
+    """Runs models over texts that are not compared, spare ones first, until there are rows enough.
+
+    Args:
+        rows_of: the rows of all sites at a batch's real tokens, [S, N, D].
+        train: where they go. heldout: of the compared texts; with too few others most of them are trained on.
+    """
+    split = resolved.split
+    texts = [row.content for row in chain(split.spare, split.held_out, split.train)]
+    used = 0
+    for batch in _spare_batches(pair, texts):
+        used += len(batch.indices)
+        train.add(rows_of(batch))
+        tick(train.rows / train.max_rows)
+        if train.full:
+            break
+    too_few = train.rows < min(train.max_rows, heldout.rows.rows)
+    if too_few:
+        used += len(split.analysed)
+        heldout = _shared(heldout, train, train.folder.with_name(f"{train.folder.name}-measured"))
+    trained = used > len(split.spare) + len(split.held_out) and bool(split.train)
+    measured, contexts = heldout.rows, heldout.contexts
+    return SaeRows(train, measured, contexts, used, from_trained_rows=trained, from_analysed_rows=too_few)
+
+
+def _control_rows(
+    request: AnalysisRequest,
+    resolved: Resolved,
+    pair: Pair,
+    bounds: tuple[int, int],
+    folder: Path,
+    tick: Callable[[float], None],
+) -> ControlRows:
+    """The rows of the same tokens, in the same order, of a model that was never trained.
+
+    Args:
+        bounds: most rows to train on and to hold out, as for the pair.
+    """
+    every = [row.content for row in resolved.split.analysed]
+    texts, _ = pair.reading.within(every, request.analysis.max_tokens)
+    model = random_copy(pair.base, request.seed)
+
+    def rows_of(batch: Batch) -> Tensor:
+        return token_rows(fast_states(pair.reading, model, batch), pair.reading.known(batch))
+
+    train, heldout = (
+        ActivationStore(folder / f"control-{name}", max_rows=rows)
+        for name, rows in zip(("train", "heldout"), bounds, strict=True)
+    )
+    for _, batch in pair.reading.grouped(texts):
+        if heldout.full:
+            break
+        heldout.add(rows_of(batch))
+        tick(0.2 * heldout.rows / heldout.max_rows)
+    compared = HeldoutRows(heldout, Contexts(pair.reading.tokenizer, []))
+    found = _spare_rows(resolved, pair, rows_of, train, compared, lambda share: tick(0.2 + 0.8 * share))
+    return ControlRows(found.train, found.heldout)
+
+
+def _pair_rows(pair: Pair, batch: Batch) -> Tensor:
+    base, tuned = pair.fast_states(batch)
+    batch = pair.reading.rule.judged(batch, base, tuned)
+    return torch.cat([token_rows(states, batch) for states in (base, tuned)])
+
+
+def _spare_batches(pair: Pair, texts: list[Text]) -> Iterator[Batch]:
+    for start in range(0, len(texts), SPARE_TEXTS_AT_ONCE):
+        part = texts[start : start + SPARE_TEXTS_AT_ONCE]
+        yield from batches(pair.reading.tokenizer, part, BATCH_TEXTS, pair.reading.length, BATCH_TOKENS)
+
+
+def _shared(compared: HeldoutRows, train: ActivationStore, folder: Path) -> HeldoutRows:
+    """With too few other texts, four fifths of the compared rows train the autoencoders; gives back the rest."""
+    measured = ActivationStore(folder, max_rows=compared.rows.rows)
+    taken = room = compared.rows.rows * 4 // 5
+    for shard in compared.rows.shards():
+        train.add(shard[:, :room])
+        measured.add(shard[:, room:])
+        room = max(0, room - shard.shape[1])
+    return HeldoutRows(measured, compared.contexts.without_first(taken))

@@ -1,0 +1,1 @@
+"""Stage finetune: trains the tuned checkpoint where the request asks for one."""

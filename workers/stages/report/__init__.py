@@ -1,0 +1,1 @@
+"""Stage report: maps the results of all stages to the wire schema."""

@@ -1,0 +1,202 @@
+"""Stage `report`: everything that was found, as one document. Draws nothing and stores nothing."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import torch
+
+from backends.jobs.records import JobRecord
+from layerdrift import __version__
+from layerdrift.contract.report import (
+    DatasetInfo,
+    Engine,
+    Layer,
+    LayerSae,
+    PendingStage,
+    Reference,
+    Report,
+    Timings,
+    Trajectory,
+    Zone,
+)
+from layerdrift.contract.request import AnalysisRequest
+from workers.models.device import best_device, device_name, peak_memory_bytes
+from workers.stages.causal.stage import Judged
+from workers.stages.common.inputs import Resolved
+from workers.stages.compare.evaluation import Evaluated
+from workers.stages.compare.stage import Compared
+from workers.stages.extract.sae_rows import SaeRows
+from workers.stages.extract.stage import Extracted
+from workers.stages.finetune.stage import Tuned
+from workers.stages.sae.splicing import Spliced
+from workers.stages.sae.stage import Trained
+
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "numba")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where the autoencoders and the table of their latents are: S3 URIs."""
+
+    autoencoders: str
+    latents: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the stages left."""
+
+    resolved: Resolved
+    tuned: Tuned | None
+    extracted: Extracted
+    compared: Compared
+    evaluated: Evaluated
+    rows: SaeRows | None
+    trained: Trained | None
+    kept: Kept | None
+    judged: Judged
+    trajectory: Trajectory | None = None
+
+
+def build_report(
+    record: JobRecord,
+    found: Findings,
+    stage_seconds: dict[str, float],
+    pending: Sequence[PendingStage] = (),
+) -> Report:
+    """The report of an analysis; a preliminary one where stages are pending."""
+    request, resolved, extracted = record.request, found.resolved, found.extracted
+    compared, judged = found.compared, found.judged
+    tuned, trained = found.tuned, found.trained
+    return Report(
+        status="preliminary" if pending else "complete",
+        pending=list(pending),
+        analysis_id=record.id,
+        name=record.title,
+        compared=record.compared or request.compared,
+        created_at=datetime.now(UTC),
+        engine=_engine(),
+        request=request,
+        models={"base": extracted.models["base"], "tuned": extracted.models["tuned"]},
+        dataset=_dataset(request, resolved, extracted, found.rows),
+        layers=_layers(found),
+        cross_layer_cka=compared.cross_layer_cka,
+        zones=compared.zones,
+        noise_floors=compared.noise_floors,
+        outputs=found.evaluated.outputs,
+        reference=_reference(found),
+        finetune=tuned.run if tuned else None,
+        trajectory=found.trajectory,
+        probes=compared.probed.info if compared.probed else None,
+        causal=judged.causal,
+        recommendation=judged.recommendation,
+        tokens=extracted.tokens,
+        latents=judged.latents,
+        sae_runs=trained.runs if trained else [],
+        autoencoders=found.kept.autoencoders if found.kept else None,
+        latent_table=found.kept.latents if found.kept else None,
+        warnings=[
+            *resolved.warnings,
+            *extracted.warnings,
+            *compared.warnings,
+            *found.evaluated.warnings,
+            *(trained.warnings if trained else []),
+            *judged.warnings,
+        ],
+        timings=Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
+    )
+
+
+def _engine() -> Engine:
+    return Engine(
+        version=__version__,
+        python=platform.python_version(),
+        packages={name: version(name) for name in PACKAGES},
+        device=device_name(best_device()),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, rows: SaeRows | None) -> DatasetInfo:
+    counts = extracted.counts
+    return DatasetInfo(
+        source=request.dataset.uri or "inline",
+        sha256=resolved.dataset_sha256,
+        rows=resolved.usable_rows,
+        analysed_texts=extracted.moments["mean"].n,
+        analysed_tokens=extracted.moments["token"].n,
+        units=None
+        if extracted.reading.units is None
+        else int(extracted.reading.units_of(extracted.analysed).max()) + 1,
+        train_texts=len(resolved.split.train),
+        max_length=extracted.reading.length,
+        truncated_share=counts.truncated_share,
+        excluded_first_tokens=counts.first,
+        excluded_outliers=counts.outliers,
+        excluded_share=counts.excluded_share,
+        sae_texts=rows.texts if rows else 0,
+        sae_distinct_tokens=rows.train.rows if rows else 0,
+    )
+
+
+def _reference(found: Findings) -> Reference | None:
+    texts, drift = found.resolved.reference, found.extracted.reference
+    if texts is None or drift is None:
+        return None
+    return Reference(
+        source=texts.source,
+        sha256=texts.sha256,
+        texts=len(drift.rows),
+        tokens=drift.tokens,
+        drift=drift.drift,
+        outputs=found.evaluated.on_reference,
+    )
+
+
+def _layers(found: Findings) -> list[Layer]:
+    compared, grafts = found.compared, found.judged.grafts
+    return [
+        Layer(
+            index=index,
+            name="embeddings" if index == 0 else f"block {index}",
+            zone=_zone_of(index, compared.zones).name,
+            drift=of_layer.drift,
+            noise_floors=of_layer.noise_floors,
+            excess_drift=of_layer.excess,
+            drifted=of_layer.drifted,
+            random_weights_drift=of_layer.random_weights_drift,
+            relative_drift=of_layer.relative,
+            reproducibility=compared.reproducibility[index] if compared.reproducibility else None,
+            task_consistency=compared.consistency[index] if compared.consistency else None,
+            similarity=compared.similarity[index],
+            all_tokens=compared.all_tokens[index] if compared.all_tokens else None,
+            weights=found.extracted.weights[index],
+            probe=compared.probed.layers[index] if compared.probed else None,
+            graft=grafts[index] if grafts else None,
+            sae=_sae(found.trained, found.judged.spliced, index) if found.trained else None,
+        )
+        for index, of_layer in enumerate(compared.layers)
+    ]
+
+
+def _sae(trained: Trained, spliced: Spliced | None, index: int) -> LayerSae:
+    """A layer's autoencoders, with what the models' answers say of them."""
+    sae = trained.layers[index]
+    if spliced is None:
+        return sae
+    recovered = {"base": spliced.base, "tuned": spliced.tuned}
+    judged = {
+        side: getattr(sae, side).model_copy(update={"loss_recovered": by_layer[index]})
+        for side, by_layer in recovered.items()
+        if by_layer is not None
+    }
+    return sae.model_copy(update={**judged, "ablation": spliced.ablations[index]})
+
+
+def _zone_of(index: int, zones: list[Zone]) -> Zone:
+    return next(zone for zone in zones if zone.first <= index <= zone.last)

@@ -1,0 +1,78 @@
+"""Stage `resolve`: fetches the data set and the checkpoints, makes them plain, checks them, and splits the rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from backends.sources.pinning import Pins, Sources, of_reference
+from backends.tables.reading import Row
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
+from workers.models.texts import fitting_length
+from workers.models.tokenizers import common_tokenizer
+from workers.stages.common.inputs import ReferenceTexts, Resolved
+from workers.stages.common.progress import Tick
+from workers.stages.resolve.checkpoints import fetch_checkpoints
+from workers.stages.resolve.dataset import read_dataset
+from workers.stages.resolve.splitting import distinct, identity, split_rows, units_of
+
+LENGTH_TEXTS = 2_000
+"""Texts whose lengths settle how many tokens of a text are read, where none is asked for."""
+
+
+def resolve(
+    request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path, max_parameters: int, tick: Tick
+) -> Resolved:
+    """Fetches what was pinned into `folder`.
+
+    Raises:
+        InputError: something is unusable, or is no longer what was pinned.
+    """
+    tick(0.0, f"reading {pins.dataset.source}")  # first: a column that is missing is known before gigabytes are copied
+    labelled = request.finetune is not None
+    dataset = read_dataset(request.dataset, pins.dataset, labelled, sources, folder / "dataset")
+    usable, warnings = distinct(dataset.rows)
+    split = split_rows(usable, request)
+    reference = _reference(request, pins, sources, folder, usable)
+    fetched = fetch_checkpoints(pins, sources, folder, max_parameters, tick)
+    tuned = fetched.tuned.folder if fetched.tuned else None
+    others = reference.rows if reference is not None else []
+    common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in (*usable, *others)])
+    if common.differing:
+        others = [row for number, row in enumerate(others, start=len(usable)) if number not in common.differing]
+        usable = [row for number, row in enumerate(usable) if number not in common.differing]
+        split = split_rows(usable, request)
+    read = [row.content for row in split.analysed[:LENGTH_TEXTS]]
+    return Resolved(
+        base=fetched.base,
+        tuned=fetched.tuned,
+        tokenizer=common.tokenizer,
+        length=request.analysis.max_length or fitting_length(common.tokenizer, read),
+        split=split,
+        usable_rows=len(usable),
+        dataset_sha256=dataset.sha256,
+        warnings=[*dataset.warnings, *warnings, *fetched.warnings, *common.warnings],
+        units=units_of(split.analysed),
+        reference=replace(reference, rows=others) if reference is not None else None,
+    )
+
+
+def _reference(
+    request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path, usable: list[Row]
+) -> ReferenceTexts | None:
+    """A random sample of the reference's texts that are not in the data set; None where none was given."""
+    asked = request.dataset.reference
+    if asked is None or pins.reference is None:
+        return None
+    with of_reference():
+        found = read_dataset(asked, pins.reference, False, sources, folder / "reference")
+        known = {identity(row) for row in usable}
+        rows = [row for row in distinct(found.rows)[0] if identity(row) not in known]
+        if len(rows) < MIN_EXAMPLES:
+            detail = f"{len(rows)} texts of the reference are not also in dataset; at least {MIN_EXAMPLES} are needed"
+            raise InputError.at("/dataset", detail)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(request.seed)).tolist()
+    return ReferenceTexts([rows[index] for index in order[: asked.max_examples]], pins.reference.source, found.sha256)

@@ -1,0 +1,1 @@
+"""Stage sae: trains sparse autoencoders on both models, matches their latents and shows what they respond to."""

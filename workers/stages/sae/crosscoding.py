@@ -1,0 +1,84 @@
+"""The crosscoder lens of stage `sae`: one crosscoder a layer on both models, and one on the base model twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from layerdrift.contract.report import Crosscoder, SpecificCounts
+from workers.analysis.crosscoder import crosscoder_fit, side_by_side, specific_latents
+from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
+from workers.scratch import ActivationStore
+from workers.stages.common.progress import Tick
+from workers.stages.sae.latents import ENCODED_ROWS
+from workers.stages.sae.runs import Outcome, Runs
+
+
+class Crosscoding:
+    """Crosscoders at every layer: first those of the pair, then, of the base model and itself, what chance gives.
+
+    The two halves of a start are unrelated, so that the floor says how far training brings them together.
+
+    Args:
+        scales: of the stored sites, base ones before tuned ones, [2 (L + 1)].
+        sample: first rows of all stored sites, [2 (L + 1), N, D].
+    """
+
+    def __init__(self, scales: Tensor, sample: Tensor, config: SaeConfig, seed: int) -> None:
+        self._layers = len(scales) // 2
+        self._scales = scales
+        self._config = config
+        rows = torch.stack(list(self.rows_of(sample)))
+        generator = torch.Generator().manual_seed(seed)
+        row_k = config.k if config.architecture == "topk" else 0
+        self.stack = SaeStack.initial(Normalisation.of(rows), config.latents, generator, row_k)
+
+    def rows_of(self, states: Tensor) -> Iterator[Tensor]:
+        """Rows of the stored sites [2 (L + 1), B, D] side by side, for every crosscoder; as many times [B, 2 D]."""
+        for site in range(2 * self._layers):
+            yield self._side_by_side(states, site)
+
+    def _side_by_side(self, states: Tensor, site: int) -> Tensor:
+        base = site % self._layers
+        other = base + self._layers if site < self._layers else base
+        return side_by_side(states[base], states[other], (self._scales[base], self._scales[other]))
+
+    def train(self, runs: Runs) -> Outcome:
+        """Trains them all."""
+        return runs.run(self.stack, self._config, "training crosscoders", self.rows_of)
+
+    def measured(self, heldout: ActivationStore, outcome: Outcome, tick: Tick) -> list[Crosscoder]:
+        """By layer, on rows that they were not trained on."""
+        found = []
+        for layer in range(self._layers):
+            pair = crosscoder_fit(self.stack, layer, self._usual_rows(heldout, layer))
+            again = crosscoder_fit(self.stack, self._layers + layer, self._usual_rows(heldout, self._layers + layer))
+            counts, floor = (
+                SpecificCounts(**{name: int(some.sum()) for name, some in specific_latents(fit)._asdict().items()})
+                for fit in (pair, again)
+            )
+            found.append(
+                Crosscoder(
+                    base_fvu=pair.base_fvu,
+                    tuned_fvu=pair.tuned_fvu,
+                    l0=pair.l0,
+                    dead_fraction=float(outcome.dead_fraction[layer]),
+                    pair=counts,
+                    floor=floor,
+                    tuned_only_excess=counts.tuned_only_confirmed - floor.tuned_only_confirmed,
+                    tuned_only_error=math.sqrt(counts.tuned_only_confirmed + floor.tuned_only_confirmed),
+                    base_only_excess=counts.base_only_confirmed - floor.base_only_confirmed,
+                    base_only_error=math.sqrt(counts.base_only_confirmed + floor.base_only_confirmed),
+                )
+            )
+            tick((layer + 1) / self._layers)
+        return found
+
+    def _usual_rows(self, store: ActivationStore, site: int) -> Iterator[Tensor]:
+        for shard in store.shards():
+            for states in shard.split(ENCODED_ROWS, dim=1):
+                rows = self._side_by_side(states, site)
+                yield rows[self.stack.usual(site, rows)]

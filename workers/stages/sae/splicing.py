@@ -1,0 +1,211 @@
+"""What a model's answers lose when its states are put through an autoencoder, or lack some of its latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from layerdrift.contract.report import LatentAblation, Measured, SpliceInfo
+from workers.analysis.permutation import matched_draws, p_value
+from workers.analysis.sae import SaeStack
+from workers.models.loading import body_of
+from workers.models.states import Edit
+from workers.stages.common.answers import Predicted, Questions, Scores, by_text, kl_bits, quality
+from workers.stages.common.intervals import ratio
+from workers.stages.common.progress import Tick
+
+SPLICE_TEXTS = 200
+"""Texts that every splice is judged on: two evaluations of each layer."""
+
+ABLATION_TEXTS, DRAWS, ALIKE = 50, 20, 10
+"""Texts that a layer's changed latents are taken out on, sets that are taken out instead, and the least number of
+latents that count as firing alike."""
+
+LEAST_LOSS = 1e-3
+"""Nats by which the mean in the states' place must raise the loss: of less there is nothing to recover."""
+
+
+@dataclass(frozen=True)
+class Dictionaries:
+    """The trained autoencoders, for what is asked of them afterwards.
+
+    stack: base sites 0 to L, then tuned ones. means: [2 (L + 1), D] of the held-out rows of usual norm.
+    warmed: the ones that went on from the base model's, at the same sites; None without a warm start.
+    firing: by layer, of those [F, 2]: logarithms of how often latents fire and of how strongly.
+    changed, others: by layer, the tuned model's latents that are new or shifted, of fates that are beyond floor and
+    chance, and all others alive.
+    """
+
+    stack: SaeStack
+    means: Tensor
+    warmed: SaeStack | None
+    changed: list[list[int]]
+    others: list[list[int]]
+    firing: list[Tensor]
+
+    @property
+    def layers(self) -> int:
+        """L + 1."""
+        return len(self.means) // 2
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """By layer: the loss recovered in each model that could be asked, and the ablation of the tuned one's latents."""
+
+    base: list[Measured] | None
+    tuned: list[Measured]
+    ablations: list[LatentAblation | None]
+    info: SpliceInfo
+
+
+class SplicedLoss:
+    """The loss of one model's answers to the same questions, each time with other states in it.
+
+    Cross-entropy in nats of a right class or a token. Of a classifier without known classes, the Kullback-Leibler
+    divergence of its answers from those that it gives by itself.
+    """
+
+    def __init__(self, questions: Questions, model: PreTrainedModel, targets: Tensor | None) -> None:
+        self._questions = questions
+        self._model = model
+        self._targets = targets
+        self.by_divergence = questions.kind == "classifier" and targets is None
+        own = (questions.answered(model, batch) for batch in questions.batches())
+        self._own = list(own) if self.by_divergence else None  # of a language model they would fill the memory
+        self.unspliced = self._scores(iter(self._own) if self._own is not None else own)
+
+    def at(self, layer: int, edit: Edit) -> Scores:
+        """By text, with the states at a layer edited."""
+        return self._scores(self._answers(layer, edit))
+
+    def grouped(self, scores: Scores) -> Scores:
+        """By group of texts."""
+        return self._questions.grouped(scores)
+
+    def divergences(self, layer: int, edits: list[Edit]) -> list[Scores]:
+        """How far each edit of the states at a layer moves the answers to the first ABLATION_TEXTS texts: KL, nats."""
+        asked = replace(self._questions, rows=self._questions.rows[:ABLATION_TEXTS])
+        texts = len(asked.rows)
+        zeros = torch.zeros(texts, dtype=torch.float64)
+        found = [Scores(zeros, zeros)] * len(edits)
+        for batch in asked.batches():
+            own = asked.answered(self._model, batch).log_probs
+            for number, edit in enumerate(edits):
+                with asked.reading.states.edited(body_of(self._model), layer, edit, asked.reading.known(batch).real):
+                    moved = asked.answered(self._model, batch)
+                part = by_text(kl_bits(own, moved.log_probs) * math.log(2), moved.texts, texts)
+                found[number] = Scores(found[number].sums + part.sums, found[number].counts + part.counts)
+        return found
+
+    def mean_of(self, scores: Scores) -> Measured:
+        """A mean over examples with its interval over texts."""
+        return ratio(*self._questions.grouped(scores), bounds=(0.0, math.inf))
+
+    def _answers(self, layer: int, edit: Edit) -> Iterator[Predicted]:
+        for batch in self._questions.batches():
+            reading = self._questions.reading
+            with reading.states.edited(body_of(self._model), layer, edit, reading.known(batch).real):
+                found = self._questions.answered(self._model, batch)
+            yield found
+
+    def _scores(self, answers: Iterator[Predicted]) -> Scores:
+        texts = len(self._questions.rows)
+        whole = Scores(torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64))
+        for number, found in enumerate(answers):
+            part = self._of_batch(found, self._own[number] if self._own is not None else None, texts)
+            whole = Scores(whole.sums + part.sums, whole.counts + part.counts)
+        return whole
+
+    def _of_batch(self, found: Predicted, own: Predicted | None, texts: int) -> Scores:
+        if own is not None:
+            return by_text(kl_bits(own.log_probs, found.log_probs) * math.log(2), found.texts, texts)
+        if self._targets is None:
+            return quality(found, self._questions.kind, texts)
+        targets = self._targets[found.texts]
+        known = targets >= 0
+        losses = -found.log_probs[known].gather(1, targets[known][:, None])[:, 0]
+        return by_text(losses, found.texts[known], texts)
+
+
+def loss_recovered(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, site: int) -> Measured:
+    """1 - (loss with the reconstruction - loss) / (loss with the mean - loss); 1: nothing is lost."""
+    stack = dictionaries.stack
+    own = loss.unspliced
+    rebuilt = loss.at(layer, _usual_only(stack, site, lambda rows: stack.decode(site, stack.encode(site, rows))))
+    mean = dictionaries.means[site].float()
+    flat = loss.at(layer, _usual_only(stack, site, lambda rows: mean.expand_as(rows)))
+    count = float(own.counts.sum())
+    if not count or float((flat.sums - own.sums).sum()) / count < LEAST_LOSS:
+        reason = "replacing the states with their mean barely raises the loss: there is nothing to recover"
+        return Measured(value=None, undefined=reason)
+    # the loss that the mean causes stands in for a count: recovered = sum (mean's - rebuilt's) / sum (mean's - own)
+    return ratio(*loss.grouped(Scores(flat.sums - rebuilt.sums, flat.sums - own.sums)))
+
+
+def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: int) -> LatentAblation | None:
+    """How far the answers move without a layer's changed latents; None where none changed.
+
+    Beside it the same without other sets that fire about as often and as strongly, where there are as many others.
+    """
+    changed, others = dictionaries.changed[layer], dictionaries.others[layer]
+    if not changed or dictionaries.warmed is None:
+        return None
+    stack, site = dictionaries.warmed, dictionaries.layers + layer
+    draws = matched_draws(
+        torch.tensor(changed),
+        torch.tensor(others),
+        dictionaries.firing[layer],
+        DRAWS,
+        ALIKE,
+        torch.Generator().manual_seed(seed),
+    )
+    edits = [_without(stack, site, latents) for latents in (changed, *draws)]
+    found = [loss.mean_of(scores) for scores in loss.divergences(layer, edits)]
+    cost, by_chance = found[0], torch.tensor([one.value for one in found[1:]], dtype=torch.float64)
+    return LatentAblation(
+        latents=len(changed),
+        cost=cost.model_copy(update={"noise_floor": float(by_chance.mean()) if draws else None}),
+        draws=len(draws),
+        p=p_value(cost.value or 0.0, by_chance) if draws else None,
+    )
+
+
+def _without(stack: SaeStack, site: int, latents: list[int]) -> Edit:
+    def edit(rows: Tensor) -> Tensor:
+        return rows - stack.encode(site, rows, latents) @ stack.W_dec[site][latents] * stack.scale[site]
+
+    return _usual_only(stack, site, edit)
+
+
+def _usual_only(stack: SaeStack, site: int, edit: Edit) -> Edit:
+    """Leaves rows of outlying norm as they are: autoencoders are not made for them."""
+
+    def edit_usual(rows: Tensor) -> Tensor:
+        return torch.where(stack.usual(site, rows)[:, None], edit(rows), rows)
+
+    return edit_usual
+
+
+def splices(
+    dictionaries: Dictionaries, base: SplicedLoss | None, tuned: SplicedLoss, texts: int, seed: int, tick: Tick
+) -> Spliced:
+    """All layers of the models that can be asked."""
+    of_base: list[Measured] = []
+    of_tuned: list[Measured] = []
+    ablations: list[LatentAblation | None] = []
+    layers = dictionaries.layers
+    for layer in range(layers):
+        if base is not None:
+            of_base.append(loss_recovered(base, dictionaries, layer, layer))
+        of_tuned.append(loss_recovered(tuned, dictionaries, layer, layers + layer))
+        heard = of_tuned[-1].value is not None
+        ablations.append(ablation(tuned, dictionaries, layer, seed) if heard else None)
+        tick((layer + 1) / layers, f"autoencoders of layer {layer} in the models")
+    info = SpliceInfo(loss="kl" if tuned.by_divergence else "cross_entropy", examples=texts)
+    return Spliced(of_base if base is not None else None, of_tuned, ablations, info)

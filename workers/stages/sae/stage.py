@@ -1,0 +1,466 @@
+"""Stage `sae`: trains an autoencoder for every layer of both models, together, and compares them across the pair.
+
+Stacks have the base model's sites first, layer by layer, then the tuned model's; a third part, where there is one, is
+of the base model again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.report import (
+    DENSITY_EDGES,
+    ChangedLatent,
+    Crosscoder,
+    LayerSae,
+    Match,
+    ReportWarning,
+    SaeQuality,
+    SaeRun,
+    SaeRunName,
+    SaeRunPoint,
+    Turnover,
+    WarmStart,
+)
+from layerdrift.contract.request import AnalysisRequest, SaeSettings
+from workers.analysis.matching import Fates, Matching, beyond_floor, fates_of, matching
+from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
+from workers.scratch import ActivationStore
+from workers.stages.common.checkpointing import NOTHING_KEPT, Keeping
+from workers.stages.common.progress import SharedTicks, Tick
+from workers.stages.compare.probes import LabelDirections
+from workers.stages.extract.sae_rows import ControlRows, SaeRows
+from workers.stages.sae.crosscoding import Crosscoding
+from workers.stages.sae.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, without_false_labels
+from workers.stages.sae.runs import Outcome, Runs
+from workers.stages.sae.splicing import Dictionaries
+
+BATCH_ROWS = 2048
+MIN_BATCH_ROWS = 128
+NORMALISATION_ROWS = 8192
+FEW_DISTINCT_TOKENS = 20_000
+
+WARM_SHARE = 0.25
+"""Of the steps: how long an autoencoder is trained on after a warm start."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The autoencoders' quality by layer, 0 to L, and their most changed latents."""
+
+    layers: list[LayerSae]
+    latents: list[ChangedLatent]
+    dictionaries: Dictionaries
+    runs: list[SaeRun]
+    warnings: list[ReportWarning]
+
+
+def train_saes(
+    request: AnalysisRequest,
+    rows: SaeRows,
+    directions: LabelDirections | None,
+    tick: Tick,
+    keeping: Keeping = NOTHING_KEPT,
+) -> Trained:
+    """Trains and measures them.
+
+    Args:
+        directions: of probes of the labels, where there are any.
+        keeping: where the states of unfinished trainings are.
+
+    Raises:
+        InputError: there are too few tokens, or k does not fit the width.
+    """
+    settings = request.analysis.sae
+    if settings is None:
+        raise ValueError("this request has no autoencoders")
+    sample = _first_rows(rows.train, NORMALISATION_ROWS)
+    normalisation = Normalisation.of(sample)
+    config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
+    layers = len(normalisation.scale) // 2
+    comparisons = settings.comparisons
+    matched = "match" in comparisons
+    ticks = SharedTicks(tick, _costs(settings, control=rows.control is not None))
+    runs = Runs(rows.train, request.seed, settings.early_stop, ticks, keeping)
+    stack = _initial(normalisation, config, request.seed, matched)
+    outcome = runs.run(stack, config, "training the autoencoders")
+    sae_runs = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
+    warmed = None
+    if "warm_start" in comparisons:
+        warmed, warm_outcome = _warm_started(stack, layers, config, outcome, runs)
+        sae_runs.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
+    crosscoders: list[Crosscoder] | None = None
+    if "crosscoder" in comparisons:
+        crosscoding = Crosscoding(normalisation.scale, sample, config, request.seed)
+        crossed = crosscoding.train(runs)
+        sae_runs.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
+        crosscoders = crosscoding.measured(rows.heldout, crossed, ticks.next("measuring the crosscoders"))
+        del crosscoding
+    controls = None
+    if rows.control is not None:
+        controls, control_outcome = _controls(rows.control, settings, request.seed, ticks, keeping)
+        sae_runs.append(_told("random_weights", control_outcome, _names(layers, "random")))
+    measured, latents, dictionaries = _measured(
+        stack, warmed, rows, outcome, matched, directions, ticks.next("measuring the autoencoders")
+    )
+    found = [
+        layer.model_copy(
+            update={
+                "random_weights": controls[index] if controls else None,
+                "crosscoder": crosscoders[index] if crosscoders else None,
+            }
+        )
+        for index, layer in enumerate(measured)
+    ]
+    return Trained(found, latents, dictionaries, sae_runs, _warnings(rows, outcome))
+
+
+def _measured(
+    stack: SaeStack,
+    warmed: SaeStack | None,
+    rows: SaeRows,
+    outcome: Outcome,
+    matched: bool,
+    directions: LabelDirections | None,
+    tick: Tick,
+) -> tuple[list[LayerSae], list[ChangedLatent], Dictionaries]:
+    """By layer what the comparisons find, the latents that changed most, and the autoencoders for later stages."""
+    layers = stack.sites // (3 if matched else 2)
+    measured, candidates, changed, means, firing = [], list[Candidate](), [], [], []
+    for layer in range(layers):
+        lens = _Lens(stack, warmed, rows, layer, layers, matched)
+        measured.append(lens.measured(outcome.dead_fraction))
+        candidates += lens.latents(directions)
+        changed.append(lens.changed())
+        means.append(lens.means())
+        firing.append(lens.firing())
+        tick((layer + 1) / layers)
+    of_sites = torch.cat([torch.stack(side) for side in zip(*means, strict=True)])
+    dictionaries = Dictionaries(
+        stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed], firing
+    )
+    return measured, without_false_labels(candidates), dictionaries
+
+
+def _warm_started(
+    stack: SaeStack, layers: int, config: SaeConfig, outcome: Outcome, runs: Runs
+) -> tuple[SaeStack, Outcome]:
+    """The base model's autoencoders trained on: first on its own rows, then on the tuned model's."""
+    warmed = stack.of_sites([*range(layers), *range(layers)])
+    warmed.norm_limit[layers:] = stack.norm_limit[layers : 2 * layers]
+    short = replace(config, steps=max(1, round(WARM_SHARE * outcome.steps)))
+    return warmed, runs.run(warmed, short, "continuing training from a warm start")
+
+
+def _costs(settings: SaeSettings, control: bool) -> list[float]:
+    """Of the runs and of what is measured afterwards, in steps at every site of the pair."""
+    costs = [1.5 if "match" in settings.comparisons else 1.0]
+    if "warm_start" in settings.comparisons:
+        costs.append(WARM_SHARE)
+    if "crosscoder" in settings.comparisons:
+        costs += [2.0, 0.2]
+    if control:
+        costs.append(0.5)
+    return [*costs, 0.2]
+
+
+def _names(layers: int, *groups: str) -> list[str]:
+    return [f"{group}/layer-{layer:02d}" for group in groups for layer in range(layers)]
+
+
+def _told(name: SaeRunName, outcome: Outcome, autoencoders: list[str]) -> SaeRun:
+    points = [
+        SaeRunPoint(step=(place + 1) * outcome.span, unexplained=[round(value, 5) for value in span])
+        for place, span in enumerate(outcome.unexplained.tolist())
+    ]
+    return SaeRun(
+        name=name,
+        steps=outcome.steps,
+        planned_steps=outcome.config.steps,
+        batch=outcome.config.batch,
+        learning_rate=outcome.config.learning_rate,
+        autoencoders=autoencoders,
+        curve=points,
+    )
+
+
+def _config(settings: SaeSettings, width: int, rows: int) -> SaeConfig:
+    latents = settings.width * width
+    if settings.k > latents:
+        raise InputError.at("/analysis/sae/k", f"k = {settings.k} exceeds the number of latents ({latents})")
+    batch = min(BATCH_ROWS, rows // 2)
+    if batch < MIN_BATCH_ROWS:
+        raise InputError.at(
+            "/dataset",
+            f"only {rows} tokens to train autoencoders on; use more texts, or set analysis.sae to null",
+        )
+    steps = max(1, settings.tokens // batch)
+    return SaeConfig(latents=latents, k=settings.k, steps=steps, batch=batch, architecture=settings.architecture)
+
+
+def _initial(normalisation: Normalisation, config: SaeConfig, seed: int, matched: bool) -> SaeStack:
+    """The base model's autoencoders, then the tuned model's; for the match, then others of the base model.
+
+    For the match the first ones start from one seed, all others from another: how well the base model's two agree is
+    then what chance gives for the base and the tuned model's.
+    """
+    sites = len(normalisation.scale)
+    row_k = config.k if config.architecture == "topk" else 0
+
+    def start(offset: int) -> SaeStack:
+        generator = torch.Generator().manual_seed(seed + offset)
+        return SaeStack.initial(normalisation, config.latents, generator, row_k)
+
+    if not matched:
+        return start(0)
+    base, tuned = list(range(sites // 2)), list(range(sites // 2, sites))
+    return SaeStack.joined([start(0).of_sites(base), start(1).of_sites([*tuned, *base])])
+
+
+def _controls(
+    rows: ControlRows, settings: SaeSettings, seed: int, ticks: SharedTicks, keeping: Keeping
+) -> tuple[list[SaeQuality], Outcome]:
+    """By layer, of a model that was never trained; the same recipe, and another order of its own."""
+    normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
+    config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
+    stack = _initial(normalisation, config, seed, matched=False)
+    runs = Runs(rows.train, seed, settings.early_stop, ticks, keeping)
+    outcome = runs.run(stack, config, "training autoencoders of a random model")
+    found = [
+        _quality(fit_on(stack, site, _usual_rows(rows.heldout, stack, site)), float(outcome.dead_fraction[site]))
+        for site in range(stack.sites)
+    ]
+    return found, outcome
+
+
+def _first_rows(store: ActivationStore, count: int) -> Tensor:
+    parts: list[Tensor] = []
+    for shard in store.shards():
+        parts.append(shard)
+        if sum(part.shape[1] for part in parts) >= count:
+            break
+    if not parts:
+        raise InputError.at("/dataset", "no tokens are left to train autoencoders on; use more texts")
+    return torch.cat(parts, dim=1)[:, :count]
+
+
+class _Lens:
+    """What one layer's autoencoders say of the pair, on rows that they were not trained on."""
+
+    def __init__(
+        self, stack: SaeStack, warmed: SaeStack | None, rows: SaeRows, layer: int, layers: int, matched: bool
+    ) -> None:
+        self._stack = stack
+        self._rows = rows
+        self._layer = layer
+        self._base, self._tuned, self._again = layer, layers + layer, 2 * layers + layer
+        self._on_base = self._fit(stack, self._base, self._base)
+        self._on_tuned = self._fit(stack, self._tuned, self._tuned)
+        self._warm = self._warm_starts(warmed) if warmed is not None else None
+        self._matched = self._match() if matched else None
+        self._withheld = withheld(self._matched, _counted(self._warm.floor) if self._warm is not None else None)
+
+    def measured(self, dead_fraction: Tensor) -> LayerSae:
+        transferred = fit_on(self._refitted(), 0, _usual_rows(self._rows.heldout, self._stack, self._tuned))
+        return LayerSae(
+            base=_quality(self._on_base, float(dead_fraction[self._base])),
+            tuned=_quality(self._on_tuned, float(dead_fraction[self._tuned])),
+            transfer_fvu=transferred.fvu,
+            transfer_excess=transferred.fvu - self._on_base.fvu,
+            warm_start=_warm_start(self._warm, self._withheld is None) if self._warm is not None else None,
+            match=self._told_match(),
+            withheld=self._withheld,
+        )
+
+    def _refitted(self) -> SaeStack:
+        """The base model's autoencoder for inputs of the tuned model's mean and scale: a shift is no new feature."""
+        stack, base = self._stack, self._base
+        found = stack.of_sites([base])
+        scale = float(stack.scale[base]) * (self._on_tuned.spread / self._on_base.spread) ** 0.5
+        shift = self._on_tuned.mean / scale - self._on_base.mean / float(stack.scale[base])
+        found.b_dec[0] += shift.to(found.b_dec.dtype)
+        found.scale[0] = scale
+        return found
+
+    def _told_match(self) -> Match | None:
+        if self._matched is None or self._withheld is None:
+            return self._matched
+        return self._matched.model_copy(update={"unmatched_excess": None, "unmatched_error": None})
+
+    def latents(self, directions: LabelDirections | None) -> list[Candidate]:
+        """Those of which there are more than the floor has; none without a warm start, or where they are withheld."""
+        if self._warm is None or self._withheld is not None:
+            return []
+        before = Side(self._stack, self._base, self._base, self._on_base.firing_rates)
+        after, fates = self._warm.after, self._warm.tuned
+        chosen = chosen_latents(fates, self._warm.floor, before.rates, after.rates)
+        rows = self._rows
+        return evidence(self._layer, chosen, fates.cosines, before, after, rows.heldout, rows.contexts, directions)
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Of the held-out rows of usual norm in the base model and in the tuned one, [D] each."""
+        return self._on_base.mean, self._on_tuned.mean
+
+    def firing(self) -> Tensor:
+        """Of the latents after a warm start, logarithms of how often and how strongly they fire; [F, 2]."""
+        if self._warm is None:
+            return torch.zeros(0, 2)
+        rates, strengths = self._warm.after.rates, self._warm.strengths
+        return torch.stack([rates.clamp_min(1e-9).log(), strengths.clamp_min(1e-9).log()], 1)
+
+    def changed(self) -> tuple[list[int], list[int]]:
+        """Of the latents alive after a warm start: the new and shifted ones beyond the floor, and the others."""
+        if self._warm is None or self._withheld is not None:
+            return [], []
+        tuned, floor = self._warm.tuned, self._warm.floor
+        beyond = torch.zeros_like(tuned.alive)
+        for some, by_chance in ((tuned.new, floor.new), (tuned.shifted, floor.shifted)):
+            if beyond_floor(int(some.sum()), int(by_chance.sum())):
+                beyond |= some
+        return beyond.nonzero()[:, 0].tolist(), (tuned.alive & ~beyond).nonzero()[:, 0].tolist()
+
+    def _warm_starts(self, warmed: SaeStack) -> _WarmStarts:
+        """Both went on from the base model's autoencoder: the floor on its own rows, the other on the tuned model's."""
+        before = self._stack.W_dec[self._base]
+        fits = [self._fit(warmed, site, site) for site in (self._base, self._tuned)]
+        floor, tuned = (
+            fates_of(before, warmed.W_dec[site], self._on_base.firing_rates, after.firing_rates)
+            for site, after in zip((self._base, self._tuned), fits, strict=True)
+        )
+        return _WarmStarts(
+            floor, tuned, Side(warmed, self._tuned, self._tuned, fits[1].firing_rates), fits[1].strengths
+        )
+
+    def _match(self) -> Match | None:
+        dictionaries = self._stack.W_dec
+        base, rates = dictionaries[self._base], self._on_base.firing_rates
+        again = self._fit(self._stack, self._again, self._base)
+        floor = matching(base, dictionaries[self._again], rates, again.firing_rates)
+        found = matching(base, dictionaries[self._tuned], rates, self._on_tuned.firing_rates)
+        if found is None or floor is None:
+            return None
+        return Match(
+            matched_share=found.matched_share,
+            floor_share=floor.matched_share,
+            mean_cosine=found.mean_cosine,
+            floor_mean_cosine=floor.mean_cosine,
+            unmatched_excess=floor.matched_share - found.matched_share,
+            unmatched_error=math.hypot(_share_error(floor), _share_error(found)),
+        )
+
+    def _fit(self, stack: SaeStack, site: int, source: int) -> SaeFit:
+        return fit_on(stack, site, _usual_rows(self._rows.heldout, stack, source))
+
+
+@dataclass(frozen=True)
+class _WarmStarts:
+    """Fates of one layer's latents in the floor and in the tuned model, and the dictionary that went on there.
+
+    strengths: of its latents, mean activations where they fire, [F].
+    """
+
+    floor: Fates
+    tuned: Fates
+    after: Side
+    strengths: Tensor
+
+
+MIN_FLOOR_SHARE, MIN_RETAINED_SHARE = 0.1, 0.5
+"""With fewer latents that come again from another seed, or that stay while training goes on on the same rows, what an
+autoencoder finds is a matter of its seed: counts of new and lost latents then say little."""
+
+
+def withheld(match: Match | None, floor: Turnover | None) -> str | None:
+    """Why counts beyond the floor and changed latents are not told; None where they are, or where there are none."""
+    if match is not None and match.floor_share < MIN_FLOOR_SHARE:
+        return (
+            f"only {match.floor_share:.1%} of the base model's latents reappear with another seed (below "
+            f"{MIN_FLOOR_SHARE:.0%}): which latents are new or lost then depends on the seed. More tokens "
+            "(analysis.sae.tokens) or a smaller k (analysis.sae.k) make them more alike"
+        )
+    if floor is None:
+        return None
+    alive = floor.retained + floor.shifted + floor.lost
+    if alive and floor.retained < MIN_RETAINED_SHARE * alive:
+        return (
+            f"only {floor.retained / alive:.0%} of the base model's latents survive further training on its own "
+            f"tokens (below {MIN_RETAINED_SHARE:.0%}): which latents are new or lost is then a matter of chance. "
+            "More tokens (analysis.sae.tokens) make them stable"
+        )
+    return None
+
+
+def _warm_start(found: _WarmStarts, tell: bool) -> WarmStart:
+    """The counts, and where they mean something what lies between them, with the error of a difference of counts."""
+    tuned, floor = (_counted(fates) for fates in (found.tuned, found.floor))
+    if not tell:
+        return WarmStart(tuned=tuned, floor=floor)
+    return WarmStart(
+        tuned=tuned,
+        floor=floor,
+        new_excess=tuned.new - floor.new,
+        new_error=math.sqrt(tuned.new + floor.new),
+        lost_excess=tuned.lost - floor.lost,
+        lost_error=math.sqrt(tuned.lost + floor.lost),
+        shifted_excess=tuned.shifted - floor.shifted,
+        shifted_error=math.sqrt(tuned.shifted + floor.shifted),
+    )
+
+
+def _share_error(found: Matching) -> float:
+    """One standard error of the share of latents that are matched."""
+    return math.sqrt(found.matched_share * (1 - found.matched_share) / found.latents)
+
+
+def _quality(fit: SaeFit, dead_fraction: float) -> SaeQuality:
+    return SaeQuality(fvu=fit.fvu, l0=fit.l0, dead_fraction=dead_fraction, density=_density(fit.firing_rates))
+
+
+def _density(rates: Tensor) -> list[int]:
+    """Latents in each of the report's bins of firing rates; [F] -> one more than there are edges."""
+    bins = torch.bucketize(rates, torch.tensor(DENSITY_EDGES, dtype=rates.dtype), right=True)
+    return bins.bincount(minlength=len(DENSITY_EDGES) + 1).tolist()
+
+
+def _counted(fates: Fates) -> Turnover:
+    return Turnover(**{name: int(getattr(fates, name).sum()) for name in Turnover.model_fields})
+
+
+def _usual_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterator[Tensor]:
+    """The rows of a site of the pair, without those of a norm that is outlying there."""
+    for shard in store.shards():
+        for rows in shard[source].split(ENCODED_ROWS):
+            yield rows[stack.usual(source, rows)]
+
+
+def _warnings(rows: SaeRows, outcome: Outcome) -> list[ReportWarning]:
+    found = []
+    if rows.train.rows < FEW_DISTINCT_TOKENS:
+        message = (
+            f"the autoencoders saw {rows.train.rows} distinct tokens; below {FEW_DISTINCT_TOKENS} they learn the texts "
+            "rather than the features, which shows as a high held-out FVU"
+        )
+        found.append(ReportWarning(code="few_sae_tokens", message=message))
+    if rows.from_trained_rows:
+        message = "some texts used to train the autoencoders were also used to train the fine-tune"
+        found.append(ReportWarning(code="sae_on_trained_texts", message=message))
+    if rows.from_analysed_rows:
+        message = (
+            "the data set has too few spare texts: four fifths of the compared tokens were also used to train the "
+            "autoencoders"
+        )
+        found.append(ReportWarning(code="sae_on_analysed_texts", message=message))
+    outliers = float(outcome.outlier_share.max())
+    if outliers:
+        message = (
+            f"up to {outliers:.2%} of the tokens of a layer have a norm above {OUTLIER_FACTOR:g} times the median; "
+            "they are excluded from the autoencoders' training and measures"
+        )
+        found.append(ReportWarning(code="outlier_norms", message=message))
+    return found
