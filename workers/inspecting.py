@@ -21,6 +21,7 @@ from torch import Tensor
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
 from backends.storage import key_names
+from backends.storage.artifact_names import CENTRES, SAES
 from layerdrift.contract.errors import ConflictError, InputError, LayerdriftError, NotFoundError
 from layerdrift.contract.inspection import STRONGEST, InspectedLayer, InspectedText, Inspection, LatentActivation
 from workers.analysis.moments import row_cosines
@@ -33,9 +34,6 @@ from workers.stages.common.inputs import Checkpoint
 from workers.stages.common.model_pair import Pair, load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
 from workers.stages.resolve.checkpoints import fetch_checkpoints
-
-CENTRES = "centres.safetensors"
-"""Artifact: the token view's means at every layer of both models, which drift is centred at."""
 
 OLD_LENGTH = 128
 """Tokens of a text that reports of version 0.1 read where the request named no length."""
@@ -164,7 +162,7 @@ class Inspector:
             prefix = key_names.checkpoint_prefix(record.owned)
             tuned = Checkpoint(self._fetched(prefix, folder / "finetuned"), prefix, "")
         try:
-            centres = load(deployment.blobs.get(key_names.artifact_prefix(record.owned) + CENTRES))
+            centres = load(deployment.blobs.get(key_names.artifact_object(record.owned, CENTRES)))
         except NotFoundError as error:
             raise ConflictError(f"{record.id} was analysed before text inspection existed; post it again") from error
         length = int(centres["length"]) if "length" in centres else record.request.analysis.max_length or OLD_LENGTH
@@ -174,9 +172,7 @@ class Inspector:
         if "base_limits" in centres:
             inliers = Inliers(pair.reading.causal, centres["base_limits"], centres["tuned_limits"])
         pair = pair.with_inliers(inliers)
-        base_saes, tuned_saes = (
-            self._autoencoders(record, side, layers, folder / "saes") for side in ("base", "tuned")
-        )
+        base_saes, tuned_saes = (self._autoencoders(record, side, layers, folder / SAES) for side in ("base", "tuned"))
         spreads = (centres["base_spread"], centres["tuned_spread"]) if "base_spread" in centres else None
         return LoadedPair(pair, (centres["base"], centres["tuned"]), spreads, base_saes, tuned_saes)
 

@@ -24,6 +24,7 @@ from backends.jobs.records import JobRecord
 from backends.jobs.store import JobStore
 from backends.observability import logs, metrics, tracing
 from backends.storage import key_names
+from backends.storage.artifact_names import CENTRES, LATENTS, SAES, sae_file
 from backends.storage.artifacts import Artifacts
 from backends.storage.blobs import BlobStore
 from backends.storage.report_cache import ReportFormat
@@ -37,11 +38,12 @@ from workers.checkpoints import BucketCheckpoints
 from workers.kept import KeptFinetunes, finetune_name
 from workers.models.device import give_memory_back, start_threads
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
-from workers.stages.causal.stage import judge, preliminary
+from workers.stages.causal.stage import measure_effects, preliminary
 from workers.stages.causal.trajectory import trajectory_of
 from workers.stages.common.checkpointing import Keeping
+from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import Resolved
-from workers.stages.common.progress import SharedTicks, Tick
+from workers.stages.common.progress import Spans
 from workers.stages.compare.evaluation import evaluate_outputs
 from workers.stages.compare.stage import compare
 from workers.stages.extract.sae_rows import SaeRows, sae_rows
@@ -57,14 +59,10 @@ from workers.stages.sae.token_latents import with_latents
 _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is unavailable: no fault of the job's."""
 
-COMPARE_COST, OUTPUTS_COST = 3.0, 1.0
-"""Shares of the progress of the stage `compare`."""
-
-ROWS_COST, SAE_COST = 1.0, 3.0
-"""Of the stage `sae`: running the models for rows, and training on them."""
-
-TRAJECTORY_COST, CAUSAL_COST = 1.0, 4.0
-"""Of the stage `causal`."""
+MEASURES, OUTPUTS = "measures", "outputs of the models"
+SAE_ROWS, SAE_TRAINING = "rows", "training"
+SNAPSHOTS, EFFECTS = "snapshots", "effects"
+"""Spans of the progress of the stages `compare`, `sae` and `causal`."""
 
 LEAST_FINETUNE = 2.0
 """Seconds below which a fine-tune was taken over from an earlier job."""
@@ -217,77 +215,79 @@ def _stages(record: JobRecord) -> list[StageName]:
 
 def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: ProgressWriter) -> Report:
     settings, request = deployment.settings, record.request
+    job = StageContext(
+        request=request,
+        folder=folder,
+        scratch_bytes=settings.scratch_bytes,
+        on_progress=writer.on_progress,
+        checkpointing=Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds),
+    )
     with _stage(writer, StageName.RESOLVE):
         folder.mkdir(parents=True)
-        resolved = resolve(
-            request, record.pins, deployment.sources.of(record.tenant), folder, settings.max_parameters, writer.tick
-        )
+        resolved = resolve(job, record.pins, deployment.sources.of(record.tenant), settings.max_parameters)
     artifacts = Artifacts(deployment.blobs, record.owned)
-    tuned = (
-        _tune(record, resolved, folder, writer, deployment.blobs, artifacts) if request.finetune is not None else None
-    )
+    tuned = _tune(job, record, resolved, writer, deployment.blobs, artifacts) if request.finetune is not None else None
     checkpoint = tuned.checkpoint if tuned else resolved.tuned
     if checkpoint is None:
         raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
+    context = job.with_pair(resolved, checkpoint)
     with _stage(writer, StageName.EXTRACT):
-        extracted = extract(request, resolved, checkpoint, tuned, folder, settings.scratch_bytes, writer.tick)
-        _keep_centres(extracted, folder / "centres.safetensors", record.owned, artifacts)
+        extracted = extract(context, tuned)
+        _keep_centres(extracted, folder / CENTRES, artifacts)
     with _stage(writer, StageName.COMPARE):
-        ticks = SharedTicks(writer.tick, [COMPARE_COST, OUTPUTS_COST])
-        compared = compare(request, resolved, extracted, ticks.next("measures"))
+        spans = Spans(writer.on_progress, {MEASURES: 3.0, OUTPUTS: 1.0})
+        compared = compare(context.part(spans.span(MEASURES)), extracted)
         for store in extracted.groups.values():
             store.clear()
-        asking = ticks.next("outputs of the models")
-        evaluated = evaluate_outputs(resolved, checkpoint, compared.drift, extracted, asking)
+        evaluated = evaluate_outputs(context.part(spans.span(OUTPUTS)), compared.drift, extracted)
         advice = preliminary(request, compared, evaluated)
         known = Findings(resolved, tuned, extracted, compared, evaluated, None, None, None, advice)
         so_far = build_report(record, known, writer.seconds, writer.pending())
         _publish_preliminary(deployment, record, so_far)
-    keeping = Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds)
     rows, trained, kept = None, None, None
     if extracted.heldout is not None:
         with _stage(writer, StageName.SAE):
-            ticks = SharedTicks(writer.tick, [ROWS_COST, SAE_COST])
-            scratch, of_rows = settings.scratch_bytes, ticks.next("")
-            rows = sae_rows(
-                request, resolved, checkpoint, extracted.reading, extracted.heldout, folder, scratch, of_rows
-            )
+            spans = Spans(writer.on_progress, {SAE_ROWS: 1.0, SAE_TRAINING: 3.0})
+            rows = sae_rows(context.part(spans.span(SAE_ROWS, "")), extracted.reading, extracted.heldout)
             directions = compared.probed.directions if compared.probed else None
-            trained = train_saes(request, rows, directions, ticks.next(""), keeping)
-            shown = with_latents(resolved, checkpoint, extracted, trained.dictionaries, writer.tick)
-            extracted = replace(extracted, tokens=shown)
+            trained = train_saes(context.part(spans.span(SAE_TRAINING, "")), rows, directions)
+            extracted = replace(extracted, tokens=with_latents(context, extracted, trained.dictionaries))
             if request.analysis.sae is not None and request.analysis.sae.save:
-                bucket = deployment.blobs.bucket
-                kept = _keep(record.owned, trained, rows, folder / "sae", writer.tick, bucket, artifacts)
+                kept = _keep(context, record.owned, trained, rows, deployment.blobs.bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
-        ticks = SharedTicks(writer.tick, [TRAJECTORY_COST if tuned and tuned.snapshots else 0.0, CAUSAL_COST])
-        along, tick = ticks.next("snapshots"), ticks.next("")
-        trajectory = trajectory_of(resolved, tuned, extracted, along) if tuned is not None else None
-        judged = judge(request, resolved, checkpoint, compared, evaluated, trained, extracted, folder, tick, keeping)
+        spans = Spans(writer.on_progress, {SNAPSHOTS: 1.0 if tuned and tuned.snapshots else 0.0, EFFECTS: 4.0})
+        along = context.part(spans.span(SNAPSHOTS))
+        trajectory = trajectory_of(along, tuned, extracted) if tuned is not None else None
+        effects = measure_effects(context.part(spans.span(EFFECTS, "")), extracted, compared, evaluated, trained)
     with _stage(writer, StageName.REPORT):
-        found = Findings(resolved, tuned, extracted, compared, evaluated, rows, trained, kept, judged, trajectory)
+        found = Findings(resolved, tuned, extracted, compared, evaluated, rows, trained, kept, effects, trajectory)
         report = build_report(record, found, writer.seconds)
         _publish(deployment, record.owned, report, artifacts)
     return report
 
 
 def _tune(
-    record: JobRecord, resolved: Resolved, folder: Path, writer: ProgressWriter, blobs: BlobStore, artifacts: Artifacts
+    context: StageContext,
+    record: JobRecord,
+    resolved: Resolved,
+    writer: ProgressWriter,
+    blobs: BlobStore,
+    artifacts: Artifacts,
 ) -> Tuned:
-    target, prefix = folder / "finetuned", key_names.checkpoint_prefix(record.owned)
+    target, prefix = context.folder / "finetuned", key_names.checkpoint_prefix(record.owned)
     finetunes = KeptFinetunes(blobs, record.owned)
     with _stage(writer, StageName.FINETUNE):
         name = finetune_name(record.request, resolved)
         tuned = finetunes.find(name, target)
         if tuned is None:
-            tuned = finetune(record.request, resolved, target, f"s3://{blobs.bucket}/{prefix}", writer.tick)
+            tuned = finetune(context, resolved, target, f"s3://{blobs.bucket}/{prefix}")
         else:
-            writer.tick(1.0, "reused an identical earlier fine-tune")
+            context.on_progress(1.0, "reused an identical earlier fine-tune")
         finetunes.keep(name, tuned, artifacts)
     return tuned
 
 
-def _keep_centres(extracted: Extracted, path: Path, owned: key_names.Owned, artifacts: Artifacts) -> None:
+def _keep_centres(extracted: Extracted, path: Path, artifacts: Artifacts) -> None:
     """Stores how texts were read and what drift is centred at, so that other texts can be inspected later."""
     frame, reading = extracted.moments["token"].frame, extracted.reading
     tensors = {"base": frame.base.contiguous(), "tuned": frame.tuned.contiguous()}
@@ -296,26 +296,27 @@ def _keep_centres(extracted: Extracted, path: Path, owned: key_names.Owned, arti
     if reading.inliers is not None:
         tensors |= {"base_limits": reading.inliers.base_limits, "tuned_limits": reading.inliers.tuned_limits}
     save_file(tensors, path)
-    artifacts.put(path.name, key_names.artifact_prefix(owned) + path.name, path)
+    artifacts.put_named(CENTRES, path)
 
 
 def _keep(
-    owned: key_names.Owned, trained: Trained, rows: SaeRows, folder: Path, tick: Tick, bucket: str, artifacts: Artifacts
+    context: StageContext, owned: key_names.Owned, trained: Trained, rows: SaeRows, bucket: str, artifacts: Artifacts
 ) -> Kept:
     """Stores the autoencoders, one after another on disk, and the table of their latents."""
-    prefix, table = key_names.sae_prefix(owned), key_names.latents_object(owned)
+    folder, on_progress = context.folder / SAES, context.on_progress
     for sae in named(trained.dictionaries):
-        tick(1.0, f"storing the autoencoder {sae.name}")
+        on_progress(1.0, f"storing the autoencoder {sae.name}")
         metadata = {"hook_name": f"hidden_states.{sae.layer}", "layerdrift": {"analysis": owned.id, "sae": sae.name}}
         save_sae(sae.stack, sae.site, folder, metadata)
         for path in sorted(folder.iterdir()):
-            name = f"{sae.name}/{path.name}"
-            artifacts.put(f"saes/{name}", prefix + name, path)
+            artifacts.put_named(sae_file(sae.name, path.name), path)
         shutil.rmtree(folder)
     latents = folder.with_suffix(".parquet")
-    write_latents(latents, trained.dictionaries, rows.heldout, rows.contexts, tick)
-    artifacts.put("latents.parquet", table, latents)
-    return Kept(f"s3://{bucket}/{prefix}", f"s3://{bucket}/{table}")
+    write_latents(latents, trained.dictionaries, rows.heldout, rows.contexts, on_progress)
+    artifacts.put_named(LATENTS, latents)
+    return Kept(
+        f"s3://{bucket}/{key_names.sae_prefix(owned)}", f"s3://{bucket}/{key_names.artifact_object(owned, LATENTS)}"
+    )
 
 
 def _publish(deployment: Deployment, owned: key_names.Owned, report: Report, artifacts: Artifacts) -> None:

@@ -93,7 +93,7 @@ class ProgressWriter:
         self._set(status="succeeded", fraction=1.0, finished_at=datetime.now(UTC))
         self._write()
 
-    def tick(self, fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+    def on_progress(self, fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
         """The current stage has come so far."""
         if self._lease_lost.is_set():
             raise LeaseLost

@@ -394,8 +394,8 @@ class Sources:
         table_encoding(files[0].name)
         return location, files[0]
 
-    def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path, tick: Callable[[float], None]) -> str:
-        """Copies a pinned checkpoint into `target`; `tick` hears the share that is there, every few megabytes.
+    def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path, on_progress: Callable[[float], None]) -> str:
+        """Copies a pinned checkpoint into `target`; `on_progress` hears the share that is there, every few megabytes.
 
         Returns:
             Its fingerprint: sha256 over the names and sha256 of its config and weight files.
@@ -412,7 +412,7 @@ class Sources:
             with (target / file.name).open("wb") as stream:
                 for chunk in self._chunks(location, file, pointer, pinned.uri):
                     done += stream.write(chunk)
-                    tick(min(1.0, done / total))
+                    on_progress(min(1.0, done / total))
         return fingerprint(target)
 
     @staticmethod

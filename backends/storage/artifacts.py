@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from backends.storage import key_names
+from backends.storage import artifact_names, key_names
 from backends.storage.blobs import BlobStore
 from backends.storage.report_cache import MEDIA_TYPES, ReportFormat
 from layerdrift.contract.artifact import Artifact
@@ -33,6 +33,10 @@ class Artifacts:
         self._owned = owned
         self._found: dict[str, Artifact] = {}
 
+    def put_named(self, name: str, path: Path) -> str:
+        """Keeps a file under the key of its name, one of `artifact_names`; its sha256."""
+        return self.put(name, key_names.artifact_object(self._owned, name), path)
+
     def put(self, name: str, key: str, path: Path) -> str:
         """Keeps a file under a key; its sha256."""
         with path.open("rb") as stream:
@@ -44,7 +48,7 @@ class Artifacts:
     def put_report(self, format: ReportFormat, body: bytes) -> None:
         """Writes down a report that is in the bucket."""
         key = key_names.report_object(self._owned, format)
-        self._note(f"report.{format}", key, len(body), hashlib.sha256(body).hexdigest(), MEDIA_TYPES[format])
+        self._note(artifact_names.report(format), key, len(body), hashlib.sha256(body).hexdigest(), MEDIA_TYPES[format])
 
     def finish(self) -> None:
         """Writes the list."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from backends.storage import artifact_names
+
 OPEN_JOBS = "ld:open-jobs"
 """Set of the ids of all tenants that are queued or running."""
 
@@ -139,7 +141,7 @@ def report_prefix(owned: Owned) -> str:
 
 def report_object(owned: Owned, suffix: str) -> str:
     """Object: a report; suffix json, html or md."""
-    return f"{report_prefix(owned)}report.{suffix}"
+    return report_prefix(owned) + artifact_names.report(suffix)
 
 
 def artifact_prefix(owned: Owned) -> str:
@@ -154,12 +156,12 @@ def artifact_list(owned: Owned) -> str:
 
 def sae_prefix(owned: Owned) -> str:
     """Prefix: the autoencoders, a folder for each."""
-    return f"{artifact_prefix(owned)}saes/"
+    return f"{artifact_prefix(owned)}{artifact_names.SAES}/"
 
 
-def latents_object(owned: Owned) -> str:
-    """Object: all latents of the autoencoders and where they fire most, as Parquet."""
-    return f"{artifact_prefix(owned)}latents.parquet"
+def artifact_object(owned: Owned, name: str) -> str:
+    """Object: one of these files, by its name among `artifact_names`."""
+    return artifact_prefix(owned) + name
 
 
 def unfinished_prefix(owned: Owned) -> str:

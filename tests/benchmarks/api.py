@@ -32,7 +32,8 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
 from tests.benchmarks.document import publish
 from tests.benchmarks.load import Load, load
-from tests.conftest import add_noise, make_texts, save_model, tiny_bert
+from tests.builders.models import add_noise, save_model, tiny_bert
+from tests.builders.texts import make_texts
 
 ROUNDS, SECONDS, CONNECTIONS = 5, 4.0, 16
 POSTS = 60

@@ -23,7 +23,8 @@ from deploy.embedded.stack import Stack
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
 from tests.benchmarks.document import publish
-from tests.conftest import add_noise, make_texts, save_model, tiny_bert
+from tests.builders.models import add_noise, save_model, tiny_bert
+from tests.builders.texts import make_texts
 
 REQUESTS, ATTACKERS = 200, 8
 IDLE_SECONDS = 10.0

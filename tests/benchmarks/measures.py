@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, logging
+from transformers import logging
 
 from backends.tables.reading import Row
 from deploy.embedded.demo_inputs import fetch
@@ -27,12 +27,14 @@ from deploy.embedded.stack import MEMORY_GIVEN_BACK
 from layerdrift.contract.request import AnalysisRequest
 from tests.benchmarks.document import publish
 from tests.benchmarks.sae_contenders import peak_mb
+from tests.builders.rounding import rounded
 from workers.models.inliers import Inliers
 from workers.models.loading import load_body
 from workers.models.states import StateReader
 from workers.models.structure import is_causal
 from workers.models.texts import Batch, count_tokens, usable_length
 from workers.models.tokenizers import load_tokenizer
+from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import Checkpoint, Resolved, Split
 from workers.stages.common.moment_accumulator import Gathering, Reading, group_stores
 from workers.stages.common.progress import NO_NUMBERS, Numbers
@@ -183,29 +185,15 @@ def false_positives(model: Path, pairs: int, texts: int) -> tuple[int, int]:
         with tempfile.TemporaryDirectory() as folder:
             tuned = Path(folder) / "tuned"
             rounded(load_body(model, "/base/uri", CPU), number).save_pretrained(tuned)
-            found = Checkpoint(tuned, "tuned", "1")
-            extracted = extract(request, resolved, found, None, Path(folder), 2**32, _no_tick)
-            compared = compare(request, resolved, extracted, _no_tick)
+            job = StageContext(request=request, folder=Path(folder), scratch_bytes=2**32, on_progress=_no_progress)
+            context = job.with_pair(resolved, Checkpoint(tuned, "tuned", "1"))
+            compared = compare(context, extract(context, None))
         drifted += sum(layer.drifted for layer in compared.layers)
         layers += len(compared.layers)
     return drifted, layers
 
 
-def rounded(model: PreTrainedModel, number: int) -> PreTrainedModel:
-    """The model with its weights rounded: 0 to float16, 1 to bfloat16, others at random to a bfloat16 beside them."""
-    generator = torch.Generator().manual_seed(number)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if number < 2:
-                parameter.copy_(parameter.to((torch.float16, torch.bfloat16)[number]))
-                continue
-            bits = parameter.contiguous().view(torch.int32)
-            dither = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, generator=generator)
-            parameter.copy_(((bits + dither) & ~0xFFFF).view(torch.float32))
-    return model
-
-
-def _no_tick(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+def _no_progress(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
     """Nobody watches."""
 
 

@@ -27,8 +27,8 @@ from layerdrift.contract.report import GraftInfo, LayerGraft, Measured, Recommen
 from layerdrift.gate import judge
 from tests.benchmarks.document import publish
 from tests.benchmarks.measures import INPUTS, false_positives
+from tests.builders.reports import changed
 from tests.slow.real_pairs import smol_base
-from tests.unit.clients.test_gate import changed
 from workers.analysis.agreement import Agreement, agreement
 from workers.analysis.matching import beyond_floor
 from workers.analysis.moments import Frame, PairMoments

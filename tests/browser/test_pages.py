@@ -25,7 +25,7 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
 from tests.browser.cable import cable
 from tests.browser.conftest import accessible, opened
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 
 WAIT_MS = 120_000
 BIG = {"tokens": 50_000_000, "comparisons": ["transfer"], "early_stop": False}

@@ -14,7 +14,7 @@ from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
 from tests.browser.conftest import accessible, opened
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 
 TEXTS = ["the film is good", "a dull plot but a funny actor"]
 

@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.conftest import WORDS, make_texts
+from tests.builders.texts import WORDS, make_texts
 
 BLOCKS, WIDTH, HEADS, VOCABULARY = 3, 32, 4, 83
 SPECIALS = ["<s>", "</s>", "<unk>", "<pad>"]

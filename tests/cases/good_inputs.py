@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from layerdrift.contract.report import Report
+from tests.builders.texts import make_texts
 from tests.cases import builders as make
 from tests.cases.builders import TEXTS, VOCABULARY, Words
 from tests.cases.case import Case, Ground, accuracy, drift_from, refused, report_with, value, warns
-from tests.conftest import make_texts
 
 TEXT = {**make.SIZES, "num_key_value_heads": 2, "head_dim": 8}
 VISION: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

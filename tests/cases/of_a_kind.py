@@ -8,11 +8,11 @@ from peft import TrainableTokensConfig
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from layerdrift.contract.report import Report
+from tests.builders.texts import make_texts
 from tests.cases import builders as make
 from tests.cases.builders import TEXTS, WITHOUT_START, Words
 from tests.cases.case import Case, Ground, accuracy, drift_from, refused, report_with, silent, value, warns
 from tests.cases.good_inputs import adapted, data_file, lora
-from tests.conftest import make_texts
 
 
 def last_token_classifier(ground: Ground) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from peft import IA3Config, LoraConfig
 from transformers import AutoModel
 
 from layerdrift.contract.report import Report
+from tests.builders.texts import make_texts
 from tests.cases import builders as make
 from tests.cases.builders import TEXTS
 from tests.cases.case import Case, Ground, drift_from, refused, report_with
-from tests.conftest import make_texts
 
 
 def without_tied_head(ground: Ground) -> dict[str, Any]:

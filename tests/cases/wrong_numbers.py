@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from layerdrift.contract.report import Report
+from tests.builders.texts import make_texts
 from tests.cases import builders as make
 from tests.cases.builders import TEXTS, WITHOUT_START, Words
 from tests.cases.case import Case, Ground, accuracy, drift_from, refused, report_with, silent, warns
-from tests.conftest import make_texts
 
 MOE: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_key_value_heads": 2},

@@ -23,18 +23,8 @@ from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import ConflictError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
-from tests.conftest import make_texts
-
-WAIT_SECONDS = 240.0
-
-
-def body(base: Path, tuned: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "base": {"uri": base.as_uri()},
-        "tuned": {"uri": tuned.as_uri()},
-        "dataset": {"inline": {"texts": make_texts(60)}},
-        "analysis": {"sae": None},
-    } | changes
+from tests.builders.calls import WAIT_SECONDS, body, uploaded
+from tests.builders.texts import make_texts
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +50,6 @@ def other(client: Client, base_folder: Path) -> Analysis:
     *_, last = client.watch(analysis.id, timeout=WAIT_SECONDS)
     assert last.status is Status.SUCCEEDED
     return last
-
-
-def uploaded(http: httpx.Client, filename: str, content: bytes, **declared: Any) -> dict[str, Any]:
-    announced = http.post("/v1/uploads", json={"filename": filename, **declared})
-    assert announced.status_code == 201
-    assert announced.json()["status"] == "waiting"
-    answer = http.put(announced.headers["Location"], content=content)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 def zipped(folder: Path, inside: str = "") -> bytes:

@@ -16,8 +16,8 @@ from junitparser import JUnitXml
 
 from deploy.embedded.stack import Stack
 from layerdrift.integrations.comments import CHARTS_BRANCH
+from tests.builders.texts import make_texts
 from tests.code_hosts import TOKEN, CodeHost, code_host
-from tests.conftest import make_texts
 
 ROOT = Path(__file__).parents[2]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "clients/github-action/action.yml").read_text())

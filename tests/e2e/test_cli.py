@@ -19,7 +19,8 @@ from markdown_it import MarkdownIt
 
 from deploy.embedded.ports import LOOPBACK, choose
 from deploy.embedded.stack import Stack
-from tests.conftest import make_texts, save_model, tiny_bert
+from tests.builders.models import save_model, tiny_bert
+from tests.builders.texts import make_texts
 
 SECONDS = 240
 HOLDS = """

@@ -15,7 +15,7 @@ from junitparser import JUnitXml
 from deploy.embedded.demo_inputs import fetch
 from deploy.embedded.stack import Stack
 from layerdrift import policies
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -22,7 +22,7 @@ from deploy.embedded.stack import Stack
 from deploy.embedded.supervisor import Program, Supervisor
 from layerdrift.integrations.mlflow import ANALYSIS_TAG, VERDICT_TAG
 from mlflow import MlflowClient
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 from tests.mlflow_server import MlflowServer
 
 SECRET = "a-secret-of-the-webhook"

@@ -17,7 +17,7 @@ from deploy.embedded.ports import LOOPBACK, choose
 from deploy.embedded.stack import Stack
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 
 SECONDS = 30
 

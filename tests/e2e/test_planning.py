@@ -14,8 +14,8 @@ from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import InputError, NotFoundError
 from layerdrift.contract.estimate import Estimate, Sources
 from layerdrift.sdk import Client
-from tests.conftest import make_texts
-from tests.e2e.test_api import WAIT_SECONDS, body, uploaded
+from tests.builders.calls import WAIT_SECONDS, body, uploaded
+from tests.builders.texts import make_texts
 
 NAME = "the one that has a name of its own"
 RULE = {"id": "same", "path": "layers[*].drift", "of_baseline": "difference", "max": 0.5, "message": "it drifts more"}

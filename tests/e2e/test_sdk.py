@@ -17,7 +17,7 @@ from layerdrift.contract.key import KeyRequest, Scope
 from layerdrift.contract.policy import Policy
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import AsyncClient, Client
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 
 
 def test_many_analyses_are_followed_side_by_side(

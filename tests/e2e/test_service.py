@@ -29,7 +29,8 @@ from layerdrift.contract.errors import ConflictError, InputError, NotFoundError,
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import AnalysisFailed, Client
-from tests.conftest import BLOCKS, HIDDEN, make_texts, save_model, tiny_bert
+from tests.builders.models import BLOCKS, HIDDEN, save_model, tiny_bert
+from tests.builders.texts import make_texts
 
 WAIT_SECONDS = 240.0
 TEXTS = make_texts(60)

@@ -32,7 +32,7 @@ from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 
 pytestmark = pytest.mark.faults
 

@@ -23,7 +23,8 @@ from layerdrift.contract.errors import ForbiddenError, NotFoundError, RateError,
 from layerdrift.contract.key import ApiKey, Scope
 from layerdrift.sdk import Client, Retries
 from service.keys import main as keys_command
-from tests.conftest import make_texts
+from tests.builders.environment import environment
+from tests.builders.texts import make_texts
 
 
 def key(**changes: object) -> ApiKey:
@@ -89,22 +90,6 @@ def test_other_authorization_headers_are_refused(header: str) -> None:
 def test_loopback_is_told_from_other_addresses() -> None:
     assert all(is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "127.8.8.8"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"))
-
-
-def environment(settings: Settings, **changes: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAYERDRIFT_")}
-    secrets = (settings.s3_access_key, settings.s3_secret_key)
-    access, secret = (one.get_secret_value() if one else "" for one in secrets)
-    named = {
-        "LAYERDRIFT_REDIS_URL": settings.redis_url,
-        "LAYERDRIFT_S3_ENDPOINT": settings.s3_endpoint or "",
-        "LAYERDRIFT_S3_BUCKET": settings.s3_bucket,
-        "LAYERDRIFT_S3_ACCESS_KEY": access,
-        "LAYERDRIFT_S3_SECRET_KEY": secret,
-        "LAYERDRIFT_HOME": str(settings.home),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    return {**clean, **named, **changes}
 
 
 def test_without_a_key_the_api_binds_to_no_other_address(store: Deployment, settings: Settings) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import Empty
 
@@ -10,32 +8,19 @@ import pytest
 import redis
 
 from backends.deployment import Deployment
-from backends.jobs.records import Delivery, JobRecord, Wanted
+from backends.jobs.records import Delivery, Wanted
 from backends.queue import QUEUES, celery_app
 from backends.settings import Settings
-from backends.sources.pinning import PinnedDataset, PinnedModel, Pins
 from backends.storage import key_names
 from backends.storage.blobs import BlobStore
 from backends.storage.key_names import Owned
 from deploy.embedded.ports import LOOPBACK, choose
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, DeniedError, InputError, NotFoundError, Problem, UnavailableError
-from layerdrift.contract.request import AnalysisRequest, Webhook
+from layerdrift.contract.request import Webhook
+from tests.builders.records import record
 
 PROBLEM = Problem(type="urn:layerdrift:stage", title="t", status=500, detail="it broke")
-
-
-def record(age_seconds: float = 0, analysis_id: str | None = None) -> JobRecord:
-    request = AnalysisRequest.model_validate(
-        {"base": {"uri": "file:///a"}, "tuned": {"uri": "file:///b"}, "dataset": {"uri": "s3://d/x.csv"}}
-    )
-    model = PinnedModel(uri="file:///a", files=[])
-    return JobRecord(
-        id=analysis_id or f"an_{uuid.uuid4().hex[:26]}",
-        created_at=datetime.now(UTC) - timedelta(seconds=age_seconds),
-        request=request,
-        pins=Pins(base=model, tuned=model, dataset=PinnedDataset(source="s3://d/x.csv")),
-    )
 
 
 def test_thirty_two_equal_submissions_at_once_make_one_job(settings: Settings, deployment: Deployment) -> None:

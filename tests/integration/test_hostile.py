@@ -18,7 +18,9 @@ from backends.deployment import Deployment
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
-from tests.conftest import make_texts, save_model, tiny_bert
+from tests.builders.models import save_model, tiny_bert
+from tests.builders.stages import stage_context
+from tests.builders.texts import make_texts
 from workers.models.loading import load_body
 from workers.stages.resolve.stage import resolve
 
@@ -99,7 +101,7 @@ def test_hostile_checkpoints_are_refused_with_the_reason(
     def read() -> None:
         pins = deployment.sources.pin(asked)
         limit = deployment.settings.max_parameters
-        resolved = resolve(asked, pins, deployment.sources, tmp_path / "job", limit, lambda *_: None)
+        resolved = resolve(stage_context(tmp_path / "job", asked), pins, deployment.sources, limit)
         load_body(resolved.base.folder, "/base/uri", torch.device("cpu"))
 
     (tmp_path / "job").mkdir()
@@ -163,7 +165,7 @@ def test_hostile_data_are_refused_with_the_reason_or_read_as_they_are(
 
     def read() -> None:
         pins = sources.pin(asked)
-        resolve(asked, pins, sources, tmp_path / "job", 10**9, lambda *_: None)
+        resolve(stage_context(tmp_path / "job", asked), pins, sources, 10**9)
 
     try:
         with pytest.raises(InputError) as raised:

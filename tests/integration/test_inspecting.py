@@ -13,8 +13,8 @@ from layerdrift.contract.errors import ConflictError, InputError, NotFoundError
 from layerdrift.contract.inspection import Inspection
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
-from tests.conftest import make_texts
-from tests.integration.test_pipeline import submitted
+from tests.builders.jobs import submitted
+from tests.builders.texts import make_texts
 from workers.inspecting import Asked, Inspector
 from workers.pipeline import run_job
 from workers.stages.sae.token_latents import STRONGEST

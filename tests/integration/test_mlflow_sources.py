@@ -18,7 +18,7 @@ from backends.storage.blobs import BlobStore
 from deploy.embedded.ports import LOOPBACK, choose
 from layerdrift.contract.errors import InputError, UnavailableError
 from layerdrift.contract.request import AnalysisRequest
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 from tests.mlflow_server import MlflowServer
 
 

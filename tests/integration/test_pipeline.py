@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,42 +20,18 @@ import redis
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
 from backends.queue import JobQueue, celery_app
-from backends.sources.pinning import PinnedModel, Sources
 from backends.storage import key_names
 from deploy.embedded.ports import LOOPBACK, choose
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
-from tests.conftest import make_texts
+from tests.builders.jobs import WatchedSources, submitted
+from tests.builders.texts import make_texts
 from workers import pipeline
 from workers.pipeline import run_job
 from workers.reconciler import PATIENCE, Reconciler
-from workers.stages.causal.stage import judge
-
-
-class WatchedSources(Sources):
-    """The real sources, with something that happens before each model is fetched."""
-
-    def __init__(self, deployment: Deployment, before_fetch: Callable[[], None]) -> None:
-        super().__init__(deployment.settings, deployment.blobs)
-        self._before_fetch = before_fetch
-
-    def fetch_model(self, pinned: PinnedModel, pointer: str, target: Path, tick: Callable[[float], None]) -> str:
-        self._before_fetch()
-        return super().fetch_model(pinned, pointer, target, tick)
-
-
-def submitted(deployment: Deployment, request: AnalysisRequest) -> JobRecord:
-    """A job of a request, under an id of its own."""
-    made = JobRecord(
-        id=f"an_{uuid.uuid4().hex[:26]}",
-        created_at=datetime.now(UTC),
-        request=request,
-        pins=deployment.sources.pin(request),
-    )
-    deployment.jobs.submit(made)
-    return made
+from workers.stages.causal.stage import measure_effects
 
 
 @pytest.fixture
@@ -94,9 +69,9 @@ def test_what_compare_found_can_be_read_while_later_stages_run(
         assert bodies[0] is not None
         assert bodies[1] is not None
         seen.append((record, Report.model_validate_json(bodies[0]), bodies[1].decode()))
-        return judge(*given)
+        return measure_effects(*given)
 
-    monkeypatch.setattr(pipeline, "judge", watched)
+    monkeypatch.setattr(pipeline, "measure_effects", watched)
     run_job(deployment, job.id)
     ((record, early, page),) = seen
     assert (record.status, record.report) == (Status.RUNNING, "preliminary")
@@ -120,7 +95,7 @@ def test_a_job_that_fails_later_has_no_report_at_all(
     def broken(*_: Any) -> Any:
         raise RuntimeError("no grafts today")
 
-    monkeypatch.setattr(pipeline, "judge", broken)
+    monkeypatch.setattr(pipeline, "measure_effects", broken)
     run_job(deployment, job.id)
     found = deployment.jobs.get(job.id)
     assert (found.status, found.report, found.drift) == (Status.FAILED, "none", None)

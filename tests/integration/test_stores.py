@@ -32,7 +32,7 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
 from service.routes import ready
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 from tests.s3_proxy import Conditional, OtherStore, other_store
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import make_texts
+from tests.builders.texts import make_texts
 
 MIB = 1 << 20
 

@@ -25,7 +25,7 @@ from deploy.embedded.stack import Stack
 from layerdrift.contract.errors import InputError, StageError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
-from tests.conftest import save_model, tiny_bert
+from tests.builders.models import save_model, tiny_bert
 from tests.security.requested import MIB, POST, request
 from workers.models.adapters import merge_adapter
 from workers.models.staging import stage_checkpoint

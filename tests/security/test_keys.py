@@ -21,7 +21,7 @@ from deploy.embedded.stack import Stack
 from layerdrift.contract.errors import ConflictError, ForbiddenError, InputError, UnauthorizedError
 from layerdrift.contract.key import ApiKey, KeyRequest, Scope
 from service.keys import main as keys_command
-from tests.integration.test_access import environment
+from tests.builders.environment import environment
 from tests.security.conftest import ADMIN
 
 

@@ -37,11 +37,11 @@ from layerdrift.integrations import model_card
 from layerdrift.integrations.comments import GitHubPull, GitLabMerge, comment
 from layerdrift.render import escaping, markdown, verdict
 from layerdrift.sdk import Client
+from tests.builders.records import record
+from tests.builders.reports import report
+from tests.builders.texts import make_texts
+from tests.builders.webhooks import SECRET, Receiver
 from tests.code_hosts import TOKEN, code_host
-from tests.conftest import make_texts
-from tests.integration.test_backends import record
-from tests.integration.test_webhooks import SECRET, Receiver
-from tests.unit.clients.test_render import report
 
 ESCAPES = ("\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "a\nb", "a\rb", "\x00", "\u2028", "\u202etxt.exe", "\x7f")
 HOSTILE = "\x1b[31m`</code>`\n| @someone #1 <script>alert(1)</script> [x](javascript:alert(1)) \u202e"

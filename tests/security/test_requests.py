@@ -28,8 +28,8 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
 from service.concurrency import ConcurrencyLimit
 from service.json_structure import MAX_DEPTH, MAX_FIELDS, MAX_STRUCTURE_BYTES, JsonStructure
-from tests.conftest import make_texts
-from tests.integration.test_pipeline import WatchedSources, submitted
+from tests.builders.jobs import WatchedSources, submitted
+from tests.builders.texts import make_texts
 from tests.security.requested import MIB, POST, request
 from workers import pipeline
 

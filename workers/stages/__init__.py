@@ -1,5 +1,5 @@
-"""The stages of a job, a module each: what it takes, what it gives, and nothing of the queue.
+"""The stages of a job, a folder each with one entry function in `stage.py`; what several share is in `common`.
 
-A stage is a function of frozen inputs; it calls `tick` between batches, which reports progress and stops a cancelled
-job.
+A stage is a function of a context and of what earlier stages returned. It knows nothing of the queue; it calls
+`on_progress` between batches, which reports progress and stops a cancelled job.
 """

@@ -10,7 +10,7 @@ from layerdrift.contract.comparison import compare
 from layerdrift.contract.policy import Policy
 from layerdrift.contract.report import Report
 from layerdrift.gate import judge
-from tests.unit.clients.test_render import report
+from tests.builders.reports import report
 
 GRAFT = {"measure": "accuracy", "ungrafted": 0.8, "examples": 50}
 

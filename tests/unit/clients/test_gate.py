@@ -19,10 +19,10 @@ from layerdrift.contract.comparison import compare
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Path, PathError
 from layerdrift.contract.policy import Check, Policy, Verdict
-from layerdrift.contract.report import WARNING_CODES, Measured, PendingStage, Report
+from layerdrift.contract.report import WARNING_CODES, PendingStage, Report
 from layerdrift.gate import BASELINE_CHECK, judge
 from layerdrift.render import verdict as drawn
-from tests.unit.clients.test_render import report
+from tests.builders.reports import changed, report, sound
 
 
 def policy(*rules: dict[str, Any], **fields: Any) -> Policy:
@@ -229,17 +229,6 @@ def test_the_starter_policy_is_one_and_judges_a_sound_and_a_wrecked_model() -> N
     assert [check.id for check in found.checks if check.decision == "fail"] == ["early-layers-kept"]
 
 
-def changed(path: str, value: Any) -> Report:
-    """A sound report with something else at one place: names with dots between, numbers of list entries."""
-    body = sound().model_dump()
-    at: Any = body
-    *names, last = path.split(".")
-    for name in names:
-        at = at[int(name) if name.lstrip("-").isdecimal() else name]
-    at[last] = value
-    return Report.model_validate(body)
-
-
 WARNING = {"code": "", "message": "m"}
 HEADLESS = ("outputs", None)
 LANGUAGE = {"kind": "causal_lm", "examples": 900}
@@ -371,27 +360,6 @@ def test_the_starter_policy_judges_the_paired_change_of_accuracy_by_its_interval
     found = judge(policies.load(policies.starter()), Report.model_validate(body))
     assert [check.id for check in found.checks if check.decision == "fail"] == failed
     assert [check.id for check in found.checks if check.decision == "warn"] == warned
-
-
-def sound() -> Report:
-    made = report(layers=7)
-    for layer in made.layers[:3]:
-        token = layer.similarity["token"]
-        token.cka.low = token.cka_standardized.low = 0.95
-        token.relative_l2_centred = Measured(value=0.1)
-    body = made.model_dump()
-    right = {"value": 0.8, "low": 0.75, "high": 0.85}
-    tuned = {"accuracy": right, "mcc": {"value": 0.6, "noise_floor": 0.28}}
-    body["outputs"] = {
-        "kind": "classifier",
-        "examples": 50,
-        "tuned": tuned,
-        "majority_accuracy": 0.5,
-        "majority_change": {"value": 0.3, "low": 0.15, "high": 0.45},
-        "accuracy_change": {"value": 0.0, "low": -0.04, "high": 0.04},
-    }
-    body["warnings"] = []
-    return Report.model_validate(body)
 
 
 YAML = """\

@@ -12,7 +12,7 @@ from layerdrift.contract.plain import STORED
 from layerdrift.contract.renamed import FIELDS, WARNING_CODES
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
-from tests.unit.clients.test_render import report
+from tests.builders.reports import report
 
 OLD_FIELDS = {new: old for old, new in FIELDS.items()}
 OLD_CODES = {new: old for old, new in WARNING_CODES.items()}

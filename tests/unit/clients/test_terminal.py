@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from layerdrift.cli import tables
-from tests.unit.clients.test_render import report
+from tests.builders.reports import report
 
 
 def printed(width: int, known: bool = True) -> list[str]:

@@ -5,38 +5,34 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import takewhile
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import GraftInfo, LayerGraft, Measured, Recommendation, ReportWarning
-from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device
 from workers.models.grafts import BaseWeights, untied
 from workers.models.loading import body_of, load_body
 from workers.models.structure import shares_blocks
 from workers.stages.causal.sweep import NOT_RETRAINED
 from workers.stages.common.answers import Judge, Measure, Questions, Scores
-from workers.stages.common.inputs import Resolved
+from workers.stages.common.context import PairContext
 from workers.stages.common.intervals import ratio
-from workers.stages.common.progress import Tick
+from workers.stages.common.progress import OnProgress
 from workers.stages.compare.outputs import gained, known_targets, measured
 
 GRAFT_TEXTS = 500
 """Texts that every graft is judged on: one evaluation for each layer, twice."""
 
 
-def base_weights(
-    request: AnalysisRequest, resolved: Resolved, folder: Path
-) -> tuple[BaseWeights | None, list[ReportWarning]]:
+def base_weights(context: PairContext) -> tuple[BaseWeights | None, list[ReportWarning]]:
     """The base model's parts for grafts; none where they are not asked for, or where its blocks share their weights."""
-    if not request.analysis.grafts:
+    if not context.request.analysis.grafts:
         return None, []
-    body = load_body(resolved.base.folder, "/base/uri", best_device())
+    body = load_body(context.resolved.base.folder, "/base/uri", best_device())
     if not shares_blocks(body):
         try:
-            return BaseWeights(body, folder / "grafts"), []
+            return BaseWeights(body, context.folder / "grafts"), []
         except InputError as error:
             message = f"{error.detail.splitlines()[0]}; grafts and advice on freezing are omitted"
             return None, [ReportWarning(code="no_grafts", message=message)]
@@ -48,7 +44,7 @@ def base_weights(
 
 
 def graft_costs(
-    weights: BaseWeights, model: PreTrainedModel, questions: Questions, headed: bool, tick: Tick
+    weights: BaseWeights, model: PreTrainedModel, questions: Questions, headed: bool, on_progress: OnProgress
 ) -> tuple[list[LayerGraft], GraftInfo]:
     """The base model's layers 0..k, and each block of its alone, in the tuned model.
 
@@ -73,9 +69,9 @@ def graft_costs(
     found = []
     for layer in range(layers):
         prefix = with_grafted(weights.prefix[layer])
-        tick((layer + 0.5) / layers, f"base layers 0 to {layer} in the tuned model")
+        on_progress((layer + 0.5) / layers, f"base layers 0 to {layer} in the tuned model")
         block = with_grafted(weights.block[layer]) if layer else prefix
-        tick((layer + 1) / layers, f"base block {layer} in the tuned model")
+        on_progress((layer + 1) / layers, f"base block {layer} in the tuned model")
         found.append(
             LayerGraft(
                 prefix=measured(asked, prefix, judge_.measure),

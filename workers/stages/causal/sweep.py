@@ -14,11 +14,11 @@ from torch import Tensor
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Recommendation, Strategy, Sweep, SweepPoint
-from layerdrift.contract.request import AnalysisRequest, FineTune, FreezeSweep
+from layerdrift.contract.request import FineTune, FreezeSweep
 from workers.analysis.noninferiority import Loss, loss_bound
-from workers.stages.common.checkpointing import NOTHING_KEPT, Keeping
+from workers.stages.common.context import PairContext
 from workers.stages.common.inputs import Resolved
-from workers.stages.common.progress import NO_NUMBERS, Numbers, Tick
+from workers.stages.common.progress import NO_NUMBERS, Numbers, OnProgress
 from workers.stages.common.training import Recipe, Training, TrainingData, evaluate, gradient_norms, train
 from workers.stages.finetune.stage import fresh_classifier, training_data
 from workers.stages.resolve.splitting import units_of
@@ -46,18 +46,13 @@ class _Runs:
         return mean(self.accuracies)
 
 
-def freeze_sweep(
-    request: AnalysisRequest,
-    resolved: Resolved,
-    predicted: Recommendation,
-    tick: Tick,
-    keeping: Keeping = NOTHING_KEPT,
-) -> tuple[Sweep, Recommendation]:
+def freeze_sweep(context: PairContext, predicted: Recommendation) -> tuple[Sweep, Recommendation]:
     """Retrains at every depth and seed, and draws the advice from it. Trainings that a lost worker ended are kept.
 
     Raises:
         InputError: a depth is more than the model has blocks, or a training diverged.
     """
+    request, resolved = context.request, context.resolved
     sweep, settings = request.analysis.freeze_sweep, request.finetune
     if sweep is None or settings is None:
         raise ValueError("this request has no freeze sweep")
@@ -75,16 +70,8 @@ def freeze_sweep(
         trained = []
         for seed in seeds:
             what = f"{len(frozen)} blocks frozen, seed {seed}"
-            trained.append(
-                _kept_or_made(
-                    resolved,
-                    data,
-                    Recipe(settings, seed, frozen),
-                    rows,
-                    _part(tick, done, total, what),
-                    keeping,
-                )
-            )
+            training = context.part(_part(context.on_progress, done, total, what))
+            trained.append(_kept_or_made(training, data, Recipe(settings, seed, frozen), rows))
             done += 1
         runs[frozen] = _Runs(frozen, torch.stack([hits for hits, _ in trained]), [one for _, one in trained])
     numbers = units_of(rows)
@@ -102,11 +89,11 @@ def freeze_sweep(
     return found, advice_of(found, predicted)
 
 
-def _part(tick: Tick, done: int, total: int, what: str) -> Tick:
+def _part(on_progress: OnProgress, done: int, total: int, what: str) -> OnProgress:
     """One training of the sweep."""
 
     def part(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
-        tick((done + fraction) / total, f"{what}: {detail}")
+        on_progress((done + fraction) / total, f"{what}: {detail}")
 
     return part
 
@@ -138,22 +125,20 @@ def _strategies(recommended: int, norms: list[float]) -> dict[str, frozenset[int
     }
 
 
-def _kept_or_made(
-    resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], tick: Tick, keeping: Keeping
-) -> tuple[Tensor, Training]:
+def _kept_or_made(context: PairContext, data: TrainingData, recipe: Recipe, rows: list[Row]) -> tuple[Tensor, Training]:
     """The training that an earlier worker on this job came to the end of; else it is made, and kept."""
-    name = _name(recipe)
-    kept = keeping.checkpoints.load(name)
+    name, checkpoints = _name(recipe), context.checkpointing.checkpoints
+    kept = checkpoints.load(name)
     if kept is not None:
         (part,) = kept
-        tick(1.0, "already trained")
+        context.on_progress(1.0, "already trained")
         return part["hits"], Training(
             losses=part["losses"].tolist(),
             step_seconds=part["step_seconds"].tolist(),
             training_bytes=int(part["training_bytes"]),
             cached=bool(part["cached"]),
         )
-    hits, training = _one(resolved, data, recipe, rows, tick)
+    hits, training = _one(context.resolved, data, recipe, rows, context.on_progress)
     part = {
         "hits": hits,
         "losses": torch.tensor(training.losses, dtype=torch.float64),
@@ -161,7 +146,7 @@ def _kept_or_made(
         "training_bytes": torch.tensor(training.training_bytes),
         "cached": torch.tensor(training.cached),
     }
-    keeping.checkpoints.save(name, training.steps, [part])
+    checkpoints.save(name, training.steps, [part])
     return hits, training
 
 
@@ -173,11 +158,11 @@ def _name(recipe: Recipe) -> str:
 
 
 def _one(
-    resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], tick: Tick
+    resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], on_progress: OnProgress
 ) -> tuple[Tensor, Training]:
     """Trains to the end of the schedule: which rows are answered rightly, and how the training went."""
     with fresh_classifier(resolved, data, recipe) as (model, data):
-        training = train(model, data.without_held_out(), recipe, tick)
+        training = train(model, data.without_held_out(), recipe, on_progress)
         return evaluate(model, data, rows)[0], training
 
 

@@ -9,20 +9,21 @@ from workers.analysis.similarity import drift_of, similarities
 from workers.models.device import best_device
 from workers.models.loading import load_body
 from workers.models.texts import Batch
-from workers.stages.common.inputs import Resolved
+from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import StateMemory
 from workers.stages.common.moment_accumulator import States, StatesOf
-from workers.stages.common.progress import SharedTicks, Tick
+from workers.stages.common.progress import Spans
 from workers.stages.extract.nulls import gathered_pair, states_of
 from workers.stages.extract.stage import Extracted
-from workers.stages.finetune.stage import Tuned
+from workers.stages.finetune.stage import Snapshot, Tuned
 
 
-def trajectory_of(resolved: Resolved, tuned: Tuned, extracted: Extracted, tick: Tick) -> Trajectory | None:
+def trajectory_of(context: PairContext, tuned: Tuned, extracted: Extracted) -> Trajectory | None:
     """Drift of every snapshot from the base; None where there are none."""
     if not tuned.snapshots:
         return None
-    ticks = SharedTicks(tick, [1.0] * len(tuned.snapshots))
+    resolved = context.resolved
+    spans = Spans(context.on_progress, {_span(snapshot): 1.0 for snapshot in tuned.snapshots})
     device, reading, memory = best_device(), extracted.reading, StateMemory()
     base = load_body(resolved.base.folder, "/base/uri", device)
     texts = [row.content for row in resolved.split.analysed[: extracted.analysed]]
@@ -37,14 +38,17 @@ def trajectory_of(resolved: Resolved, tuned: Tuned, extracted: Extracted, tick: 
     steps, drift, relative_l2, tokens = [], [], [], 0
     for snapshot in tuned.snapshots:
         of_snapshot = states_of(reading.states, load_body(snapshot.folder, "/finetune", device))
-        what = f"the snapshot of step {snapshot.step}"
-        found = gathered_pair(reading, texts, _both(base_states, of_snapshot), ticks.next(what))
+        found = gathered_pair(reading, texts, _both(base_states, of_snapshot), spans.span(_span(snapshot)))
         tokens = found.tokens
         sites = similarities(found.moments()["token"])
         steps.append(snapshot.step)
         drift.append([drift_of(site) for site in sites])
         relative_l2.append([site.relative_l2 or 0.0 for site in sites])
     return Trajectory(steps=steps, drift=drift, relative_l2=relative_l2, tokens=tokens)
+
+
+def _span(snapshot: Snapshot) -> str:
+    return f"the snapshot of step {snapshot.step}"
 
 
 def _both(one: StatesOf, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:

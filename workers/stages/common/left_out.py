@@ -22,7 +22,7 @@ class LeftOut:
     whole: bool = True
 
     @staticmethod
-    def of(total: PairMoments, store: GroupStore | None, tick: Callable[[float], None]) -> LeftOut:
+    def of(total: PairMoments, store: GroupStore | None, on_progress: Callable[[float], None]) -> LeftOut:
         """Empty where groups were not kept, or are too few or small."""
         if store is None or store.groups < MIN_GROUPS:
             return LeftOut([])
@@ -35,7 +35,7 @@ class LeftOut:
             if total.n - group.n < MIN_ROWS:
                 return LeftOut([])
             found.append(similarities(total.without(group), whole))
-            tick(number / store.groups)
+            on_progress(number / store.groups)
         return LeftOut(found, whole=store.every == 1)
 
     def of_layer(self, layer: int) -> list[SiteSimilarity]:

@@ -1,4 +1,4 @@
-"""How a stage says how far it has come."""
+"""How a stage reports its progress: a callback between batches, and named spans for its parts."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ Numbers = Mapping[str, float]
 NO_NUMBERS: Final[Numbers] = MappingProxyType({})
 
 
-class Tick(Protocol):
+class OnProgress(Protocol):
     """Called between batches; raises when the job is to stop."""
 
     def __call__(self, fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS, /) -> None:
         """`fraction` of the stage is done, 0 to 1; `detail` is for people, `numbers` are drawn: a step, its loss."""
 
 
-class SharedTicks:
-    """Shares the stage's progress among its parts by what they cost."""
+class Spans:
+    """Shares the progress of a stage among its parts, by name.
 
-    def __init__(self, tick: Tick, costs: list[float]) -> None:
-        ends = list(accumulate(costs))
-        self._spans = iter([(end - cost, end) for end, cost in zip(ends, costs, strict=True)])
-        self._whole = ends[-1] or 1.0
-        self._tick = tick
+    A part that was not planned shows its detail and moves nothing; a planned one that does not run is passed over. So a
+    part can be added in one place without another.
 
-    def next(self, what: str) -> Tick:
-        """A tick for the next part; `what` is told where it is given no detail."""
-        start, end = next(self._spans)
+    Args:
+        costs: of the parts in their order, in any unit.
+    """
 
-        def tick(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
-            self._tick((start + min(1.0, fraction) * (end - start)) / self._whole, detail or what, numbers)
+    def __init__(self, on_progress: OnProgress, costs: Mapping[str, float]) -> None:
+        ends = accumulate(costs.values())
+        self._spans = {name: (end - costs[name], end) for name, end in zip(costs, ends, strict=True)}
+        self._whole = sum(costs.values()) or 1.0
+        self._reached = 0.0
+        self._on_progress = on_progress
 
-        return tick
+    def span(self, name: str, detail: str | None = None) -> OnProgress:
+        """The progress of one part; `detail`, by default its name, is shown where a call gives none."""
+        start, end = self._spans.get(name, (self._reached, self._reached))
+        shown = name if detail is None else detail
+
+        def on_progress(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+            self._reached = max(self._reached, start + min(1.0, fraction) * (end - start))
+            self._on_progress(self._reached / self._whole, detail or shown, numbers)
+
+        return on_progress

@@ -24,7 +24,7 @@ from workers.models.device import fast_dtype
 from workers.models.prefix import PrefixCache
 from workers.models.structure import blocks_of, parameters_before, shares_blocks
 from workers.models.texts import Batch, batches, run
-from workers.stages.common.progress import Tick
+from workers.stages.common.progress import OnProgress
 
 WEIGHT_DECAY = 0.01
 WARMUP_SHARE = 0.1
@@ -128,7 +128,7 @@ def train(
     model: PreTrainedModel,
     data: TrainingData,
     recipe: Recipe,
-    tick: Tick,
+    on_progress: OnProgress,
     at_step: Callable[[int, Training, PreTrainedModel], None] | None = None,
 ) -> Training:
     """Trains in place; the model is in evaluation mode afterwards.
@@ -175,7 +175,7 @@ def train(
         if at_step is not None:
             at_step(made, run_so_far, model)
         latest = run_so_far.losses[-1]
-        tick(made / last, f"step {made} of {last}, loss {latest:.3f}", {"step": made, "loss": latest})
+        on_progress(made / last, f"step {made} of {last}, loss {latest:.3f}", {"step": made, "loss": latest})
         if made == last:
             break
     run_so_far.cached = cache is not None and cache.used

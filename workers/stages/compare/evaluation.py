@@ -9,9 +9,9 @@ from workers.models.device import best_device
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
 from workers.models.prefix import PrefixCache
 from workers.stages.common.answers import Questions
+from workers.stages.common.context import PairContext
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.moment_accumulator import Reading
-from workers.stages.common.progress import Tick
 from workers.stages.compare.advice_blockers import Doubt, doubts_of, relative_head_change
 from workers.stages.compare.outputs import outputs_of
 from workers.stages.extract.stage import Extracted
@@ -27,9 +27,7 @@ class Evaluated:
     warnings: list[ReportWarning]
 
 
-def evaluate_outputs(
-    resolved: Resolved, checkpoint: Checkpoint, drift: list[float], extracted: Extracted, tick: Tick
-) -> Evaluated:
+def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extracted) -> Evaluated:
     """Runs the heads of both models on the texts that were compared, and on the reference texts.
 
     Args:
@@ -38,18 +36,19 @@ def evaluate_outputs(
     Raises:
         InputError: a checkpoint cannot be loaded with its head.
     """
-    tuned, warnings = askable(checkpoint, extracted.reading)
+    resolved, on_progress = context.resolved, context.on_progress
+    tuned, warnings = askable(context.tuned, extracted.reading)
     if tuned is None:
         return Evaluated(None, None, doubts_of(None, drift, None, extracted.analysed), warnings)
     questions = Questions(extracted.reading, resolved.split.analysed[: extracted.analysed], tuned.kind)
     base = base_with_head(resolved, tuned)
     if tuned.kind == "classifier":
         questions = replace(questions, known=_known_states(extracted, base, tuned))
-    outputs, more = outputs_of(questions, base, tuned, tick)
+    outputs, more = outputs_of(questions, base, tuned, on_progress)
     on_reference = None
     if extracted.reference is not None:
         general = Questions(extracted.reference.reading, extracted.reference.rows, tuned.kind)
-        on_reference = outputs_of(general, base, tuned, lambda _: tick(1.0))[0]
+        on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0))[0]
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
     doubts = doubts_of(outputs, drift, head_change, extracted.analysed)
     warnings += more

@@ -63,7 +63,7 @@ def gained(questions: Questions, before: Scores, after: Scores) -> Measured:
 
 
 def outputs_of(
-    questions: Questions, base: Headed | None, tuned: Headed, tick: Callable[[float], None]
+    questions: Questions, base: Headed | None, tuned: Headed, on_progress: Callable[[float], None]
 ) -> tuple[Outputs, list[ReportWarning]]:
     """One pass over the texts with both models, or the tuned one alone where the base has no such head."""
     texts = len(questions.rows)
@@ -95,7 +95,7 @@ def outputs_of(
             sums["disagreement"] = _added(sums["disagreement"], by_text(differs, found.texts, texts))
             js = divergence_bits(*over_common_tokens(found.log_probs, other.log_probs))
             sums["js"] = _added(sums["js"], by_text(js, found.texts, texts))
-        tick(min(1.0, (number + 1) * len(batch.indices) / texts))
+        on_progress(min(1.0, (number + 1) * len(batch.indices) / texts))
     majority = _Majority.of(targets) if targets is not None else None
     judged = tuned.kind != "classifier" or targets is not None
 

@@ -44,7 +44,7 @@ class LabelDirections:
 
 
 def probe(
-    rows: Rows, labels: list[str | None], units: Tensor, seed: int, tick: Callable[[float], None]
+    rows: Rows, labels: list[str | None], units: Tensor, seed: int, on_progress: Callable[[float], None]
 ) -> Probed | None:
     """Fits probes to the mean-view rows of labelled texts; None where fewer than two labels have texts enough.
 
@@ -80,7 +80,7 @@ def probe(
         found = class_directions(rows.tuned[layer, kept], torch.cat([classes[None], dealt]))
         directions.append(found[0])
         by_chance.append(found[1:])
-        tick((layer + 1) / len(rows.base))
+        on_progress((layer + 1) / len(rows.base))
     majority = int(classes.bincount().max()) / len(classes)
     info = ProbeInfo(examples=len(kept), classes=len(names), folds=FOLDS, majority_accuracy=majority)
     return Probed(layers, info, LabelDirections(names, torch.stack(directions), torch.stack(by_chance)))

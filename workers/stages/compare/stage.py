@@ -23,15 +23,15 @@ from layerdrift.contract.report import (
     ViewName,
     Zone,
 )
-from layerdrift.contract.request import AnalysisRequest, NoiseFloorName
+from layerdrift.contract.request import NoiseFloorName
 from workers.analysis.geometry import NEIGHBOURS, Geometry, PairDistances
 from workers.analysis.similarity import SiteSimilarity, cross_site_cka, drift_of, similarities
 from workers.analysis.zones import GENERAL_CEILING, fit_zones, ramp_zones
 from workers.analysis.zones import Zone as FittedZone
-from workers.stages.common.inputs import Resolved
+from workers.stages.common.context import PairContext
 from workers.stages.common.intervals import MIN_GROUPS, measured, ratio, shared_change
 from workers.stages.common.left_out import LeftOut
-from workers.stages.common.progress import Tick
+from workers.stages.common.progress import OnProgress
 from workers.stages.compare.disagreement import similarity_warnings
 from workers.stages.compare.probes import Probed, probe
 from workers.stages.extract.nulls import MeasuredNull, Nulls, SeedChanges
@@ -99,14 +99,15 @@ class Compared:
         return [layer.drift for layer in self.layers]
 
 
-def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, tick: Tick) -> Compared:
+def compare(context: PairContext, extracted: Extracted) -> Compared:
     """Reads every measure off the moments and the sampled texts."""
+    request, on_progress = context.request, context.on_progress
     by_view = {view: similarities(moments) for view, moments in extracted.moments.items()}
     left_out = {
-        view: LeftOut.of(moments, extracted.groups.get(view), _part(tick, view))
+        view: LeftOut.of(moments, extracted.groups.get(view), _part(on_progress, view))
         for view, moments in extracted.moments.items()
     }
-    geometry = _geometry(extracted, tick)
+    geometry = _geometry(extracted, on_progress)
     similarity = [
         {
             view: _similarity(
@@ -126,7 +127,7 @@ def compare(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, 
     ]
     zones = _zones(layers, left_out["token"], request.seed)
     identical = all(site.relative_l2 == 0 for site in token)
-    probed = _probes(request, resolved, extracted, tick)
+    probed = _probes(context, extracted)
     all_tokens = _all_tokens(extracted)
     return Compared(
         similarity=similarity,
@@ -177,8 +178,8 @@ def _excluded_tokens(
     return [ReportWarning(code="excluded_tokens", message=message)]
 
 
-def _part(tick: Tick, view: ViewName) -> Callable[[float], None]:
-    return lambda share: tick(0.2 * share, f"intervals of the {view} view")
+def _part(on_progress: OnProgress, view: ViewName) -> Callable[[float], None]:
+    return lambda share: on_progress(0.2 * share, f"intervals of the {view} view")
 
 
 def _groups(extracted: Extracted) -> Tensor:
@@ -194,7 +195,7 @@ class _SiteGeometry:
     left_out: list[Geometry]
 
 
-def _geometry(extracted: Extracted, tick: Tick) -> list[_SiteGeometry]:
+def _geometry(extracted: Extracted, on_progress: OnProgress) -> list[_SiteGeometry]:
     sample = extracted.text_sample
     groups = _groups(extracted)
     present = groups.unique()
@@ -208,7 +209,7 @@ def _geometry(extracted: Extracted, tick: Tick) -> list[_SiteGeometry]:
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # sorting and counting use one core each
         for layer, one in enumerate(threads.map(of_layer, zip(*sample.rows, strict=True))):
             found.append(one)
-            tick(0.2 + 0.5 * (layer + 1) / len(sample.rows.base), f"distances between texts at layer {layer}")
+            on_progress(0.2 + 0.5 * (layer + 1) / len(sample.rows.base), f"distances between texts at layer {layer}")
     return found
 
 
@@ -344,13 +345,14 @@ def _reproducibility(found: SeedChanges | None) -> list[Measured] | None:
     return [shared_change(of_layer) for of_layer in found.products.unbind(1)]
 
 
-def _probes(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, tick: Tick) -> Probed | None:
+def _probes(context: PairContext, extracted: Extracted) -> Probed | None:
+    request, resolved, on_progress = context.request, context.resolved, context.on_progress
     if not request.analysis.probes:
         return None
     sample = extracted.text_sample
     labels = [resolved.split.analysed[text].label for text in sample.texts]
     units = extracted.reading.units_of(extracted.analysed)[torch.tensor(sample.texts)]
-    return probe(sample.rows, labels, units, request.seed, lambda share: tick(0.7 + 0.3 * share, "probes"))
+    return probe(sample.rows, labels, units, request.seed, lambda share: on_progress(0.7 + 0.3 * share, "probes"))
 
 
 def _identical(extracted: Extracted) -> list[ReportWarning]:

@@ -21,7 +21,7 @@ from workers.models.states import StateReader
 from workers.models.texts import Batch, Text
 from workers.stages.common.model_pair import Pair
 from workers.stages.common.moment_accumulator import Gathering, Reading, States, StatesOf, token_rows
-from workers.stages.common.progress import SharedTicks
+from workers.stages.common.progress import Spans
 from workers.stages.finetune.stage import Tuned
 
 NULL_TOKENS = 10_000
@@ -80,28 +80,41 @@ class Nulls:
     warnings: list[ReportWarning]
 
 
-def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, ticks: SharedTicks) -> Nulls:
+NUMERICAL, RANDOM_WEIGHTS = "the numerical resolution", "tokens of random weights"
+OF_FINETUNES = {"reseed": "tokens of other seeds", "label_shuffle": "tokens of shuffled labels"}
+"""Spans of the progress, each with its null."""
+
+
+def null_costs(asked: Sequence[NoiseFloorName]) -> dict[str, float]:
+    """What each null costs, in passes of one model, by the name of its span."""
+    passes = {"reseed": 2.0, "label_shuffle": 1.0}
+    return {NUMERICAL: 1.0, RANDOM_WEIGHTS: 0.5} | {
+        OF_FINETUNES[name]: cost for name, cost in passes.items() if name in asked
+    }
+
+
+def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, spans: Spans) -> Nulls:
     """The numerical resolution, what random weights leave, and what the fine-tune left further models for.
 
     Args:
         seed: of the random weights.
     """
     reader = pair.reading.states
-    found = [_numerical_null(pair, texts, ticks.next("the numerical resolution"))]
-    random_weights_drift, warnings = _random_weights_drift(pair, texts, seed, ticks.next("tokens of random weights"))
+    found = [_numerical_null(pair, texts, spans.span(NUMERICAL))]
+    random_weights_drift, warnings = _random_weights_drift(pair, texts, seed, spans.span(RANDOM_WEIGHTS))
     seeds = None
     if tuned is not None and tuned.reseeds:
         others = [load_body(one.folder, "/finetune", pair.base.device) for one in tuned.reseeds]
         gathering = _SeedGathering(pair, others, pair.reading.groups_of(len(texts)))
-        tick = ticks.next("tokens of other seeds")
-        found.append(measured_null("reseed", pair.reading, texts, gathering.states, tick))
+        on_progress = spans.span(OF_FINETUNES["reseed"])
+        found.append(measured_null("reseed", pair.reading, texts, gathering.states, on_progress))
         seeds = gathering.found()
         del others
     if tuned is not None and "label_shuffle" in tuned.retrained:
         other = load_body(tuned.retrained["label_shuffle"].folder, "/finetune", pair.base.device)
         states = against(pair, states_of(reader, other))
-        tick = ticks.next("tokens of shuffled labels")
-        found.append(measured_null("label_shuffle", pair.reading, texts, states, tick))
+        on_progress = spans.span(OF_FINETUNES["label_shuffle"])
+        found.append(measured_null("label_shuffle", pair.reading, texts, states, on_progress))
     return Nulls(
         [null for null in found if isinstance(null, MeasuredNull)],
         seeds,
@@ -111,13 +124,13 @@ def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, 
 
 
 def _random_weights_drift(
-    pair: Pair, texts: Sequence[Text], seed: int, tick: Callable[[float], None]
+    pair: Pair, texts: Sequence[Text], seed: int, on_progress: Callable[[float], None]
 ) -> tuple[list[float | None], list[ReportWarning]]:
     """What a drift would be of a model in which nothing is left of the base model but its architecture."""
     reader = pair.reading.states
     try:
         states = against(pair, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
-        moments = gathered_pair(pair.reading, texts, states, tick, LEFT_TOKENS).moments()["token"]
+        moments = gathered_pair(pair.reading, texts, states, on_progress, LEFT_TOKENS).moments()["token"]
     except (NotFinite, torch.OutOfMemoryError) as error:  # a third model may be one too many: a scale is no necessity
         message = f"{NOTHING_LEFT}: {str(error).splitlines()[0]}; drift is not reported on this scale"
         return [None] * pair.shape[0], [ReportWarning(code="noise_floor_not_computed", message=message)]
@@ -125,12 +138,14 @@ def _random_weights_drift(
     return [None if cka is None else 1 - cka for cka in ckas], []
 
 
-def _numerical_null(pair: Pair, texts: Sequence[Text], tick: Callable[[float], None]) -> MeasuredNull | ReportWarning:
+def _numerical_null(
+    pair: Pair, texts: Sequence[Text], on_progress: Callable[[float], None]
+) -> MeasuredNull | ReportWarning:
     """The base model against itself in bfloat16; a warning where it does not run in that precision."""
     reader = pair.reading.states
     try:
         states = against(pair, numerical_twin(reader, pair.base))
-        return measured_null("numerical", pair.reading, texts, states, tick)
+        return measured_null("numerical", pair.reading, texts, states, on_progress)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -146,7 +161,7 @@ def measured_null(
     reading: Reading,
     texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],
-    tick: Callable[[float], None],
+    on_progress: Callable[[float], None],
 ) -> MeasuredNull | ReportWarning:
     """Runs both models of a null over the texts; a warning where one of them overflows.
 
@@ -155,7 +170,7 @@ def measured_null(
         states: of both models on a batch.
     """
     try:
-        gathering = gathered_pair(reading, texts, states, tick)
+        gathering = gathered_pair(reading, texts, states, on_progress)
         moments = gathering.moments()
     except NotFinite as error:
         message = f"{DESCRIPTIONS[name]}: {error}; drift is not compared with it"
@@ -172,7 +187,7 @@ def gathered_pair(
     reading: Reading,
     texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],
-    tick: Callable[[float], None],
+    on_progress: Callable[[float], None],
     most: int = NULL_TOKENS,
 ) -> Gathering:
     """Runs two models over texts until `most` tokens are seen; NotFinite where one of them overflows."""
@@ -181,7 +196,7 @@ def gathered_pair(
     for group, batch in reading.grouped(texts):
         gathering.add(group, reading.known(batch), *states(batch))
         read += len(batch.indices)
-        tick(max(read / len(texts), gathering.tokens / most))
+        on_progress(max(read / len(texts), gathering.tokens / most))
         if gathering.tokens >= most:
             break
     return gathering

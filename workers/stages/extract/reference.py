@@ -30,7 +30,7 @@ class ReferenceDrift:
 
 
 def reference_drift(
-    pair: Pair, rows: list[Row], folder: Path, limit_bytes: float, tick: Callable[[float], None]
+    pair: Pair, rows: list[Row], folder: Path, limit_bytes: float, on_progress: Callable[[float], None]
 ) -> ReferenceDrift:
     """Both models on these texts, up to REFERENCE_TOKENS tokens.
 
@@ -52,7 +52,7 @@ def reference_drift(
             judged = reading.inliers.judged(batch, base, tuned) if reading.inliers is not None else batch
             gathering.add(group, judged, base, tuned)
             read += len(batch.indices)
-            tick(read / len(texts))
+            on_progress(read / len(texts))
         if gathering.tokens < MIN_ROWS:
             detail = f"the reference has {gathering.tokens} tokens to compare; at least {MIN_ROWS} are needed"
             raise InputError.at("/dataset/reference", detail)

@@ -17,10 +17,11 @@ from layerdrift.contract.request import AnalysisRequest
 from workers.models.loading import random_copy
 from workers.models.texts import Batch, Text, batches
 from workers.scratch import ActivationStore
-from workers.stages.common.inputs import Checkpoint, Resolved
+from workers.stages.common.context import PairContext, StageContext
+from workers.stages.common.inputs import Resolved
 from workers.stages.common.model_pair import Pair, fast_states, load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, Reading, token_rows
-from workers.stages.common.progress import SharedTicks, Tick
+from workers.stages.common.progress import Spans
 from workers.stages.extract.contexts import Contexts
 
 SAE_EPOCHS = 2
@@ -34,6 +35,9 @@ CONTROL_BYTES = 1.5
 """A third model's rows take half as much again as the pair's."""
 
 SPARE_TEXTS_AT_ONCE = 1024
+
+OF_PAIR, OF_RANDOM = "tokens for the autoencoders", "tokens of a random model"
+"""Spans of the progress."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,12 @@ class HeldoutRows:
     contexts: Contexts
 
 
-def heldout_rows(
-    request: AnalysisRequest, reading: Reading, labels: list[str | None], folder: Path, scratch_bytes: float
-) -> HeldoutRows | None:
+def heldout_rows(context: StageContext, reading: Reading, labels: list[str | None]) -> HeldoutRows | None:
     """A place for them; None where no autoencoders are asked for."""
-    if request.analysis.sae is None:
+    if context.request.analysis.sae is None:
         return None
-    rows = _store(reading, folder / "heldout", HELDOUT_ROWS, sae_bytes(request, scratch_bytes) * HELDOUT_SHARE)
+    limit = sae_bytes(context.request, context.scratch_bytes) * HELDOUT_SHARE
+    rows = _store(reading, context.folder / "heldout", HELDOUT_ROWS, limit)
     return HeldoutRows(rows, Contexts(reading.tokenizer, labels, reading.units))
 
 
@@ -84,34 +87,24 @@ def sae_bytes(request: AnalysisRequest, scratch_bytes: float) -> float:
     return scratch_bytes / CONTROL_BYTES if sae is not None and sae.random_weights else scratch_bytes
 
 
-def sae_rows(
-    request: AnalysisRequest,
-    resolved: Resolved,
-    checkpoint: Checkpoint,
-    reading: Reading,
-    heldout: HeldoutRows,
-    folder: Path,
-    scratch_bytes: float,
-    tick: Tick,
-) -> SaeRows:
+def sae_rows(context: PairContext, reading: Reading, heldout: HeldoutRows) -> SaeRows:
     """Runs both models, and a random one where it is asked for, over texts that were not compared.
 
     Args:
         reading: how the compared texts were read, with the rule for outliers.
         heldout: of the compared texts, on which the autoencoders are measured.
     """
-    sae = request.analysis.sae
+    request, resolved, sae = context.request, context.resolved, context.request.analysis.sae
     if sae is None:
         raise ValueError("no autoencoders were asked for")
-    pair = replace(load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length), reading=reading)
-    ticks = SharedTicks(tick, [2.0, float(sae.random_weights)])
-    train = _store(reading, folder / "train", sae.tokens // SAE_EPOCHS, sae_bytes(request, scratch_bytes) * TRAIN_SHARE)
+    pair = replace(load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length), reading=reading)
+    spans = Spans(context.on_progress, {OF_PAIR: 2.0, OF_RANDOM: float(sae.random_weights)})
+    limit = sae_bytes(request, context.scratch_bytes) * TRAIN_SHARE
+    train = _store(reading, context.folder / "train", sae.tokens // SAE_EPOCHS, limit)
     bounds = train.max_rows, heldout.rows.max_rows
-    found = _spare_rows(
-        resolved, pair, lambda batch: _pair_rows(pair, batch), train, heldout, ticks.next("tokens for the autoencoders")
-    )
+    found = _spare_rows(resolved, pair, lambda batch: _pair_rows(pair, batch), train, heldout, spans.span(OF_PAIR))
     if sae.random_weights:
-        control = _control_rows(request, resolved, pair, bounds, folder, ticks.next("tokens of a random model"))
+        control = _control_rows(context.part(spans.span(OF_RANDOM)), pair, bounds)
         found = replace(found, control=control)
     return found
 
@@ -128,7 +121,7 @@ def _spare_rows(
     rows_of: Callable[[Batch], Tensor],
     train: ActivationStore,
     heldout: HeldoutRows,
-    tick: Callable[[float], None],
+    on_progress: Callable[[float], None],
 ) -> SaeRows:
     """Runs models over texts that are not compared, spare ones first, until there are rows enough.
 
@@ -142,7 +135,7 @@ def _spare_rows(
     for batch in _spare_batches(pair, texts):
         used += len(batch.indices)
         train.add(rows_of(batch))
-        tick(train.rows / train.max_rows)
+        on_progress(train.rows / train.max_rows)
         if train.full:
             break
     too_few = train.rows < min(train.max_rows, heldout.rows.rows)
@@ -154,37 +147,31 @@ def _spare_rows(
     return SaeRows(train, measured, contexts, used, from_trained_rows=trained, from_analysed_rows=too_few)
 
 
-def _control_rows(
-    request: AnalysisRequest,
-    resolved: Resolved,
-    pair: Pair,
-    bounds: tuple[int, int],
-    folder: Path,
-    tick: Callable[[float], None],
-) -> ControlRows:
+def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int]) -> ControlRows:
     """The rows of the same tokens, in the same order, of a model that was never trained.
 
     Args:
         bounds: most rows to train on and to hold out, as for the pair.
     """
+    resolved, on_progress = context.resolved, context.on_progress
     every = [row.content for row in resolved.split.analysed]
-    texts, _ = pair.reading.within(every, request.analysis.max_tokens)
-    model = random_copy(pair.base, request.seed)
+    texts, _ = pair.reading.within(every, context.request.analysis.max_tokens)
+    model = random_copy(pair.base, context.request.seed)
 
     def rows_of(batch: Batch) -> Tensor:
         return token_rows(fast_states(pair.reading, model, batch), pair.reading.known(batch))
 
     train, heldout = (
-        ActivationStore(folder / f"control-{name}", max_rows=rows)
+        ActivationStore(context.folder / f"control-{name}", max_rows=rows)
         for name, rows in zip(("train", "heldout"), bounds, strict=True)
     )
     for _, batch in pair.reading.grouped(texts):
         if heldout.full:
             break
         heldout.add(rows_of(batch))
-        tick(0.2 * heldout.rows / heldout.max_rows)
+        on_progress(0.2 * heldout.rows / heldout.max_rows)
     compared = HeldoutRows(heldout, Contexts(pair.reading.tokenizer, []))
-    found = _spare_rows(resolved, pair, rows_of, train, compared, lambda share: tick(0.2 + 0.8 * share))
+    found = _spare_rows(resolved, pair, rows_of, train, compared, lambda share: on_progress(0.2 + 0.8 * share))
     return ControlRows(found.train, found.heldout)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -31,7 +30,7 @@ from workers.analysis.similarity import MIN_ROWS, row_drift
 from workers.models.inliers import Inliers
 from workers.models.texts import Batch, Text, batches, count_tokens
 from workers.scratch import GroupStore
-from workers.stages.common.inputs import Checkpoint, Resolved
+from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import Pair, load_pair, model_info, weight_drift
 from workers.stages.common.moment_accumulator import (
     BATCH_TEXTS,
@@ -42,9 +41,9 @@ from workers.stages.common.moment_accumulator import (
     TextSample,
     group_stores,
 )
-from workers.stages.common.progress import SharedTicks, Tick
+from workers.stages.common.progress import Spans
 from workers.stages.extract.last_states import LastStates
-from workers.stages.extract.nulls import Nulls, nulls_of
+from workers.stages.extract.nulls import Nulls, null_costs, nulls_of
 from workers.stages.extract.reference import ReferenceDrift, reference_drift
 from workers.stages.extract.sae_rows import HeldoutRows, heldout_rows
 from workers.stages.finetune.stage import Tuned
@@ -59,6 +58,9 @@ ALL_TOKENS_GAP = 0.01
 """Drift with all tokens that differs by more from drift without the outliers is worth a warning."""
 
 DEFAULT_TEXTS_SHOWN = 4
+
+COMPARED, REFERENCE = "tokens compared", "tokens of the reference"
+"""Spans of the stage, beside those of its nulls."""
 
 
 @dataclass(frozen=True)
@@ -113,48 +115,41 @@ class Extracted:
     shown: list[Text]
 
 
-def extract(
-    request: AnalysisRequest,
-    resolved: Resolved,
-    checkpoint: Checkpoint,
-    tuned: Tuned | None,
-    folder: Path,
-    scratch_bytes: int,
-    tick: Tick,
-) -> Extracted:
-    """Runs the models; `tuned` is what the fine-tune left beside the checkpoint, None for a pair.
+def extract(context: PairContext, finetuned: Tuned | None) -> Extracted:
+    """Runs the models; `finetuned` is what the fine-tune left beside the checkpoint, None for a pair.
 
     Raises:
         InputError: a model is broken, the pair does not fit together, or activations are NaN or infinite.
     """
-    pair = load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length, resolved.units)
+    request, resolved, folder = context.request, context.resolved, context.folder
+    moments_bytes = context.scratch_bytes * MOMENTS_SHARE
+    pair = load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length, resolved.units)
     every = [row.content for row in resolved.split.analysed]
     texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
-    of_reference = 1.0 if resolved.reference else 0.0
-    ticks = SharedTicks(tick, [2.0, of_reference, *_other_costs(request)])
+    costs = {COMPARED: 2.0, REFERENCE: 1.0 if resolved.reference else 0.0, **null_costs(request.analysis.noise_floors)}
+    spans = Spans(context.on_progress, costs)
     labels = [row.label for row in resolved.split.analysed[: len(texts)]]
-    heldout = heldout_rows(request, pair.reading, labels, folder, scratch_bytes)
-    plan = pair.reading.plan(len(texts), tokens, scratch_bytes * MOMENTS_SHARE)
+    heldout = heldout_rows(context, pair.reading, labels)
+    plan = pair.reading.plan(len(texts), tokens, moments_bytes)
     groups = group_stores(folder / "moments", plan) if plan is not None else {}
     pair, stream = _with_inliers(pair, texts)
     gathering = Gathering(pair.reading.causal, request.seed, groups, plan.merged if plan is not None else 1)
     last = LastStates(len(texts)), LastStates(len(texts))
     moments, first, outliers = _gather(
-        pair, _noted(stream, last), gathering, heldout, _of(len(texts), ticks.next("tokens compared"))
+        pair, _noted(stream, last), gathering, heldout, _of(len(texts), spans.span(COMPARED))
     )
     whole = sum(count_tokens(pair.reading.tokenizer, texts, None))
     counts = TokenCounts(first, outliers, moments["token"].n, whole - tokens)
     shown: list[Text] = list(request.analysis.texts) or texts[:DEFAULT_TEXTS_SHOWN]
     told = _token_drift(request, pair, shown, moments["token"].frame)
     weights = weight_drift(pair)
-    models = {"base": model_info(pair.base, resolved.base), "tuned": model_info(pair.tuned, checkpoint)}
-    of_general = ticks.next("tokens of the reference")
+    models = {"base": model_info(pair.base, resolved.base), "tuned": model_info(pair.tuned, context.tuned)}
     general = (
-        reference_drift(pair, resolved.reference.rows, folder, scratch_bytes * MOMENTS_SHARE, of_general)
+        reference_drift(pair, resolved.reference.rows, folder, moments_bytes, spans.span(REFERENCE))
         if resolved.reference
         else None
     )
-    nulls = nulls_of(pair, tuned, texts, request.seed, ticks)
+    nulls = nulls_of(pair, finetuned, texts, request.seed, spans)
     left_out = gathering.left_out()
     return Extracted(
         reading=pair.reading,
@@ -180,12 +175,6 @@ def extract(
             *nulls.warnings,
         ],
     )
-
-
-def _other_costs(request: AnalysisRequest) -> list[float]:
-    """Of the numerical null, then of what else is measured, in passes of one model."""
-    passes = {"reseed": 2.0, "label_shuffle": 1.0}
-    return [1.0, 0.5, *(cost for name, cost in passes.items() if name in request.analysis.noise_floors)]
 
 
 def _within(reading: Reading, texts: list[Text], max_tokens: int) -> tuple[list[Text], int]:
@@ -234,9 +223,17 @@ def _noted(stream: Iterator[_Read], last: tuple[LastStates, LastStates]) -> Iter
 
 
 def _gather(
-    pair: Pair, stream: Iterator[_Read], gathering: Gathering, heldout: HeldoutRows | None, tick: Callable[[int], None]
+    pair: Pair,
+    stream: Iterator[_Read],
+    gathering: Gathering,
+    heldout: HeldoutRows | None,
+    on_progress: Callable[[int], None],
 ) -> tuple[dict[ViewName, PairMoments], int, int]:
-    """The moments, and how many words were left out: first ones and other outliers. `tick` hears of texts read."""
+    """The moments, and how many words were left out: first ones and other outliers.
+
+    Args:
+        on_progress: is told how many texts were read.
+    """
     inliers, read, first, outliers = pair.reading.rule, 0, 0, 0
     try:
         for group, words, base, tuned in stream:
@@ -249,7 +246,7 @@ def _gather(
             if heldout is not None and not heldout.rows.full:
                 heldout.rows.add(torch.cat(rows))
                 heldout.contexts.add(batch)
-            tick(read)
+            on_progress(read)
         _require_tokens(gathering.tokens, first + outliers)
         return gathering.moments(), first, outliers
     except NotFinite as error:
@@ -265,8 +262,8 @@ def _require_tokens(counted: int, left_out: int) -> None:
         )
 
 
-def _of(texts: int, tick: Callable[[float], None]) -> Callable[[int], None]:
-    return lambda read: tick(read / texts)
+def _of(texts: int, on_progress: Callable[[float], None]) -> Callable[[int], None]:
+    return lambda read: on_progress(read / texts)
 
 
 def _cut(counts: TokenCounts, length: int, wanted: int | None) -> list[ReportWarning]:

@@ -27,12 +27,16 @@ from workers.models.device import best_device
 from workers.models.loading import load_classifier
 from workers.models.structure import blocks_of, shares_blocks
 from workers.models.texts import usable_length
+from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import Checkpoint, Resolved
-from workers.stages.common.progress import NO_NUMBERS, Numbers, SharedTicks, Tick
+from workers.stages.common.progress import NO_NUMBERS, Numbers, OnProgress, Spans
 from workers.stages.common.training import Recipe, Training, TrainingData, planned_steps, train, training_dtype
 
 MAX_LABELS = 1_000
 LOSS_POINTS = 100
+
+TUNED = "tuned"
+"""The training that makes the tuned model, among the spans of the stage."""
 
 RESEEDS = ("reseed", "reseed-2")
 """Further seeds: with the tuned model's own three, so that how alike seeds are has an interval over them."""
@@ -65,7 +69,7 @@ class Tuned:
         return [self.retrained[name] for name in RESEEDS if name in self.retrained]
 
 
-def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: str, tick: Tick) -> Tuned:
+def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) -> Tuned:
     """Trains a classifier on the split's training rows and saves it to `folder`; `uri` is where it will be kept.
 
     The same request gives the same weights on the same kind of machine: head, dropout and order of the rows follow
@@ -74,17 +78,17 @@ def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: st
     Raises:
         InputError: the labels are too many, or the training diverged.
     """
-    settings = request.finetune
+    request, settings = context.request, context.request.finetune
     if settings is None:
         raise ValueError("this request has no fine-tune")
     asked = [name for name in dict.fromkeys(request.analysis.noise_floors) if name != "numerical"]
     nulls = [one for name in asked for one in (RESEEDS if name == "reseed" else (name,))]
-    ticks = _spans(tick, 1 + len(nulls))
+    spans = Spans(context.on_progress, dict.fromkeys([TUNED, *nulls], 1.0))
     data = training_data(request, resolved)
     recipe = Recipe.of(settings, request.seed)
     weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, planned_steps(settings, len(data.train)))
     with fresh_classifier(resolved, data, recipe) as (model, data):
-        training = train(model, data, recipe, next(ticks), weights.at_step)
+        training = train(model, data, recipe, _numbered(spans, TUNED, nulls), weights.at_step)
         kept = training.best_step if settings.keep == "best" else training.steps
         run = _run(settings, training, kept, model, data)
         snapshots = [
@@ -97,24 +101,20 @@ def finetune(request: AnalysisRequest, resolved: Resolved, folder: Path, uri: st
         snapshots.append(Snapshot(kept, folder))
     retrained: dict[str, Checkpoint] = {}
     for name in nulls:
-        of_null = folder.with_name(f"{folder.name}.{name}")
-        retrained[name] = _retrained(name, request, resolved, data, kept, of_null, next(ticks))
+        of_null = context.part(_numbered(spans, name, nulls))
+        retrained[name] = _retrained(name, of_null, resolved, data, kept, folder.with_name(f"{folder.name}.{name}"))
     return Tuned(Checkpoint(folder, uri, fingerprint(folder)), run, snapshots, retrained)
 
 
-def _spans(tick: Tick, trainings: int) -> Iterator[Tick]:
-    """A tick for each of several trainings, one after another."""
-    ticks = SharedTicks(tick, [1.0] * trainings)
-    for number in range(trainings):
-        part = ticks.next("")
-        yield part if trainings == 1 else _numbered(part, number, trainings)
-
-
-def _numbered(tick: Tick, number: int, trainings: int) -> Tick:
-    """Says which training it is. Curves are drawn of the first, which makes the tuned model."""
+def _numbered(spans: Spans, name: str, nulls: list[str]) -> OnProgress:
+    """The progress of one training, with its number. Curves are drawn of the one that makes the tuned model."""
+    on_progress, trainings = spans.span(name, ""), 1 + len(nulls)
+    if trainings == 1:
+        return on_progress
+    number = 1 if name == TUNED else 2 + nulls.index(name)
 
     def numbered(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
-        tick(fraction, f"{number + 1} of {trainings}: {detail}", numbers if number == 0 else NO_NUMBERS)
+        on_progress(fraction, f"{number} of {trainings}: {detail}", numbers if name == TUNED else NO_NUMBERS)
 
     return numbered
 
@@ -235,15 +235,10 @@ class _Weights:
 
 
 def _retrained(
-    name: str,
-    request: AnalysisRequest,
-    resolved: Resolved,
-    data: TrainingData,
-    kept: int,
-    folder: Path,
-    tick: Tick,
+    name: str, context: StageContext, resolved: Resolved, data: TrainingData, kept: int, folder: Path
 ) -> Checkpoint:
     """A further fine-tune: with another seed, or as many steps on labels that were dealt out anew."""
+    request = context.request
     if request.finetune is None:
         raise ValueError("this request has no fine-tune")
     settings = request.finetune.model_copy(update={"checkpoints": 0})
@@ -255,7 +250,7 @@ def _retrained(
     steps = kept if recipe.stop_after else planned_steps(settings, len(data.train))
     weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, steps)
     with fresh_classifier(resolved, data, recipe) as (model, data):
-        training = train(model, data, recipe, tick, weights.at_step)
+        training = train(model, data, recipe, context.on_progress, weights.at_step)
         weights.export(training.best_step if settings.keep == "best" else training.steps, model, data, folder)
     return Checkpoint(folder, f"null:{name}", fingerprint(folder))
 

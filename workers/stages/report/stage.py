@@ -26,7 +26,7 @@ from layerdrift.contract.report import (
 )
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name, peak_memory_bytes
-from workers.stages.causal.stage import Judged
+from workers.stages.causal.stage import Effects
 from workers.stages.common.inputs import Resolved
 from workers.stages.compare.evaluation import Evaluated
 from workers.stages.compare.stage import Compared
@@ -59,7 +59,7 @@ class Findings:
     rows: SaeRows | None
     trained: Trained | None
     kept: Kept | None
-    judged: Judged
+    effects: Effects
     trajectory: Trajectory | None = None
 
 
@@ -71,7 +71,7 @@ def build_report(
 ) -> Report:
     """The report of an analysis; a preliminary one where stages are pending."""
     request, resolved, extracted = record.request, found.resolved, found.extracted
-    compared, judged = found.compared, found.judged
+    compared, effects = found.compared, found.effects
     tuned, trained = found.tuned, found.trained
     return Report(
         status="preliminary" if pending else "complete",
@@ -93,10 +93,10 @@ def build_report(
         finetune=tuned.run if tuned else None,
         trajectory=found.trajectory,
         probes=compared.probed.info if compared.probed else None,
-        causal=judged.causal,
-        recommendation=judged.recommendation,
+        causal=effects.causal,
+        recommendation=effects.recommendation,
         tokens=extracted.tokens,
-        latents=judged.latents,
+        latents=effects.latents,
         sae_runs=trained.runs if trained else [],
         autoencoders=found.kept.autoencoders if found.kept else None,
         latent_table=found.kept.latents if found.kept else None,
@@ -106,7 +106,7 @@ def build_report(
             *compared.warnings,
             *found.evaluated.warnings,
             *(trained.warnings if trained else []),
-            *judged.warnings,
+            *effects.warnings,
         ],
         timings=Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
     )
@@ -159,7 +159,7 @@ def _reference(found: Findings) -> Reference | None:
 
 
 def _layers(found: Findings) -> list[Layer]:
-    compared, grafts = found.compared, found.judged.grafts
+    compared, grafts = found.compared, found.effects.grafts
     return [
         Layer(
             index=index,
@@ -178,7 +178,7 @@ def _layers(found: Findings) -> list[Layer]:
             weights=found.extracted.weights[index],
             probe=compared.probed.layers[index] if compared.probed else None,
             graft=grafts[index] if grafts else None,
-            sae=_sae(found.trained, found.judged.spliced, index) if found.trained else None,
+            sae=_sae(found.trained, found.effects.spliced, index) if found.trained else None,
         )
         for index, of_layer in enumerate(compared.layers)
     ]

@@ -12,7 +12,7 @@ from workers.models.adapters import merge_adapter
 from workers.models.loading import load_config
 from workers.models.staging import stage_checkpoint
 from workers.stages.common.inputs import Checkpoint
-from workers.stages.common.progress import Tick
+from workers.stages.common.progress import OnProgress
 
 
 class Fetched(NamedTuple):
@@ -23,20 +23,22 @@ class Fetched(NamedTuple):
     warnings: list[ReportWarning]
 
 
-def fetch_checkpoints(pins: Pins, sources: Sources, folder: Path, max_parameters: int, tick: Tick) -> Fetched:
+def fetch_checkpoints(
+    pins: Pins, sources: Sources, folder: Path, max_parameters: int, on_progress: OnProgress
+) -> Fetched:
     """The pinned checkpoints in `folder`, adapters merged.
 
     Raises:
         InputError: one is unusable, or is no longer what was pinned.
     """
-    tick(0.0, f"fetching {pins.base.uri}")
+    on_progress(0.0, f"fetching {pins.base.uri}")
     base, warnings = _checkpoint(
-        sources, pins.base, "/base/uri", folder / "base", max_parameters, _within(tick, 0.0, 0.4)
+        sources, pins.base, "/base/uri", folder / "base", max_parameters, _within(on_progress, 0.0, 0.4)
     )
     tuned = None
     if pins.tuned is not None:
-        tick(0.4, f"fetching {pins.tuned.uri}")
-        fetching = _within(tick, 0.4, 0.8)
+        on_progress(0.4, f"fetching {pins.tuned.uri}")
+        fetching = _within(on_progress, 0.4, 0.8)
         if pins.tuned.adapter:
             tuned, more = _adapted(sources, pins.tuned, base, folder, fetching)
         else:
@@ -46,9 +48,9 @@ def fetch_checkpoints(pins: Pins, sources: Sources, folder: Path, max_parameters
     return Fetched(base, tuned, warnings)
 
 
-def _within(tick: Tick, start: float, end: float) -> Callable[[float], None]:
-    """A tick for a part of the stage."""
-    return lambda share: tick(start + share * (end - start))
+def _within(on_progress: OnProgress, start: float, end: float) -> Callable[[float], None]:
+    """A on_progress for a part of the stage."""
+    return lambda share: on_progress(start + share * (end - start))
 
 
 def _checkpoint(
@@ -57,20 +59,20 @@ def _checkpoint(
     pointer: str,
     folder: Path,
     max_parameters: int,
-    tick: Callable[[float], None],
+    on_progress: Callable[[float], None],
 ) -> tuple[Checkpoint, list[ReportWarning]]:
-    fingerprint = sources.fetch_model(pinned, pointer, folder, tick)
+    fingerprint = sources.fetch_model(pinned, pointer, folder, on_progress)
     warnings = stage_checkpoint(folder, pointer)
     load_config(folder, pointer, max_parameters)
     return Checkpoint(folder, pinned.uri, fingerprint), warnings
 
 
 def _adapted(
-    sources: Sources, pinned: PinnedModel, base: Checkpoint, folder: Path, tick: Callable[[float], None]
+    sources: Sources, pinned: PinnedModel, base: Checkpoint, folder: Path, on_progress: Callable[[float], None]
 ) -> tuple[Checkpoint, list[ReportWarning]]:
     """The base model with a PEFT adapter merged into it."""
     adapter, target = folder / "adapter", folder / "tuned"
-    sources.fetch_model(pinned, "/tuned/uri", adapter, tick)
+    sources.fetch_model(pinned, "/tuned/uri", adapter, on_progress)
     warnings = merge_adapter(base.folder, adapter, target, "/tuned/uri", base.uri)
     return Checkpoint(target, pinned.uri, fingerprint(target)), warnings
 

@@ -13,8 +13,8 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
 from workers.models.texts import fitting_length
 from workers.models.tokenizers import common_tokenizer
+from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import ReferenceTexts, Resolved
-from workers.stages.common.progress import Tick
 from workers.stages.resolve.checkpoints import fetch_checkpoints
 from workers.stages.resolve.dataset import read_dataset
 from workers.stages.resolve.splitting import distinct, identity, split_rows, units_of
@@ -23,21 +23,22 @@ LENGTH_TEXTS = 2_000
 """Texts whose lengths settle how many tokens of a text are read, where none is asked for."""
 
 
-def resolve(
-    request: AnalysisRequest, pins: Pins, sources: Sources, folder: Path, max_parameters: int, tick: Tick
-) -> Resolved:
-    """Fetches what was pinned into `folder`.
+def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters: int) -> Resolved:
+    """Fetches what was pinned into the job's folder.
 
     Raises:
         InputError: something is unusable, or is no longer what was pinned.
     """
-    tick(0.0, f"reading {pins.dataset.source}")  # first: a column that is missing is known before gigabytes are copied
+    request, folder, on_progress = context.request, context.folder, context.on_progress
+    on_progress(
+        0.0, f"reading {pins.dataset.source}"
+    )  # first: a column that is missing is known before gigabytes are copied
     labelled = request.finetune is not None
     dataset = read_dataset(request.dataset, pins.dataset, labelled, sources, folder / "dataset")
     usable, warnings = distinct(dataset.rows)
     split = split_rows(usable, request)
     reference = _reference(request, pins, sources, folder, usable)
-    fetched = fetch_checkpoints(pins, sources, folder, max_parameters, tick)
+    fetched = fetch_checkpoints(pins, sources, folder, max_parameters, on_progress)
     tuned = fetched.tuned.folder if fetched.tuned else None
     others = reference.rows if reference is not None else []
     common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in (*usable, *others)])

@@ -12,9 +12,12 @@ from layerdrift.contract.report import Crosscoder, SpecificCounts
 from workers.analysis.crosscoder import crosscoder_fit, side_by_side, specific_latents
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
 from workers.scratch import ActivationStore
-from workers.stages.common.progress import Tick
+from workers.stages.common.progress import OnProgress
 from workers.stages.sae.latents import ENCODED_ROWS
 from workers.stages.sae.runs import Outcome, Runs
+
+CROSSCODERS = "training crosscoders"
+"""The span of their training in the progress of the stage."""
 
 
 class Crosscoding:
@@ -48,9 +51,9 @@ class Crosscoding:
 
     def train(self, runs: Runs) -> Outcome:
         """Trains them all."""
-        return runs.run(self.stack, self._config, "training crosscoders", self.rows_of)
+        return runs.run(self.stack, self._config, CROSSCODERS, self.rows_of)
 
-    def measured(self, heldout: ActivationStore, outcome: Outcome, tick: Tick) -> list[Crosscoder]:
+    def measured(self, heldout: ActivationStore, outcome: Outcome, on_progress: OnProgress) -> list[Crosscoder]:
         """By layer, on rows that they were not trained on."""
         found = []
         for layer in range(self._layers):
@@ -74,7 +77,7 @@ class Crosscoding:
                     base_only_error=math.sqrt(counts.base_only_confirmed + floor.base_only_confirmed),
                 )
             )
-            tick((layer + 1) / self._layers)
+            on_progress((layer + 1) / self._layers)
         return found
 
     def _usual_rows(self, store: ActivationStore, site: int) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
-from workers.stages.common.progress import Tick
+from workers.stages.common.progress import OnProgress
 from workers.stages.extract.contexts import Contexts
 from workers.stages.sae.files import NamedSae, named
 from workers.stages.sae.latents import ENCODED_ROWS, EXAMPLES
@@ -80,12 +80,12 @@ def strongest(stack: SaeStack, site: int, rows: ActivationStore) -> Strongest:
 
 
 def write_latents(
-    path: Path, dictionaries: Dictionaries, rows: ActivationStore, contexts: Contexts, tick: Tick
+    path: Path, dictionaries: Dictionaries, rows: ActivationStore, contexts: Contexts, on_progress: OnProgress
 ) -> None:
     """Writes the file, a row group for each autoencoder; the rows are held-out ones, base sites before tuned ones."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for sae in named(dictionaries):
-            tick(1.0, f"storing the latents of {sae.name}")
+            on_progress(1.0, f"storing the latents of {sae.name}")
             writer.write_table(_table(sae, rows, contexts))
 
 

@@ -18,7 +18,7 @@ from workers.analysis.sae_training import StackTrainer
 from workers.models.device import best_device, fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.common.checkpointing import Keeping
-from workers.stages.common.progress import NO_NUMBERS, SharedTicks, Tick
+from workers.stages.common.progress import NO_NUMBERS, OnProgress, Spans
 
 RowsOf = Callable[[Tensor], Iterable[Tensor]]
 """A batch of the stored rows [R, B, D] as the rows of every site of a stack."""
@@ -46,11 +46,11 @@ class Runs:
         seed: of the order of the rows; each run has an order of its own.
     """
 
-    def __init__(self, store: ActivationStore, seed: int, early_stop: bool, ticks: SharedTicks, keeping: Keeping):
+    def __init__(self, store: ActivationStore, seed: int, early_stop: bool, spans: Spans, keeping: Keeping):
         self._store = store
         self._seed = seed
         self._early_stop = early_stop
-        self._ticks = ticks
+        self._spans = spans
         self._keeping = keeping
         self._number = 0
 
@@ -58,10 +58,10 @@ class Runs:
         """Trains a stack in place, from where an earlier worker left the same run.
 
         Args:
-            what: for people.
+            what: the span of the progress, and for people.
             rows_of: by default the stored sites again and again until the stack has its rows.
         """
-        tick = self._ticks.next(f"{what}: {stack.sites} of {config.latents} latents, {config.steps} steps")
+        on_progress = self._spans.span(what, f"{what}: {stack.sites} of {config.latents} latents, {config.steps} steps")
         device = best_device()
         there = stack.to(device)
         kind = StackTrainer if device.type == "cpu" else BatchedTrainer
@@ -77,11 +77,11 @@ class Runs:
         while trainer.done < trainer.end:
             states = next(batches)
             rows = rows_of(states) if rows_of else (states[site % len(states)] for site in range(stack.sites))
-            trainer.step(rows, _after_site(tick, what, trainer))
+            trainer.step(rows, _after_site(on_progress, what, trainer))
             if self._early_stop:
                 trainer.end_on_plateau()
             if time.monotonic() - saved >= self._keeping.seconds:
-                self._keeping.checkpoints.save(name, trainer.done, _kept(trainer, tick, what))
+                self._keeping.checkpoints.save(name, trainer.done, _kept(trainer, on_progress, what))
                 saved = time.monotonic()
         if there is not stack:
             stack.take(there)
@@ -97,7 +97,7 @@ class Runs:
         return f"run-{self._number}-{digest.hexdigest()[:16]}"
 
 
-def _after_site(tick: Tick, what: str, trainer: StackTrainer) -> Callable[[int], None]:
+def _after_site(on_progress: OnProgress, what: str, trainer: StackTrainer) -> Callable[[int], None]:
     curve = trainer.losses.means
     so_far, numbers = "", NO_NUMBERS
     if curve:
@@ -108,13 +108,13 @@ def _after_site(tick: Tick, what: str, trainer: StackTrainer) -> Callable[[int],
     def after(site: int) -> None:
         of_step = (site + 1) / trainer.stack.sites
         detail = f"{what}: step {trainer.done + 1} of {trainer.end}, autoencoder {site + 1} of {trainer.stack.sites}"
-        tick((trainer.done + of_step) / trainer.end, detail + so_far, numbers)
+        on_progress((trainer.done + of_step) / trainer.end, detail + so_far, numbers)
 
     return after
 
 
-def _kept(trainer: StackTrainer, tick: Tick, what: str) -> Iterator[dict[str, Tensor]]:
+def _kept(trainer: StackTrainer, on_progress: OnProgress, what: str) -> Iterator[dict[str, Tensor]]:
     """The parts of its state, with a chance to stop before each."""
     for part in trainer.state():
-        tick(trainer.done / trainer.end, f"{what}: saving the state after step {trainer.done}")
+        on_progress(trainer.done / trainer.end, f"{what}: saving the state after step {trainer.done}")
         yield part

@@ -16,8 +16,8 @@ from workers.analysis.sae import SaeStack
 from workers.models.loading import body_of
 from workers.models.states import Edit
 from workers.stages.common.answers import Predicted, Questions, Scores, by_text, kl_bits, quality
+from workers.stages.common.context import StageContext
 from workers.stages.common.intervals import ratio
-from workers.stages.common.progress import Tick
 
 SPLICE_TEXTS = 200
 """Texts that every splice is judged on: two evaluations of each layer."""
@@ -193,7 +193,7 @@ def _usual_only(stack: SaeStack, site: int, edit: Edit) -> Edit:
 
 
 def splices(
-    dictionaries: Dictionaries, base: SplicedLoss | None, tuned: SplicedLoss, texts: int, seed: int, tick: Tick
+    context: StageContext, dictionaries: Dictionaries, base: SplicedLoss | None, tuned: SplicedLoss, texts: int
 ) -> Spliced:
     """All layers of the models that can be asked."""
     of_base: list[Measured] = []
@@ -205,7 +205,7 @@ def splices(
             of_base.append(loss_recovered(base, dictionaries, layer, layer))
         of_tuned.append(loss_recovered(tuned, dictionaries, layer, layers + layer))
         heard = of_tuned[-1].value is not None
-        ablations.append(ablation(tuned, dictionaries, layer, seed) if heard else None)
-        tick((layer + 1) / layers, f"autoencoders of layer {layer} in the models")
+        ablations.append(ablation(tuned, dictionaries, layer, context.request.seed) if heard else None)
+        context.on_progress((layer + 1) / layers, f"autoencoders of layer {layer} in the models")
     info = SpliceInfo(loss="kl" if tuned.by_divergence else "cross_entropy", examples=texts)
     return Spliced(of_base if base is not None else None, of_tuned, ablations, info)

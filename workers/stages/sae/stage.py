@@ -28,15 +28,15 @@ from layerdrift.contract.report import (
     Turnover,
     WarmStart,
 )
-from layerdrift.contract.request import AnalysisRequest, SaeSettings
+from layerdrift.contract.request import SaeSettings
 from workers.analysis.matching import Fates, Matching, beyond_floor, fates_of, matching
 from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
 from workers.scratch import ActivationStore
-from workers.stages.common.checkpointing import NOTHING_KEPT, Keeping
-from workers.stages.common.progress import SharedTicks, Tick
+from workers.stages.common.context import StageContext
+from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.sae_rows import ControlRows, SaeRows
-from workers.stages.sae.crosscoding import Crosscoding
+from workers.stages.sae.crosscoding import CROSSCODERS, Crosscoding
 from workers.stages.sae.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, without_false_labels
 from workers.stages.sae.runs import Outcome, Runs
 from workers.stages.sae.splicing import Dictionaries
@@ -50,6 +50,12 @@ WARM_SHARE = 0.25
 """Of the steps: how long an autoencoder is trained on after a warm start."""
 
 
+TRAINING, WARM_START = "training the autoencoders", "continuing training from a warm start"
+OF_RANDOM = "training autoencoders of a random model"
+MEASURING, MEASURING_CROSSCODERS = "measuring the autoencoders", "measuring the crosscoders"
+"""Spans of the progress, beside those of the crosscoders' training."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """The autoencoders' quality by layer, 0 to L, and their most changed latents."""
@@ -61,23 +67,16 @@ class Trained:
     warnings: list[ReportWarning]
 
 
-def train_saes(
-    request: AnalysisRequest,
-    rows: SaeRows,
-    directions: LabelDirections | None,
-    tick: Tick,
-    keeping: Keeping = NOTHING_KEPT,
-) -> Trained:
+def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections | None) -> Trained:
     """Trains and measures them.
 
     Args:
         directions: of probes of the labels, where there are any.
-        keeping: where the states of unfinished trainings are.
 
     Raises:
         InputError: there are too few tokens, or k does not fit the width.
     """
-    settings = request.analysis.sae
+    request, settings = context.request, context.request.analysis.sae
     if settings is None:
         raise ValueError("this request has no autoencoders")
     sample = _first_rows(rows.train, NORMALISATION_ROWS)
@@ -86,10 +85,10 @@ def train_saes(
     layers = len(normalisation.scale) // 2
     comparisons = settings.comparisons
     matched = "match" in comparisons
-    ticks = SharedTicks(tick, _costs(settings, control=rows.control is not None))
-    runs = Runs(rows.train, request.seed, settings.early_stop, ticks, keeping)
+    spans = Spans(context.on_progress, _costs(settings, control=rows.control is not None))
+    runs = Runs(rows.train, request.seed, settings.early_stop, spans, context.checkpointing)
     stack = _initial(normalisation, config, request.seed, matched)
-    outcome = runs.run(stack, config, "training the autoencoders")
+    outcome = runs.run(stack, config, TRAINING)
     sae_runs = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
     warmed = None
     if "warm_start" in comparisons:
@@ -100,14 +99,14 @@ def train_saes(
         crosscoding = Crosscoding(normalisation.scale, sample, config, request.seed)
         crossed = crosscoding.train(runs)
         sae_runs.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
-        crosscoders = crosscoding.measured(rows.heldout, crossed, ticks.next("measuring the crosscoders"))
+        crosscoders = crosscoding.measured(rows.heldout, crossed, spans.span(MEASURING_CROSSCODERS))
         del crosscoding
     controls = None
     if rows.control is not None:
-        controls, control_outcome = _controls(rows.control, settings, request.seed, ticks, keeping)
+        controls, control_outcome = _controls(context, rows.control, settings, spans)
         sae_runs.append(_told("random_weights", control_outcome, _names(layers, "random")))
     measured, latents, dictionaries = _measured(
-        stack, warmed, rows, outcome, matched, directions, ticks.next("measuring the autoencoders")
+        stack, warmed, rows, outcome, matched, directions, spans.span(MEASURING)
     )
     found = [
         layer.model_copy(
@@ -128,7 +127,7 @@ def _measured(
     outcome: Outcome,
     matched: bool,
     directions: LabelDirections | None,
-    tick: Tick,
+    on_progress: OnProgress,
 ) -> tuple[list[LayerSae], list[ChangedLatent], Dictionaries]:
     """By layer what the comparisons find, the latents that changed most, and the autoencoders for later stages."""
     layers = stack.sites // (3 if matched else 2)
@@ -140,7 +139,7 @@ def _measured(
         changed.append(lens.changed())
         means.append(lens.means())
         firing.append(lens.firing())
-        tick((layer + 1) / layers)
+        on_progress((layer + 1) / layers)
     of_sites = torch.cat([torch.stack(side) for side in zip(*means, strict=True)])
     dictionaries = Dictionaries(
         stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed], firing
@@ -155,19 +154,19 @@ def _warm_started(
     warmed = stack.of_sites([*range(layers), *range(layers)])
     warmed.norm_limit[layers:] = stack.norm_limit[layers : 2 * layers]
     short = replace(config, steps=max(1, round(WARM_SHARE * outcome.steps)))
-    return warmed, runs.run(warmed, short, "continuing training from a warm start")
+    return warmed, runs.run(warmed, short, WARM_START)
 
 
-def _costs(settings: SaeSettings, control: bool) -> list[float]:
-    """Of the runs and of what is measured afterwards, in steps at every site of the pair."""
-    costs = [1.5 if "match" in settings.comparisons else 1.0]
+def _costs(settings: SaeSettings, control: bool) -> dict[str, float]:
+    """By span, of the runs and of what is measured afterwards, in steps at every site of the pair."""
+    costs = {TRAINING: 1.5 if "match" in settings.comparisons else 1.0}
     if "warm_start" in settings.comparisons:
-        costs.append(WARM_SHARE)
+        costs[WARM_START] = WARM_SHARE
     if "crosscoder" in settings.comparisons:
-        costs += [2.0, 0.2]
+        costs |= {CROSSCODERS: 2.0, MEASURING_CROSSCODERS: 0.2}
     if control:
-        costs.append(0.5)
-    return [*costs, 0.2]
+        costs[OF_RANDOM] = 0.5
+    return costs | {MEASURING: 0.2}
 
 
 def _names(layers: int, *groups: str) -> list[str]:
@@ -224,14 +223,14 @@ def _initial(normalisation: Normalisation, config: SaeConfig, seed: int, matched
 
 
 def _controls(
-    rows: ControlRows, settings: SaeSettings, seed: int, ticks: SharedTicks, keeping: Keeping
+    context: StageContext, rows: ControlRows, settings: SaeSettings, spans: Spans
 ) -> tuple[list[SaeQuality], Outcome]:
     """By layer, of a model that was never trained; the same recipe, and another order of its own."""
     normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
-    stack = _initial(normalisation, config, seed, matched=False)
-    runs = Runs(rows.train, seed, settings.early_stop, ticks, keeping)
-    outcome = runs.run(stack, config, "training autoencoders of a random model")
+    stack = _initial(normalisation, config, context.request.seed, matched=False)
+    runs = Runs(rows.train, context.request.seed, settings.early_stop, spans, context.checkpointing)
+    outcome = runs.run(stack, config, OF_RANDOM)
     found = [
         _quality(fit_on(stack, site, _usual_rows(rows.heldout, stack, site)), float(outcome.dead_fraction[site]))
         for site in range(stack.sites)

@@ -8,10 +8,9 @@ from torch import Tensor
 from layerdrift.contract.report import TokenDrift, TokenLatents, TokenText
 from workers.analysis.sae import SaeStack
 from workers.models.texts import batches
-from workers.stages.common.inputs import Checkpoint, Resolved
+from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS
-from workers.stages.common.progress import Tick
 from workers.stages.extract.stage import Extracted
 from workers.stages.sae.splicing import Dictionaries
 
@@ -20,18 +19,12 @@ MAX_ENTRIES = 180_000
 """Latents that a report lists in all: beyond that fewer of each token, at least one, and then fewer texts."""
 
 
-def with_latents(
-    resolved: Resolved,
-    checkpoint: Checkpoint,
-    extracted: Extracted,
-    dictionaries: Dictionaries,
-    tick: Tick,
-) -> TokenDrift:
+def with_latents(context: PairContext, extracted: Extracted, dictionaries: Dictionaries) -> TokenDrift:
     """The shown texts with the latents of their tokens; texts beyond MAX_ENTRIES as they were."""
-    shown = extracted.tokens
+    shown, resolved = extracted.tokens, context.resolved
     strongest, count = budget(shown.texts, dictionaries.layers)
     texts = extracted.shown[:count]
-    pair = load_pair(resolved.base, checkpoint, resolved.tokenizer, resolved.length)
+    pair = load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
     found: dict[int, TokenLatents] = {}
     for batch in batches(pair.reading.tokenizer, texts, BATCH_TEXTS, pair.reading.length):
         sides = [torch.stack(states).cpu() for states in pair.states(batch)]
@@ -42,7 +35,7 @@ def with_latents(
                 base=_strongest(dictionaries.stack, 0, base, strongest),
                 tuned=_strongest(dictionaries.stack, dictionaries.layers, tuned, strongest),
             )
-            tick(1.0, f"latents of the shown texts: {len(found)} of {count}")
+            context.on_progress(1.0, f"latents of the shown texts: {len(found)} of {count}")
     told = [text.model_copy(update={"latents": found.get(index)}) for index, text in enumerate(shown.texts)]
     return shown.model_copy(update={"texts": told})
 

@@ -13,15 +13,14 @@ from torch import Tensor
 from transformers import (
     BertConfig,
     BertForMaskedLM,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
     PreTrainedModel,
 )
 
 from backends.tables.reading import Row
 from layerdrift.contract.report import GraftInfo, LayerGraft
-from tests.conftest import BLOCKS, HIDDEN, WORDS, make_texts, tiny_tokenizer
+from tests.builders.heads import BERT_SIZES, VOCABULARY, causal_lm, classifier, seeded
+from tests.builders.models import BLOCKS, HIDDEN, tiny_tokenizer
+from tests.builders.texts import make_texts
 from workers.analysis.proportions import change_interval
 from workers.models.grafts import BaseWeights
 from workers.models.loading import HeadKind, body_of, head_kind, load_headed
@@ -33,34 +32,6 @@ from workers.stages.common.answers import Judge, Predicted, Questions, class_tar
 from workers.stages.common.moment_accumulator import Reading
 
 CPU = torch.device("cpu")
-VOCABULARY = len(WORDS) + 5
-SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.2}
-BERT_SIZES: dict[str, Any] = {
-    **SIZES,
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": BLOCKS,
-    "num_attention_heads": 4,
-    "intermediate_size": 2 * HIDDEN,
-    "max_position_embeddings": 64,
-}
-
-
-def seeded(make: type[PreTrainedModel], config: Any, seed: int = 0) -> PreTrainedModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = make(config)
-    model.eval()
-    return model
-
-
-def classifier(labels: int = 3, seed: int = 0, **more: Any) -> PreTrainedModel:
-    sizes = BERT_SIZES | {"num_labels": labels} | more
-    return seeded(BertForSequenceClassification, BertConfig(**sizes), seed)
-
-
-def causal_lm(seed: int = 0) -> PreTrainedModel:
-    sizes = SIZES | {"n_embd": HIDDEN, "n_layer": BLOCKS, "n_head": 4, "n_positions": 64}
-    return seeded(GPT2LMHeadModel, GPT2Config(**sizes, bos_token_id=2, eos_token_id=3), seed)
 
 
 def questions(folder: Path, kind: HeadKind, texts: int = 30, causal: bool = False) -> Questions:

@@ -9,7 +9,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer, RobertaConfig, RobertaModel
 
 from layerdrift.contract.errors import InputError
-from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_bert, tiny_tokenizer
+from tests.builders.models import BLOCKS, HIDDEN, tiny_bert, tiny_tokenizer
+from tests.builders.texts import make_texts
 from workers.models.states import hidden_states
 from workers.models.texts import batches, usable_length
 

@@ -10,22 +10,15 @@ from transformers import AutoModelForTextEncoding, PreTrainedModel
 
 from backends.sources.checkpoint_configs import READ_ENCODER_DECODERS
 from layerdrift.contract.errors import InputError
-from tests.conftest import tiny_tokenizer
-from tests.unit.workers.test_stages import SCRATCH_BYTES, request, resolved, tick
-from tests.unit.workers.test_structure import BLOCKS, DECODERS, FAMILIES
+from tests.builders.families import BLOCKS, DECODERS, FAMILIES, made
+from tests.builders.models import tiny_tokenizer
+from tests.builders.stages import pair_context, resolved
 from workers.models.loading import load_classifier, load_config
 from workers.models.structure import blocks_of
-from workers.stages.causal.stage import judge
-from workers.stages.common.inputs import Checkpoint
+from workers.stages.causal.stage import measure_effects
 from workers.stages.compare.evaluation import evaluate_outputs
 from workers.stages.compare.stage import compare
 from workers.stages.extract.stage import extract
-
-
-def made(family: str, seed: int) -> PreTrainedModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return FAMILIES[family]()
 
 
 def saved(model: PreTrainedModel, folder: Path) -> Path:
@@ -44,16 +37,16 @@ def test_a_pair_of_every_family_is_compared_and_grafted(family: str, tmp_path: P
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
     folders = saved(base, tmp_path / "base"), saved(tuned, tmp_path / "tuned")
     load_config(folders[0], "/base/uri", 10**9)
-    given, checkpoint = resolved(folders[0], texts=60), Checkpoint(folders[1], "file:///tuned", "1" * 64)
-    extracted = extract(request(), given, checkpoint, None, tmp_path / "scratch", SCRATCH_BYTES, tick)
-    compared = compare(request(), given, extracted, tick)
+    context = pair_context(resolved(folders[0], texts=60), folders[1], tmp_path / "scratch")
+    extracted = extract(context, None)
+    compared = compare(context, extracted)
     assert extracted.models["tuned"].blocks == BLOCKS
     assert compared.drift[:2] == [0.0, 0.0]
     assert compared.drift[2] > 0
     assert [layer.drifted for layer in compared.layers[:3]] == [False, False, True]
-    evaluated = evaluate_outputs(given, checkpoint, compared.drift, extracted, tick)
+    evaluated = evaluate_outputs(context, compared.drift, extracted)
     assert evaluated.outputs is None
-    found = judge(request(), given, checkpoint, compared, evaluated, None, extracted, tmp_path, tick)
+    found = measure_effects(context, extracted, compared, evaluated, None)
     assert found.causal.graft is not None
     assert found.causal.graft.measure == "state_change"
     assert found.grafts is not None

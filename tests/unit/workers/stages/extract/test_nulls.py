@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.report import Measured, NoiseFloor, ReportWarning
-from tests.benchmarks.measures import rounded
-from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert, tiny_tokenizer
-from tests.unit.workers.test_stages import SCRATCH_BYTES, compared, resolved, tick, tuning
+from tests.builders.models import BLOCKS, HIDDEN, add_noise, save_model, tiny_bert, tiny_tokenizer
+from tests.builders.rounding import rounded
+from tests.builders.stages import compared, fine_tuned, pair_context, resolved, tuning
+from tests.builders.texts import make_texts
 from workers.analysis.similarity import SiteSimilarity
 from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
@@ -21,7 +22,6 @@ from workers.stages.common.moment_accumulator import Reading
 from workers.stages.compare.stage import _layer_drift, compare
 from workers.stages.extract.nulls import MeasuredNull, Nulls, dithered, measured_null, numerical_twin
 from workers.stages.extract.stage import extract
-from workers.stages.finetune.stage import finetune
 
 
 @pytest.fixture
@@ -94,9 +94,10 @@ def test_reseeded_and_shuffled_fine_tunes_are_measured_and_changes_compared(base
     analysis = asked.analysis.model_copy(update={"noise_floors": ["numerical", "reseed", "label_shuffle"]})
     asked = asked.model_copy(update={"analysis": analysis})
     given = resolved(base, texts=100, train=200)
-    tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
-    extracted = extract(asked, given, tuned.checkpoint, tuned, tmp_path / "scratch", SCRATCH_BYTES, tick)
-    found = compare(asked, given, extracted, tick)
+    tuned = fine_tuned(asked, given, tmp_path / "tuned")
+    context = pair_context(given, tuned.checkpoint, tmp_path / "scratch", asked)
+    extracted = extract(context, tuned)
+    found = compare(context, extracted)
     assert [null.name for null in found.noise_floors] == ["numerical", "reseed", "label_shuffle"]
     assert all(set(layer.noise_floors) == {"numerical", "reseed", "label_shuffle"} for layer in found.layers)
     assert found.consistency is not None
@@ -183,13 +184,14 @@ def test_random_weights_are_the_end_of_the_scale(base: Path, tmp_path: Path) -> 
 def test_snapshots_show_drift_growing(base: Path, tmp_path: Path) -> None:
     asked = tuning(epochs=2, checkpoints=3, keep="last", freeze_first=1)
     given = resolved(base, texts=60, train=128)
-    tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
-    extracted = extract(asked, given, tuned.checkpoint, tuned, tmp_path / "scratch", SCRATCH_BYTES, tick)
-    trajectory = trajectory_of(given, tuned, extracted, tick)
+    tuned = fine_tuned(asked, given, tmp_path / "tuned")
+    context = pair_context(given, tuned.checkpoint, tmp_path / "scratch", asked)
+    extracted = extract(context, tuned)
+    trajectory = trajectory_of(context, tuned, extracted)
     assert trajectory is not None
     assert trajectory.steps == [5, 11, 16]
     assert [drift[:2] for drift in trajectory.drift] == [[0.0, 0.0]] * 3
     last = [drift[-1] for drift in trajectory.drift]
     assert 0 < last[0] < last[-1]
-    found = compare(asked, given, extracted, tick)
+    found = compare(context, extracted)
     assert trajectory.drift[-1] == pytest.approx(found.drift, abs=1e-9)

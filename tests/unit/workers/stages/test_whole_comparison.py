@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,87 +12,28 @@ from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Match, Turnover, Zone
 from layerdrift.contract.request import AnalysisRequest
-from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert
+from tests.builders.models import BLOCKS, HIDDEN, add_noise, save_model, tiny_bert
+from tests.builders.stages import (
+    compared,
+    extracted_pair,
+    fine_tuned,
+    labelled,
+    pair_context,
+    request,
+    resolved,
+    rows_for_saes,
+    stage_context,
+    tuning,
+)
+from tests.builders.texts import make_texts
 from workers.analysis.similarity import SiteSimilarity, cross_site_cka
 from workers.analysis.zones import fit_zones
-from workers.models.tokenizers import load_tokenizer
 from workers.scratch import ActivationStore
-from workers.stages.common.inputs import Checkpoint, Resolved, Split
-from workers.stages.common.progress import NO_NUMBERS, Numbers
-from workers.stages.compare.stage import Compared, compare, recommended
-from workers.stages.extract.sae_rows import SaeRows, sae_rows
-from workers.stages.extract.stage import Extracted, extract
-from workers.stages.finetune.stage import finetune
+from workers.stages.common.inputs import Split
+from workers.stages.compare.stage import compare, recommended
+from workers.stages.extract.stage import extract
 from workers.stages.resolve.splitting import distinct, split_rows
 from workers.stages.sae.stage import MIN_FLOOR_SHARE, train_saes, withheld
-
-SCRATCH_BYTES = 2**28
-
-
-def request(**changes: Any) -> AnalysisRequest:
-    body: dict[str, Any] = {
-        "base": {"uri": "file:///base"},
-        "tuned": {"uri": "file:///tuned"},
-        "dataset": {"uri": "file:///data.csv"},
-        "analysis": {"sae": None},
-    }
-    return AnalysisRequest.model_validate(body | changes)
-
-
-def tick(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
-    assert 0 <= fraction <= 1
-
-
-def labelled(count: int, seed: int = 0) -> list[Row]:
-    """Texts whose label is whether they praise."""
-    praise = {"good", "great", "bright"}
-    return [Row(text, "yes" if praise & set(text.split()) else "no") for text in make_texts(count, seed)]
-
-
-def resolved(base: Path, texts: int = 120, spare: int = 0, train: int = 0) -> Resolved:
-    rows = labelled(texts + spare + train)
-    split = Split(rows[:texts], rows[texts : texts + train], rows[texts + train :])
-    return Resolved(
-        base=Checkpoint(base, "file:///base", "0" * 64),
-        tuned=None,
-        tokenizer=load_tokenizer(base, "/base/uri"),
-        length=128,
-        split=split,
-        usable_rows=len(rows),
-        dataset_sha256="0" * 64,
-        warnings=[],
-    )
-
-
-def compared(base: Path, tuned: Path, folder: Path) -> tuple[Extracted, Compared]:
-    given = resolved(base)
-    extracted = extracted_pair(given, tuned, folder)
-    return extracted, compare(request(), given, extracted, tick)
-
-
-def extracted_pair(
-    given: Resolved,
-    tuned: Path,
-    folder: Path,
-    asked: AnalysisRequest | None = None,
-    scratch_bytes: int = SCRATCH_BYTES,
-) -> Extracted:
-    checkpoint = Checkpoint(tuned, "file:///tuned", "1" * 64)
-    return extract(asked or request(), given, checkpoint, None, folder, scratch_bytes, tick)
-
-
-def rows_for_saes(
-    given: Resolved,
-    tuned: Path,
-    folder: Path,
-    asked: AnalysisRequest,
-    extracted: Extracted | None = None,
-    scratch_bytes: int = SCRATCH_BYTES,
-) -> SaeRows:
-    found = extracted or extracted_pair(given, tuned, folder, asked, scratch_bytes)
-    assert found.heldout is not None
-    checkpoint = Checkpoint(tuned, "file:///tuned", "1" * 64)
-    return sae_rows(asked, given, checkpoint, found.reading, found.heldout, folder, scratch_bytes, tick)
 
 
 @pytest.fixture
@@ -192,7 +132,7 @@ def test_a_scratch_too_small_for_the_groups_costs_the_intervals_and_says_so(base
     given = resolved(base)
     extracted = extracted_pair(given, base, tmp_path / "s", scratch_bytes=2**19)
     assert [warning.code for warning in extracted.warnings] == ["no_intervals"]
-    found = compare(request(), given, extracted, tick)
+    found = compare(pair_context(given, base, tmp_path), extracted)
     assert found.similarity[1]["token"].cka.value == 1.0
     assert found.similarity[1]["token"].cka.low is None
     assert found.zones[0].support is None
@@ -214,7 +154,7 @@ def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tm
     asked = request(analysis={"sae": {"tokens": 40_000, "width": 4, "k": 8}})
     rows = rows_for_saes(resolved(base, texts=400, spare=spare), base, tmp_path / "scratch", asked)
     assert rows.from_analysed_rows is (spare < 600)
-    trained = train_saes(asked, rows, None, tick)
+    trained = train_saes(stage_context(tmp_path, asked), rows, None)
     assert len(trained.layers) == BLOCKS + 1
     for layer in trained.layers:
         assert layer.transfer_excess == 0.0
@@ -265,7 +205,7 @@ def test_a_shift_and_a_stretch_of_a_layer_are_no_lost_feature(base: Path, tmp_pa
             moved.add(own)
         stores.append(moved)
     rows = replace(rows, train=stores[0], heldout=stores[1])
-    for layer in train_saes(asked, rows, None, tick).layers:
+    for layer in train_saes(stage_context(tmp_path, asked), rows, None).layers:
         assert layer.transfer_excess == pytest.approx(0.0, abs=0.02)
 
 
@@ -282,11 +222,12 @@ def test_changed_latents_come_with_tokens_of_the_analysed_texts(
     model = tiny_bert()
     add_noise(model, block=2)
     noised = save_model(model, tmp_path / "noised")
-    extracted = extracted_pair(given, noised, tmp_path / "scratch", asked)
-    found = compare(asked, given, extracted, tick)
+    context = pair_context(given, noised, tmp_path / "scratch", asked)
+    extracted = extract(context, None)
+    found = compare(context, extracted)
     assert found.probed is not None
     rows = rows_for_saes(given, noised, tmp_path / "scratch", asked, extracted)
-    trained = train_saes(asked, rows, found.probed.directions, tick)
+    trained = train_saes(stage_context(tmp_path, asked), rows, found.probed.directions)
     assert {latent.layer for latent in trained.latents} <= set(range(2, BLOCKS + 1))
     assert trained.latents
     labels = {row.text: row.label for row in given.split.analysed}
@@ -303,7 +244,7 @@ def test_a_crosscoder_tells_what_each_model_alone_has(base: Path, tmp_path: Path
     add_noise(model, block=2)
     for tuned, unmoved in ((base, BLOCKS + 1), (save_model(model, tmp_path / "noised"), 2)):
         rows = rows_for_saes(resolved(base, texts=400, spare=600), tuned, tmp_path / tuned.name, asked)
-        trained = train_saes(asked, rows, None, tick)
+        trained = train_saes(stage_context(tmp_path, asked), rows, None)
         assert [run.name for run in trained.runs] == ["training", "crosscoder"]
         assert trained.runs[1].autoencoders[BLOCKS : BLOCKS + 2] == [f"pair/layer-{BLOCKS:02d}", "base-twice/layer-00"]
         for index, layer in enumerate(trained.layers):
@@ -325,7 +266,7 @@ def test_comparisons_that_are_not_asked_for_are_not_trained(base: Path, tmp_path
     assert asked.analysis.sae is not None
     assert asked.analysis.sae.comparisons == ["transfer"]
     rows = rows_for_saes(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
-    for layer in train_saes(asked, rows, None, tick).layers:
+    for layer in train_saes(stage_context(tmp_path, asked), rows, None).layers:
         assert layer.warm_start is None
         assert layer.match is None
         assert layer.crosscoder is None
@@ -347,11 +288,13 @@ def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: in
         assert rows.control.heldout.rows == rows.heldout.rows
         random, pair = (torch.cat(list(store.shards()), 1) for store in (rows.control.heldout, rows.heldout))
         assert not torch.allclose(random, pair[: BLOCKS + 1], atol=0.1)
-        layers.append(train_saes(asked, rows, None, tick).layers)
+        layers.append(train_saes(stage_context(tmp_path, asked), rows, None).layers)
     assert layers[0] == layers[1]
     without = request(analysis={"sae": sae})
     plain_rows = rows_for_saes(given, own, tmp_path / "plain", without)
-    for layer, plain in zip(layers[0], train_saes(without, plain_rows, None, tick).layers, strict=True):
+    for layer, plain in zip(
+        layers[0], train_saes(stage_context(tmp_path, without), plain_rows, None).layers, strict=True
+    ):
         assert layer.random_weights is not None
         assert layer.random_weights.fvu not in (layer.base.fvu, 0.0)
         assert sum(layer.random_weights.density) == 4 * HIDDEN
@@ -377,15 +320,9 @@ def test_a_job_stays_within_its_scratch(
     assert 0 < on_disk <= scratch_bytes
 
 
-def tuning(**changes: Any) -> AnalysisRequest:
-    settings = {"epochs": 4, "batch_size": 16, "learning_rate": 3e-3, **changes}
-    body = request().model_dump() | {"tuned": None, "finetune": settings}
-    return AnalysisRequest.model_validate(body)
-
-
 def test_a_fine_tune_learns_and_is_the_same_for_the_same_seed(base: Path, tmp_path: Path) -> None:
     given = resolved(base, texts=200, train=400)
-    one, other = (finetune(tuning(), given, tmp_path / name, "s3://x", tick) for name in ("one", "other"))
+    one, other = (fine_tuned(tuning(), given, tmp_path / name) for name in ("one", "other"))
     assert one.checkpoint.fingerprint == other.checkpoint.fingerprint
     assert one.run == other.run
     assert (one.run.steps, one.run.kept_step) == (100, 100)
@@ -397,9 +334,10 @@ def test_what_is_frozen_does_not_drift(
 ) -> None:
     given = resolved(base, texts=60, train=64)
     asked = tuning(method=method, freeze_first=freeze_first, epochs=1)
-    tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
-    extracted = extract(asked, given, tuned.checkpoint, tuned, tmp_path / "scratch", SCRATCH_BYTES, tick)
-    found = compare(asked, given, extracted, tick)
+    tuned = fine_tuned(asked, given, tmp_path / "tuned")
+    context = pair_context(given, tuned.checkpoint, tmp_path / "scratch", asked)
+    extracted = extract(context, tuned)
+    found = compare(context, extracted)
     moved = [layer["token"].relative_l2.value for layer in found.similarity]
     assert ("identical_bodies" in {warning.code for warning in found.warnings}) is (method == "head")
     assert "identical_models" not in {warning.code for warning in found.warnings}
@@ -412,7 +350,7 @@ def test_a_diverging_fine_tune_says_so(base: Path, tmp_path: Path) -> None:
         model.embeddings.LayerNorm.weight.fill_(1e38)
     broken = save_model(model, tmp_path / "broken")
     with pytest.raises(InputError, match="smaller learning rate"):
-        finetune(tuning(), resolved(broken, texts=60, train=64), tmp_path / "tuned", "s3://x", tick)
+        fine_tuned(tuning(), resolved(broken, texts=60, train=64), tmp_path / "tuned")
 
 
 def test_rows_are_dealt_out_once_each_by_the_seed() -> None:

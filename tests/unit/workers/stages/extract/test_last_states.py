@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification as Classifier
 
-from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_bert, tiny_tokenizer
+from tests.builders.models import BLOCKS, HIDDEN, tiny_bert, tiny_tokenizer
+from tests.builders.texts import make_texts
 from workers.models.states import StateReader
 from workers.models.texts import batches, run
 from workers.stages.common.moment_accumulator import Reading

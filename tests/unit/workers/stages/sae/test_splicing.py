@@ -11,17 +11,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from backends.tables.reading import Row
-from tests.conftest import BLOCKS, HIDDEN, make_texts, tiny_tokenizer
-from tests.unit.workers.test_answers import causal_lm, classifier
-from tests.unit.workers.test_families import made
-from tests.unit.workers.test_structure import FAMILIES
+from tests.builders.families import FAMILIES, made
+from tests.builders.heads import causal_lm, classifier
+from tests.builders.models import BLOCKS, HIDDEN, tiny_tokenizer
+from tests.builders.stages import stage_context
+from tests.builders.texts import make_texts
 from workers.analysis.sae import SaeStack
 from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
 from workers.models.texts import run as run_batch
 from workers.stages.common.answers import Questions
 from workers.stages.common.moment_accumulator import Reading, token_rows
-from workers.stages.common.progress import NO_NUMBERS
 from workers.stages.sae.splicing import (
     ABLATION_TEXTS,
     DRAWS,
@@ -120,7 +120,7 @@ def test_all_is_recovered_by_a_perfect_code_and_nothing_by_the_mean(kind: str, t
     assert loss.by_divergence is (kind == "unlabelled")
     silent = replace(dictionaries, stack=perfect(dictionaries.means))
     silent.stack.threshold += 1e9
-    found = splices(dictionaries, None, loss, 60, 0, lambda fraction, detail="", numbers=NO_NUMBERS: None)
+    found = splices(stage_context(tmp_path), dictionaries, None, loss, 60)
     assert found.base is None
     assert found.ablations == [None] * (BLOCKS + 1)
     known = [layer for layer, one in enumerate(found.tuned) if one.value is not None]

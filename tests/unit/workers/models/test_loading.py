@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layerdrift.contract.errors import InputError
-from tests.conftest import save_model, tiny_bert
+from tests.builders.models import save_model, tiny_bert
 from workers.models.loading import load_body, load_classifier, load_config
 from workers.models.tokenizers import common_tokenizer
 

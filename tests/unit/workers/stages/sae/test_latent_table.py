@@ -6,8 +6,8 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from tests.conftest import tiny_tokenizer
-from tests.unit.workers.test_latents import LABELS, TEXTS, side, stored
+from tests.builders.latents import LABELS, TEXTS, side, stored
+from tests.builders.models import tiny_tokenizer
 from workers.scratch import ActivationStore
 from workers.stages.common.progress import NO_NUMBERS
 from workers.stages.sae.latent_table import strongest, write_latents

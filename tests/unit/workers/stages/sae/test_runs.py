@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.unit.workers.in_memory import InMemory
+from tests.builders.checkpoints import InMemory
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.common.checkpointing import NOTHING_KEPT, Keeping
-from workers.stages.common.progress import NO_NUMBERS, Numbers, SharedTicks
+from workers.stages.common.progress import NO_NUMBERS, Numbers, Spans
 from workers.stages.sae.runs import Outcome, Runs
 
 WIDTH, LATENTS, BATCH = 16, 64, 128
@@ -51,13 +51,13 @@ def run(
 ) -> Outcome:
     heard: list[str] = []
 
-    def tick(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+    def on_progress(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
         assert 0 <= fraction <= 1
         heard.append(detail)
         if stop_after is not None and f"step {stop_after + 1} of" in detail:
             raise Stopped
 
-    found = Runs(store, 0, early_stop, SharedTicks(tick, [1.0]), keeping).run(stack, config, "training")
+    found = Runs(store, 0, early_stop, Spans(on_progress, {"training": 1.0}), keeping).run(stack, config, "training")
     heard = [detail for detail in heard if "saving" not in detail]
     assert heard[-1].startswith(f"training: step {found.steps} of {found.steps}, autoencoder 2 of 2, FVU 0.")
     return found

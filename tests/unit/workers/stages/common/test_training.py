@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import Recommendation
 from layerdrift.contract.request import AnalysisRequest, FineTune
-from tests.conftest import BLOCKS, add_noise, save_model, tiny_bert
-from tests.unit.workers.in_memory import InMemory
-from tests.unit.workers.test_stages import labelled, resolved, tick, tuning
+from tests.builders.checkpoints import InMemory
+from tests.builders.models import BLOCKS, add_noise, save_model, tiny_bert
+from tests.builders.stages import fine_tuned, labelled, pair_context, resolved, tuning
 from workers.models.prefix import PrefixCache
 from workers.stages.causal.sweep import NOT_RETRAINED, advice_of, freeze_sweep
 from workers.stages.common import training as module
@@ -23,7 +23,7 @@ from workers.stages.common.checkpointing import Keeping
 from workers.stages.common.inputs import Resolved, Split
 from workers.stages.common.progress import NO_NUMBERS, Numbers
 from workers.stages.common.training import Recipe, Training, evaluate, gradient_norms, planned_steps, train
-from workers.stages.finetune.stage import finetune, fresh_classifier, training_data
+from workers.stages.finetune.stage import fresh_classifier, training_data
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_the_best_weights_are_kept_and_not_the_last(base: Path, tmp_path: Path) 
     given = with_held_out(base)
     for keep in ("best", "last"):
         asked = tuning(epochs=5, learning_rate=0.02, keep=keep)
-        tuned = finetune(asked, given, tmp_path / keep, "s3://x", tick)
+        tuned = fine_tuned(asked, given, tmp_path / keep)
         best = min(tuned.run.held_out, key=lambda one: (-one.accuracy, one.loss))
         assert len(tuned.run.held_out) == 5
         with fresh_classifier(given, training_data(asked, given), Recipe(settings(), 0)) as (model, data):
@@ -113,7 +113,7 @@ def test_low_rank_adapters_move_the_blocks_by_their_rank_and_are_merged(
 ) -> None:
     given = with_held_out(base)
     asked = tuning(method="lora", lora={"rank": 2}, freeze_first=freeze_first, epochs=2, learning_rate=1e-2)
-    tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
+    tuned = fine_tuned(asked, given, tmp_path / "tuned")
     after = load_file(tuned.checkpoint.folder / "model.safetensors")
     before = load_file(base / "model.safetensors")
     assert {name.removeprefix("bert.") for name in after if "classifier" not in name} == set(before)
@@ -131,12 +131,12 @@ def test_freezing_more_blocks_than_there_are_is_refused_for_every_method(base: P
     for method in ("full", "lora"):
         asked = tuning(method=method, freeze_first=BLOCKS + 1)
         with pytest.raises(InputError, match=f"the model has {BLOCKS} blocks"):
-            finetune(asked, with_held_out(base), tmp_path / method, "s3://x", tick)
+            fine_tuned(asked, with_held_out(base), tmp_path / method)
 
 
 def test_snapshots_lie_along_the_run_and_end_in_the_tuned_model(base: Path, tmp_path: Path) -> None:
     asked = tuning(epochs=2, checkpoints=4, keep="last")
-    tuned = finetune(asked, with_held_out(base), tmp_path / "tuned", "s3://x", tick)
+    tuned = fine_tuned(asked, with_held_out(base), tmp_path / "tuned")
     assert [snapshot.step for snapshot in tuned.snapshots] == [4, 8, 12, 16]
     start = load_file(base / "model.safetensors")
     moved = [
@@ -153,7 +153,7 @@ def test_nulls_are_trained_like_the_model_but_for_one_thing(base: Path, tmp_path
     nulls = asked.analysis.model_copy(update={"noise_floors": ["reseed", "label_shuffle"]})
     asked = asked.model_copy(update={"analysis": nulls})
     given = with_held_out(base, train=300)
-    tuned = finetune(asked, given, tmp_path / "tuned", "s3://x", tick)
+    tuned = fine_tuned(asked, given, tmp_path / "tuned")
     assert list(tuned.retrained) == ["reseed", "reseed-2", "label_shuffle"]
     accuracies = {}
     for name, folder in [("tuned", tuned.checkpoint.folder), *((n, c.folder) for n, c in tuned.retrained.items())]:
@@ -186,14 +186,14 @@ def test_gradient_norms_tell_blocks_apart_and_leave_the_model_alone(base: Path) 
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_freezing_saves_memory_and_the_sweep_measures_what_it_costs(base: Path) -> None:
+def test_freezing_saves_memory_and_the_sweep_measures_what_it_costs(base: Path, tmp_path: Path) -> None:
     sweep = {"depths": [1, 3], "seeds": 2, "epsilon": 100}
     asked = tuning(epochs=2, precision="float32")
     body = asked.model_dump() | {"analysis": {"sae": None, "freeze_sweep": sweep}}
     asked = AnalysisRequest.model_validate(body)
     predicted = Recommendation(freeze_first=2, basis="predicted", evidence=f"The curve says so. {NOT_RETRAINED}")
     given = with_held_out(base)
-    found, advice = freeze_sweep(asked, given, predicted, _tick)
+    found, advice = freeze_sweep(pair_context(given, base, tmp_path, asked), predicted)
     assert [point.freeze_first for point in found.points] == [0, 1, 3]
     assert (found.seeds, found.examples) == ([0, 1], 100)
     assert [point.cached for point in found.points] == [False, True, True]
@@ -220,7 +220,7 @@ def test_freezing_saves_memory_and_the_sweep_measures_what_it_costs(base: Path) 
     assert advice_of(found.model_copy(update={"points": shallow_fails}), predicted).basis == "predicted"
 
 
-def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(base: Path) -> None:
+def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(base: Path, tmp_path: Path) -> None:
     sweep = {"depths": [2], "seeds": 2, "epsilon": 100}
     body = tuning(epochs=1, precision="float32").model_dump() | {"analysis": {"sae": None, "freeze_sweep": sweep}}
     asked = AnalysisRequest.model_validate(body)
@@ -238,12 +238,13 @@ def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(bas
         if what != "already trained" and training not in made:
             made.append(training)
 
+    context = pair_context(given, base, tmp_path, asked, checkpointing=keeping)
     with pytest.raises(InterruptedError):
-        freeze_sweep(asked, given, predicted, until_depth_2, keeping)
-    found, _ = freeze_sweep(asked, given, predicted, watched, keeping)
+        freeze_sweep(context.part(until_depth_2), predicted)
+    found, _ = freeze_sweep(context.part(watched), predicted)
     assert not [what for what in made if what.startswith("0 blocks")]
     assert "2 blocks frozen, seed 0" in made
-    whole, _ = freeze_sweep(asked, given, predicted, _tick)
+    whole, _ = freeze_sweep(pair_context(given, base, tmp_path, asked), predicted)
     assert [point.by_seed for point in found.points] == [point.by_seed for point in whole.points]
     assert [point.loss_bound_points for point in found.points] == [point.loss_bound_points for point in whole.points]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from layerdrift.contract.errors import InputError
-from tests.conftest import save_model, tiny_bert
+from tests.builders.models import save_model, tiny_bert
 from workers.models.adapters import merge_adapter
 from workers.models.loading import load_body, load_headed
 

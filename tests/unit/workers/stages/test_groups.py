@@ -10,8 +10,9 @@ import torch
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ViewName
-from tests.conftest import BLOCKS, HIDDEN, add_noise, make_texts, save_model, tiny_bert, tiny_tokenizer
-from tests.unit.workers.test_stages import extracted_pair, request, resolved, tick, tuning
+from tests.builders.models import BLOCKS, HIDDEN, add_noise, save_model, tiny_bert, tiny_tokenizer
+from tests.builders.stages import extracted_pair, pair_context, request, resolved, tuning
+from tests.builders.texts import make_texts
 from workers.analysis.probes import stratified_folds
 from workers.models.states import StateReader
 from workers.stages.common.inputs import Split
@@ -91,7 +92,7 @@ def test_intervals_of_texts_that_are_nearly_the_same_are_as_wide_as_of_one_each(
         analysed = rows if group else [row._replace(group=None) for row in rows]
         given = given.__class__(**{**vars(given), "split": Split(analysed, [], []), "units": units_of(analysed)})
         extracted = extracted_pair(given, noised, tmp_path / f"scratch{group}", request())
-        cka = compare(request(), given, extracted, tick).similarity[-1]["token"].cka
+        cka = compare(pair_context(given, noised, tmp_path), extracted).similarity[-1]["token"].cka
         assert cka.low is not None
         assert cka.high is not None
         widths.append(cka.high - cka.low)
@@ -137,7 +138,7 @@ def test_intervals_of_a_part_of_the_tokens_are_told_and_a_little_wider(
     for name, plan in (("whole", GroupPlan()), ("part", part_of_tokens)):
         monkeypatch.setattr(GroupPlan, "of", lambda *_, plan=plan: plan)
         extracted = extracted_pair(given, noised, tmp_path / name, request())
-        compared = compare(request(), given, extracted, tick)
+        compared = compare(pair_context(given, noised, tmp_path), extracted)
         codes = {warning.code for warning in extracted.warnings}
         assert ("wide_intervals" in codes) is (name == "part")
         found.append(compared.similarity[-1]["token"].cka)

@@ -12,12 +12,11 @@ from transformers import PreTrainedModel
 
 from backends.tables.reading import Row
 from layerdrift.contract.report import Causal, LayerGraft, Outputs, Recommendation, ReportWarning
-from layerdrift.contract.request import AnalysisRequest
-from tests.conftest import BLOCKS, tiny_tokenizer
-from tests.unit.workers.test_answers import causal_lm, classifier
-from tests.unit.workers.test_stages import SCRATCH_BYTES, request, resolved, tick
-from workers.stages.causal.stage import judge
-from workers.stages.common.inputs import Checkpoint, Resolved
+from tests.builders.heads import causal_lm, classifier
+from tests.builders.models import BLOCKS, tiny_tokenizer
+from tests.builders.stages import pair_context, resolved
+from workers.stages.causal.stage import measure_effects
+from workers.stages.common.inputs import Resolved
 from workers.stages.compare.evaluation import evaluate_outputs
 from workers.stages.compare.stage import compare
 from workers.stages.extract.stage import extract
@@ -52,12 +51,11 @@ class Found(NamedTuple):
 
 def judged(base: Path, tuned: Path, folder: Path, given: Resolved | None = None) -> Found:
     given = given or resolved(base, texts=80)
-    asked: AnalysisRequest = request()
-    checkpoint = Checkpoint(tuned, "file:///tuned", "1" * 64)
-    extracted = extract(asked, given, checkpoint, None, folder / "scratch", SCRATCH_BYTES, tick)
-    compared = compare(asked, given, extracted, tick)
-    evaluated = evaluate_outputs(given, checkpoint, compared.drift, extracted, tick)
-    found = judge(asked, given, checkpoint, compared, evaluated, None, extracted, folder, tick)
+    context = pair_context(given, tuned, folder / "scratch")
+    extracted = extract(context, None)
+    compared = compare(context, extracted)
+    evaluated = evaluate_outputs(context, compared.drift, extracted)
+    found = measure_effects(context, extracted, compared, evaluated, None)
     warnings = [*evaluated.warnings, *found.warnings]
     return Found(evaluated.outputs, found.causal, found.grafts, found.recommendation, warnings)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from tests.builders.texts import make_texts
 from tests.cases import builders as make
-from tests.conftest import make_texts
 from workers.models.states import StateReader
 from workers.models.texts import batches, reads_padding, run
 

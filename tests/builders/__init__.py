@@ -1,0 +1,1 @@
+"""What tests are made of: texts, tiny models, requests, reports. Imports no test."""

@@ -1,0 +1,54 @@
+"""What the stages of one job are given, in place of parameters that each hands on to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from layerdrift.contract.request import AnalysisRequest
+from workers.stages.common.checkpointing import NOTHING_KEPT, Keeping
+from workers.stages.common.inputs import Checkpoint, Resolved
+from workers.stages.common.progress import OnProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """Of every stage.
+
+    folder: the job's own, removed when it ends. scratch_bytes: what stages may write there.
+    on_progress: of the stage that runs. checkpointing: where long trainings keep the states that a later worker needs.
+    """
+
+    request: AnalysisRequest
+    folder: Path
+    scratch_bytes: float
+    on_progress: OnProgress
+    checkpointing: Keeping = NOTHING_KEPT
+
+    def part(self, on_progress: OnProgress) -> Self:
+        """The same for a part of the stage."""
+        return replace(self, on_progress=on_progress)
+
+    def with_pair(self, resolved: Resolved, tuned: Checkpoint) -> PairContext:
+        """The context of the stages after `resolve` and `finetune`."""
+        return PairContext(
+            request=self.request,
+            folder=self.folder,
+            scratch_bytes=self.scratch_bytes,
+            on_progress=self.on_progress,
+            checkpointing=self.checkpointing,
+            resolved=resolved,
+            tuned=tuned,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairContext(StageContext):
+    """Of the stages that work on both models.
+
+    resolved: what stage `resolve` left. tuned: the checkpoint that was given, or that the fine-tune made.
+    """
+
+    resolved: Resolved
+    tuned: Checkpoint
