@@ -1,6 +1,6 @@
 """Texts through the pair of a finished analysis, which stays in memory while it is used: what /v1/inspect answers.
 
-Knows nothing of HTTP; `service.inspect` loads it where torch is installed.
+Knows nothing of HTTP; `service.routes.inspection` loads it where torch is installed.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import Upload, UploadRequest
-from service.main import build_server
+from service.app import build_server
 
 _METHODS = ("get", "post", "put", "delete")
 

@@ -396,7 +396,7 @@ def test_every_request_has_an_id_and_is_logged_and_counted(stack: Stack, http: h
     )
     (line,) = [line for line in api if line.get("request_id") == "review-7"]
     assert line["event"].startswith(f"GET {done.links.self} -> 200 in ")
-    assert (line["level"], line["logger"]) == ("info", "service.observed")
+    assert (line["level"], line["logger"]) == ("info", "service.middleware.request_logging")
     assert [line["event"] for line in worker if line.get("job_id") == done.id][-1] == f"{done.id}: succeeded"
     told = http.get("/metrics")
     assert told.headers["content-type"].startswith("text/plain")

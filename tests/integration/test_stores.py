@@ -31,7 +31,7 @@ from deploy.embedded.ports import LOOPBACK, choose
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
-from service.routes import ready
+from service.routes.health import ready
 from tests.builders.texts import make_texts
 from tests.s3_proxy import Conditional, OtherStore, other_store
 

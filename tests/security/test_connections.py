@@ -16,16 +16,16 @@ from starlette.types import Receive, Scope, Send
 from deploy.embedded.ports import LOOPBACK, choose
 from deploy.embedded.stack import Stack
 from layerdrift.contract.errors import LateError
-from service import connections, limits
-from service.concurrency import ConcurrencyLimit
-from service.connections import BoundedProtocol
+from service.http.concurrency import ConcurrencyLimit
+from service.middleware import body_limits, connections
+from service.middleware.connections import BoundedProtocol
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A server with the product's protocol and body limits, which waits a second; its port."""
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
-    monkeypatch.setattr(limits, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(body_limits, "BODY_SECONDS", 1.0)
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -35,7 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         await send({"type": "http.response.body", "body": b"ok"})
 
     port = choose({"x": 0})["x"]
-    app = limits.BodyLimitMiddleware(answered)
+    app = body_limits.BodyLimitMiddleware(answered)
     config = uvicorn.Config(app, port=port, http=connections.BoundedProtocol, lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -88,7 +88,7 @@ def answer_of(there: socket.socket) -> bytes:
 
 
 def test_half_sent_bodies_are_bounded_for_each_client(impatient: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LARGE_BODIES", ConcurrencyLimit("bodies", of_client=3, in_all=9))
+    monkeypatch.setattr(body_limits, "LARGE_BODIES", ConcurrencyLimit("bodies", of_client=3, in_all=9))
     with ExitStack() as opened:
         sockets = [opened.enter_context(socket.create_connection((LOOPBACK, impatient), timeout=10)) for _ in range(4)]
         for one in sockets:
@@ -116,7 +116,7 @@ def test_connections_are_bounded_for_each_client(impatient: int, monkeypatch: py
 
 
 def test_an_upload_whose_bytes_stop_coming_is_let_go(impatient: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "UPLOAD_IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(body_limits, "UPLOAD_IDLE_SECONDS", 0.5)
     with socket.create_connection((LOOPBACK, impatient), timeout=10) as there:
         there.sendall(b"PUT /v1/uploads/up_x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
         started = time.monotonic()
@@ -128,7 +128,7 @@ def test_an_upload_whose_bytes_stop_coming_is_let_go(impatient: int, monkeypatch
     "beside", [b"0\r\n" + b"a: b\r\n" * 80_000, b"0\r\nx: " + b"a" * 400_000, b"1;" + b"a" * 400_000]
 )
 def test_what_stands_beside_a_body_has_a_size(impatient: int, monkeypatch: pytest.MonkeyPatch, beside: bytes) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", 60.0)
+    monkeypatch.setattr(body_limits, "BODY_SECONDS", 60.0)
     with socket.create_connection((LOOPBACK, impatient), timeout=10) as there:
         there.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         try:

@@ -26,8 +26,8 @@ from layerdrift.contract.policy import Policy
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.upload import UploadRequest
-from service.concurrency import ConcurrencyLimit
-from service.json_structure import MAX_DEPTH, MAX_FIELDS, MAX_STRUCTURE_BYTES, JsonStructure
+from service.http.concurrency import ConcurrencyLimit
+from service.middleware.json_structure import MAX_DEPTH, MAX_FIELDS, MAX_STRUCTURE_BYTES, JsonStructure
 from tests.builders.jobs import WatchedSources, submitted
 from tests.builders.texts import make_texts
 from tests.security.requested import MIB, POST, request

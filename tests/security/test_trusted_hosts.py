@@ -9,7 +9,7 @@ import pytest
 
 from backends.settings import Settings
 from deploy.embedded.stack import Stack
-from service.trusted_hosts import TrustedHostsMiddleware
+from service.middleware.trusted_hosts import TrustedHostsMiddleware
 from tests.security.conftest import ADMIN
 
 BODY = {"filename": "a.csv"}

@@ -9,11 +9,11 @@ from starlette.exceptions import HTTPException
 
 from layerdrift.contract.errors import ConflictError, NotFoundError
 from layerdrift.contract.request import AnalysisRequest
-from service import problems
-from service.deadline import DeadlineMiddleware
-from service.head import HeadMiddleware
-from service.query import ONLY_KNOWN_PARAMETERS
-from service.routes import negotiated
+from service.http import problems
+from service.http.query_parameters import ONLY_KNOWN_PARAMETERS
+from service.middleware.deadline import DeadlineMiddleware
+from service.middleware.head import HeadMiddleware
+from service.routes.analyses import negotiated
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,19 @@
-"""POST /v1/analyses as a LitAPI: pinning and writing are blocking work, done in LitServe's inference workers.
+"""Submitting an analysis: pins what the request points at, writes the record, announces the job. Knows no HTTP."""
 
-LitServe reads the annotations of `decode_request` and `encode_response` at run time, so this module does without
-postponed ones.
-"""
+from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import litserve as ls
-import redis
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from backends.deployment import Deployment
 from backends.estimates.workload import workload
 from backends.jobs.identity import analysis_id
 from backends.jobs.records import Delivery, JobRecord
-from backends.observability import logs
-from backends.settings import Settings
 from backends.sources.locations import pinned_upload
 from backends.sources.pinning import PinnedDataset, Pins, Sources
 from backends.storage.uploads import INLINE_NAME, SCHEME, UploadStore
@@ -28,9 +21,7 @@ from layerdrift.contract.analysis import StageName
 from layerdrift.contract.errors import LayerdriftError, RateError
 from layerdrift.contract.request import AnalysisRequest, Label, TextsRef, Webhook
 from layerdrift.contract.upload import Upload
-from service.problems import problem_response, redis_away
 
-PATH = "/v1/analyses"
 RETRY_SECONDS = 30
 
 logger = logging.getLogger(__name__)
@@ -47,41 +38,14 @@ class Submission(BaseModel):
     request: AnalysisRequest
 
 
-class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
-    """Accepts an analysis: pins what it points at, writes the record, announces the job."""
+class Submitted(NamedTuple):
+    """The record of an analysis; `new` where this submission made it or runs it again."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(api_path=PATH)
-        self._settings = settings
-        self._deployment: Deployment | None = None
-
-    def setup(self, device: str) -> None:
-        """Makes this process's connections; `device` does not matter, nothing is computed here."""
-        logs.configure(self._settings.log_format)
-        self._deployment = Deployment.connect(self._settings)
-
-    def decode_request(self, request: Submission) -> Submission:
-        """What `service.main`'s route made of the request, as it is."""
-        return request
-
-    def predict(self, request: Submission) -> JSONResponse:
-        """202 with a new analysis, 200 with the one that the same request made before, or a problem."""
-        if self._deployment is None:
-            raise RuntimeError("setup() has not been called")
-        try:
-            return submit(self._deployment, request)
-        except LayerdriftError as error:
-            return problem_response(error)
-        except redis.RedisError as error:
-            logger.warning("Redis is unavailable: %s", error)
-            return redis_away()
-
-    def encode_response(self, output: JSONResponse) -> JSONResponse:
-        """The answer, as it is."""
-        return output
+    record: JobRecord
+    new: bool
 
 
-def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
+def submit(deployment: Deployment, submission: Submission) -> Submitted:
     """Pins the request and makes its job, unless it is there already.
 
     Raises:
@@ -130,7 +94,7 @@ def submit(deployment: Deployment, submission: Submission) -> JSONResponse:
         record = deployment.jobs.update(record.id, lambda found: _telling(found, webhook))
     if to_run:
         deployment.queue.announce(record)
-    return accepted(record, 202 if to_run else 200)
+    return Submitted(record, to_run)
 
 
 def _upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -> dict[str, str]:
@@ -155,12 +119,6 @@ def _telling(record: JobRecord, webhook: Webhook) -> JobRecord:
     if any(delivery.webhook == webhook for delivery in record.deliveries):
         return record
     return record.model_copy(update={"deliveries": [*record.deliveries, Delivery(webhook=webhook)]})
-
-
-def accepted(record: JobRecord, status: int) -> JSONResponse:
-    """The answer to a POST: the analysis that it made, now or before."""
-    analysis = record.analysis()
-    return JSONResponse(analysis.model_dump(mode="json"), status_code=status, headers={"Location": analysis.links.self})
 
 
 _Texts = TypeVar("_Texts", bound=TextsRef)

@@ -10,7 +10,7 @@ import pytest
 from backends.storage.uploads import UploadStore
 from backends.tables.reading import Columns, Row, RowReader, check_head, read_rows, table_encoding
 from layerdrift.contract.request import DatasetRef
-from service.submit import _kept_inline
+from service.use_cases.submit import _kept_inline
 
 
 class Kept:

@@ -5,8 +5,8 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.responses import Response
 
-from service.conditional import conditional
-from service.hot import HotMiddleware, HotReports
+from service.http.conditional import conditional
+from service.middleware.response_cache import CachedResponses, ResponseCacheMiddleware
 
 PATH = "/v1/analyses/an_" + "a" * 26 + "/report"
 
@@ -27,7 +27,7 @@ class Service:
             body = f"{accept} {self.asked}".encode()
             return conditional(body, "text/plain", request.headers.get("if-none-match"), {"Vary": "Accept"})
 
-        app.add_middleware(HotMiddleware, reports=HotReports(**limits))  # type: ignore[arg-type]
+        app.add_middleware(ResponseCacheMiddleware, reports=CachedResponses(**limits))  # type: ignore[arg-type]
         self.http = TestClient(app)
 
 
@@ -72,7 +72,7 @@ def test_other_methods_and_paths_go_through(method: str) -> None:
 
 
 def test_memory_has_a_limit() -> None:
-    reports = HotReports(max_bytes=100, seconds=60)
+    reports = CachedResponses(max_bytes=100, seconds=60)
     for number in range(20):
         reports.put((str(number),), [], '"x"', b"x" * 30)
     assert [number for number in range(20) if reports.get((str(number),)) is not None] == [17, 18, 19]

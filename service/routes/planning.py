@@ -9,8 +9,8 @@ from backends.estimates.estimate import estimate_of
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.estimate import DatasetPreview, Estimate, Sources
 from layerdrift.contract.request import AnalysisRequest, DatasetRef
-from service.problems import documented
-from service.security import Backends, Reader, Submitter
+from service.http.access import Backends, Reader, Submitter
+from service.http.problems import documented
 
 router = APIRouter(tags=["planning"])
 

@@ -19,9 +19,9 @@ from backends.jobs.records import JobRecord
 from backends.jobs.store import JobStore
 from backends.storage import key_names
 from layerdrift.contract.errors import UnavailableError
-from service.concurrency import ConcurrencyLimit
-from service.problems import documented
-from service.security import AnalysisId, Backends, Reader
+from service.http.access import AnalysisId, Backends, Reader
+from service.http.concurrency import ConcurrencyLimit
+from service.http.problems import documented
 
 KEEP_ALIVE_SECONDS = 10.0
 """A comment is sent after so long without an event: proxies close what is silent."""

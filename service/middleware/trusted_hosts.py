@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backends.api_keys import is_loopback
 from backends.settings import Settings
 from layerdrift.contract.errors import Problem
-from service.problems import ProblemResponse
+from service.http.problems import ProblemResponse
 
 _ONCE = (b"host", b"origin", b"authorization")
 """Headers that decide who asks: two of one kind could be read as either."""

@@ -7,7 +7,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from layerdrift.contract.errors import DeadlineError
-from service.problems import ProblemResponse
+from service.http.problems import ProblemResponse
 
 
 class DeadlineMiddleware:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.conditional import matches
+from service.http.conditional import matches
 
 HOT_SECONDS = 2.0
 MAX_BYTES = 128 << 20
@@ -32,7 +32,7 @@ class HotAnswer:
     body: bytes
 
 
-class HotReports:
+class CachedResponses:
     """Answers by what was asked: path, key and Accept header; the least recently used are forgotten first."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, seconds: float = HOT_SECONDS) -> None:
@@ -68,10 +68,10 @@ class HotReports:
             self._bytes -= len(found.body)
 
 
-class HotMiddleware:
+class ResponseCacheMiddleware:
     """Answers what `reports` has, and learns from what the app answers; counts against no rate limit while it does."""
 
-    def __init__(self, app: ASGIApp, reports: HotReports) -> None:
+    def __init__(self, app: ASGIApp, reports: CachedResponses) -> None:
         self._app = app
         self._reports = reports
 

@@ -9,11 +9,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from layerdrift.contract.upload import Upload, UploadRequest
-from service.concurrency import ConcurrencyLimit
-from service.problems import documented
-from service.security import Backends, Reader, Submitter
+from service.http.access import Backends, Reader, Submitter
+from service.http.concurrency import ConcurrencyLimit
+from service.http.paths import UPLOADS
+from service.http.problems import documented
 
-PREFIX = "/v1/uploads/"
 UploadId = Annotated[str, Path(pattern=r"^up_[a-z2-7]{26}$", description="upload id")]
 
 RECEIVING = ConcurrencyLimit("uploads", of_client=8, in_all=32)
@@ -34,7 +34,7 @@ def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, res
     upload = backends.uploads.announce(key.tenant, body)
     if upload.status == "waiting":
         backends.waiting_uploads.put(key.tenant, upload.id)
-    response.headers["Location"] = f"{PREFIX}{upload.id}"
+    response.headers["Location"] = f"{UPLOADS}{upload.id}"
     return upload
 
 

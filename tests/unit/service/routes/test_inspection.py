@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 
 from backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.inspection import Inspection, InspectionRequest
-from service.inspect import InspectAPI, Question
-from workers.inspecting import Asked
+from service.routes.inspection import InspectAPI, Question
+from service.use_cases.inspect import Inspections
+from workers.inspecting import Asked, Inspector
 
 GOOD, BAD = "an_" + "a" * 26, "an_" + "b" * 26
 
@@ -30,7 +32,8 @@ def questions(*ids: str) -> list[Question]:
 @pytest.fixture
 def api() -> InspectAPI:
     made = InspectAPI(Settings())
-    made._inspector = Fragile()
+    made._inspections = Inspections(Settings())
+    made._inspections._inspector = cast(Inspector, Fragile())
     return made
 
 

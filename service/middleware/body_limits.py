@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from layerdrift.contract.errors import InputError, LateError, LayerdriftError, TooLargeError
-from service.concurrency import ConcurrencyLimit
-from service.json_structure import JsonStructure
-from service.problems import problem_response
-from service.uploads import PREFIX
+from service.http.concurrency import ConcurrencyLimit
+from service.http.paths import UPLOADS
+from service.http.problems import problem_response
+from service.middleware.json_structure import JsonStructure
 
 MAX_BYTES = 64 << 10
 """Of the body of a request, but for these."""
@@ -54,7 +54,7 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["method"] == "PUT" and scope["path"].startswith(PREFIX):
+        elif scope["method"] == "PUT" and scope["path"].startswith(UPLOADS):
             await self._app(scope, _not_idle(receive), send)
         else:
             await self._limited(scope, receive, send)

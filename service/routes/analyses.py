@@ -1,60 +1,33 @@
-"""The routes of finished and running analyses beside POST /v1/analyses; health and the API page."""
+"""Analyses that were submitted: list, status, report, artifacts, policy, comparison, cancel, delete."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
-from prometheus_client import generate_latest
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, Wanted
-from backends.observability import metrics
-from backends.storage import key_names
 from backends.storage.report_cache import MEDIA_TYPES, ReportFormat
-from layerdrift import __version__
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import ArtifactList
 from layerdrift.contract.comparison import Comparison
-from layerdrift.contract.errors import ConflictError, LayerdriftError
+from layerdrift.contract.errors import ConflictError
 from layerdrift.contract.key import ApiKey
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
-from service import judging
-from service.conditional import conditional
-from service.problems import documented
-from service.security import Admin, AnalysisId, Backends, OtherAnalysisId, Reader, Submitter
-from service.web import REPORT
+from service.http.access import Admin, AnalysisId, Backends, OtherAnalysisId, Reader, Submitter
+from service.http.conditional import conditional
+from service.http.problems import documented
+from service.routes.web import REPORT
+from service.use_cases import evaluation
+from service.use_cases.delete import delete
 
-STATIC = "/static/docs"
 POLL_SECONDS = 2
 
 router = APIRouter()
-
-
-class Health(BaseModel):
-    """Liveness of the process."""
-
-    status: str = "ok"
-    version: str = __version__
-    instance: str = Field(default="", description="name of this server, from LAYERDRIFT_INSTANCE; empty if not set")
-
-
-class Readiness(BaseModel):
-    """State of each dependency of the service: `ok`, or what is wrong."""
-
-    ready: bool
-    redis: str
-    s3: str
-    s3_conditional_writes: bool | None = Field(
-        description="whether S3 supports conditional writes (no overwriting on request); null while S3 is unavailable"
-    )
-    workers: int
 
 
 IfNoneMatch = Annotated[str | None, Header(description="ETag of an earlier response")]
@@ -109,13 +82,7 @@ def get_analysis(
 )
 def delete_analysis(backends: Backends, key: Admin, analysis_id: AnalysisId) -> None:
     """Delete an analysis with its report, artifacts and checkpoint. Returns 409 while it is queued or running."""
-    record = backends.jobs.get(analysis_id, key.tenant)
-    if not record.status.final:
-        raise ConflictError(f"the analysis is {record.status}; cancel it first")
-    backends.reports.forget(record.owned)
-    for prefix in (key_names.artifact_prefix, key_names.checkpoint_prefix, key_names.unfinished_prefix):
-        backends.blobs.delete_all(prefix(record.owned))
-    backends.jobs.remove(record)
+    delete(backends, key.tenant, analysis_id)
 
 
 @router.post(
@@ -194,7 +161,7 @@ async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId
     if policy.baseline is not None:
         earlier = await run_in_threadpool(backends.jobs.resolve, key.tenant, policy.baseline)
         baseline = await run_in_threadpool(_report, backends, key, earlier)
-    return Response(await judging.verdict(policy, report, baseline), media_type="application/json")
+    return Response(await evaluation.verdict(policy, report, baseline), media_type="application/json")
 
 
 @router.get(
@@ -212,7 +179,7 @@ async def compare_analyses(
 ) -> Response:
     """Compare two reports layer by layer: `other_id` minus `analysis_id`."""
     one, other = [await run_in_threadpool(_report, backends, key, id_) for id_ in (analysis_id, other_id)]
-    return Response(await judging.comparison(one, other), media_type="application/json")
+    return Response(await evaluation.comparison(one, other), media_type="application/json")
 
 
 _PRELIMINARY = {"Layerdrift-Report": "preliminary", "Cache-Control": "no-store"}
@@ -268,56 +235,3 @@ def _quality(accept: str, media_type: str) -> float:
         except ValueError:
             found[name] = 0.0
     return next((found[name] for name in (media_type, family, "*/*") if name in found), 0.0)
-
-
-@router.get("/health", summary="Check health", tags=["service"])
-async def health(request: Request) -> Health:
-    """Check that the process is alive. Never waits for a worker thread."""
-    deployment: Deployment = request.app.state.deployment
-    return Health(instance=deployment.settings.instance)
-
-
-@router.get("/ready", summary="Check readiness", tags=["service"], responses={503: {"model": Readiness}})
-def ready(backends: Backends, response: Response) -> Readiness:
-    """Check that Redis, S3 and at least one worker are available. Otherwise returns 503 with the state of each."""
-    states = {}
-    for name, check in (("redis", backends.jobs.check), ("s3", backends.blobs.check)):
-        try:
-            check()
-            states[name] = "ok"
-        except LayerdriftError as error:
-            states[name] = error.detail
-    if states["s3"] == "ok" and backends.blobs.conditional_writes is None:
-        backends.probe_store()
-    workers = backends.jobs.workers("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
-    all_there = states["redis"] == states["s3"] == "ok" and workers > 0
-    if not all_there:
-        response.status_code = 503
-    return Readiness(
-        ready=all_there,
-        redis=states["redis"],
-        s3=states["s3"],
-        s3_conditional_writes=backends.blobs.conditional_writes,
-        workers=workers,
-    )
-
-
-@router.get("/metrics", include_in_schema=False)
-def metrics_page(backends: Backends) -> Response:
-    """Prometheus metrics: counters of the API processes and the state of the whole deployment."""
-    standing = metrics.standing(backends.jobs, backends.queue)
-    return Response(
-        generate_latest(metrics.counted()) + generate_latest(standing), media_type="text/plain; version=0.0.4"
-    )
-
-
-@router.get("/docs", include_in_schema=False)
-def docs() -> HTMLResponse:
-    """The API documentation page. Loads nothing from the internet."""
-    return get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title="layerdrift API",
-        swagger_js_url=f"{STATIC}/swagger-ui-bundle.js",
-        swagger_css_url=f"{STATIC}/swagger-ui.css",
-        swagger_favicon_url=f"{STATIC}/favicon.png",
-    )

@@ -20,7 +20,7 @@ _UNLOGGED = ("/health", "/ready", "/metrics")
 logger = logging.getLogger(__name__)
 
 
-class ObservedMiddleware:
+class RequestLoggingMiddleware:
     """The outermost layer: what it does not see was not answered."""
 
     def __init__(self, app: ASGIApp) -> None:

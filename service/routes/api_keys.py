@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path
 
 from backends.api_keys import key_of_tenant
 from layerdrift.contract.key import KeyList, KeyRequest, NewKey
-from service.problems import documented
-from service.security import Admin, Backends
+from service.http.access import Admin, Backends
+from service.http.problems import documented
 
 KeyId = Annotated[str, Path(pattern=r"^key_[0-9a-f]{8}$", description="key id")]
 

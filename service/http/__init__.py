@@ -1,0 +1,1 @@
+"""What routes share of HTTP: problem documents, access, conditional answers, limits."""

@@ -1,0 +1,1 @@
+"""What every request passes before a route, and on its way back; the protocol below it."""

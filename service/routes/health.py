@@ -1,0 +1,92 @@
+"""The process and what it rests on: liveness, readiness, metrics, and the page of the API's documentation."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from prometheus_client import generate_latest
+from pydantic import BaseModel, Field
+
+from backends.deployment import Deployment
+from backends.observability import metrics
+from layerdrift import __version__
+from layerdrift.contract.errors import LayerdriftError
+from service.http.access import Backends
+
+DOCS_FILES = "/static/docs"
+
+router = APIRouter()
+
+
+class Health(BaseModel):
+    """Liveness of the process."""
+
+    status: str = "ok"
+    version: str = __version__
+    instance: str = Field(default="", description="name of this server, from LAYERDRIFT_INSTANCE; empty if not set")
+
+
+class Readiness(BaseModel):
+    """State of each dependency of the service: `ok`, or what is wrong."""
+
+    ready: bool
+    redis: str
+    s3: str
+    s3_conditional_writes: bool | None = Field(
+        description="whether S3 supports conditional writes (no overwriting on request); null while S3 is unavailable"
+    )
+    workers: int
+
+
+@router.get("/health", summary="Check health", tags=["service"])
+async def health(request: Request) -> Health:
+    """Check that the process is alive. Never waits for a worker thread."""
+    deployment: Deployment = request.app.state.deployment
+    return Health(instance=deployment.settings.instance)
+
+
+@router.get("/ready", summary="Check readiness", tags=["service"], responses={503: {"model": Readiness}})
+def ready(backends: Backends, response: Response) -> Readiness:
+    """Check that Redis, S3 and at least one worker are available. Otherwise returns 503 with the state of each."""
+    states = {}
+    for name, check in (("redis", backends.jobs.check), ("s3", backends.blobs.check)):
+        try:
+            check()
+            states[name] = "ok"
+        except LayerdriftError as error:
+            states[name] = error.detail
+    if states["s3"] == "ok" and backends.blobs.conditional_writes is None:
+        backends.probe_store()
+    workers = backends.jobs.workers("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
+    all_there = states["redis"] == states["s3"] == "ok" and workers > 0
+    if not all_there:
+        response.status_code = 503
+    return Readiness(
+        ready=all_there,
+        redis=states["redis"],
+        s3=states["s3"],
+        s3_conditional_writes=backends.blobs.conditional_writes,
+        workers=workers,
+    )
+
+
+@router.get("/metrics", include_in_schema=False)
+def metrics_page(backends: Backends) -> Response:
+    """Prometheus metrics: counters of the API processes and the state of the whole deployment."""
+    standing = metrics.standing(backends.jobs, backends.queue)
+    return Response(
+        generate_latest(metrics.counted()) + generate_latest(standing), media_type="text/plain; version=0.0.4"
+    )
+
+
+@router.get("/docs", include_in_schema=False)
+def docs() -> HTMLResponse:
+    """The API documentation page. Loads nothing from the internet."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="layerdrift API",
+        swagger_js_url=f"{DOCS_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{DOCS_FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{DOCS_FILES}/favicon.png",
+    )
