@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from backends.jobs.listing import JobListing
 from backends.jobs.records import Wanted
-from backends.jobs.store import JobStore
 from backends.settings import Settings
 from backends.sources.checkpoint_folder import ADAPTER_CONFIG, CONFIG
 from backends.sources.uri_resolver import Opener
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Catalogue:
     """Lists sources; opens none of them."""
 
-    def __init__(self, settings: Settings, blobs: BlobStore, jobs: JobStore, uploads: UploadStore) -> None:
+    def __init__(self, settings: Settings, blobs: BlobStore, jobs: JobListing, uploads: UploadStore) -> None:
         self._settings = settings
         self._blobs = blobs
         self._jobs = jobs

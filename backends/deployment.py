@@ -10,8 +10,12 @@ from backends.api_keys import KeyStore
 from backends.catalogue import Catalogue
 from backends.estimates.rates import Rates
 from backends.jobs.idempotency import IdempotencyKeys
-from backends.jobs.store import JobStore, connect_redis
+from backends.jobs.leases import LeaseStore
+from backends.jobs.listing import JobListing
+from backends.jobs.store import JobStore
+from backends.jobs.workers import WorkerRegistry
 from backends.queue import JobQueue, celery_app
+from backends.redis_connection import connect_redis
 from backends.settings import Settings
 from backends.sources.pinning import Sources
 from backends.storage.artifacts import ArtifactStore
@@ -31,6 +35,9 @@ class Deployment:
     settings: Settings
     blobs: BlobStore
     jobs: JobStore
+    listing: JobListing
+    leases: LeaseStore
+    workers: WorkerRegistry
     reports: ReportCache
     queue: JobQueue
     sources: Sources
@@ -49,14 +56,18 @@ class Deployment:
         """Everything that the settings name; nothing is sent yet. One for each process: sockets survive no fork."""
         blobs = BlobStore.connect(settings)
         client = connect_redis(settings)
-        jobs = JobStore(client, blobs)
+        jobs, workers = JobStore(client, blobs), WorkerRegistry(client)
+        listing = JobListing(client, jobs)
         uploads = UploadStore(blobs, settings.max_upload_bytes)
         return cls(
             settings=settings,
             blobs=blobs,
             jobs=jobs,
+            listing=listing,
+            leases=LeaseStore(client),
+            workers=workers,
             reports=ReportCache(client, blobs, settings.report_cache_seconds),
-            queue=JobQueue(celery_app(settings), client, jobs),
+            queue=JobQueue(celery_app(settings), client, workers),
             sources=Sources(settings, blobs),
             uploads=uploads,
             waiting_uploads=WaitingUploads(client, uploads),
@@ -66,7 +77,7 @@ class Deployment:
             webhooks=WebhookTargets(settings),
             webhook_queue=WebhookQueue(client),
             rates=Rates(client),
-            catalogue=Catalogue(settings, blobs, jobs, uploads),
+            catalogue=Catalogue(settings, blobs, listing, uploads),
         )
 
     def probe_store(self) -> bool | None:

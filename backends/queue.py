@@ -13,7 +13,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from backends.jobs.records import JobRecord
-from backends.jobs.store import JobStore
+from backends.jobs.workers import WorkerRegistry
 from backends.settings import Settings
 from layerdrift.contract.errors import UnavailableError
 
@@ -50,14 +50,14 @@ def celery_app(settings: Settings) -> Celery:
 class JobQueue:
     """Announces jobs to the workers."""
 
-    def __init__(self, app: Celery, client: redis.Redis, jobs: JobStore) -> None:
+    def __init__(self, app: Celery, client: redis.Redis, workers: WorkerRegistry) -> None:
         self._app = app
         self._redis = client
-        self._jobs = jobs
+        self._workers = workers
 
     def announce(self, record: JobRecord) -> None:
         """Tells the workers that a job is to be looked at; twice does no harm. UnavailableError without a queue."""
-        name: QueueName = "gpu" if self._jobs.workers("gpu") else "cpu"
+        name: QueueName = "gpu" if self._workers.listening("gpu") else "cpu"
         try:
             # a name alone goes through the default exchange: no binding is needed, which an emptied Redis would lack
             self._app.send_task(

@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
-from backends.jobs.store import JobStore
 from backends.observability import logs, metrics, tracing
 from backends.storage import key_names
 from backends.storage.artifact_names import CENTRES, LATENTS, SAES, sae_file
@@ -91,7 +90,7 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
 
 def _run_leased(deployment: Deployment, analysis_id: str) -> None:
     jobs, settings = deployment.jobs, deployment.settings
-    with _leased(jobs, analysis_id, settings.lease_seconds, settings.cancel_seconds) as lease:
+    with _leased(deployment, analysis_id) as lease:
         if lease is None:
             logger.info("%s: another worker has it", analysis_id)
             return
@@ -354,7 +353,7 @@ def _rendered(report: Report) -> dict[ReportFormat, bytes]:
     }
 
 
-def _give_up(jobs: JobStore, analysis_id: str, owner: str) -> None:
+def _give_up(deployment: Deployment, analysis_id: str, owner: str) -> None:
     """Ends a cancelled job that is stuck, and this process with it; not where it has just come to its end."""
     ended = False
 
@@ -363,10 +362,10 @@ def _give_up(jobs: JobStore, analysis_id: str, owner: str) -> None:
         ended = not found.status.final
         return found.ended(Status.CANCELLED) if ended else found
 
-    jobs.update(analysis_id, end)
+    deployment.jobs.update(analysis_id, end)
     if ended:
         logger.warning("%s: cancelled but still running; ending its process", analysis_id)
-        jobs.release_lease(analysis_id, owner)
+        deployment.leases.release(analysis_id, owner)
         _end_process()
 
 
@@ -393,14 +392,16 @@ def _worker_lost(times: int) -> Problem:
 
 
 @contextmanager
-def _leased(jobs: JobStore, analysis_id: str, seconds: float, patience: float) -> Iterator[Lease | None]:
+def _leased(deployment: Deployment, analysis_id: str) -> Iterator[Lease | None]:
     """Holds the job's lease, renewed from a thread. None: somebody else holds it.
 
-    A job that was cancelled `patience` seconds ago and still goes on is stuck in something that never asks: it is
+    A job that was cancelled `cancel_seconds` ago and still goes on is stuck in something that never asks: it is
     ended with its process, which the pool replaces.
     """
+    jobs, leases, settings = deployment.jobs, deployment.leases, deployment.settings
+    seconds, patience = settings.lease_seconds, settings.cancel_seconds
     owner = uuid.uuid4().hex[:12]
-    if not jobs.take_lease(analysis_id, owner, seconds):
+    if not leases.take(analysis_id, owner, seconds):
         yield None
         return
     lost, ended = threading.Event(), threading.Event()
@@ -409,13 +410,13 @@ def _leased(jobs: JobStore, analysis_id: str, seconds: float, patience: float) -
         cancelled_at: float | None = None
         while not ended.wait(min(seconds, patience) / 3):
             try:
-                if not jobs.renew_lease(analysis_id, owner, seconds):
+                if not leases.renew(analysis_id, owner, seconds):
                     lost.set()
                     return
                 if cancelled_at is None and jobs.get(analysis_id).cancel_requested:
                     cancelled_at = time.monotonic()
                 if cancelled_at is not None and time.monotonic() - cancelled_at > patience:
-                    _give_up(jobs, analysis_id, owner)
+                    _give_up(deployment, analysis_id, owner)
             except (redis.RedisError, UnavailableError) as error:
                 logger.warning("%s: could not renew the lease: %s", analysis_id, error)
 
@@ -427,4 +428,4 @@ def _leased(jobs: JobStore, analysis_id: str, seconds: float, patience: float) -
         ended.set()
         heart.join()
         with suppress(redis.RedisError):  # it runs out by itself
-            jobs.release_lease(analysis_id, owner)
+            leases.release(analysis_id, owner)

@@ -43,12 +43,12 @@ class Reconciler:
         """Says that this worker is gone."""
         self._stopped.set()
         self._thread.join(timeout=EVERY_SECONDS)
-        self._deployment.jobs.withdraw_worker(self._worker, self._queues)
+        self._deployment.workers.withdraw(self._worker, self._queues)
 
     def look(self) -> list[str]:
         """One look at the open jobs; the ids that were announced again."""
-        jobs = self._deployment.jobs
-        jobs.announce_worker(self._worker, self._queues, ALIVE_SECONDS)
+        jobs, leases = self._deployment.jobs, self._deployment.leases
+        self._deployment.workers.announce(self._worker, self._queues, ALIVE_SECONDS)
         restored = jobs.restore()
         if restored:
             logger.warning("Redis had no jobs; %d records were restored from S3", restored)
@@ -56,7 +56,7 @@ class Reconciler:
         unheld = [analysis_id for analysis_id in jobs.open_ids() if self._forgotten(analysis_id, waiting)]
         self._idle = {analysis_id: self._idle.get(analysis_id, 0) + 1 for analysis_id in unheld}
         patient = [analysis_id for analysis_id, looks in self._idle.items() if looks >= PATIENCE]
-        due = [analysis_id for analysis_id in patient if jobs.claim_announcement(analysis_id, ANNOUNCE_EVERY_SECONDS)]
+        due = [analysis_id for analysis_id in patient if leases.claim_announcement(analysis_id, ANNOUNCE_EVERY_SECONDS)]
         for analysis_id in due:
             logger.warning("%s: no worker has it; announced again", analysis_id)
             self._deployment.queue.announce(jobs.get(analysis_id))
@@ -65,10 +65,9 @@ class Reconciler:
 
     def _forgotten(self, analysis_id: str, waiting: int) -> bool:
         """Whether nobody holds an open job, and it is not just waiting for its turn in the queue."""
-        jobs = self._deployment.jobs
-        if jobs.leased(analysis_id):
+        if self._deployment.leases.held(analysis_id):
             return False
-        return waiting == 0 or jobs.get(analysis_id).status is Status.RUNNING
+        return waiting == 0 or self._deployment.jobs.get(analysis_id).status is Status.RUNNING
 
     def _sweep(self) -> None:
         """Takes away the scratch that a killed worker left: of a job nobody holds, and not touched for a while."""
@@ -76,7 +75,7 @@ class Reconciler:
         oldest = time.time() - 4 * self._deployment.settings.lease_seconds
         for folder in scratch.iterdir() if scratch.is_dir() else ():
             analysis_id = folder.name.partition(".")[0]
-            if folder.stat().st_mtime < oldest and not self._deployment.jobs.leased(analysis_id):
+            if folder.stat().st_mtime < oldest and not self._deployment.leases.held(analysis_id):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self) -> None:

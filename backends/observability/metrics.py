@@ -10,7 +10,8 @@ import os
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 
-from backends.jobs.store import JobStore
+from backends.jobs.listing import JobListing
+from backends.jobs.workers import WorkerRegistry
 from backends.queue import QUEUES, JobQueue
 from layerdrift.contract.analysis import Status
 
@@ -38,7 +39,7 @@ def counted() -> CollectorRegistry:
     return registry
 
 
-def standing(jobs: JobStore, queue: JobQueue) -> CollectorRegistry:
+def standing(jobs: JobListing, workers: WorkerRegistry, queue: JobQueue) -> CollectorRegistry:
     """How things stand in the whole deployment now: jobs by status, what waits, who listens."""
     registry = CollectorRegistry()
     by_status = Gauge("layerdrift_jobs", "Jobs with this status, all tenants", ["status"], registry=registry)
@@ -48,5 +49,5 @@ def standing(jobs: JobStore, queue: JobQueue) -> CollectorRegistry:
     waiting.set(queue.waiting())
     listening = Gauge("layerdrift_workers", "Listening workers", ["queue"], registry=registry)
     for name in QUEUES:
-        listening.labels(name).set(jobs.workers(name))
+        listening.labels(name).set(workers.listening(name))
     return registry

@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from backends.api_keys import bearer, require
 from backends.deployment import Deployment
-from backends.jobs.store import ANALYSIS_ID
+from backends.jobs.listing import ANALYSIS_ID
 from layerdrift.contract.key import ApiKey, Scope
 
 _SCHEME = HTTPBearer(auto_error=False, description="an API key; not required until the first one is created")
@@ -44,7 +44,7 @@ def _resolved(request: Request, backends: Backends, reference: str) -> str:
     if ANALYSIS_ID.fullmatch(reference):
         return reference
     key = backends.keys.find(bearer(request.headers.get("Authorization")))
-    return backends.jobs.resolve(key.tenant, reference)
+    return backends.listing.resolve(key.tenant, reference)
 
 
 def _analysis_id(request: Request, backends: Backends, analysis_id: Reference) -> str:

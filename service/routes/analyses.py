@@ -50,7 +50,7 @@ def list_analyses(
     """List analyses, newest first. A filtered page may be short: continue while `next_cursor` is set."""
     label, _, value = (tag or "").partition(":")
     wanted = Wanted(status=status, name=name, tag=(label, value) if tag else None)
-    records, next_cursor = backends.jobs.page(key.tenant, limit, cursor, wanted)
+    records, next_cursor = backends.listing.page(key.tenant, limit, cursor, wanted)
     return AnalysisPage(items=[record.analysis() for record in records], next_cursor=next_cursor)
 
 
@@ -69,7 +69,7 @@ def get_analysis(
     headers = {} if record.status.final else {"Retry-After": str(POLL_SECONDS)}
     found = record.analysis()
     if record.status is Status.QUEUED:
-        found = found.model_copy(update={"queued_before": backends.jobs.queued_before(record)})
+        found = found.model_copy(update={"queued_before": backends.listing.queued_before(record)})
     return conditional(found.model_dump_json().encode(), "application/json", if_none_match, headers)
 
 
@@ -159,7 +159,7 @@ async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId
     report = await run_in_threadpool(_report, backends, key, analysis_id)
     baseline = None
     if policy.baseline is not None:
-        earlier = await run_in_threadpool(backends.jobs.resolve, key.tenant, policy.baseline)
+        earlier = await run_in_threadpool(backends.listing.resolve, key.tenant, policy.baseline)
         baseline = await run_in_threadpool(_report, backends, key, earlier)
     return Response(await evaluation.verdict(policy, report, baseline), media_type="application/json")
 

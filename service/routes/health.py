@@ -58,7 +58,7 @@ def ready(backends: Backends, response: Response) -> Readiness:
             states[name] = error.detail
     if states["s3"] == "ok" and backends.blobs.conditional_writes is None:
         backends.probe_store()
-    workers = backends.jobs.workers("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
+    workers = backends.workers.listening("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
     all_there = states["redis"] == states["s3"] == "ok" and workers > 0
     if not all_there:
         response.status_code = 503
@@ -74,7 +74,7 @@ def ready(backends: Backends, response: Response) -> Readiness:
 @router.get("/metrics", include_in_schema=False)
 def metrics_page(backends: Backends) -> Response:
     """Prometheus metrics: counters of the API processes and the state of the whole deployment."""
-    standing = metrics.standing(backends.jobs, backends.queue)
+    standing = metrics.standing(backends.listing, backends.workers, backends.queue)
     return Response(
         generate_latest(metrics.counted()) + generate_latest(standing), media_type="text/plain; version=0.0.4"
     )

@@ -95,7 +95,7 @@ def add_route(app: FastAPI, asked: Callable[[Question], Awaitable[Response]]) ->
     """Puts the route in front of LitServe's endpoint: who asks, of which analysis."""
 
     async def inspect_texts(body: InspectionRequest, key: Reader, backends: Backends) -> Response:
-        analysis_id = await run_in_threadpool(backends.jobs.resolve, key.tenant, body.analysis_id)
+        analysis_id = await run_in_threadpool(backends.listing.resolve, key.tenant, body.analysis_id)
         request = body.model_copy(update={"analysis_id": analysis_id})
         return await asked(Question(tenant=key.tenant, request=request))
 

@@ -31,7 +31,7 @@ def estimate_analysis(backends: Backends, key: Submitter, body: AnalysisRequest)
     """Estimate the time, memory and disk of a request. Validates it like a submission, but submits nothing."""
     sources = backends.sources.of(key.tenant)
     sizes = sources.sizes(body, sources.pin(body))
-    return estimate_of(body, sizes, backends.rates, backends.jobs.count(Status.QUEUED))
+    return estimate_of(body, sizes, backends.rates, backends.listing.count(Status.QUEUED))
 
 
 @router.post(

@@ -85,7 +85,7 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
     )
 
     def admit() -> None:
-        opened = deployment.jobs.open_count(tenant)
+        opened = deployment.listing.open_count(tenant)
         if opened >= submission.open_jobs:
             raise RateError(f"{opened} jobs are queued or running, the limit of this key", RETRY_SECONDS)
 

@@ -141,7 +141,7 @@ def expect_nothing_left(stack: Stack) -> None:
         if "/jobs/" in key:
             stored = JobRecord.model_validate_json(deployment.blobs.get(key))
             assert stored.status is deployment.jobs.get(stored.id).status
-            assert not deployment.jobs.leased(stored.id)
+            assert not deployment.leases.held(stored.id)
 
 
 def expect_whole(client: Client, stack: Stack, analysis_id: str) -> Report:
@@ -314,9 +314,9 @@ def test_one_job_is_run_by_one_of_two_workers(
     with (tmp_path / "worker.log").open("w") as log:
         second = subprocess.Popen(argv, env=given, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            jobs = Deployment.connect(settings).jobs
+            workers = Deployment.connect(settings).workers
             deadline = time.monotonic() + 60
-            while jobs.workers("cpu") < 2:
+            while workers.listening("cpu") < 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
             with Client(faulty.url) as client:

@@ -58,7 +58,7 @@ def test_what_redis_has_lost_is_read_from_s3(deployment: Deployment, valkey: red
     ended = deployment.jobs.update(job.id, lambda found: found.ended(Status.SUCCEEDED))
     valkey.flushdb()
     assert deployment.jobs.get(job.id) == ended
-    assert [found.id for found in deployment.jobs.page("default", 10, None)[0]] == [job.id]
+    assert [found.id for found in deployment.listing.page("default", 10, None)[0]] == [job.id]
 
 
 def test_what_was_asked_of_a_job_survives_an_emptied_redis(deployment: Deployment, valkey: redis.Redis) -> None:
@@ -81,7 +81,7 @@ def test_what_was_asked_of_a_job_survives_an_emptied_redis(deployment: Deploymen
 def test_a_job_is_announced_where_the_strongest_workers_listen(
     deployment: Deployment, valkey: redis.Redis, listens: tuple[str, ...]
 ) -> None:
-    deployment.jobs.announce_worker("one", listens, 60)
+    deployment.workers.announce("one", listens, 60)
     deployment.queue.announce(record())
     assert [name for name in QUEUES if taken(deployment, name)] == [listens[0]]
 
@@ -150,7 +150,7 @@ def test_pages_hold_every_job_once_newest_first(deployment: Deployment) -> None:
         deployment.jobs.submit(job)
     seen, cursor = [], None
     while True:
-        page, cursor = deployment.jobs.page("default", 5, cursor)
+        page, cursor = deployment.listing.page("default", 5, cursor)
         assert len(page) == 5 or cursor is None
         seen += page
         if cursor is None:
@@ -158,7 +158,7 @@ def test_pages_hold_every_job_once_newest_first(deployment: Deployment) -> None:
     assert sorted(job.id for job in seen) == sorted(job.id for job in [*made, *twins])
     assert [job.created_at for job in seen] == sorted((job.created_at for job in seen), reverse=True)
     with pytest.raises(InputError, match="use one that a list has returned"):
-        deployment.jobs.page("default", 5, "bm9uc2Vuc2U")
+        deployment.listing.page("default", 5, "bm9uc2Vuc2U")
 
 
 def test_pages_can_be_of_one_status(deployment: Deployment) -> None:
@@ -167,8 +167,8 @@ def test_pages_can_be_of_one_status(deployment: Deployment) -> None:
         deployment.jobs.submit(job)
     for job in made[::4]:
         deployment.jobs.update(job.id, lambda found: found.ended(Status.FAILED, PROBLEM))
-    first, cursor = deployment.jobs.page("default", 2, None, Wanted(status=Status.FAILED))
-    rest, end = deployment.jobs.page("default", 2, cursor, Wanted(status=Status.FAILED))
+    first, cursor = deployment.listing.page("default", 2, None, Wanted(status=Status.FAILED))
+    rest, end = deployment.listing.page("default", 2, cursor, Wanted(status=Status.FAILED))
     assert [job.id for job in [*first, *rest]] == [job.id for job in made[::4]]
     assert end is None
 
@@ -176,15 +176,15 @@ def test_pages_can_be_of_one_status(deployment: Deployment) -> None:
 def test_a_lease_belongs_to_one_worker_until_it_is_given_back_or_runs_out(
     deployment: Deployment, valkey: redis.Redis
 ) -> None:
-    jobs = deployment.jobs
-    assert jobs.take_lease("an_x", "one", 60)
-    assert not jobs.take_lease("an_x", "two", 60)
-    assert not jobs.renew_lease("an_x", "two", 60)
-    jobs.release_lease("an_x", "two")
-    assert jobs.leased("an_x")
-    assert jobs.renew_lease("an_x", "one", 60)
-    jobs.release_lease("an_x", "one")
-    assert jobs.take_lease("an_x", "two", 60)
+    leases = deployment.leases
+    assert leases.take("an_x", "one", 60)
+    assert not leases.take("an_x", "two", 60)
+    assert not leases.renew("an_x", "two", 60)
+    leases.release("an_x", "two")
+    assert leases.held("an_x")
+    assert leases.renew("an_x", "one", 60)
+    leases.release("an_x", "one")
+    assert leases.take("an_x", "two", 60)
 
 
 def test_a_report_comes_from_redis_and_without_it_from_s3(deployment: Deployment, valkey: redis.Redis) -> None:

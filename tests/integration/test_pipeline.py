@@ -54,7 +54,7 @@ def test_a_job_runs_to_its_report_and_leaves_no_scratch(deployment: Deployment, 
     assert [stage.status for stage in found.progress.stages] == ["succeeded"] * 5
     assert deployment.reports.get(job.owned, "json").body.startswith(b"{")
     assert list(deployment.settings.scratch.iterdir()) == []
-    assert not deployment.jobs.leased(job.id)
+    assert not deployment.leases.held(job.id)
     assert deployment.jobs.open_ids() == []
 
 
@@ -349,11 +349,11 @@ def test_cancelling_stops_the_training_of_autoencoders_within_two_seconds(
 
 
 def test_a_job_that_another_worker_holds_is_left_alone(deployment: Deployment, job: JobRecord) -> None:
-    deployment.jobs.take_lease(job.id, "another", 60)
+    deployment.leases.take(job.id, "another", 60)
     run_job(deployment, job.id)
     found = deployment.jobs.get(job.id)
     assert (found.status, found.attempts) == (Status.QUEUED, 0)
-    assert deployment.jobs.leased(job.id)
+    assert deployment.leases.held(job.id)
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing_more(
@@ -368,7 +368,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(
     run_job(replace(quick, sources=WatchedSources(quick, lose)), job.id)
     found = deployment.jobs.get(job.id)
     assert found.status is Status.RUNNING
-    assert deployment.jobs.leased(job.id)
+    assert deployment.leases.held(job.id)
 
 
 def test_a_job_that_killed_every_worker_fails_as_worker_lost(deployment: Deployment, job: JobRecord) -> None:
@@ -408,7 +408,7 @@ def test_a_job_that_nobody_holds_is_announced_again(deployment: Deployment, job:
     looks = [reconciler.look() for _ in range(PATIENCE)]
     assert looks == [[]] * (PATIENCE - 1) + [[job.id]]
     assert deployment.queue.waiting() == 1
-    assert deployment.jobs.workers("cpu") == 1
+    assert deployment.workers.listening("cpu") == 1
 
 
 def test_a_job_that_waits_for_its_turn_is_not_announced_twice(deployment: Deployment, job: JobRecord) -> None:
@@ -424,7 +424,7 @@ def test_what_a_killed_worker_left_is_swept_away_and_nothing_else(deployment: De
         folder.mkdir(parents=True)
         if name != "an_new.three":
             os.utime(folder, (long_ago, long_ago))
-    deployment.jobs.take_lease("an_alive", "two", 60)
+    deployment.leases.take("an_alive", "two", 60)
     Reconciler(deployment, "tester").look()
     assert {folder.name for folder in deployment.settings.scratch.iterdir()} == {"an_alive.two", "an_new.three"}
 
@@ -436,7 +436,7 @@ def test_an_object_store_that_is_away_hands_the_job_back(deployment: Deployment,
     run_job(replace(deployment, sources=WatchedSources(deployment, away)), job.id)
     found = deployment.jobs.get(job.id)
     assert (found.status, found.error, found.attempts) == (Status.RUNNING, None, 1)
-    assert not deployment.jobs.leased(job.id)
+    assert not deployment.leases.held(job.id)
     run_job(deployment, job.id)
     assert deployment.jobs.get(job.id).status is Status.SUCCEEDED
 
@@ -457,6 +457,6 @@ def test_a_queue_that_is_away_does_not_end_the_reconciler(deployment: Deployment
     nobody = celery_app(deployment.settings.model_copy(update={"redis_url": f"redis://{LOOPBACK}:{port}/0"}))
     nobody.conf.broker_transport_options = {"max_retries": 1}
     nobody.conf.task_publish_retry = False
-    away = replace(deployment, queue=JobQueue(nobody, deployment.queue._redis, deployment.jobs))
+    away = replace(deployment, queue=JobQueue(nobody, deployment.queue._redis, deployment.workers))
     with pytest.raises(UnavailableError, match="queue could not be reached"):
         away.queue.announce(job)

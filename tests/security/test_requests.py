@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from backends.deployment import Deployment
+from backends.jobs.listing import PAGE_BYTES
 from backends.jobs.records import JobRecord
-from backends.jobs.store import PAGE_BYTES
 from backends.storage import uploads
 from deploy.embedded.stack import Stack
 from layerdrift import gate, policies
@@ -169,7 +169,7 @@ def test_a_job_that_is_stuck_is_cancelled_with_its_process(
         deployment.jobs.cancel(job.id)
         assert ended.wait(20)
         assert deployment.jobs.get(job.id).status is Status.CANCELLED
-        assert not deployment.jobs.leased(job.id)
+        assert not deployment.leases.held(job.id)
     finally:
         go_on.set()
         thread.join()
@@ -260,7 +260,7 @@ def test_a_page_of_long_records_ends_early_and_goes_on(deployment: Deployment, b
     cursor: str | None = None
     pages = 0
     while pages == 0 or cursor:
-        page, cursor = deployment.jobs.page("default", 100, cursor)
+        page, cursor = deployment.listing.page("default", 100, cursor)
         assert sum(len(one.model_dump_json()) for one in page) < 2 * PAGE_BYTES
         seen, pages = seen + page, pages + 1
     assert pages > 1
