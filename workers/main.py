@@ -19,8 +19,8 @@ from backends.queue import QueueName, celery_app
 from backends.settings import Settings
 from workers import tasks
 from workers.cores import cores
-from workers.herald import Herald
 from workers.reconciler import Reconciler
+from workers.webhook_dispatcher import WebhookDispatcher
 
 QUEUES: tuple[QueueName, ...] = ALL_QUEUES if any(Path("/dev").glob("nvidia[0-9]*")) else ("cpu",)
 """What this worker listens to: both queues where there is a GPU."""
@@ -35,7 +35,7 @@ app.conf.imports = (tasks.__name__, __name__)  # what a spawned child of the poo
 
 COLD_SHUTDOWN_SECONDS = 5.0
 
-_helpers: list[Reconciler | Herald] = []
+_helpers: list[Reconciler | WebhookDispatcher] = []
 
 
 @celeryd_init.connect
@@ -56,7 +56,7 @@ def _begin(**_: Any) -> None:
     deployment = Deployment.connect(Settings())
     deployment.probe_store_in_background()
     _helpers.append(Reconciler(deployment, f"{socket.gethostname()}:{os.getpid()}", QUEUES))
-    _helpers.append(Herald(deployment))
+    _helpers.append(WebhookDispatcher(deployment))
     for helper in _helpers:
         helper.start()
     port = Settings().metrics_port

@@ -34,21 +34,21 @@ from layerdrift.contract.report import Report
 from layerdrift.policies import starter_decision
 from layerdrift.render import html, markdown
 from workers.checkpoints import BucketCheckpoints
-from workers.kept import KeptFinetunes, finetune_name
+from workers.finetune_cache import FinetuneCache, finetune_name
 from workers.models.device import give_memory_back, start_threads
 from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.stages.causal.stage import measure_effects, preliminary
 from workers.stages.causal.trajectory import trajectory_of
-from workers.stages.common.checkpointing import Keeping
+from workers.stages.common.checkpointing import Checkpointing
 from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import Resolved
 from workers.stages.common.progress import Spans
-from workers.stages.compare.evaluation import evaluate_outputs
+from workers.stages.compare.head_outputs import evaluate_outputs
 from workers.stages.compare.stage import compare
 from workers.stages.extract.sae_rows import SaeRows, sae_rows
 from workers.stages.extract.stage import Extracted, extract
 from workers.stages.finetune.stage import Tuned, finetune
-from workers.stages.report.stage import Findings, Kept, build_report
+from workers.stages.report.stage import Findings, StoredFiles, build_report
 from workers.stages.resolve.stage import resolve
 from workers.stages.sae.files import named, save_sae
 from workers.stages.sae.latent_table import write_latents
@@ -219,7 +219,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         folder=folder,
         scratch_bytes=settings.scratch_bytes,
         on_progress=writer.on_progress,
-        checkpointing=Keeping(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds),
+        checkpointing=Checkpointing(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds),
     )
     with _stage(writer, StageName.RESOLVE):
         folder.mkdir(parents=True)
@@ -247,7 +247,7 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
     if extracted.heldout is not None:
         with _stage(writer, StageName.SAE):
             spans = Spans(writer.on_progress, {SAE_ROWS: 1.0, SAE_TRAINING: 3.0})
-            rows = sae_rows(context.part(spans.span(SAE_ROWS, "")), extracted.reading, extracted.heldout)
+            rows = sae_rows(context.part(spans.span(SAE_ROWS, "")), extracted.tokenization, extracted.heldout)
             directions = compared.probed.directions if compared.probed else None
             trained = train_saes(context.part(spans.span(SAE_TRAINING, "")), rows, directions)
             extracted = replace(extracted, tokens=with_latents(context, extracted, trained.dictionaries))
@@ -274,7 +274,7 @@ def _tune(
     artifacts: Artifacts,
 ) -> Tuned:
     target, prefix = context.folder / "finetuned", key_names.checkpoint_prefix(record.owned)
-    finetunes = KeptFinetunes(blobs, record.owned)
+    finetunes = FinetuneCache(blobs, record.owned)
     with _stage(writer, StageName.FINETUNE):
         name = finetune_name(record.request, resolved)
         tuned = finetunes.find(name, target)
@@ -288,19 +288,19 @@ def _tune(
 
 def _keep_centres(extracted: Extracted, path: Path, artifacts: Artifacts) -> None:
     """Stores how texts were read and what drift is centred at, so that other texts can be inspected later."""
-    frame, reading = extracted.moments["token"].frame, extracted.reading
+    frame, tokenization = extracted.moments["token"].frame, extracted.tokenization
     tensors = {"base": frame.base.contiguous(), "tuned": frame.tuned.contiguous()}
     tensors["base_spread"], tensors["tuned_spread"] = frame.spreads()
-    tensors["length"] = torch.tensor(reading.length)
-    if reading.inliers is not None:
-        tensors |= {"base_limits": reading.inliers.base_limits, "tuned_limits": reading.inliers.tuned_limits}
+    tensors["length"] = torch.tensor(tokenization.length)
+    if tokenization.inliers is not None:
+        tensors |= {"base_limits": tokenization.inliers.base_limits, "tuned_limits": tokenization.inliers.tuned_limits}
     save_file(tensors, path)
     artifacts.put_named(CENTRES, path)
 
 
 def _keep(
     context: StageContext, owned: key_names.Owned, trained: Trained, rows: SaeRows, bucket: str, artifacts: Artifacts
-) -> Kept:
+) -> StoredFiles:
     """Stores the autoencoders, one after another on disk, and the table of their latents."""
     folder, on_progress = context.folder / SAES, context.on_progress
     for sae in named(trained.dictionaries):
@@ -313,7 +313,7 @@ def _keep(
     latents = folder.with_suffix(".parquet")
     write_latents(latents, trained.dictionaries, rows.heldout, rows.contexts, on_progress)
     artifacts.put_named(LATENTS, latents)
-    return Kept(
+    return StoredFiles(
         f"s3://{bucket}/{key_names.sae_prefix(owned)}", f"s3://{bucket}/{key_names.artifact_object(owned, LATENTS)}"
     )
 

@@ -14,7 +14,7 @@ KEPT_EVENTS = 2000
 KEPT_SECONDS = 7 * 24 * 3600
 
 
-def told(before: JobRecord | None, record: JobRecord) -> list[tuple[str, dict[str, Any]]]:
+def entries_of(before: JobRecord | None, record: JobRecord) -> list[tuple[str, dict[str, Any]]]:
     """Names and data of the events that a change of a record stands for."""
     found: list[tuple[str, dict[str, Any]]] = []
     stages = {stage.name: stage for stage in before.progress.stages} if before else {}
@@ -45,12 +45,12 @@ def told(before: JobRecord | None, record: JobRecord) -> list[tuple[str, dict[st
     return found
 
 
-def tell(pipe: Pipeline, before: JobRecord | None, record: JobRecord) -> None:
+def append_entries(pipe: Pipeline, before: JobRecord | None, record: JobRecord) -> None:
     """Adds the events of a change to the transaction that writes it."""
     stream = key_names.events(record.id)
     if before is not None and before.status.final and not record.status.final:
         pipe.delete(stream)  # it was opened again
-    events = told(before, record)
+    events = entries_of(before, record)
     for name, data in events:
         pipe.xadd(stream, {"event": name, "data": json.dumps(data)}, maxlen=KEPT_EVENTS, approximate=True)
     if events:

@@ -257,7 +257,7 @@ def _queue_write(pipe: Pipeline, before: JobRecord | None, record: JobRecord) ->
             pipe.sadd(index, record.id)
     if record.status.final and any(delivery.waiting for delivery in record.deliveries):
         pipe.zadd(key_names.WEBHOOKS, {record.id: time.time()}, nx=True)
-    events.tell(pipe, before, record)
+    events.append_entries(pipe, before, record)
 
 
 def score_of(record: JobRecord) -> int:

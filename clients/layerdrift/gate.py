@@ -27,7 +27,7 @@ BASELINE_CHECK = "baseline-comparable"
 """The check that every verdict with a baseline has: whether the two reports were measured alike."""
 
 
-def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Verdict:
+def evaluate_policy(policy: Policy, report: Report, baseline: Report | None = None) -> Verdict:
     """Whether a report holds a policy.
 
     Args:
@@ -68,6 +68,10 @@ def judge(policy: Policy, report: Report, baseline: Report | None = None) -> Ver
         decision=decision,
         checks=checks,
     )
+
+
+judge = evaluate_policy
+"""`evaluate_policy`, for scripts that were written for version 0.1."""
 
 
 def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) -> Check:

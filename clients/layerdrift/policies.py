@@ -14,7 +14,7 @@ from layerdrift.contract.errors import FieldProblem, InputError
 from layerdrift.contract.explained import explain
 from layerdrift.contract.policy import Decision, Policy, Verdict
 from layerdrift.contract.report import Report
-from layerdrift.gate import judge
+from layerdrift.gate import evaluate_policy
 
 MAX_ERRORS = 100
 MAX_CHARACTERS = 256 << 10
@@ -105,7 +105,7 @@ def starter_verdict(report: Report) -> Verdict | None:
     if report.status != "complete":
         return None
     try:
-        return judge(load(starter()), report)
+        return evaluate_policy(load(starter()), report)
     except InputError:
         return None
 

@@ -23,7 +23,7 @@ _ASKED = (b"authorization", b"accept")
 
 
 @dataclass(frozen=True)
-class HotAnswer:
+class CachedAnswer:
     """A whole answer, and until when it counts (monotonic seconds)."""
 
     until: float
@@ -36,12 +36,12 @@ class CachedResponses:
     """Answers by what was asked: path, key and Accept header; the least recently used are forgotten first."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, seconds: float = HOT_SECONDS) -> None:
-        self._answers: OrderedDict[tuple[bytes | str, ...], HotAnswer] = OrderedDict()
+        self._answers: OrderedDict[tuple[bytes | str, ...], CachedAnswer] = OrderedDict()
         self._bytes = 0
         self._max_bytes = max_bytes
         self._seconds = seconds
 
-    def get(self, asked: tuple[bytes | str, ...]) -> HotAnswer | None:
+    def get(self, asked: tuple[bytes | str, ...]) -> CachedAnswer | None:
         """The answer, where there is one that still counts."""
         found = self._answers.get(asked)
         if found is None:
@@ -57,7 +57,7 @@ class CachedResponses:
         self._forget(asked)
         if len(body) > self._max_bytes:
             return
-        self._answers[asked] = HotAnswer(time.monotonic() + self._seconds, headers, etag, body)
+        self._answers[asked] = CachedAnswer(time.monotonic() + self._seconds, headers, etag, body)
         self._bytes += len(body)
         while self._bytes > self._max_bytes:
             self._forget(next(iter(self._answers)))

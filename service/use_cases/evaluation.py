@@ -16,7 +16,7 @@ from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy
 from layerdrift.contract.report import Report
-from layerdrift.gate import judge
+from layerdrift.gate import evaluate_policy
 
 NICENESS = 10
 """The event loop goes first where both want a core."""
@@ -58,7 +58,9 @@ def _yielding(function: Callable[..., bytes], *given: object) -> bytes:
 
 
 def _verdict(policy: Policy, report: bytes, baseline: bytes | None) -> bytes:
-    return judge(policy, _read(report), None if baseline is None else _read(baseline)).model_dump_json().encode()
+    return (
+        evaluate_policy(policy, _read(report), None if baseline is None else _read(baseline)).model_dump_json().encode()
+    )
 
 
 def _comparison(one: bytes, other: bytes) -> bytes:

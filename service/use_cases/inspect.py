@@ -1,6 +1,6 @@
 """Inspecting texts: the one door from the service to the workers, which is opened where torch is installed.
 
-`workers.inspecting` is imported when it is first asked for: it takes seconds, and the API has no need of torch.
+`workers.inspector` is imported when it is first asked for: it takes seconds, and the API has no need of torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from layerdrift.contract.errors import LayerdriftError, UnsupportedError
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 
 if TYPE_CHECKING:
-    from workers.inspecting import Inspector
+    from workers.inspector import Inspector
 
 
 class Inspections:
@@ -33,13 +33,13 @@ class Inspections:
         """
         if importlib.util.find_spec("torch") is None:
             raise UnsupportedError("texts can only be inspected where torch is: install layerdrift-server[worker]")
-        from workers.inspecting import Asked
+        from workers.inspector import Asked
 
         asked = [Asked(tenant, request.analysis_id, request.texts) for tenant, request in questions]
         return self._loaded().answer(asked)
 
     def _loaded(self) -> Inspector:
-        from workers.inspecting import Inspector
+        from workers.inspector import Inspector
 
         if self._inspector is None:
             folder, limit = self._settings.home.resolve() / "inspect", self._settings.inspect_memory_bytes

@@ -58,7 +58,7 @@ def _activations() -> tuple[Tensor, Tensor]:
     setting = Setting(TRAIN_ROWS + HELDOUT_ROWS)
     parts = [
         token_rows(hidden_states(setting.base, batch), batch)[list(LAYERS)]
-        for _, batch in setting.reading.grouped(setting.texts)
+        for _, batch in setting.tokenization.grouped(setting.texts)
     ]
     rows = torch.cat(parts, 1)
     rows = rows[:, torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))]

@@ -36,7 +36,7 @@ from workers.models.texts import Batch, count_tokens, usable_length
 from workers.models.tokenizers import load_tokenizer
 from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import Checkpoint, Resolved, Split
-from workers.stages.common.moment_accumulator import Gathering, Reading, group_stores
+from workers.stages.common.moment_accumulator import MomentAccumulator, TokenizationSpec, group_stores
 from workers.stages.common.progress import NO_NUMBERS, Numbers
 from workers.stages.compare.stage import compare
 from workers.stages.extract.stage import extract
@@ -105,11 +105,13 @@ class Setting:
                 parameter.add_(0.02 * float(parameter.std(correction=0)) * noise)
         tokenizer = load_tokenizer(inputs.model, "/base/uri")
         states = StateReader.of(self.base, "/base/uri")
-        self.reading = Reading(tokenizer, usable_length(tokenizer, self.base, 128), is_causal(self.base), states)
+        self.tokenization = TokenizationSpec(
+            tokenizer, usable_length(tokenizer, self.base, 128), is_causal(self.base), states
+        )
         with inputs.reviews.open(encoding="utf-8", newline="") as stream:
             texts = [row["text"] for row in csv.DictReader(stream)]
         self.texts, self.tokens = [], 0
-        for text, count in zip(texts, count_tokens(tokenizer, texts, self.reading.length), strict=True):
+        for text, count in zip(texts, count_tokens(tokenizer, texts, self.tokenization.length), strict=True):
             if self.tokens >= tokens:
                 break
             self.texts.append(text)
@@ -119,22 +121,22 @@ class Setting:
 
     def forward(self) -> None:
         """Both models over all texts, with their hidden states."""
-        for _, batch in self.reading.grouped(self.texts):
+        for _, batch in self.tokenization.grouped(self.texts):
             self._states(batch)
 
     def _states(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        read = self.reading.states.states
+        read = self.tokenization.states.states
         return read(self.base, batch), read(self.tuned, batch)
 
     def measure(self) -> None:
         """The same, with moments of all views and of every group, and with the rule for outliers."""
-        inliers = Inliers(self.reading.causal, *[torch.full((self.reading.states.layers,), 1e9)] * 2)
+        inliers = Inliers(self.tokenization.causal, *[torch.full((self.tokenization.states.layers,), 1e9)] * 2)
         with tempfile.TemporaryDirectory() as folder:
-            gathering = Gathering(self.reading.causal, 0, group_stores(Path(folder)))
-            for group, batch in self.reading.grouped(self.texts):
+            accumulator = MomentAccumulator(self.tokenization.causal, 0, group_stores(Path(folder)))
+            for group, batch in self.tokenization.grouped(self.texts):
                 base, tuned = self._states(batch)
-                gathering.add(group, inliers.judged(batch, base, tuned), base, tuned)
-            gathering.moments()
+                accumulator.add(group, inliers.mark(batch, base, tuned), base, tuned)
+            accumulator.moments()
 
 
 def _times() -> tuple[float, float, int]:

@@ -51,7 +51,7 @@ def _activations(one: Path, both: Path) -> int:
     """Token rows of every layer of the base model, and of both models; how many layers there are."""
     setting = Setting(TRAIN_ROWS + HELDOUT_ROWS)
     parts: list[torch.Tensor] = []
-    for _, batch in setting.reading.grouped(setting.texts):
+    for _, batch in setting.tokenization.grouped(setting.texts):
         states = [token_rows(hidden_states(model, batch), batch) for model in (setting.base, setting.tuned)]
         parts.append(torch.cat(states).to(torch.bfloat16))
     rows = torch.cat(parts, 1)

@@ -24,7 +24,7 @@ from deploy.embedded.demo_inputs import fetch
 from layerdrift import policies
 from layerdrift.contract.policy import Decision
 from layerdrift.contract.report import GraftInfo, LayerGraft, Measured, Recommendation, Sweep, SweepPoint
-from layerdrift.gate import judge
+from layerdrift.gate import evaluate_policy
 from tests.benchmarks.document import publish
 from tests.benchmarks.measures import INPUTS, false_positives
 from tests.builders.reports import changed
@@ -228,7 +228,7 @@ def _perplexity_rule(factor: float) -> float:
 
 def _decision(path: str, value: Any, rule: str) -> Decision:
     """What the starter policy says of a sound report with something else at one place."""
-    verdict = judge(policies.load(policies.starter()), changed(path, value))
+    verdict = evaluate_policy(policies.load(policies.starter()), changed(path, value))
     return next(check.decision for check in verdict.checks if check.id == rule)
 
 

@@ -97,7 +97,7 @@ def rows_for_saes(
     context = pair_context(given, tuned, folder, asked, **more)
     found = extracted or extract(context, None)
     assert found.heldout is not None
-    return sae_rows(context, found.reading, found.heldout)
+    return sae_rows(context, found.tokenization, found.heldout)
 
 
 def tuning(**changes: Any) -> AnalysisRequest:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 from pydantic import SecretStr, ValidationError
-from standardwebhooks.webhooks import Webhook as Judge
+from standardwebhooks import Webhook as Judge
 
 from backends import webhooks
 from backends.deployment import Deployment

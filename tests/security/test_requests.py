@@ -228,17 +228,19 @@ def test_a_policy_over_every_token_is_bounded(pair_report: Report, monkeypatch: 
         return {"id": f"r{number}", "message": "m", "path": path, "max": -1}
 
     every = "tokens.texts[*].drift[*][*]"
-    verdict = gate.judge(Policy.model_validate({"rules": [rule(0, every)]}), pair_report)
+    verdict = gate.evaluate_policy(Policy.model_validate({"rules": [rule(0, every)]}), pair_report)
     (check,) = verdict.checks
     assert len(check.findings) == 100 < check.matched
     assert f"{check.matched} of {check.matched} above -1" in check.detail
     monkeypatch.setattr(gate, "MAX_MATCHES_IN_ALL", 2 * check.matched)
     with pytest.raises(InputError, match="rules match more than") as raised:
-        gate.judge(Policy.model_validate({"rules": [rule(number, every) for number in range(200)]}), pair_report)
+        gate.evaluate_policy(
+            Policy.model_validate({"rules": [rule(number, every) for number in range(200)]}), pair_report
+        )
     assert len(raised.value.errors) <= 101
     monkeypatch.setattr(gate, "MAX_MATCHES", 50)
     with pytest.raises(InputError, match="matches more than 50 numbers"):
-        gate.judge(Policy.model_validate({"rules": [rule(0, every)]}), pair_report)
+        gate.evaluate_policy(Policy.model_validate({"rules": [rule(0, every)]}), pair_report)
 
 
 @pytest.fixture(scope="module")

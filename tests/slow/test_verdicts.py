@@ -19,7 +19,7 @@ from layerdrift import policies
 from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
-from layerdrift.gate import judge
+from layerdrift.gate import evaluate_policy
 from layerdrift.render import words
 from layerdrift.sdk import Client
 from tests.slow.real_pairs import SOUND, WRECKING, first_reviews, smol_base, smol_lora, town_texts
@@ -52,7 +52,7 @@ def smol(inputs: DemoInputs) -> Path:
 
 def reported(client: Client, body: dict[str, Any]) -> tuple[Report, Verdict]:
     report = client.wait(client.submit(AnalysisRequest.model_validate(body)).id, JOB_SECONDS)
-    return report, judge(policies.load(policies.starter()), report)
+    return report, evaluate_policy(policies.load(policies.starter()), report)
 
 
 def language_models(client: Client, inputs: DemoInputs, base: Path, tuned: Path) -> tuple[Report, Verdict]:

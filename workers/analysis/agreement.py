@@ -11,7 +11,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from workers.analysis.permutation import dealt_anew
+from workers.analysis.permutation import permuted
 
 RARE = 0.025
 """Answers that do not depend on the labels reach the bound in at most so many cases of one."""
@@ -46,8 +46,8 @@ def agreement(labels: Tensor, answers: Tensor, units: Tensor) -> Agreement:
     generator = torch.Generator().manual_seed(0)
     dealt = []
     for start in range(0, DEALS, DEALS_AT_ONCE):
-        deals = min(DEALS_AT_ONCE, DEALS - start)
-        dealt.append(_correlations(dealt_anew(labels, units, deals, generator), answers))
+        permutations = min(DEALS_AT_ONCE, DEALS - start)
+        dealt.append(_correlations(permuted(labels, units, permutations, generator), answers))
     by_chance = torch.cat(dealt).sort().values
     reached = float(by_chance[-int(RARE * DEALS) - 1])  # by one deal too many
     above = by_chance[by_chance > reached + ROUNDING]

@@ -37,7 +37,7 @@ def first_of(units: Tensor) -> Tensor:
     return torch.full((int(units.max()) + 1,), len(units)).scatter_reduce(0, units, places, "amin")
 
 
-def dealt_anew(classes: Tensor, units: Tensor, deals: int, generator: torch.Generator) -> Tensor:
+def permuted(classes: Tensor, units: Tensor, permutations: int, generator: torch.Generator) -> Tensor:
     """The classes in other orders, [N] -> [deals, N]: whole units exchange theirs, where each has one class alone.
 
     Args:
@@ -48,7 +48,7 @@ def dealt_anew(classes: Tensor, units: Tensor, deals: int, generator: torch.Gene
     of_first = classes[first_of(of_unit)]
     if not torch.equal(of_first[of_unit], classes):
         of_unit, of_first = torch.arange(len(classes)), classes
-    orders = [torch.randperm(len(of_first), generator=generator) for _ in range(deals)]
+    orders = [torch.randperm(len(of_first), generator=generator) for _ in range(permutations)]
     return of_first[torch.stack(orders)][:, of_unit]
 
 

@@ -108,9 +108,9 @@ def _normalisation_of_site(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows = rows.float()
     norms = rows.norm(dim=-1)
     limit = OUTLIER_FACTOR * norms.median()
-    usual = norms <= limit
-    scale = norms[usual].square().mean().sqrt().clamp_min(1e-12)
-    return scale, rows[usual].mean(0) / scale, limit
+    inliers = norms <= limit
+    scale = norms[inliers].square().mean().sqrt().clamp_min(1e-12)
+    return scale, rows[inliers].mean(0) / scale, limit
 
 
 @dataclass
@@ -184,10 +184,10 @@ class SaeStack:
         """All of its tensors by name, in its own memory."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
-    def usual(self, site: int, rows: Tensor) -> Tensor:
+    def inliers(self, site: int, rows: Tensor) -> Tensor:
         """Which raw rows [B, D] of a site are not of outlying norm; [B] bool."""
-        usual: Tensor = rows.float().norm(dim=-1) <= self.norm_limit[site]
-        return usual
+        inliers: Tensor = rows.float().norm(dim=-1) <= self.norm_limit[site]
+        return inliers
 
     def encode(self, site: int, rows: Tensor, latents: list[int] | None = None) -> Tensor:
         """Latents of raw rows at inference, all or some; [B, D] -> [B, F], >= 0, in scaled units."""

@@ -33,7 +33,7 @@ class _Batch(NamedTuple):
 
     x: Tensor
     centred: Tensor
-    usual: Tensor
+    inliers: Tensor
     counts: Tensor
 
 
@@ -67,22 +67,22 @@ class BatchedTrainer(StackTrainer):
 
     def _batch(self, rows: Tensor) -> _Batch:
         rows = rows.to(self.stack.W_enc.device).float()
-        usual = rows.norm(dim=-1) <= self.stack.norm_limit[:, None]
-        counts = usual.sum(1)
+        inliers = rows.norm(dim=-1) <= self.stack.norm_limit[:, None]
+        counts = inliers.sum(1)
         self._offered += rows.shape[1]
         self._outliers += rows.shape[1] - counts
-        x = rows / self.stack.scale[:, None, None] * usual[..., None]
+        x = rows / self.stack.scale[:, None, None] * inliers[..., None]
         if not self.done:
             mean = x.sum(1, keepdim=True) / counts[:, None, None]
-            squares = ((x - mean) * usual[..., None]).square().sum((1, 2))
+            squares = ((x - mean) * inliers[..., None]).square().sum((1, 2))
             self._variance.copy_((squares / counts).clamp_min(1e-12))
-        return _Batch(x, (x - self.stack.b_dec[:, None]) * usual[..., None], usual, counts)
+        return _Batch(x, (x - self.stack.b_dec[:, None]) * inliers[..., None], inliers, counts)
 
     def _all_pre_activations(self, batch: _Batch) -> Tensor:
         """[S, B, F]; minus infinity in rows that do not count."""
         W_enc, b_enc = self.stack.W_enc.to(self._dtype), self.stack.b_enc[:, None].to(self._dtype)
         pre = torch.baddbmm(b_enc, batch.centred.to(self._dtype), W_enc.transpose(1, 2))
-        return pre.masked_fill_(~batch.usual[..., None], -torch.inf)
+        return pre.masked_fill_(~batch.inliers[..., None], -torch.inf)
 
     def _product(self, one: Tensor, other: Tensor) -> Tensor:
         return torch.bmm(one.to(self._dtype), other.to(self._dtype)).float()
@@ -129,7 +129,7 @@ class BatchedTrainer(StackTrainer):
     def _error(self, batch: _Batch, latents: Tensor) -> tuple[Tensor, Tensor]:
         """What the reconstruction has too much, and the loss's gradient to it; [S, B, D], zero where not usual."""
         rebuilt = self._product(latents, self.stack.W_dec) + self.stack.b_dec[:, None]
-        error = (rebuilt - batch.x) * batch.usual[..., None]
+        error = (rebuilt - batch.x) * batch.inliers[..., None]
         self._errors.copy_(error.square().sum((1, 2)) / batch.counts)
         return error, error * (2 / batch.counts)[:, None, None]
 
@@ -151,7 +151,7 @@ class BatchedTrainer(StackTrainer):
             return
         top = torch.where(dead[:, None], pre, -torch.inf).topk(min(batch.x.shape[2] // 2, most), dim=2)
         z = torch.zeros_like(pre).scatter_(2, top.indices, top.values.relu()).float()
-        scale = (2 * AUX_WEIGHT / batch.counts)[:, None, None] * batch.usual[..., None]
+        scale = (2 * AUX_WEIGHT / batch.counts)[:, None, None] * batch.inliers[..., None]
         g_error = (self._product(z, self.stack.W_dec) - residual) * scale
         g_z = self._product(g_error, self.stack.W_dec.transpose(1, 2)) * (z > 0)
         gradients[0] += self._product(g_z.transpose(1, 2), batch.centred)

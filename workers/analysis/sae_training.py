@@ -36,7 +36,7 @@ THRESHOLD_WINDOW = 0.1
 """JumpReLU's bandwidth, for rows of mean squared norm 1: the published 0.001 sees too few values in a short run."""
 
 
-class Kept(NamedTuple):
+class Selected(NamedTuple):
     """The latents that BatchTopK keeps, sorted by row: rows [K], latents [K], values [K] and row starts [B + 1]."""
 
     rows: Tensor
@@ -146,7 +146,7 @@ class StackTrainer:
         return share
 
     def _site_step(self, site: int, rows: Tensor) -> None:
-        x = self._usual_rows(site, rows) / self.stack.scale[site]
+        x = self._inlier_rows(site, rows) / self.stack.scale[site]
         x_centred = x - self.stack.b_dec[site]
         if not self.done:
             self._variance[site] = (x - x.mean(0)).square().sum(1).mean().clamp_min(1e-12)
@@ -165,24 +165,24 @@ class StackTrainer:
         if self.config.architecture == "batch_topk":
             self._follow_threshold(site, kept)
 
-    def _usual_rows(self, site: int, rows: Tensor) -> Tensor:
+    def _inlier_rows(self, site: int, rows: Tensor) -> Tensor:
         """The rows without those of outlying norm, which would rule the loss."""
-        usual = self.stack.usual(site, rows)
+        inliers = self.stack.inliers(site, rows)
         self._offered[site] += len(rows)
-        self._outliers[site] += len(rows) - int(usual.sum())
-        return rows[usual].float()
+        self._outliers[site] += len(rows) - int(inliers.sum())
+        return rows[inliers].float()
 
     def _pre_activations(self, site: int, x_centred: Tensor) -> Tensor:
         W_enc, b_enc = self.stack.W_enc[site].to(self._dtype), self.stack.b_enc[site].to(self._dtype)
         return torch.addmm(b_enc, x_centred.to(self._dtype), W_enc.T)
 
-    def _keep(self, site: int, x_centred: Tensor) -> Kept:
+    def _keep(self, site: int, x_centred: Tensor) -> Selected:
         pre = self._pre_activations(site, x_centred)
         if self.config.architecture == "topk":
             return row_topk(pre, self.config.k)
         return batch_topk(pre, self.config.k * len(x_centred))
 
-    def _gradients(self, site: int, x: Tensor, x_centred: Tensor, kept: Kept) -> list[Tensor]:
+    def _gradients(self, site: int, x: Tensor, x_centred: Tensor, kept: Selected) -> list[Tensor]:
         """Of the mean squared error over rows, plus AuxK on the dead; in the order of the parameters."""
         W_enc, W_dec = self.stack.W_enc[site], self.stack.W_dec[site]
         rows, latents = len(x), self.config.latents
@@ -238,7 +238,7 @@ class StackTrainer:
         if self.config.architecture == "jumprelu":
             self.stack.threshold[site].clamp_min_(0.0)
 
-    def _follow_threshold(self, site: int, kept: Kept) -> None:
+    def _follow_threshold(self, site: int, kept: Selected) -> None:
         smallest = float(kept.values.min()) if len(kept.values) else 0.0
         memory = self.config.threshold_memory if self.done else 0.0
         self.stack.threshold[site].mul_(memory).add_((1 - memory) * smallest)
@@ -314,7 +314,7 @@ def fused_adam(
     )
 
 
-def batch_topk(pre: Tensor, count: int) -> Kept:
+def batch_topk(pre: Tensor, count: int) -> Selected:
     """The `count` largest positive entries of `pre` [B, F]; ties at the last place are all kept.
 
     Exact. A sample of rows bounds the threshold from below, so that only a few candidates are ever sorted.
@@ -334,17 +334,17 @@ def batch_topk(pre: Tensor, count: int) -> Kept:
         kept = values >= threshold
         places, values = places[kept], values[kept]
     row_of = places // latents
-    return Kept(row_of, places - row_of * latents, values, _starts(row_of, rows))
+    return Selected(row_of, places - row_of * latents, values, _starts(row_of, rows))
 
 
-def row_topk(pre: Tensor, k: int) -> Kept:
+def row_topk(pre: Tensor, k: int) -> Selected:
     """The k largest of each row of `pre` [B, F], without those that are not positive."""
     top = pre.topk(min(k, pre.shape[1]), dim=1)
     latents, order = top.indices.sort(dim=1)
     values = top.values.gather(1, order)
     positive = values > 0
     rows = positive.nonzero()[:, 0]
-    return Kept(rows, latents[positive], values[positive].float(), _starts(rows, len(pre)))
+    return Selected(rows, latents[positive], values[positive].float(), _starts(rows, len(pre)))
 
 
 def _starts(sorted_or_not: Tensor, size: int) -> Tensor:

@@ -53,7 +53,7 @@ class Inliers:
         ]  # fmt: skip
         return Inliers(causal, *sides)
 
-    def judged(self, batch: Batch, base: list[Tensor], tuned: list[Tensor]) -> Batch:
+    def mark(self, batch: Batch, base: list[Tensor], tuned: list[Tensor]) -> Batch:
         """The batch with its outliers taken out of `real`; the rule remembers them.
 
         Args:

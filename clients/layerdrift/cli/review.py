@@ -34,7 +34,7 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
-from layerdrift.gate import judge
+from layerdrift.gate import evaluate_policy
 from layerdrift.render import words
 from layerdrift.sdk import Client
 
@@ -70,12 +70,12 @@ class Asking:
         except InputError as error:
             raise self._located(error) from error
 
-    def judge(self, report: Report) -> Verdict:
+    def verdict(self, report: Report) -> Verdict:
         """The verdict on a report that lies here."""
         if self.policy.needs_baseline:
             raise InputError("rules with a baseline need the service: give the analysis instead of a file")
         try:
-            return judge(self.policy, report)
+            return evaluate_policy(self.policy, report)
         except InputError as error:
             raise self._located(error) from error
 
@@ -166,7 +166,7 @@ def gate(
             found = Report.model_validate_json(path.read_bytes(), context=STORED)
         except ValueError as error:
             raise InputError(f"{path} is not a layerdrift report: {error}") from error
-        _conclude(found, asking.judge(found), targets, None, as_json)
+        _conclude(found, asking.verdict(found), targets, None, as_json)
     if path.suffix == ".json":
         raise InputError(f"{path} does not exist")
     with Client(url, on_retry=said_on_retry) as client:

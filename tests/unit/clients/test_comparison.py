@@ -9,7 +9,7 @@ import pytest
 from layerdrift.contract.comparison import compare
 from layerdrift.contract.policy import Policy
 from layerdrift.contract.report import Report
-from layerdrift.gate import judge
+from layerdrift.gate import evaluate_policy
 from tests.builders.reports import report
 
 GRAFT = {"measure": "accuracy", "ungrafted": 0.8, "examples": 50}
@@ -69,6 +69,6 @@ def test_a_gate_does_not_judge_a_difference_of_unlike_quantities() -> None:
         "message": "grafts",
     }
     policy = Policy.model_validate({"baseline": "an_" + "a" * 26, "rules": [rule]})
-    alike = judge(policy, with_graft(0.7), with_graft(0.6))
-    unlike = judge(policy, with_graft(0.7), with_graft(0.0, measure="kl"))
+    alike = evaluate_policy(policy, with_graft(0.7), with_graft(0.6))
+    unlike = evaluate_policy(policy, with_graft(0.7), with_graft(0.0, measure="kl"))
     assert (alike.checks[-1].decision, unlike.checks[-1].decision) == ("pass", "fail")

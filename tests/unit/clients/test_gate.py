@@ -20,7 +20,7 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Path, PathError
 from layerdrift.contract.policy import Check, Policy, Verdict
 from layerdrift.contract.report import WARNING_CODES, PendingStage, Report
-from layerdrift.gate import BASELINE_CHECK, judge
+from layerdrift.gate import BASELINE_CHECK, evaluate_policy
 from layerdrift.render import verdict as drawn
 from tests.builders.reports import changed, report, sound
 
@@ -31,7 +31,7 @@ def policy(*rules: dict[str, Any], **fields: Any) -> Policy:
 
 
 def judged(given: Report, baseline: Report | None = None, **rule: Any) -> Check:
-    return judge(policy(rule), given, baseline).checks[-1]
+    return evaluate_policy(policy(rule), given, baseline).checks[-1]
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,10 @@ def test_a_warning_is_no_failure_and_the_worst_decides() -> None:
     broken = {"path": "layers[3].drift", "max": 0.5}
     held = {"path": "layers[0].drift", "max": 0.5}
     given = report()
-    assert judge(policy(held), given).decision == "pass"
-    assert judge(policy(held, broken | {"severity": "warn"}), given).decision == "warn"
-    assert judge(policy(broken, broken | {"severity": "warn"}, held), given).decision == "fail"
-    assert judge(policy(broken, held), given).counts == {"pass": 1, "warn": 0, "fail": 1}
+    assert evaluate_policy(policy(held), given).decision == "pass"
+    assert evaluate_policy(policy(held, broken | {"severity": "warn"}), given).decision == "warn"
+    assert evaluate_policy(policy(broken, broken | {"severity": "warn"}, held), given).decision == "fail"
+    assert evaluate_policy(policy(broken, held), given).counts == {"pass": 1, "warn": 0, "fail": 1}
 
 
 def test_what_matches_nothing_or_has_no_number_is_an_error_and_all_are_named() -> None:
@@ -134,7 +134,7 @@ def test_what_matches_nothing_or_has_no_number_is_an_error_and_all_are_named() -
         {"path": "layers[0].drift", "max": 1},
     ]
     with pytest.raises(InputError) as raised:
-        judge(policy(*rules), report())
+        evaluate_policy(policy(*rules), report())
     assert [error.pointer for error in raised.value.errors] == ["/rules/0/path", "/rules/1/path"]
     assert "layers[9:].drift matches nothing in this report" in raised.value.errors[0].detail
     assert "say what that means with if_undefined" in raised.value.errors[1].detail
@@ -187,14 +187,14 @@ def test_a_baseline_that_was_measured_otherwise_is_warned_of_and_none_is_an_erro
     asked = policy({"path": "layers[*].drift", "of_baseline": "difference", "max": 2})
     other = report()
     other.dataset.sha256 = "e" * 64
-    found = judge(asked, report(), other)
+    found = evaluate_policy(asked, report(), other)
     assert (found.decision, found.checks[0].id) == ("warn", BASELINE_CHECK)
     assert found.checks[0].detail == "the baseline has other data"
-    assert judge(asked, report(), report()).decision == "pass"
+    assert evaluate_policy(asked, report(), report()).decision == "pass"
     with pytest.raises(InputError, match="needs a baseline"):
-        judge(asked, report())
+        evaluate_policy(asked, report())
     with pytest.raises(InputError, match="only models of one depth"):
-        judge(asked, report(), report(layers=5))
+        evaluate_policy(asked, report(), report(layers=5))
 
 
 @pytest.mark.parametrize(
@@ -220,11 +220,11 @@ def test_a_rule_that_cannot_be_judged_is_refused(rule: dict[str, Any], message: 
 
 def test_the_starter_policy_is_one_and_judges_a_sound_and_a_wrecked_model() -> None:
     starter = policies.load(policies.starter())
-    assert judge(starter, sound()).decision == "pass"
+    assert evaluate_policy(starter, sound()).decision == "pass"
     wrecked = sound()
     for layer in wrecked.layers[:3]:
         layer.similarity["token"].cka.low = 0.4
-    found = judge(starter, wrecked)
+    found = evaluate_policy(starter, wrecked)
     assert found.decision == "fail"
     assert [check.id for check in found.checks if check.decision == "fail"] == ["early-layers-kept"]
 
@@ -287,10 +287,10 @@ def test_every_rule_of_the_starter_policy_fails_where_it_must_and_nowhere_else(
         broken = {"source": "s", "sha256": "f" * 64, "texts": 90, "tokens": 900, "drift": [], **broken}
     starter = policies.load(policies.starter())
     severity = next(one.severity for one in starter.rules if one.id == rule)
-    found = {check.id: check for check in judge(starter, changed(path, broken)).checks}
+    found = {check.id: check for check in evaluate_policy(starter, changed(path, broken)).checks}
     assert found[rule].decision == severity
     assert found[rule].evaluated
-    found = {check.id: check for check in judge(starter, changed(path, held)).checks}
+    found = {check.id: check for check in evaluate_policy(starter, changed(path, held)).checks}
     assert found[rule].decision == "pass"
 
 
@@ -308,9 +308,9 @@ def test_models_without_a_head_are_judged_by_their_last_layer_and_others_are_not
     for value, decision in ((broken, "fail"), (held, "pass")):
         given = changed(path, value)
         headless = given.model_copy(update={"outputs": None})
-        found = {check.id: check for check in judge(starter, headless).checks}
+        found = {check.id: check for check in evaluate_policy(starter, headless).checks}
         assert found[rule].decision == decision
-        asked = {check.id: check for check in judge(starter, given).checks}
+        asked = {check.id: check for check in evaluate_policy(starter, given).checks}
         assert (asked[rule].decision, asked[rule].matched) == ("pass", 0)
         assert "skipped: applies only without outputs.kind" in asked[rule].detail
 
@@ -332,14 +332,14 @@ def test_what_was_not_evaluated_is_told_apart_from_what_failed() -> None:
     few = sound()
     for layer in few.layers:
         layer.similarity["token"].cka.low = layer.similarity["token"].cka.high = None
-    found = judge(starter, few)
+    found = evaluate_policy(starter, few)
     assert (found.decision, found.evaluated) == ("fail", False)
     assert [check.id for check in found.checks if not check.evaluated] == ["early-layers-kept"]
     assert "no number to evaluate\\, which counts as fail" in drawn.markdown(found)
     assert "The policy could not be evaluated" in drawn.markdown(found)
     assert 'type="not-evaluated"' in drawn.junit(found, "x", datetime(2026, 1, 1, tzinfo=UTC))
     few.layers[1].similarity["token"].cka.low = 0.2
-    found = judge(starter, few)
+    found = evaluate_policy(starter, few)
     assert (found.decision, found.evaluated) == ("fail", True)
 
 
@@ -357,7 +357,7 @@ def test_the_starter_policy_judges_the_paired_change_of_accuracy_by_its_interval
 ) -> None:
     body = sound().model_dump()
     body["outputs"]["accuracy_change"] = dict(zip(("value", "low", "high"), change, strict=True))
-    found = judge(policies.load(policies.starter()), Report.model_validate(body))
+    found = evaluate_policy(policies.load(policies.starter()), Report.model_validate(body))
     assert [check.id for check in found.checks if check.decision == "fail"] == failed
     assert [check.id for check in found.checks if check.decision == "warn"] == warned
 
@@ -399,7 +399,7 @@ def test_what_the_gate_cannot_judge_is_named_with_its_line_too() -> None:
     text = json.dumps({"rules": [{"id": "a", "message": "m", "path": "layers[9].drift", "max": 1}]}, indent=1)
     asked = policies.load(text, "p.json")
     with pytest.raises(InputError) as raised:
-        judge(asked, report())
+        evaluate_policy(asked, report())
     found = policies.located(text, "p.json", raised.value)
     assert found.errors[0].detail == "p.json:6:4: rule a: layers[9].drift matches nothing in this report"
 
@@ -426,7 +426,7 @@ def test_the_verdict_is_markdown_of_githubs_dialect_whatever_a_message_holds() -
 
 
 def mixed() -> Verdict:
-    return judge(
+    return evaluate_policy(
         policy(
             {"path": "layers[0].drift", "max": 0.5},
             {"path": "layers[3].drift", "max": 0.5},
@@ -447,6 +447,6 @@ def test_every_warning_of_the_workers_can_be_asked_for() -> None:
 def test_a_preliminary_report_is_never_judged() -> None:
     early = report().model_copy(update={"status": "preliminary", "pending": [PendingStage(stage="sae", fields=[])]})
     with pytest.raises(InputError, match=r"is preliminary \(sae still to come\)"):
-        judge(policies.load(policies.starter()), early)
+        evaluate_policy(policies.load(policies.starter()), early)
     with pytest.raises(InputError, match="preliminary"):
         compare(report(), early)

@@ -15,8 +15,8 @@ from workers.models.grafts import BaseWeights, untied
 from workers.models.loading import body_of, load_body
 from workers.models.structure import shares_blocks
 from workers.stages.causal.sweep import NOT_RETRAINED
-from workers.stages.common.answers import Judge, Measure, Questions, Scores
 from workers.stages.common.context import PairContext
+from workers.stages.common.evaluation import EvalSet, Evaluator, Measure, Scores
 from workers.stages.common.intervals import ratio
 from workers.stages.common.progress import OnProgress
 from workers.stages.compare.outputs import gained, known_targets, measured
@@ -44,7 +44,7 @@ def base_weights(context: PairContext) -> tuple[BaseWeights | None, list[ReportW
 
 
 def graft_costs(
-    weights: BaseWeights, model: PreTrainedModel, questions: Questions, headed: bool, on_progress: OnProgress
+    weights: BaseWeights, model: PreTrainedModel, eval_set: EvalSet, headed: bool, on_progress: OnProgress
 ) -> tuple[list[LayerGraft], GraftInfo]:
     """The base model's layers 0..k, and each block of its alone, in the tuned model.
 
@@ -53,18 +53,18 @@ def graft_costs(
     """
     if headed:
         untied(model)
-    asked = replace(questions, rows=questions.rows[:GRAFT_TEXTS])
+    asked = replace(eval_set, rows=eval_set.rows[:GRAFT_TEXTS])
     targets = known_targets(asked, model) if headed and asked.kind == "classifier" else None
-    judge_ = Judge(asked, headed, targets)
-    whole = judge_.scores(model)
-    ungrafted = measured(asked, whole, judge_.measure)
+    evaluator = Evaluator(asked, headed, targets)
+    whole = evaluator.scores(model)
+    ungrafted = measured(asked, whole, evaluator.measure)
     body, layers = body_of(model), len(weights.prefix)
 
     def with_grafted(names: list[str]) -> Scores:
         if weights.same(body, names):
             return whole
         with weights.grafted(body, names):
-            return judge_.scores(model)
+            return evaluator.scores(model)
 
     found = []
     for layer in range(layers):
@@ -74,25 +74,25 @@ def graft_costs(
         on_progress((layer + 1) / layers, f"base block {layer} in the tuned model")
         found.append(
             LayerGraft(
-                prefix=measured(asked, prefix, judge_.measure),
-                block=measured(asked, block, judge_.measure),
-                prefix_cost=_cost(asked, whole, prefix, judge_.measure),
+                prefix=measured(asked, prefix, evaluator.measure),
+                block=measured(asked, block, evaluator.measure),
+                prefix_cost=_cost(asked, whole, prefix, evaluator.measure),
             )
         )
     if ungrafted.value is None:
         raise ValueError("the tuned model could not be evaluated")
-    return found, GraftInfo(measure=judge_.measure, ungrafted=ungrafted.value, examples=len(asked.rows))
+    return found, GraftInfo(measure=evaluator.measure, ungrafted=ungrafted.value, examples=len(asked.rows))
 
 
-def _cost(questions: Questions, whole: Scores, grafted: Scores, measure: Measure) -> Measured:
+def _cost(eval_set: EvalSet, whole: Scores, grafted: Scores, measure: Measure) -> Measured:
     """What a graft costs on the same texts: share of right answers lost, relative rise of perplexity, else itself."""
     if grafted is whole:
         return Measured(value=0.0, low=0.0, high=0.0)
     if measure == "accuracy":
-        return gained(questions, grafted, whole)
+        return gained(eval_set, grafted, whole)
     if measure == "perplexity":
-        return ratio(*questions.grouped(grafted.less(whole)), math.expm1)
-    return measured(questions, grafted, measure)
+        return ratio(*eval_set.grouped(grafted.less(whole)), math.expm1)
+    return measured(eval_set, grafted, measure)
 
 
 TOLERATED: dict[Measure, float] = {"accuracy": 0.005, "perplexity": 0.01, "kl": 0.01}

@@ -18,11 +18,11 @@ from workers.models.device import best_device
 from workers.models.loading import Headed, load_body
 from workers.stages.causal.grafting import base_weights, graft_costs, predicted_by_grafts
 from workers.stages.causal.sweep import freeze_sweep
-from workers.stages.common.answers import Questions
 from workers.stages.common.context import PairContext
+from workers.stages.common.evaluation import EvalSet
 from workers.stages.common.progress import Spans
-from workers.stages.compare.advice_blockers import without_doubts
-from workers.stages.compare.evaluation import Evaluated, askable, base_with_head
+from workers.stages.compare.advice_blockers import unless_blocked
+from workers.stages.compare.head_outputs import Evaluated, base_with_head, evaluable_model
 from workers.stages.compare.outputs import class_names, common_order, known_targets
 from workers.stages.compare.stage import Compared
 from workers.stages.extract.stage import Extracted
@@ -68,19 +68,19 @@ def measure_effects(
         },
     )
     weights, warnings = base_weights(context)
-    tuned = askable(context.tuned, extracted.reading)[0]
+    tuned = evaluable_model(context.tuned, extracted.tokenization)[0]
     model = tuned.model if tuned else load_body(context.tuned.folder, "/tuned/uri", best_device())
     rows = resolved.split.analysed[: extracted.analysed]
-    questions = Questions(extracted.reading, rows, tuned.kind if tuned else "classifier")
+    eval_set = EvalSet(extracted.tokenization, rows, tuned.kind if tuned else "classifier")
     spliced, latents = None, trained.latents if trained else []
     if tuned is not None and trained is not None:
         base = base_with_head(resolved, tuned)
-        spliced = _spliced(context.part(spans.span(SPLICES)), trained.dictionaries, questions, base, tuned)
+        spliced = _spliced(context.part(spans.span(SPLICES)), trained.dictionaries, eval_set, base, tuned)
         if tuned.kind == "causal_lm":
-            latents = promoted(latents, trained.dictionaries, tuned.model, extracted.reading.tokenizer)
+            latents = promoted(latents, trained.dictionaries, tuned.model, extracted.tokenization.tokenizer)
     grafts, info = None, None
     if weights is not None:
-        grafts, info = graft_costs(weights, model, questions, tuned is not None, spans.span(GRAFTS))
+        grafts, info = graft_costs(weights, model, eval_set, tuned is not None, spans.span(GRAFTS))
     del model, tuned
     causal = Causal(graft=info, splice=spliced.info if spliced else None)
     recommendation = compared.recommendation
@@ -90,7 +90,7 @@ def measure_effects(
         sweep, recommendation = freeze_sweep(context.part(spans.span(SWEEP)), recommendation)
         causal = causal.model_copy(update={"sweep": sweep})
     if any(drift > 0 for drift in compared.drift):
-        recommendation = without_doubts(recommendation, evaluated.doubts)
+        recommendation = unless_blocked(recommendation, evaluated.blockers)
     return Effects(grafts, spliced, latents, causal, recommendation, warnings)
 
 
@@ -98,7 +98,7 @@ def preliminary(request: AnalysisRequest, compared: Compared, evaluated: Evaluat
     """What stands before the stage has run: no advice yet where grafts or a sweep may change it."""
     recommendation = compared.recommendation
     if any(drift > 0 for drift in compared.drift):
-        recommendation = without_doubts(recommendation, evaluated.doubts)
+        recommendation = unless_blocked(recommendation, evaluated.blockers)
         if recommendation.basis != "none" and (request.analysis.grafts or request.analysis.freeze_sweep):
             evidence = "It follows once the stage causal has measured what the change means for the outputs."
             recommendation = Recommendation(freeze_first=0, basis="none", evidence=evidence)
@@ -106,12 +106,12 @@ def preliminary(request: AnalysisRequest, compared: Compared, evaluated: Evaluat
 
 
 def _spliced(
-    context: PairContext, dictionaries: Dictionaries, questions: Questions, base: Headed | None, tuned: Headed
+    context: PairContext, dictionaries: Dictionaries, eval_set: EvalSet, base: Headed | None, tuned: Headed
 ) -> Spliced:
     """Both models where the base has a head of the same classes, else the tuned one alone."""
     if base is not None and tuned.kind == "classifier" and common_order(base, class_names(tuned.model)) is None:
         base = None
-    asked = replace(questions, rows=questions.rows[:SPLICE_TEXTS])
+    asked = replace(eval_set, rows=eval_set.rows[:SPLICE_TEXTS])
 
     def loss(model: PreTrainedModel) -> SplicedLoss:
         targets = known_targets(asked, model) if asked.kind == "classifier" else None

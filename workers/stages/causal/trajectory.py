@@ -24,21 +24,21 @@ def trajectory_of(context: PairContext, tuned: Tuned, extracted: Extracted) -> T
         return None
     resolved = context.resolved
     spans = Spans(context.on_progress, {_span(snapshot): 1.0 for snapshot in tuned.snapshots})
-    device, reading, memory = best_device(), extracted.reading, StateMemory()
+    device, tokenization, memory = best_device(), extracted.tokenization, StateMemory()
     base = load_body(resolved.base.folder, "/base/uri", device)
     texts = [row.content for row in resolved.split.analysed[: extracted.analysed]]
 
     def base_states(batch: Batch) -> States:
         known = memory.get(batch)
         if known is None:
-            known = (reading.states.states(base, batch),)
+            known = (tokenization.states.states(base, batch),)
             memory.put(batch, *known)
         return known[0]
 
     steps, drift, relative_l2, tokens = [], [], [], 0
     for snapshot in tuned.snapshots:
-        of_snapshot = states_of(reading.states, load_body(snapshot.folder, "/finetune", device))
-        found = gathered_pair(reading, texts, _both(base_states, of_snapshot), spans.span(_span(snapshot)))
+        of_snapshot = states_of(tokenization.states, load_body(snapshot.folder, "/finetune", device))
+        found = gathered_pair(tokenization, texts, _both(base_states, of_snapshot), spans.span(_span(snapshot)))
         tokens = found.tokens
         sites = similarities(found.moments()["token"])
         steps.append(snapshot.step)

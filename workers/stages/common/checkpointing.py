@@ -30,11 +30,11 @@ class NoCheckpoints:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Checkpointing:
     """Where runs keep their states, and how many seconds of training lie between two of these, at least."""
 
     checkpoints: Checkpoints
     seconds: float
 
 
-NOTHING_KEPT = Keeping(NoCheckpoints(), float("inf"))
+NO_CHECKPOINTING = Checkpointing(NoCheckpoints(), float("inf"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from layerdrift.contract.request import AnalysisRequest
-from workers.stages.common.checkpointing import NOTHING_KEPT, Keeping
+from workers.stages.common.checkpointing import NO_CHECKPOINTING, Checkpointing
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.progress import OnProgress
 
@@ -24,7 +24,7 @@ class StageContext:
     folder: Path
     scratch_bytes: float
     on_progress: OnProgress
-    checkpointing: Keeping = NOTHING_KEPT
+    checkpointing: Checkpointing = NO_CHECKPOINTING
 
     def part(self, on_progress: OnProgress) -> Self:
         """The same for a part of the stage."""

@@ -17,7 +17,7 @@ from workers.models.states import StateReader
 from workers.models.structure import blocks_of, is_causal, weight_groups
 from workers.models.texts import Batch, usable_length
 from workers.stages.common.inputs import Checkpoint
-from workers.stages.common.moment_accumulator import Reading, States
+from workers.stages.common.moment_accumulator import States, TokenizationSpec
 
 REMEMBERED_BYTES = 512 << 20
 """Memory for the states of the first compared texts, which the nulls are measured on too."""
@@ -48,12 +48,12 @@ class Pair:
 
     base: PreTrainedModel
     tuned: PreTrainedModel
-    reading: Reading
+    tokenization: TokenizationSpec
     memory: StateMemory = field(default_factory=StateMemory)
 
     def states(self, batch: Batch) -> tuple[States, States]:
         """The states of both."""
-        read = self.reading.states.states
+        read = self.tokenization.states.states
         return read(self.base, batch), read(self.tuned, batch)
 
     def remembered_states(self, batch: Batch) -> tuple[States, States]:
@@ -68,28 +68,28 @@ class Pair:
     def base_states(self, batch: Batch) -> States:
         """Those of the base model on a batch of the compared texts."""
         found = self.memory.get(batch)
-        return found[0] if found is not None else self.reading.states.states(self.base, batch)
+        return found[0] if found is not None else self.tokenization.states.states(self.base, batch)
 
     def fast_states(self, batch: Batch) -> tuple[States, States]:
         """As `fast_states` of both models."""
-        return fast_states(self.reading, self.base, batch), fast_states(self.reading, self.tuned, batch)
+        return fast_states(self.tokenization, self.base, batch), fast_states(self.tokenization, self.tuned, batch)
 
     def with_inliers(self, inliers: Inliers) -> Pair:
         """The same pair, now that it is known which tokens count."""
-        return replace(self, reading=replace(self.reading, inliers=inliers))
+        return replace(self, tokenization=replace(self.tokenization, inliers=inliers))
 
     @property
     def shape(self) -> tuple[int, int]:
         """L + 1 layers, D wide."""
-        return self.reading.states.layers, self.reading.states.width
+        return self.tokenization.states.layers, self.tokenization.states.width
 
 
-def fast_states(reading: Reading, model: PreTrainedModel, batch: Batch) -> States:
+def fast_states(tokenization: TokenizationSpec, model: PreTrainedModel, batch: Batch) -> States:
     """A model's states to about 1 %: products are in bfloat16 where the hardware multiplies it, else in float32."""
     device = model.device
     fast = fast_dtype(device) == torch.bfloat16 and model.dtype == torch.float32
     with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-        return [state.float() for state in reading.states.states(model, batch)]
+        return [state.float() for state in tokenization.states.states(model, batch)]
 
 
 def load_pair(
@@ -120,7 +120,7 @@ def load_pair(
         raise InputError.at("/tuned/uri", "the two models have states of different shapes")
     length = min(usable_length(tokenizer, model, length) for model in (base_model, tuned_model))
     causal = loaded(base.folder, "/base/uri", ANSWER, lambda: is_causal(base_model))
-    return Pair(base_model, tuned_model, Reading(tokenizer, length, causal, states, units=units))
+    return Pair(base_model, tuned_model, TokenizationSpec(tokenizer, length, causal, states, units=units))
 
 
 def _block_count(model: PreTrainedModel, pointer: str) -> int:

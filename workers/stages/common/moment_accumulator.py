@@ -61,7 +61,7 @@ StatesOf = Callable[[Batch], States]
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenizationSpec:
     """How texts are read: the same for every model of an analysis.
 
     states: reads the layers of every model. inliers: which tokens count; None before the rule is known.
@@ -273,7 +273,7 @@ class LeftOut:
         self._waiting = []
 
 
-class Gathering:
+class MomentAccumulator:
     """Moments of all views, and samples of tokens and texts, as batches come; the models run once.
 
     The tokens that the analysis leaves out are summed apart, so that its numbers with all tokens can be told.

@@ -25,7 +25,7 @@ SAME_HEAD = 0.1
 """Heads that differ by less, relative to the base model's norm, answer alike for the same representations."""
 
 
-class Doubt(NamedTuple):
+class AdviceBlocker(NamedTuple):
     """A reason not to advise. code: of the warning that tells it; None where the numbers alone tell it."""
 
     reason: str
@@ -33,7 +33,9 @@ class Doubt(NamedTuple):
     message: str = ""
 
 
-def doubts_of(outputs: Outputs | None, drift: Sequence[float], head_change: float | None, texts: int) -> list[Doubt]:
+def blockers_of(
+    outputs: Outputs | None, drift: Sequence[float], head_change: float | None, texts: int
+) -> list[AdviceBlocker]:
     """Everything that speaks against advice on what to freeze.
 
     Args:
@@ -45,19 +47,19 @@ def doubts_of(outputs: Outputs | None, drift: Sequence[float], head_change: floa
     if outputs is not None:
         found += [*_worse(outputs), *_no_better_than_majority(outputs), *_unexplained(outputs, drift, head_change)]
     if texts < MIN_ADVICE_TEXTS:
-        found.append(Doubt(f"{texts} texts are too few to tell layers apart; use at least {MIN_ADVICE_TEXTS}"))
+        found.append(AdviceBlocker(f"{texts} texts are too few to tell layers apart; use at least {MIN_ADVICE_TEXTS}"))
     return found
 
 
-def without_doubts(recommendation: Recommendation, doubts: list[Doubt]) -> Recommendation:
+def unless_blocked(recommendation: Recommendation, blockers: list[AdviceBlocker]) -> Recommendation:
     """The advice, or none where something speaks against it."""
-    if not doubts:
+    if not blockers:
         return recommendation
-    reasons = "; ".join(doubt.reason for doubt in doubts)
+    reasons = "; ".join(blocker.reason for blocker in blockers)
     return Recommendation(freeze_first=0, basis="none", evidence=f"{reasons[0].upper()}{reasons[1:]}.")
 
 
-def _worse(outputs: Outputs) -> list[Doubt]:
+def _worse(outputs: Outputs) -> list[AdviceBlocker]:
     ratio, change = outputs.perplexity_ratio, outputs.accuracy_change
     if ratio is not None and ratio.value is not None and _low(ratio) > WORSE_PERPLEXITY:
         said = f"the tuned model's perplexity on these texts is {ratio.value:.3g} times the base model's"
@@ -66,10 +68,10 @@ def _worse(outputs: Outputs) -> list[Doubt]:
     else:
         return []
     message = f"{said}: it performs worse than its base model"
-    return [Doubt(f"{said}, so this fine-tune is not worth repeating", "answers_worse", message)]
+    return [AdviceBlocker(f"{said}, so this fine-tune is not worth repeating", "answers_worse", message)]
 
 
-def _no_better_than_majority(outputs: Outputs) -> list[Doubt]:
+def _no_better_than_majority(outputs: Outputs) -> list[AdviceBlocker]:
     """Answers that go with the labels no more than a constant's or a coin's would, or that a constant beats."""
     tuned, majority = outputs.tuned, outputs.majority_accuracy
     accuracy, mcc = (tuned.accuracy, tuned.mcc) if tuned else (None, None)
@@ -86,10 +88,10 @@ def _no_better_than_majority(outputs: Outputs) -> list[Doubt]:
             f"(majority class {majority:.1%}) is no better than chance (Matthews correlation {mcc.value:.2f}; noise "
             f"floor {mcc.noise_floor:.2f})"
         )
-    return [Doubt(f"{said}, so the role of its layers in the task is unknown", "no_better_than_majority", said)]
+    return [AdviceBlocker(f"{said}, so the role of its layers in the task is unknown", "no_better_than_majority", said)]
 
 
-def _unexplained(outputs: Outputs, drift: Sequence[float], head_change: float | None) -> list[Doubt]:
+def _unexplained(outputs: Outputs, drift: Sequence[float], head_change: float | None) -> list[AdviceBlocker]:
     """Answers that changed though no layer did: something is not seen. A classifier's new head explains as much."""
     disagreement = outputs.disagreement
     if disagreement is None or disagreement.value is None or not any(drift) or max(drift) > GENERAL_CEILING:
@@ -101,7 +103,7 @@ def _unexplained(outputs: Outputs, drift: Sequence[float], head_change: float | 
         f"{disagreement.value:.0%} of the outputs changed, but drift stays at {max(drift):.3f} or below at every layer"
     )
     message = f"{said}: the measures do not capture what changed the outputs, so no layer can be called unchanged"
-    return [Doubt(f"{said}, so the drift curve does not show what changed", "answers_not_explained", message)]
+    return [AdviceBlocker(f"{said}, so the drift curve does not show what changed", "answers_not_explained", message)]
 
 
 def relative_head_change(base: PreTrainedModel, tuned: PreTrainedModel) -> float | None:

@@ -14,14 +14,14 @@ from backends.tables.reading import Row
 from layerdrift.contract.report import Measured, ModelOutputs, Outputs, ReportWarning
 from workers.analysis.agreement import agreement
 from workers.models.loading import Headed
-from workers.stages.common.answers import (
+from workers.stages.common.evaluation import (
     RANGES,
     TRANSFORMS,
     UNKNOWN,
     UNLABELLED,
+    EvalSet,
     Measure,
     Predicted,
-    Questions,
     Scores,
     Targets,
     by_text,
@@ -39,41 +39,41 @@ def class_names(model: PreTrainedModel) -> list[str]:
     return [id2label[index] for index in sorted(id2label)]
 
 
-def known_targets(questions: Questions, model: PreTrainedModel) -> Tensor | None:
+def known_targets(eval_set: EvalSet, model: PreTrainedModel) -> Tensor | None:
     """The classes of the texts; None where not one label is among the model's."""
-    targets = class_targets(questions.rows, class_names(model))
+    targets = class_targets(eval_set.rows, class_names(model))
     return targets.classes if targets.known else None
 
 
-def measured(questions: Questions, scores: Scores, measure: Measure) -> Measured:
+def measured(eval_set: EvalSet, scores: Scores, measure: Measure) -> Measured:
     """The scores as one number with its 95 % interval over texts: of a share Wilson's, else that of the jackknife."""
     if measure == "accuracy":
-        return share(*questions.by_unit(scores))
-    return ratio(*questions.grouped(scores), TRANSFORMS[measure], RANGES[measure])
+        return share(*eval_set.by_unit(scores))
+    return ratio(*eval_set.grouped(scores), TRANSFORMS[measure], RANGES[measure])
 
 
-def gained(questions: Questions, before: Scores, after: Scores) -> Measured:
+def gained(eval_set: EvalSet, before: Scores, after: Scores) -> Measured:
     """The change of a share of right answers to the same texts, one question each, with its interval."""
     difference = after.less(before)
     gains, losses = (
-        questions.by_unit(difference._replace(sums=one.double())).sums
+        eval_set.by_unit(difference._replace(sums=one.double())).sums
         for one in (difference.sums > 0, difference.sums < 0)
     )
-    return change(gains, losses, questions.by_unit(difference).counts)
+    return change(gains, losses, eval_set.by_unit(difference).counts)
 
 
 def outputs_of(
-    questions: Questions, base: Headed | None, tuned: Headed, on_progress: Callable[[float], None]
+    eval_set: EvalSet, base: Headed | None, tuned: Headed, on_progress: Callable[[float], None]
 ) -> tuple[Outputs, list[ReportWarning]]:
     """One pass over the texts with both models, or the tuned one alone where the base has no such head."""
-    texts = len(questions.rows)
+    texts = len(eval_set.rows)
     targets, names, warnings = None, [], []
     if tuned.kind == "classifier":
         names = class_names(tuned.model)
-        known = class_targets(questions.rows, names)
+        known = class_targets(eval_set.rows, names)
         targets = known.classes if known.known else None
-        warnings = [*_numbered_labels(known, names), *_unknown_labels(questions.rows, targets)]
-        warnings += _pair_model(questions, names)
+        warnings = [*_numbered_labels(known, names), *_unknown_labels(eval_set.rows, targets)]
+        warnings += _pair_model(eval_set, names)
     order = common_order(base, names) if base is not None and tuned.kind == "classifier" else None
     if base is not None and tuned.kind == "classifier" and order is None:
         base = None
@@ -81,13 +81,13 @@ def outputs_of(
         warnings.append(ReportWarning(code="different_classes", message=message))
     sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
     answers = {name: torch.zeros(texts, dtype=torch.int64) for name in ("base", "tuned")}
-    for number, batch in enumerate(questions.batches()):
-        found = _with_targets(questions.answered(tuned.model, batch), targets)
+    for number, batch in enumerate(eval_set.batches()):
+        found = _with_targets(eval_set.predict(tuned.model, batch), targets)
         sums["tuned"] = _added(sums["tuned"], quality(found, tuned.kind, texts))
         if targets is not None:
             answers["tuned"][found.texts] = found.log_probs.argmax(-1)
         if base is not None:
-            other = _with_targets(questions.answered(base.model, batch, order), targets)
+            other = _with_targets(eval_set.predict(base.model, batch, order), targets)
             sums["base"] = _added(sums["base"], quality(other, tuned.kind, texts))
             if targets is not None:
                 answers["base"][other.texts] = other.log_probs.argmax(-1)
@@ -103,9 +103,9 @@ def outputs_of(
         if not judged or (name == "base" and base is None):
             return None
         if targets is not None:
-            accuracy = measured(questions, sums[name], "accuracy")
-            return ModelOutputs(accuracy=accuracy, mcc=_mcc(questions, targets, answers[name]))
-        return ModelOutputs(perplexity=measured(questions, sums[name], "perplexity"))
+            accuracy = measured(eval_set, sums[name], "accuracy")
+            return ModelOutputs(accuracy=accuracy, mcc=_mcc(eval_set, targets, answers[name]))
+        return ModelOutputs(perplexity=measured(eval_set, sums[name], "perplexity"))
 
     outputs = Outputs(
         kind=tuned.kind,
@@ -115,26 +115,26 @@ def outputs_of(
         base=of_model("base"),
         tuned=of_model("tuned"),
         majority_accuracy=majority.share if majority else None,
-        majority_change=gained(questions, majority.scores, sums["tuned"]) if majority else None,
-        accuracy_change=gained(questions, sums["base"], sums["tuned"]) if base and majority else None,
-        perplexity_ratio=_perplexity_ratio(questions, sums) if base and tuned.kind != "classifier" else None,
-        disagreement=measured(questions, sums["disagreement"], "accuracy") if base else None,
-        js_divergence=measured(questions, sums["js"], "kl") if base else None,
+        majority_change=gained(eval_set, majority.scores, sums["tuned"]) if majority else None,
+        accuracy_change=gained(eval_set, sums["base"], sums["tuned"]) if base and majority else None,
+        perplexity_ratio=_perplexity_ratio(eval_set, sums) if base and tuned.kind != "classifier" else None,
+        disagreement=measured(eval_set, sums["disagreement"], "accuracy") if base else None,
+        js_divergence=measured(eval_set, sums["js"], "kl") if base else None,
     )
     return outputs, warnings
 
 
-def _perplexity_ratio(questions: Questions, sums: dict[str, Scores]) -> Measured:
+def _perplexity_ratio(eval_set: EvalSet, sums: dict[str, Scores]) -> Measured:
     """Perplexity of the tuned model over the base model's, on the same tokens."""
     rise = sums["tuned"].less(sums["base"])
-    return ratio(*questions.grouped(rise), lambda nats: math.exp(min(nats, 700.0)), (0.0, math.inf))
+    return ratio(*eval_set.grouped(rise), lambda nats: math.exp(min(nats, 700.0)), (0.0, math.inf))
 
 
-def _mcc(questions: Questions, targets: Tensor, answers: Tensor) -> Measured:
+def _mcc(eval_set: EvalSet, targets: Tensor, answers: Tensor) -> Measured:
     """How far the answers go with the labels, and what chance alone hardly reaches."""
     labelled = targets != UNLABELLED
     labels = targets[labelled] - UNKNOWN  # a label that is no class of the model is a class by itself, never answered
-    units = questions.reading.units_of(len(targets))[labelled]
+    units = eval_set.tokenization.units_of(len(targets))[labelled]
     try:
         found = agreement(labels, answers[labelled] - UNKNOWN, units)
     except ValueError:
@@ -169,10 +169,10 @@ PAIR_CLASSES = ("entailment", "contradiction", "not_entailment", "duplicate", "n
 """Names of classes that a pair of texts has, and no single one."""
 
 
-def _pair_model(questions: Questions, names: list[str]) -> list[ReportWarning]:
+def _pair_model(eval_set: EvalSet, names: list[str]) -> list[ReportWarning]:
     """A warning where a model of pairs was given single texts."""
     classes = [name for name in names if name.casefold() in PAIR_CLASSES]
-    if not classes or any(row.pair is not None for row in questions.rows):
+    if not classes or any(row.pair is not None for row in eval_set.rows):
         return []
     message = (
         f"the tuned model's class {classes[0]!r} describes a pair of texts, but single texts were read; set "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.report import LayerProbe, Measured, ProbeInfo
-from workers.analysis.permutation import dealt_anew
+from workers.analysis.permutation import permuted
 from workers.analysis.probes import class_directions, held_out_hits, stratified_folds
 from workers.analysis.streams import Rows
 from workers.stages.common.intervals import share
@@ -63,8 +63,8 @@ def probe(
     folds = stratified_folds(classes, FOLDS, generator, units[kept])
     shuffled = classes[torch.randperm(len(classes), generator=generator)]
     layers, directions, by_chance = [], [], []
-    deals = _deals(rows.tuned.shape, len(names))
-    dealt = dealt_anew(classes, units[kept], deals, generator)
+    permutations = _permutations(rows.tuned.shape, len(names))
+    dealt = permuted(classes, units[kept], permutations, generator)
     for layer in range(len(rows.base)):
         of_layer = torch.stack([rows.base[layer, kept], rows.tuned[layer, kept]]).repeat(2, 1, 1)
         targets = torch.stack([classes, classes, shuffled, shuffled])
@@ -86,7 +86,7 @@ def probe(
     return Probed(layers, info, LabelDirections(names, torch.stack(directions), torch.stack(by_chance)))
 
 
-def _deals(shape: torch.Size, labels: int) -> int:
+def _permutations(shape: torch.Size, labels: int) -> int:
     """How often labels are dealt out: up to PERMUTATIONS, as far as their directions fit into DIRECTIONS_BYTES."""
     layers, _, width = shape
     fit = DIRECTIONS_BYTES // (layers * width * labels * torch.float32.itemsize)

@@ -184,7 +184,7 @@ def _part(on_progress: OnProgress, view: ViewName) -> Callable[[float], None]:
 
 def _groups(extracted: Extracted) -> Tensor:
     """Of the sampled texts, the group of each, [N]."""
-    return extracted.reading.groups_of(extracted.analysed)[torch.tensor(extracted.text_sample.texts)]
+    return extracted.tokenization.groups_of(extracted.analysed)[torch.tensor(extracted.text_sample.texts)]
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ def _probes(context: PairContext, extracted: Extracted) -> Probed | None:
         return None
     sample = extracted.text_sample
     labels = [resolved.split.analysed[text].label for text in sample.texts]
-    units = extracted.reading.units_of(extracted.analysed)[torch.tensor(sample.texts)]
+    units = extracted.tokenization.units_of(extracted.analysed)[torch.tensor(sample.texts)]
     return probe(sample.rows, labels, units, request.seed, lambda share: on_progress(0.7 + 0.3 * share, "probes"))
 
 

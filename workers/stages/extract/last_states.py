@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from workers.models.prefix import PrefixCache
 from workers.models.structure import block_list
 from workers.models.texts import Batch
-from workers.stages.common.moment_accumulator import Reading
+from workers.stages.common.moment_accumulator import TokenizationSpec
 
 KEPT_BYTES = 256 << 20
 """Memory for each model's; texts beyond it run through all blocks."""
@@ -31,12 +31,12 @@ class LastStates:
             self._left -= own.nbytes
             self._states[text] = own
 
-    def cache(self, model: PreTrainedModel, reading: Reading) -> PrefixCache | None:
+    def cache(self, model: PreTrainedModel, tokenization: TokenizationSpec) -> PrefixCache | None:
         """For a model with a head on these states. It is checked on its first use, and given up where answers differ.
 
         None: the model lays its states out otherwise, or padding changes them.
         """
-        if reading.states.order != (0, 1, 2) or reading.states.reads_padding:
+        if tokenization.states.order != (0, 1, 2) or tokenization.states.reads_padding:
             return None
         cache = PrefixCache(model, len(block_list(model.base_model)), len(self._states))
         cache.fill(self._states)

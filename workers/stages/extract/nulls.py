@@ -20,7 +20,7 @@ from workers.models.loading import load_body, random_copy
 from workers.models.states import StateReader
 from workers.models.texts import Batch, Text
 from workers.stages.common.model_pair import Pair
-from workers.stages.common.moment_accumulator import Gathering, Reading, States, StatesOf, token_rows
+from workers.stages.common.moment_accumulator import MomentAccumulator, States, StatesOf, TokenizationSpec, token_rows
 from workers.stages.common.progress import Spans
 from workers.stages.finetune.stage import Tuned
 
@@ -99,22 +99,22 @@ def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, 
     Args:
         seed: of the random weights.
     """
-    reader = pair.reading.states
+    reader = pair.tokenization.states
     found = [_numerical_null(pair, texts, spans.span(NUMERICAL))]
     random_weights_drift, warnings = _random_weights_drift(pair, texts, seed, spans.span(RANDOM_WEIGHTS))
     seeds = None
     if tuned is not None and tuned.reseeds:
         others = [load_body(one.folder, "/finetune", pair.base.device) for one in tuned.reseeds]
-        gathering = _SeedGathering(pair, others, pair.reading.groups_of(len(texts)))
+        accumulator = _SeedAccumulator(pair, others, pair.tokenization.groups_of(len(texts)))
         on_progress = spans.span(OF_FINETUNES["reseed"])
-        found.append(measured_null("reseed", pair.reading, texts, gathering.states, on_progress))
-        seeds = gathering.found()
+        found.append(measured_null("reseed", pair.tokenization, texts, accumulator.states, on_progress))
+        seeds = accumulator.found()
         del others
     if tuned is not None and "label_shuffle" in tuned.retrained:
         other = load_body(tuned.retrained["label_shuffle"].folder, "/finetune", pair.base.device)
         states = against(pair, states_of(reader, other))
         on_progress = spans.span(OF_FINETUNES["label_shuffle"])
-        found.append(measured_null("label_shuffle", pair.reading, texts, states, on_progress))
+        found.append(measured_null("label_shuffle", pair.tokenization, texts, states, on_progress))
     return Nulls(
         [null for null in found if isinstance(null, MeasuredNull)],
         seeds,
@@ -127,10 +127,10 @@ def _random_weights_drift(
     pair: Pair, texts: Sequence[Text], seed: int, on_progress: Callable[[float], None]
 ) -> tuple[list[float | None], list[ReportWarning]]:
     """What a drift would be of a model in which nothing is left of the base model but its architecture."""
-    reader = pair.reading.states
+    reader = pair.tokenization.states
     try:
         states = against(pair, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
-        moments = gathered_pair(pair.reading, texts, states, on_progress, LEFT_TOKENS).moments()["token"]
+        moments = gathered_pair(pair.tokenization, texts, states, on_progress, LEFT_TOKENS).moments()["token"]
     except (NotFinite, torch.OutOfMemoryError) as error:  # a third model may be one too many: a scale is no necessity
         message = f"{NOTHING_LEFT}: {str(error).splitlines()[0]}; drift is not reported on this scale"
         return [None] * pair.shape[0], [ReportWarning(code="noise_floor_not_computed", message=message)]
@@ -142,10 +142,10 @@ def _numerical_null(
     pair: Pair, texts: Sequence[Text], on_progress: Callable[[float], None]
 ) -> MeasuredNull | ReportWarning:
     """The base model against itself in bfloat16; a warning where it does not run in that precision."""
-    reader = pair.reading.states
+    reader = pair.tokenization.states
     try:
         states = against(pair, numerical_twin(reader, pair.base))
-        return measured_null("numerical", pair.reading, texts, states, on_progress)
+        return measured_null("numerical", pair.tokenization, texts, states, on_progress)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -158,7 +158,7 @@ def _numerical_null(
 
 def measured_null(
     name: NoiseFloorName,
-    reading: Reading,
+    tokenization: TokenizationSpec,
     texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],
     on_progress: Callable[[float], None],
@@ -170,12 +170,12 @@ def measured_null(
         states: of both models on a batch.
     """
     try:
-        gathering = gathered_pair(reading, texts, states, on_progress)
-        moments = gathering.moments()
+        accumulator = gathered_pair(tokenization, texts, states, on_progress)
+        moments = accumulator.moments()
     except NotFinite as error:
         message = f"{DESCRIPTIONS[name]}: {error}; drift is not compared with it"
         return ReportWarning(code="noise_floor_not_computed", message=message)
-    sample = gathering.text_sample()
+    sample = accumulator.text_sample()
     return MeasuredNull(
         null=NoiseFloor(name=name, description=DESCRIPTIONS[name], tokens=moments["token"].n),
         similarity={view: similarities(found) for view, found in moments.items()},
@@ -184,22 +184,22 @@ def measured_null(
 
 
 def gathered_pair(
-    reading: Reading,
+    tokenization: TokenizationSpec,
     texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],
     on_progress: Callable[[float], None],
     most: int = NULL_TOKENS,
-) -> Gathering:
+) -> MomentAccumulator:
     """Runs two models over texts until `most` tokens are seen; NotFinite where one of them overflows."""
-    gathering = Gathering(reading.causal, seed=0, groups={})
+    accumulator = MomentAccumulator(tokenization.causal, seed=0, groups={})
     read = 0
-    for group, batch in reading.grouped(texts):
-        gathering.add(group, reading.known(batch), *states(batch))
+    for group, batch in tokenization.grouped(texts):
+        accumulator.add(group, tokenization.known(batch), *states(batch))
         read += len(batch.indices)
-        on_progress(max(read / len(texts), gathering.tokens / most))
-        if gathering.tokens >= most:
+        on_progress(max(read / len(texts), accumulator.tokens / most))
+        if accumulator.tokens >= most:
             break
-    return gathering
+    return accumulator
 
 
 def numerical_twin(reader: StateReader, model: PreTrainedModel) -> StatesOf:
@@ -245,7 +245,7 @@ def states_of(reader: StateReader, model: PreTrainedModel) -> StatesOf:
     return lambda batch: reader.states(model, batch)
 
 
-class _SeedGathering:
+class _SeedAccumulator:
     """The states of the tuned model and of a fine-tune with another seed; on the way all seeds' changes are summed.
 
     Args:
@@ -264,9 +264,9 @@ class _SeedGathering:
 
     def states(self, batch: Batch) -> tuple[States, States]:
         base, tuned = self._pair.remembered_states(batch)
-        others = [self._pair.reading.states.states(other, batch) for other in self._others]
+        others = [self._pair.tokenization.states.states(other, batch) for other in self._others]
         group = int(self._groups[batch.indices[0]])
-        known = self._pair.reading.known(batch)
+        known = self._pair.tokenization.known(batch)
         origin = token_rows(base, known)
         rows = [token_rows(states, known) for states in (tuned, *others)]
         for layer, start in enumerate(origin):  # one after another: float64 takes room

@@ -14,7 +14,7 @@ from workers.analysis.similarity import MIN_ROWS, drift_of, similarities
 from workers.stages.common.intervals import measured
 from workers.stages.common.left_out import LeftOut
 from workers.stages.common.model_pair import Pair
-from workers.stages.common.moment_accumulator import Gathering, Reading, group_stores
+from workers.stages.common.moment_accumulator import MomentAccumulator, TokenizationSpec, group_stores
 
 REFERENCE_TOKENS = 50_000
 
@@ -26,7 +26,7 @@ class ReferenceDrift:
     drift: list[Measured]
     rows: list[Row]
     tokens: int
-    reading: Reading
+    tokenization: TokenizationSpec
 
 
 def reference_drift(
@@ -39,24 +39,24 @@ def reference_drift(
     """
     if not rows:
         raise InputError.at("/dataset/reference", "the two tokenizers read every text of the reference differently")
-    reading = replace(pair.reading, units=None)
-    texts, tokens = reading.within([row.content for row in rows], REFERENCE_TOKENS)
-    plan = reading.plan(len(texts), tokens, limit_bytes)
+    tokenization = replace(pair.tokenization, units=None)
+    texts, tokens = tokenization.within([row.content for row in rows], REFERENCE_TOKENS)
+    plan = tokenization.plan(len(texts), tokens, limit_bytes)
     groups = group_stores(folder / "reference-moments", plan) if plan is not None else {}
     groups = {view: store for view, store in groups.items() if view == "token"}
-    gathering = Gathering(reading.causal, 0, groups, plan.merged if plan is not None else 1)
+    accumulator = MomentAccumulator(tokenization.causal, 0, groups, plan.merged if plan is not None else 1)
     read = 0
     try:
-        for group, batch in reading.grouped(texts):
+        for group, batch in tokenization.grouped(texts):
             base, tuned = pair.states(batch)
-            judged = reading.inliers.judged(batch, base, tuned) if reading.inliers is not None else batch
-            gathering.add(group, judged, base, tuned)
+            judged = tokenization.inliers.mark(batch, base, tuned) if tokenization.inliers is not None else batch
+            accumulator.add(group, judged, base, tuned)
             read += len(batch.indices)
             on_progress(read / len(texts))
-        if gathering.tokens < MIN_ROWS:
-            detail = f"the reference has {gathering.tokens} tokens to compare; at least {MIN_ROWS} are needed"
+        if accumulator.tokens < MIN_ROWS:
+            detail = f"the reference has {accumulator.tokens} tokens to compare; at least {MIN_ROWS} are needed"
             raise InputError.at("/dataset/reference", detail)
-        moments = gathering.moments()["token"]
+        moments = accumulator.moments()["token"]
     except NotFinite as error:
         raise InputError.at(f"/{error.side}/uri", f"{error}, on the texts of the reference") from error
     left_out = LeftOut.of(moments, groups.get("token"), lambda _: None)
@@ -66,4 +66,4 @@ def reference_drift(
         measured(drift_of(site), [drift_of(one) for one in left_out.of_layer(layer)], corrected=left_out.whole)
         for layer, site in enumerate(similarities(moments))
     ]
-    return ReferenceDrift(drift, rows[: len(texts)], moments.n, reading)
+    return ReferenceDrift(drift, rows[: len(texts)], moments.n, tokenization)

@@ -20,7 +20,7 @@ from workers.scratch import ActivationStore
 from workers.stages.common.context import PairContext, StageContext
 from workers.stages.common.inputs import Resolved
 from workers.stages.common.model_pair import Pair, fast_states, load_pair
-from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, Reading, token_rows
+from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, TokenizationSpec, token_rows
 from workers.stages.common.progress import Spans
 from workers.stages.extract.contexts import Contexts
 
@@ -72,13 +72,13 @@ class HeldoutRows:
     contexts: Contexts
 
 
-def heldout_rows(context: StageContext, reading: Reading, labels: list[str | None]) -> HeldoutRows | None:
+def heldout_rows(context: StageContext, tokenization: TokenizationSpec, labels: list[str | None]) -> HeldoutRows | None:
     """A place for them; None where no autoencoders are asked for."""
     if context.request.analysis.sae is None:
         return None
     limit = sae_bytes(context.request, context.scratch_bytes) * HELDOUT_SHARE
-    rows = _store(reading, context.folder / "heldout", HELDOUT_ROWS, limit)
-    return HeldoutRows(rows, Contexts(reading.tokenizer, labels, reading.units))
+    rows = _store(tokenization, context.folder / "heldout", HELDOUT_ROWS, limit)
+    return HeldoutRows(rows, Contexts(tokenization.tokenizer, labels, tokenization.units))
 
 
 def sae_bytes(request: AnalysisRequest, scratch_bytes: float) -> float:
@@ -87,7 +87,7 @@ def sae_bytes(request: AnalysisRequest, scratch_bytes: float) -> float:
     return scratch_bytes / CONTROL_BYTES if sae is not None and sae.random_weights else scratch_bytes
 
 
-def sae_rows(context: PairContext, reading: Reading, heldout: HeldoutRows) -> SaeRows:
+def sae_rows(context: PairContext, tokenization: TokenizationSpec, heldout: HeldoutRows) -> SaeRows:
     """Runs both models, and a random one where it is asked for, over texts that were not compared.
 
     Args:
@@ -97,10 +97,12 @@ def sae_rows(context: PairContext, reading: Reading, heldout: HeldoutRows) -> Sa
     request, resolved, sae = context.request, context.resolved, context.request.analysis.sae
     if sae is None:
         raise ValueError("no autoencoders were asked for")
-    pair = replace(load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length), reading=reading)
+    pair = replace(
+        load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length), tokenization=tokenization
+    )
     spans = Spans(context.on_progress, {OF_PAIR: 2.0, OF_RANDOM: float(sae.random_weights)})
     limit = sae_bytes(request, context.scratch_bytes) * TRAIN_SHARE
-    train = _store(reading, context.folder / "train", sae.tokens // SAE_EPOCHS, limit)
+    train = _store(tokenization, context.folder / "train", sae.tokens // SAE_EPOCHS, limit)
     bounds = train.max_rows, heldout.rows.max_rows
     found = _spare_rows(resolved, pair, lambda batch: _pair_rows(pair, batch), train, heldout, spans.span(OF_PAIR))
     if sae.random_weights:
@@ -109,8 +111,8 @@ def sae_rows(context: PairContext, reading: Reading, heldout: HeldoutRows) -> Sa
     return found
 
 
-def _store(reading: Reading, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:
-    sites, width = reading.states.layers, reading.states.width
+def _store(tokenization: TokenizationSpec, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:
+    sites, width = tokenization.states.layers, tokenization.states.width
     bytes_per_row = 2 * sites * width * torch.bfloat16.itemsize
     return ActivationStore(folder, max_rows=min(rows, int(limit_bytes // bytes_per_row)))
 
@@ -155,36 +157,36 @@ def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int]) -> 
     """
     resolved, on_progress = context.resolved, context.on_progress
     every = [row.content for row in resolved.split.analysed]
-    texts, _ = pair.reading.within(every, context.request.analysis.max_tokens)
+    texts, _ = pair.tokenization.within(every, context.request.analysis.max_tokens)
     model = random_copy(pair.base, context.request.seed)
 
     def rows_of(batch: Batch) -> Tensor:
-        return token_rows(fast_states(pair.reading, model, batch), pair.reading.known(batch))
+        return token_rows(fast_states(pair.tokenization, model, batch), pair.tokenization.known(batch))
 
     train, heldout = (
         ActivationStore(context.folder / f"control-{name}", max_rows=rows)
         for name, rows in zip(("train", "heldout"), bounds, strict=True)
     )
-    for _, batch in pair.reading.grouped(texts):
+    for _, batch in pair.tokenization.grouped(texts):
         if heldout.full:
             break
         heldout.add(rows_of(batch))
         on_progress(0.2 * heldout.rows / heldout.max_rows)
-    compared = HeldoutRows(heldout, Contexts(pair.reading.tokenizer, []))
+    compared = HeldoutRows(heldout, Contexts(pair.tokenization.tokenizer, []))
     found = _spare_rows(resolved, pair, rows_of, train, compared, lambda share: on_progress(0.2 + 0.8 * share))
     return ControlRows(found.train, found.heldout)
 
 
 def _pair_rows(pair: Pair, batch: Batch) -> Tensor:
     base, tuned = pair.fast_states(batch)
-    batch = pair.reading.rule.judged(batch, base, tuned)
+    batch = pair.tokenization.rule.mark(batch, base, tuned)
     return torch.cat([token_rows(states, batch) for states in (base, tuned)])
 
 
 def _spare_batches(pair: Pair, texts: list[Text]) -> Iterator[Batch]:
     for start in range(0, len(texts), SPARE_TEXTS_AT_ONCE):
         part = texts[start : start + SPARE_TEXTS_AT_ONCE]
-        yield from batches(pair.reading.tokenizer, part, BATCH_TEXTS, pair.reading.length, BATCH_TOKENS)
+        yield from batches(pair.tokenization.tokenizer, part, BATCH_TEXTS, pair.tokenization.length, BATCH_TOKENS)
 
 
 def _shared(compared: HeldoutRows, train: ActivationStore, folder: Path) -> HeldoutRows:

@@ -34,11 +34,11 @@ from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import Pair, load_pair, model_info, weight_drift
 from workers.stages.common.moment_accumulator import (
     BATCH_TEXTS,
-    Gathering,
     GroupPlan,
-    Reading,
+    MomentAccumulator,
     States,
     TextSample,
+    TokenizationSpec,
     group_stores,
 )
 from workers.stages.common.progress import Spans
@@ -96,7 +96,7 @@ class Extracted:
     analysed: how many texts were read. shown: those whose tokens are told, as in `tokens`.
     """
 
-    reading: Reading
+    tokenization: TokenizationSpec
     counts: TokenCounts
     moments: dict[ViewName, PairMoments]
     all_tokens: PairMoments | None
@@ -125,20 +125,22 @@ def extract(context: PairContext, finetuned: Tuned | None) -> Extracted:
     moments_bytes = context.scratch_bytes * MOMENTS_SHARE
     pair = load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length, resolved.units)
     every = [row.content for row in resolved.split.analysed]
-    texts, tokens = _within(pair.reading, every, request.analysis.max_tokens)
+    texts, tokens = _within(pair.tokenization, every, request.analysis.max_tokens)
     costs = {COMPARED: 2.0, REFERENCE: 1.0 if resolved.reference else 0.0, **null_costs(request.analysis.noise_floors)}
     spans = Spans(context.on_progress, costs)
     labels = [row.label for row in resolved.split.analysed[: len(texts)]]
-    heldout = heldout_rows(context, pair.reading, labels)
-    plan = pair.reading.plan(len(texts), tokens, moments_bytes)
+    heldout = heldout_rows(context, pair.tokenization, labels)
+    plan = pair.tokenization.plan(len(texts), tokens, moments_bytes)
     groups = group_stores(folder / "moments", plan) if plan is not None else {}
     pair, stream = _with_inliers(pair, texts)
-    gathering = Gathering(pair.reading.causal, request.seed, groups, plan.merged if plan is not None else 1)
+    accumulator = MomentAccumulator(
+        pair.tokenization.causal, request.seed, groups, plan.merged if plan is not None else 1
+    )
     last = LastStates(len(texts)), LastStates(len(texts))
     moments, first, outliers = _gather(
-        pair, _noted(stream, last), gathering, heldout, _of(len(texts), spans.span(COMPARED))
+        pair, _noted(stream, last), accumulator, heldout, _of(len(texts), spans.span(COMPARED))
     )
-    whole = sum(count_tokens(pair.reading.tokenizer, texts, None))
+    whole = sum(count_tokens(pair.tokenization.tokenizer, texts, None))
     counts = TokenCounts(first, outliers, moments["token"].n, whole - tokens)
     shown: list[Text] = list(request.analysis.texts) or texts[:DEFAULT_TEXTS_SHOWN]
     told = _token_drift(request, pair, shown, moments["token"].frame)
@@ -150,15 +152,15 @@ def extract(context: PairContext, finetuned: Tuned | None) -> Extracted:
         else None
     )
     nulls = nulls_of(pair, finetuned, texts, request.seed, spans)
-    left_out = gathering.left_out()
+    left_out = accumulator.left_out()
     return Extracted(
-        reading=pair.reading,
+        tokenization=pair.tokenization,
         counts=counts,
         moments=moments,
         all_tokens=moments["token"].joined(left_out) if left_out is not None else None,
         groups=groups,
-        token_sample=gathering.token_sample.rows(),
-        text_sample=gathering.text_sample(),
+        token_sample=accumulator.token_sample.rows(),
+        text_sample=accumulator.text_sample(),
         analysed=len(texts),
         tokens=told,
         shown=shown,
@@ -170,16 +172,16 @@ def extract(context: PairContext, finetuned: Tuned | None) -> Extracted:
         models=models,
         warnings=[
             *_unread(len(every) - len(texts), request.analysis.max_tokens),
-            *_cut(counts, pair.reading.length, request.analysis.max_length),
+            *_cut(counts, pair.tokenization.length, request.analysis.max_length),
             *_about_intervals(plan),
             *nulls.warnings,
         ],
     )
 
 
-def _within(reading: Reading, texts: list[Text], max_tokens: int) -> tuple[list[Text], int]:
+def _within(tokenization: TokenizationSpec, texts: list[Text], max_tokens: int) -> tuple[list[Text], int]:
     """As `Reading.within`; InputError where all of them have too few tokens."""
-    read, tokens = reading.within(texts, max_tokens)
+    read, tokens = tokenization.within(texts, max_tokens)
     if tokens < MIN_ROWS:
         raise InputError.at(
             "/dataset", f"the texts have {tokens} tokens besides special ones; at least {MIN_ROWS} are needed"
@@ -200,7 +202,7 @@ def _with_inliers(pair: Pair, texts: Sequence[Text]) -> tuple[Pair, Iterator[_Re
     """The pair with its rule for outliers, which its first batches settle; and all batches, these included."""
 
     def read() -> Iterator[_Read]:
-        for group, batch in pair.reading.grouped(texts):
+        for group, batch in pair.tokenization.grouped(texts):
             yield _Read(group, batch, *pair.remembered_states(batch))
 
     stream, first, tokens, size = read(), [], 0, 0
@@ -210,7 +212,7 @@ def _with_inliers(pair: Pair, texts: Sequence[Text]) -> tuple[Pair, Iterator[_Re
         size += sum(state.nbytes for state in (*one.base, *one.tuned))
         if tokens >= INLIER_TOKENS or size >= INLIER_BYTES:
             break
-    inliers = Inliers.of(pair.reading.causal, [(one.batch, one.base, one.tuned) for one in first])
+    inliers = Inliers.of(pair.tokenization.causal, [(one.batch, one.base, one.tuned) for one in first])
     return pair.with_inliers(inliers), chain(first, stream)
 
 
@@ -225,7 +227,7 @@ def _noted(stream: Iterator[_Read], last: tuple[LastStates, LastStates]) -> Iter
 def _gather(
     pair: Pair,
     stream: Iterator[_Read],
-    gathering: Gathering,
+    accumulator: MomentAccumulator,
     heldout: HeldoutRows | None,
     on_progress: Callable[[int], None],
 ) -> tuple[dict[ViewName, PairMoments], int, int]:
@@ -234,21 +236,21 @@ def _gather(
     Args:
         on_progress: is told how many texts were read.
     """
-    inliers, read, first, outliers = pair.reading.rule, 0, 0, 0
+    inliers, read, first, outliers = pair.tokenization.rule, 0, 0, 0
     try:
         for group, words, base, tuned in stream:
-            batch = inliers.judged(words, base, tuned)
+            batch = inliers.mark(words, base, tuned)
             left_out = words.real & ~batch.real
             at_start = int(left_out[:, 0].sum()) if inliers.causal else 0
             first, outliers = first + at_start, outliers + int(left_out.sum()) - at_start
-            rows = gathering.add(group, batch, base, tuned, left_out)
+            rows = accumulator.add(group, batch, base, tuned, left_out)
             read += len(batch.indices)
             if heldout is not None and not heldout.rows.full:
                 heldout.rows.add(torch.cat(rows))
                 heldout.contexts.add(batch)
             on_progress(read)
-        _require_tokens(gathering.tokens, first + outliers)
-        return gathering.moments(), first, outliers
+        _require_tokens(accumulator.tokens, first + outliers)
+        return accumulator.moments(), first, outliers
     except NotFinite as error:
         raise InputError.at(f"/{error.side}/uri", str(error)) from error
 
@@ -305,11 +307,11 @@ def _about_intervals(plan: GroupPlan | None) -> list[ReportWarning]:
 
 def _token_drift(request: AnalysisRequest, pair: Pair, shown: list[Text], frame: Frame) -> TokenDrift:
     """How far every token of the shown texts moved, layer by layer."""
-    tokenizer = pair.reading.tokenizer
+    tokenizer = pair.tokenization.tokenizer
     found: dict[int, TokenText] = {}
-    for batch in batches(tokenizer, shown, BATCH_TEXTS, pair.reading.length):
+    for batch in batches(tokenizer, shown, BATCH_TEXTS, pair.tokenization.length):
         states = pair.states(batch)
-        batch = pair.reading.rule.judged(batch, *states)
+        batch = pair.tokenization.rule.mark(batch, *states)
         base, tuned = (torch.stack(side) for side in states)
         centred = base.double() - frame.base[:, None, None], tuned.double() - frame.tuned[:, None, None]
         moved = row_drift(*centred, frame.spreads())

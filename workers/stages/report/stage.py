@@ -28,7 +28,7 @@ from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name, peak_memory_bytes
 from workers.stages.causal.stage import Effects
 from workers.stages.common.inputs import Resolved
-from workers.stages.compare.evaluation import Evaluated
+from workers.stages.compare.head_outputs import Evaluated
 from workers.stages.compare.stage import Compared
 from workers.stages.extract.sae_rows import SaeRows
 from workers.stages.extract.stage import Extracted
@@ -40,7 +40,7 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "numba")
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredFiles:
     """Where the autoencoders and the table of their latents are: S3 URIs."""
 
     autoencoders: str
@@ -58,7 +58,7 @@ class Findings:
     evaluated: Evaluated
     rows: SaeRows | None
     trained: Trained | None
-    kept: Kept | None
+    kept: StoredFiles | None
     effects: Effects
     trajectory: Trajectory | None = None
 
@@ -131,10 +131,10 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted,
         analysed_texts=extracted.moments["mean"].n,
         analysed_tokens=extracted.moments["token"].n,
         units=None
-        if extracted.reading.units is None
-        else int(extracted.reading.units_of(extracted.analysed).max()) + 1,
+        if extracted.tokenization.units is None
+        else int(extracted.tokenization.units_of(extracted.analysed).max()) + 1,
         train_texts=len(resolved.split.train),
-        max_length=extracted.reading.length,
+        max_length=extracted.tokenization.length,
         truncated_share=counts.truncated_share,
         excluded_first_tokens=counts.first,
         excluded_outliers=counts.outliers,

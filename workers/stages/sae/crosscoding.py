@@ -57,8 +57,8 @@ class Crosscoding:
         """By layer, on rows that they were not trained on."""
         found = []
         for layer in range(self._layers):
-            pair = crosscoder_fit(self.stack, layer, self._usual_rows(heldout, layer))
-            again = crosscoder_fit(self.stack, self._layers + layer, self._usual_rows(heldout, self._layers + layer))
+            pair = crosscoder_fit(self.stack, layer, self._inlier_rows(heldout, layer))
+            again = crosscoder_fit(self.stack, self._layers + layer, self._inlier_rows(heldout, self._layers + layer))
             counts, floor = (
                 SpecificCounts(**{name: int(some.sum()) for name, some in specific_latents(fit)._asdict().items()})
                 for fit in (pair, again)
@@ -80,8 +80,8 @@ class Crosscoding:
             on_progress((layer + 1) / self._layers)
         return found
 
-    def _usual_rows(self, store: ActivationStore, site: int) -> Iterator[Tensor]:
+    def _inlier_rows(self, store: ActivationStore, site: int) -> Iterator[Tensor]:
         for shard in store.shards():
             for states in shard.split(ENCODED_ROWS, dim=1):
                 rows = self._side_by_side(states, site)
-                yield rows[self.stack.usual(site, rows)]
+                yield rows[self.stack.inliers(site, rows)]

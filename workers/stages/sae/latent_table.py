@@ -63,12 +63,12 @@ def strongest(stack: SaeStack, site: int, rows: ActivationStore) -> Strongest:
     latents = stack.b_enc.shape[1]
     fired, sums = torch.zeros(2, latents, dtype=torch.float64)
     values, places = torch.zeros(0, latents), torch.zeros(0, latents, dtype=torch.int64)
-    read = usual_rows = 0
+    read = inlier_count = 0
     for shard in rows.shards():
         for part in shard[site].split(ENCODED_ROWS):
-            usual = stack.usual(site, part)
-            found = torch.where(usual[:, None], stack.encode(site, part) * stack.scale[site], 0.0)
-            usual_rows += int(usual.sum())
+            inliers = stack.inliers(site, part)
+            found = torch.where(inliers[:, None], stack.encode(site, part) * stack.scale[site], 0.0)
+            inlier_count += int(inliers.sum())
             fired += (found > 0).sum(0)
             sums += found.sum(0)
             top = found.T.contiguous().topk(min(EXAMPLES, len(part)), dim=1)
@@ -76,7 +76,7 @@ def strongest(stack: SaeStack, site: int, rows: ActivationStore) -> Strongest:
             values, order = values.topk(min(EXAMPLES, len(values)), dim=0)
             places = places.gather(0, order)
             read += len(part)
-    return Strongest(fired / max(1, usual_rows), sums / fired, values, places)
+    return Strongest(fired / max(1, inlier_count), sums / fired, values, places)
 
 
 def write_latents(

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.report import ChangedLatent, Fate, LabelAssociation, LatentExample, ProbeDirection
 from workers.analysis.matching import Fates, beyond_floor
-from workers.analysis.permutation import dealt_anew, discoveries, first_of, p_value
+from workers.analysis.permutation import discoveries, first_of, p_value, permuted
 from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.compare.probes import LabelDirections
@@ -145,7 +145,7 @@ def _encoded(side: Side, indices: list[int], rows: ActivationStore) -> Iterator[
     for shard in rows.shards():
         for part in shard[side.source].split(ENCODED_ROWS):
             latents = side.stack.encode(side.site, part, indices)
-            yield torch.where(side.stack.usual(side.source, part)[:, None], latents, 0.0).T
+            yield torch.where(side.stack.inliers(side.source, part)[:, None], latents, 0.0).T
 
 
 def _strongest(activations: Tensor, texts: Tensor, contexts: Contexts) -> list[LatentExample]:
@@ -190,7 +190,7 @@ def leaning(
     if not float(active.sum()):
         return None
     generator = torch.Generator().manual_seed(seed)
-    dealt = torch.cat([classes[None], dealt_anew(classes, units[kept][first], DEALS, generator)])
+    dealt = torch.cat([classes[None], permuted(classes, units[kept][first], DEALS, generator)])
 
     def by_label(of_texts: Tensor) -> Tensor:
         sums = torch.zeros(len(dealt), len(names), dtype=torch.float64)

@@ -17,7 +17,7 @@ from workers.analysis.sae_batched import BatchedTrainer
 from workers.analysis.sae_training import StackTrainer
 from workers.models.device import best_device, fast_dtype
 from workers.scratch import ActivationStore
-from workers.stages.common.checkpointing import Keeping
+from workers.stages.common.checkpointing import Checkpointing
 from workers.stages.common.progress import NO_NUMBERS, OnProgress, Spans
 
 RowsOf = Callable[[Tensor], Iterable[Tensor]]
@@ -46,12 +46,12 @@ class Runs:
         seed: of the order of the rows; each run has an order of its own.
     """
 
-    def __init__(self, store: ActivationStore, seed: int, early_stop: bool, spans: Spans, keeping: Keeping):
+    def __init__(self, store: ActivationStore, seed: int, early_stop: bool, spans: Spans, checkpointing: Checkpointing):
         self._store = store
         self._seed = seed
         self._early_stop = early_stop
         self._spans = spans
-        self._keeping = keeping
+        self._checkpointing = checkpointing
         self._number = 0
 
     def run(self, stack: SaeStack, config: SaeConfig, what: str, rows_of: RowsOf | None = None) -> Outcome:
@@ -67,7 +67,7 @@ class Runs:
         kind = StackTrainer if device.type == "cpu" else BatchedTrainer
         trainer = kind(there, config, fast_dtype(device))
         name = self._name(stack, config)
-        kept = self._keeping.checkpoints.load(name)
+        kept = self._checkpointing.checkpoints.load(name)
         if kept is not None:
             trainer.restore(kept)
         generator = torch.Generator().manual_seed(self._seed + self._number)
@@ -80,8 +80,8 @@ class Runs:
             trainer.step(rows, _after_site(on_progress, what, trainer))
             if self._early_stop:
                 trainer.end_on_plateau()
-            if time.monotonic() - saved >= self._keeping.seconds:
-                self._keeping.checkpoints.save(name, trainer.done, _kept(trainer, on_progress, what))
+            if time.monotonic() - saved >= self._checkpointing.seconds:
+                self._checkpointing.checkpoints.save(name, trainer.done, _kept(trainer, on_progress, what))
                 saved = time.monotonic()
         if there is not stack:
             stack.take(there)

@@ -15,8 +15,8 @@ from workers.analysis.permutation import matched_draws, p_value
 from workers.analysis.sae import SaeStack
 from workers.models.loading import body_of
 from workers.models.states import Edit
-from workers.stages.common.answers import Predicted, Questions, Scores, by_text, kl_bits, quality
 from workers.stages.common.context import StageContext
+from workers.stages.common.evaluation import EvalSet, Predicted, Scores, by_text, kl_bits, quality
 from workers.stages.common.intervals import ratio
 
 SPLICE_TEXTS = 200
@@ -71,12 +71,12 @@ class SplicedLoss:
     divergence of its answers from those that it gives by itself.
     """
 
-    def __init__(self, questions: Questions, model: PreTrainedModel, targets: Tensor | None) -> None:
-        self._questions = questions
+    def __init__(self, eval_set: EvalSet, model: PreTrainedModel, targets: Tensor | None) -> None:
+        self._eval_set = eval_set
         self._model = model
         self._targets = targets
-        self.by_divergence = questions.kind == "classifier" and targets is None
-        own = (questions.answered(model, batch) for batch in questions.batches())
+        self.by_divergence = eval_set.kind == "classifier" and targets is None
+        own = (eval_set.predict(model, batch) for batch in eval_set.batches())
         self._own = list(own) if self.by_divergence else None  # of a language model they would fill the memory
         self.unspliced = self._scores(iter(self._own) if self._own is not None else own)
 
@@ -86,36 +86,38 @@ class SplicedLoss:
 
     def grouped(self, scores: Scores) -> Scores:
         """By group of texts."""
-        return self._questions.grouped(scores)
+        return self._eval_set.grouped(scores)
 
     def divergences(self, layer: int, edits: list[Edit]) -> list[Scores]:
         """How far each edit of the states at a layer moves the answers to the first ABLATION_TEXTS texts: KL, nats."""
-        asked = replace(self._questions, rows=self._questions.rows[:ABLATION_TEXTS])
+        asked = replace(self._eval_set, rows=self._eval_set.rows[:ABLATION_TEXTS])
         texts = len(asked.rows)
         zeros = torch.zeros(texts, dtype=torch.float64)
         found = [Scores(zeros, zeros)] * len(edits)
         for batch in asked.batches():
-            own = asked.answered(self._model, batch).log_probs
+            own = asked.predict(self._model, batch).log_probs
             for number, edit in enumerate(edits):
-                with asked.reading.states.edited(body_of(self._model), layer, edit, asked.reading.known(batch).real):
-                    moved = asked.answered(self._model, batch)
+                with asked.tokenization.states.edited(
+                    body_of(self._model), layer, edit, asked.tokenization.known(batch).real
+                ):
+                    moved = asked.predict(self._model, batch)
                 part = by_text(kl_bits(own, moved.log_probs) * math.log(2), moved.texts, texts)
                 found[number] = Scores(found[number].sums + part.sums, found[number].counts + part.counts)
         return found
 
     def mean_of(self, scores: Scores) -> Measured:
         """A mean over examples with its interval over texts."""
-        return ratio(*self._questions.grouped(scores), bounds=(0.0, math.inf))
+        return ratio(*self._eval_set.grouped(scores), bounds=(0.0, math.inf))
 
     def _answers(self, layer: int, edit: Edit) -> Iterator[Predicted]:
-        for batch in self._questions.batches():
-            reading = self._questions.reading
-            with reading.states.edited(body_of(self._model), layer, edit, reading.known(batch).real):
-                found = self._questions.answered(self._model, batch)
+        for batch in self._eval_set.batches():
+            tokenization = self._eval_set.tokenization
+            with tokenization.states.edited(body_of(self._model), layer, edit, tokenization.known(batch).real):
+                found = self._eval_set.predict(self._model, batch)
             yield found
 
     def _scores(self, answers: Iterator[Predicted]) -> Scores:
-        texts = len(self._questions.rows)
+        texts = len(self._eval_set.rows)
         whole = Scores(torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64))
         for number, found in enumerate(answers):
             part = self._of_batch(found, self._own[number] if self._own is not None else None, texts)
@@ -126,7 +128,7 @@ class SplicedLoss:
         if own is not None:
             return by_text(kl_bits(own.log_probs, found.log_probs) * math.log(2), found.texts, texts)
         if self._targets is None:
-            return quality(found, self._questions.kind, texts)
+            return quality(found, self._eval_set.kind, texts)
         targets = self._targets[found.texts]
         known = targets >= 0
         losses = -found.log_probs[known].gather(1, targets[known][:, None])[:, 0]
@@ -137,9 +139,9 @@ def loss_recovered(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, si
     """1 - (loss with the reconstruction - loss) / (loss with the mean - loss); 1: nothing is lost."""
     stack = dictionaries.stack
     own = loss.unspliced
-    rebuilt = loss.at(layer, _usual_only(stack, site, lambda rows: stack.decode(site, stack.encode(site, rows))))
+    rebuilt = loss.at(layer, _inliers_only(stack, site, lambda rows: stack.decode(site, stack.encode(site, rows))))
     mean = dictionaries.means[site].float()
-    flat = loss.at(layer, _usual_only(stack, site, lambda rows: mean.expand_as(rows)))
+    flat = loss.at(layer, _inliers_only(stack, site, lambda rows: mean.expand_as(rows)))
     count = float(own.counts.sum())
     if not count or float((flat.sums - own.sums).sum()) / count < LEAST_LOSS:
         reason = "replacing the states with their mean barely raises the loss: there is nothing to recover"
@@ -180,16 +182,16 @@ def _without(stack: SaeStack, site: int, latents: list[int]) -> Edit:
     def edit(rows: Tensor) -> Tensor:
         return rows - stack.encode(site, rows, latents) @ stack.W_dec[site][latents] * stack.scale[site]
 
-    return _usual_only(stack, site, edit)
+    return _inliers_only(stack, site, edit)
 
 
-def _usual_only(stack: SaeStack, site: int, edit: Edit) -> Edit:
+def _inliers_only(stack: SaeStack, site: int, edit: Edit) -> Edit:
     """Leaves rows of outlying norm as they are: autoencoders are not made for them."""
 
-    def edit_usual(rows: Tensor) -> Tensor:
-        return torch.where(stack.usual(site, rows)[:, None], edit(rows), rows)
+    def edit_inliers(rows: Tensor) -> Tensor:
+        return torch.where(stack.inliers(site, rows)[:, None], edit(rows), rows)
 
-    return edit_usual
+    return edit_inliers
 
 
 def splices(

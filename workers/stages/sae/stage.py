@@ -232,7 +232,7 @@ def _controls(
     runs = Runs(rows.train, context.request.seed, settings.early_stop, spans, context.checkpointing)
     outcome = runs.run(stack, config, OF_RANDOM)
     found = [
-        _quality(fit_on(stack, site, _usual_rows(rows.heldout, stack, site)), float(outcome.dead_fraction[site]))
+        _quality(fit_on(stack, site, _inlier_rows(rows.heldout, stack, site)), float(outcome.dead_fraction[site]))
         for site in range(stack.sites)
     ]
     return found, outcome
@@ -266,7 +266,7 @@ class _Lens:
         self._withheld = withheld(self._matched, _counted(self._warm.floor) if self._warm is not None else None)
 
     def measured(self, dead_fraction: Tensor) -> LayerSae:
-        transferred = fit_on(self._refitted(), 0, _usual_rows(self._rows.heldout, self._stack, self._tuned))
+        transferred = fit_on(self._refitted(), 0, _inlier_rows(self._rows.heldout, self._stack, self._tuned))
         return LayerSae(
             base=_quality(self._on_base, float(dead_fraction[self._base])),
             tuned=_quality(self._on_tuned, float(dead_fraction[self._tuned])),
@@ -354,7 +354,7 @@ class _Lens:
         )
 
     def _fit(self, stack: SaeStack, site: int, source: int) -> SaeFit:
-        return fit_on(stack, site, _usual_rows(self._rows.heldout, stack, source))
+        return fit_on(stack, site, _inlier_rows(self._rows.heldout, stack, source))
 
 
 @dataclass(frozen=True)
@@ -431,11 +431,11 @@ def _counted(fates: Fates) -> Turnover:
     return Turnover(**{name: int(getattr(fates, name).sum()) for name in Turnover.model_fields})
 
 
-def _usual_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterator[Tensor]:
+def _inlier_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterator[Tensor]:
     """The rows of a site of the pair, without those of a norm that is outlying there."""
     for shard in store.shards():
         for rows in shard[source].split(ENCODED_ROWS):
-            yield rows[stack.usual(source, rows)]
+            yield rows[stack.inliers(source, rows)]
 
 
 def _warnings(rows: SaeRows, outcome: Outcome) -> list[ReportWarning]:

@@ -26,7 +26,7 @@ def with_latents(context: PairContext, extracted: Extracted, dictionaries: Dicti
     texts = extracted.shown[:count]
     pair = load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
     found: dict[int, TokenLatents] = {}
-    for batch in batches(pair.reading.tokenizer, texts, BATCH_TEXTS, pair.reading.length):
+    for batch in batches(pair.tokenization.tokenizer, texts, BATCH_TEXTS, pair.tokenization.length):
         sides = [torch.stack(states).cpu() for states in pair.states(batch)]
         for row, index in enumerate(batch.indices):
             length = int(batch.attention_mask[row].sum())

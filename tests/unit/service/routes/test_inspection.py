@@ -11,7 +11,7 @@ from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.inspection import Inspection, InspectionRequest
 from service.routes.inspection import InspectAPI, Question
 from service.use_cases.inspect import Inspections
-from workers.inspecting import Asked, Inspector
+from workers.inspector import Asked, Inspector
 
 GOOD, BAD = "an_" + "a" * 26, "an_" + "b" * 26
 

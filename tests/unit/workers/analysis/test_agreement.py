@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workers.analysis.agreement import agreement
-from workers.analysis.permutation import dealt_anew
+from workers.analysis.permutation import permuted
 
 
 def drawn(shares: list[float], texts: int, seed: int) -> Tensor:
@@ -60,8 +60,8 @@ def test_ten_thousand_classes_are_no_matter_of_memory() -> None:
 def test_whole_units_exchange_their_classes_where_each_has_one() -> None:
     units = torch.tensor([0, 0, 1, 1, 2, 2])
     generator = torch.Generator().manual_seed(0)
-    dealt = dealt_anew(torch.tensor([0, 0, 1, 1, 2, 2]), units, 50, generator)
+    dealt = permuted(torch.tensor([0, 0, 1, 1, 2, 2]), units, 50, generator)
     assert torch.equal(dealt[:, ::2], dealt[:, 1::2])
-    mixed = dealt_anew(torch.tensor([0, 1, 0, 1, 0, 1]), units, 50, generator)
+    mixed = permuted(torch.tensor([0, 1, 0, 1, 0, 1]), units, 50, generator)
     assert mixed.sum(1).unique().tolist() == [3]
     assert not torch.equal(mixed[:, ::2], mixed[:, 1::2])

@@ -262,7 +262,7 @@ def test_rows_of_outlying_norm_are_left_out_and_counted() -> None:
     assert dirty.outlier_share.tolist() == pytest.approx([2 / 130])
     assert clean.outlier_share.tolist() == [0.0]
     assert (
-        dirty.stack.usual(0, torch.cat([batch, batch * OUTLIER_FACTOR * 10], dim=1)[0]).tolist()
+        dirty.stack.inliers(0, torch.cat([batch, batch * OUTLIER_FACTOR * 10], dim=1)[0]).tolist()
         == [True] * 128 + [False] * 128
     )
     torch.testing.assert_close(dirty.stack.W_dec, clean.stack.W_dec)

@@ -16,7 +16,7 @@ from tests.builders.stages import pair_context, resolved
 from workers.models.loading import load_classifier, load_config
 from workers.models.structure import blocks_of
 from workers.stages.causal.stage import measure_effects
-from workers.stages.compare.evaluation import evaluate_outputs
+from workers.stages.compare.head_outputs import evaluate_outputs
 from workers.stages.compare.stage import compare
 from workers.stages.extract.stage import extract
 

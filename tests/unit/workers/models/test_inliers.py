@@ -32,13 +32,13 @@ def rule(causal: bool) -> Inliers:
 
 def test_the_first_token_counts_unless_the_model_is_causal() -> None:
     for causal in (False, True):
-        judged = rule(causal).judged(batch(), states(), states())
+        judged = rule(causal).mark(batch(), states(), states())
         assert judged.real[:, 0].tolist() == [not causal] * TEXTS
         assert bool(judged.real[0, 1:].all())
 
 
 def test_an_outlier_of_either_model_at_one_layer_counts_nowhere() -> None:
-    judged = rule(causal=False).judged(batch(), states((1, 0, 2)), states((2, 1, 3)))
+    judged = rule(causal=False).mark(batch(), states((1, 0, 2)), states((2, 1, 3)))
     left = (batch().real & ~judged.real).nonzero().tolist()
     assert left == [[0, 2], [1, 3]]
     assert judged.outlying is not None
@@ -46,14 +46,14 @@ def test_an_outlier_of_either_model_at_one_layer_counts_nowhere() -> None:
 
 
 def test_padding_is_no_outlier() -> None:
-    judged = rule(causal=False).judged(batch(), states((0, 1, 5)), states())
+    judged = rule(causal=False).mark(batch(), states((0, 1, 5)), states())
     assert judged.outlying is not None
     assert not bool(judged.outlying.any())
 
 
 def test_other_models_leave_out_the_same_tokens_of_the_same_texts() -> None:
     inliers = rule(causal=True)
-    judged = inliers.judged(batch(), states((1, 0, 2)), states())
+    judged = inliers.mark(batch(), states((1, 0, 2)), states())
     assert torch.equal(inliers.known(batch()).real, judged.real)
     swapped = batch().rows(torch.tensor([1, 0]), TOKENS)
     assert torch.equal(inliers.known(swapped).real, judged.real[[1, 0]])

@@ -16,7 +16,7 @@ from tests.builders.texts import make_texts
 from workers.analysis.probes import stratified_folds
 from workers.models.states import StateReader
 from workers.stages.common.inputs import Split
-from workers.stages.common.moment_accumulator import GroupPlan, Reading
+from workers.stages.common.moment_accumulator import GroupPlan, TokenizationSpec
 from workers.stages.compare.stage import compare
 from workers.stages.resolve.splitting import split_rows, units_of
 
@@ -68,8 +68,12 @@ def test_rows_without_a_group_are_dealt_one_by_one() -> None:
 def test_units_are_dealt_into_groups_whole(tmp_path: Path) -> None:
     rows = split_rows(in_groups(120, 4), request()).analysed
     units = units_of(rows)
-    reading = Reading(tiny_tokenizer(tmp_path), 32, causal=False, states=StateReader(BLOCKS + 1, HIDDEN), units=units)
-    found = {index: group for group, batch in reading.grouped([row.text for row in rows]) for index in batch.indices}
+    tokenization = TokenizationSpec(
+        tiny_tokenizer(tmp_path), 32, causal=False, states=StateReader(BLOCKS + 1, HIDDEN), units=units
+    )
+    found = {
+        index: group for group, batch in tokenization.grouped([row.text for row in rows]) for index in batch.indices
+    }
     assert sorted(found) == list(range(120))
     by_name: dict[str | None, set[int]] = {}
     for index, group in found.items():

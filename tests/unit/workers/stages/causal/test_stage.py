@@ -17,7 +17,7 @@ from tests.builders.models import BLOCKS, tiny_tokenizer
 from tests.builders.stages import pair_context, resolved
 from workers.stages.causal.stage import measure_effects
 from workers.stages.common.inputs import Resolved
-from workers.stages.compare.evaluation import evaluate_outputs
+from workers.stages.compare.head_outputs import evaluate_outputs
 from workers.stages.compare.stage import compare
 from workers.stages.extract.stage import extract
 

@@ -19,7 +19,7 @@ from tests.builders.stages import fine_tuned, labelled, pair_context, resolved, 
 from workers.models.prefix import PrefixCache
 from workers.stages.causal.sweep import NOT_RETRAINED, advice_of, freeze_sweep
 from workers.stages.common import training as module
-from workers.stages.common.checkpointing import Keeping
+from workers.stages.common.checkpointing import Checkpointing
 from workers.stages.common.inputs import Resolved, Split
 from workers.stages.common.progress import NO_NUMBERS, Numbers
 from workers.stages.common.training import Recipe, Training, evaluate, gradient_norms, planned_steps, train
@@ -226,7 +226,7 @@ def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(bas
     asked = AnalysisRequest.model_validate(body)
     predicted = Recommendation(freeze_first=2, basis="predicted", evidence=NOT_RETRAINED)
     given = with_held_out(base)
-    keeping = Keeping(InMemory(), float("inf"))
+    checkpointing = Checkpointing(InMemory(), float("inf"))
     made: list[str] = []
 
     def until_depth_2(_share: float, detail: str = "", _numbers: Numbers = NO_NUMBERS) -> None:
@@ -238,7 +238,7 @@ def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(bas
         if what != "already trained" and training not in made:
             made.append(training)
 
-    context = pair_context(given, base, tmp_path, asked, checkpointing=keeping)
+    context = pair_context(given, base, tmp_path, asked, checkpointing=checkpointing)
     with pytest.raises(InterruptedError):
         freeze_sweep(context.part(until_depth_2), predicted)
     found, _ = freeze_sweep(context.part(watched), predicted)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from layerdrift.contract.report import Outputs, Recommendation
-from workers.stages.compare.advice_blockers import doubts_of, without_doubts
+from workers.stages.compare.advice_blockers import blockers_of, unless_blocked
 
 ADVICE = Recommendation(freeze_first=3, basis="predicted", evidence="The curve says so.")
 LOW, HIGH = [0.0, 0.01, 0.05], [0.0, 0.2, 0.5]
@@ -52,7 +52,7 @@ WORSE = outputs(kind="classifier", accuracy_change=number(-0.1, -0.15, -0.05))
 
 @pytest.mark.parametrize("given", [None, SOUND_LM, SOUND, RARE_LABELS])
 def test_a_sound_model_on_texts_enough_gets_its_advice(given: Outputs | None) -> None:
-    assert without_doubts(ADVICE, doubts_of(given, HIGH, 0.0, 200)) == ADVICE
+    assert unless_blocked(ADVICE, blockers_of(given, HIGH, 0.0, 200)) == ADVICE
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,16 @@ def test_a_sound_model_on_texts_enough_gets_its_advice(given: Outputs | None) ->
 def test_what_speaks_against_advice_takes_it_back_with_the_reason(
     given: Outputs, drift: list[float], texts: int, code: str | None, words: str
 ) -> None:
-    found = doubts_of(given, drift, 0.0, texts)
-    assert [doubt.code for doubt in found] == [code]
-    advice = without_doubts(ADVICE, found)
+    found = blockers_of(given, drift, 0.0, texts)
+    assert [blocker.code for blocker in found] == [code]
+    advice = unless_blocked(ADVICE, found)
     assert (advice.basis, advice.freeze_first) == ("none", 0)
     assert words in advice.evidence
 
 
 def test_a_new_head_explains_changed_answers_and_an_unmoved_body_needs_no_explanation() -> None:
     changed = outputs(kind="classifier", disagreement=number(0.6, 0.5, 0.7))
-    assert [doubt.code for doubt in doubts_of(changed, LOW, 0.01, 200)] == ["answers_not_explained"]
-    assert doubts_of(changed, LOW, 0.9, 200) == []
-    assert doubts_of(changed, LOW, None, 200) == []
-    assert doubts_of(changed, [0.0, 0.0], 0.0, 200) == []
+    assert [blocker.code for blocker in blockers_of(changed, LOW, 0.01, 200)] == ["answers_not_explained"]
+    assert blockers_of(changed, LOW, 0.9, 200) == []
+    assert blockers_of(changed, LOW, None, 200) == []
+    assert blockers_of(changed, [0.0, 0.0], 0.0, 200) == []

@@ -18,7 +18,7 @@ from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
 from workers.stages.causal.trajectory import trajectory_of
 from workers.stages.common.intervals import shared_change
-from workers.stages.common.moment_accumulator import Reading
+from workers.stages.common.moment_accumulator import TokenizationSpec
 from workers.stages.compare.stage import _layer_drift, compare
 from workers.stages.extract.nulls import MeasuredNull, Nulls, dithered, measured_null, numerical_twin
 from workers.stages.extract.stage import extract
@@ -64,14 +64,14 @@ def test_noise_well_above_rounding_is_called_drift(base: Path, tmp_path: Path) -
 
 
 def test_a_model_that_overflows_in_the_null_costs_the_null_and_says_so(tmp_path: Path) -> None:
-    reading = Reading(tiny_tokenizer(tmp_path), 64, causal=False, states=StateReader(BLOCKS + 1, HIDDEN))
+    tokenization = TokenizationSpec(tiny_tokenizer(tmp_path), 64, causal=False, states=StateReader(BLOCKS + 1, HIDDEN))
     model = tiny_bert(0)
 
     def states(batch: Batch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         found = hidden_states(model, batch)
         return found, [layer * torch.inf for layer in found]
 
-    found = measured_null("numerical", reading, make_texts(60), states, lambda _: None)
+    found = measured_null("numerical", tokenization, make_texts(60), states, lambda _: None)
     assert isinstance(found, ReportWarning)
     assert found.code == "noise_floor_not_computed"
 

@@ -51,7 +51,7 @@ def test_the_strongest_are_found_over_all_parts_and_outlying_rows_do_not_count(t
     count = 2 * ENCODED_ROWS + 100
     data = 2 * torch.rand(2, count, 6, generator=generator)
     data[1, 7] *= 1000
-    usual = torch.arange(count) != 7
+    inliers = torch.arange(count) != 7
     rows = ActivationStore(tmp_path / "rows", max_rows=count)
     for part in data.split(1000, dim=1):
         rows.add(part)
@@ -64,5 +64,5 @@ def test_the_strongest_are_found_over_all_parts_and_outlying_rows_do_not_count(t
     expected = latents.sort(dim=0, descending=True).values[:EXAMPLES]
     torch.testing.assert_close(found.values, expected)
     torch.testing.assert_close(latents.gather(0, found.places), expected)
-    torch.testing.assert_close(found.rates, (latents[usual] > 0).double().mean(0))
+    torch.testing.assert_close(found.rates, (latents[inliers] > 0).double().mean(0))
     torch.testing.assert_close(found.means, latents.double().sum(0) / (latents > 0).sum(0), rtol=1e-5, atol=0)

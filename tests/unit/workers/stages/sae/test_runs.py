@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.builders.checkpoints import InMemory
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
 from workers.scratch import ActivationStore
-from workers.stages.common.checkpointing import NOTHING_KEPT, Keeping
+from workers.stages.common.checkpointing import NO_CHECKPOINTING, Checkpointing
 from workers.stages.common.progress import NO_NUMBERS, Numbers, Spans
 from workers.stages.sae.runs import Outcome, Runs
 
@@ -45,7 +45,7 @@ def run(
     store: ActivationStore,
     stack: SaeStack,
     config: SaeConfig,
-    keeping: Keeping = NOTHING_KEPT,
+    checkpointing: Checkpointing = NO_CHECKPOINTING,
     stop_after: int | None = None,
     early_stop: bool = False,
 ) -> Outcome:
@@ -57,7 +57,9 @@ def run(
         if stop_after is not None and f"step {stop_after + 1} of" in detail:
             raise Stopped
 
-    found = Runs(store, 0, early_stop, Spans(on_progress, {"training": 1.0}), keeping).run(stack, config, "training")
+    found = Runs(store, 0, early_stop, Spans(on_progress, {"training": 1.0}), checkpointing).run(
+        stack, config, "training"
+    )
     heard = [detail for detail in heard if "saving" not in detail]
     assert heard[-1].startswith(f"training: step {found.steps} of {found.steps}, autoencoder 2 of 2, FVU 0.")
     return found
@@ -68,10 +70,10 @@ def test_a_run_that_was_broken_off_ends_where_one_that_was_not_does(store: Activ
     config = SaeConfig(LATENTS, 4, 40, BATCH, architecture)  # type: ignore[arg-type]
     whole, broken, resumed = (fresh(store) for _ in range(3))
     expected = run(store, whole, config)
-    keeping = Keeping(InMemory(), 0.0)
+    checkpointing = Checkpointing(InMemory(), 0.0)
     with pytest.raises(Stopped):
-        run(store, broken, config, keeping, stop_after=25)
-    found = run(store, resumed, config, keeping)
+        run(store, broken, config, checkpointing, stop_after=25)
+    found = run(store, resumed, config, checkpointing)
     for name, tensor in whole.tensors().items():
         assert torch.equal(tensor, resumed.tensors()[name]), name
     assert torch.equal(expected.unexplained, found.unexplained)
@@ -83,18 +85,18 @@ def test_only_the_steps_that_were_left_are_made(store: ActivationStore) -> None:
     checkpoints = InMemory()
     config = SaeConfig(LATENTS, 4, 40, BATCH)
     with pytest.raises(Stopped):
-        run(store, fresh(store), config, Keeping(checkpoints, 0.0), stop_after=25)
+        run(store, fresh(store), config, Checkpointing(checkpoints, 0.0), stop_after=25)
     assert [number for number, _ in checkpoints.saved.values()] == [25]
-    run(store, fresh(store), config, Keeping(checkpoints, float("inf")))
+    run(store, fresh(store), config, Checkpointing(checkpoints, float("inf")))
     with pytest.raises(Stopped):  # a step that had been made already would not be heard of
-        run(store, fresh(store), config, Keeping(checkpoints, float("inf")), stop_after=25)
+        run(store, fresh(store), config, Checkpointing(checkpoints, float("inf")), stop_after=25)
 
 
 def test_a_state_of_another_run_is_not_taken_up(store: ActivationStore) -> None:
     checkpoints = InMemory()
-    run(store, fresh(store), SaeConfig(LATENTS, 4, 40, BATCH), Keeping(checkpoints, 0.0))
+    run(store, fresh(store), SaeConfig(LATENTS, 4, 40, BATCH), Checkpointing(checkpoints, 0.0))
     alike, other = fresh(store), fresh(store)
-    run(store, alike, SaeConfig(LATENTS, 5, 40, BATCH), Keeping(checkpoints, float("inf")))
+    run(store, alike, SaeConfig(LATENTS, 5, 40, BATCH), Checkpointing(checkpoints, float("inf")))
     run(store, other, SaeConfig(LATENTS, 5, 40, BATCH))
     assert torch.equal(alike.W_dec, other.W_dec)
 

@@ -20,8 +20,8 @@ from workers.analysis.sae import SaeStack
 from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
 from workers.models.texts import run as run_batch
-from workers.stages.common.answers import Questions
-from workers.stages.common.moment_accumulator import Reading, token_rows
+from workers.stages.common.evaluation import EvalSet
+from workers.stages.common.moment_accumulator import TokenizationSpec, token_rows
 from workers.stages.sae.splicing import (
     ABLATION_TEXTS,
     DRAWS,
@@ -92,23 +92,25 @@ def asked(model: PreTrainedModel, folder: Path, labels: bool = True) -> tuple[Sp
     tokenizer = tiny_tokenizer(folder)
     rows = [Row(text, None) for text in make_texts(60)]
     causal = model.config.model_type == "gpt2"
-    questions = Questions(
-        Reading(tokenizer, 32, causal, StateReader(BLOCKS + 1, HIDDEN)), rows, "causal_lm" if causal else "classifier"
+    eval_set = EvalSet(
+        TokenizationSpec(tokenizer, 32, causal, StateReader(BLOCKS + 1, HIDDEN)),
+        rows,
+        "causal_lm" if causal else "classifier",
     )
-    targets = _own_answers(questions, model) if labels and not causal else None
+    targets = _own_answers(eval_set, model) if labels and not causal else None
     body: PreTrainedModel = model.base_model  # type: ignore[assignment]
-    found = [token_rows(hidden_states(body, batch), batch) for batch in questions.batches()]
+    found = [token_rows(hidden_states(body, batch), batch) for batch in eval_set.batches()]
     means = torch.cat(found, 1).double().mean(1).repeat(2, 1)
     changed, others = ([list[int]() for _ in range(BLOCKS + 1)] for _ in range(2))
     firing = [torch.zeros(2 * HIDDEN, 2)] * (BLOCKS + 1)
     dictionaries = Dictionaries(perfect(means), means, perfect(means), changed, others, firing)
-    return SplicedLoss(questions, model, targets), dictionaries
+    return SplicedLoss(eval_set, model, targets), dictionaries
 
 
-def _own_answers(questions: Questions, model: PreTrainedModel) -> Tensor:
-    targets = torch.zeros(len(questions.rows), dtype=torch.int64)
-    for batch in questions.batches():
-        found = questions.answered(model, batch)
+def _own_answers(eval_set: EvalSet, model: PreTrainedModel) -> Tensor:
+    targets = torch.zeros(len(eval_set.rows), dtype=torch.int64)
+    for batch in eval_set.batches():
+        found = eval_set.predict(model, batch)
         targets[found.texts] = found.log_probs.argmax(1)
     return targets
 

@@ -168,9 +168,9 @@ class Inspector:
         length = int(centres["length"]) if "length" in centres else record.request.analysis.max_length or OLD_LENGTH
         pair = load_pair(base, tuned, load_tokenizer(base.folder, "/base/uri"), length)
         layers = pair.shape[0]
-        inliers = Inliers.everywhere(pair.reading.causal, layers)
+        inliers = Inliers.everywhere(pair.tokenization.causal, layers)
         if "base_limits" in centres:
-            inliers = Inliers(pair.reading.causal, centres["base_limits"], centres["tuned_limits"])
+            inliers = Inliers(pair.tokenization.causal, centres["base_limits"], centres["tuned_limits"])
         pair = pair.with_inliers(inliers)
         base_saes, tuned_saes = (self._autoencoders(record, side, layers, folder / SAES) for side in ("base", "tuned"))
         spreads = (centres["base_spread"], centres["tuned_spread"]) if "base_spread" in centres else None
@@ -214,12 +214,12 @@ def kept_sae(folder: Path) -> SaeStack:
 
 def inspected(loaded: LoadedPair, texts: Sequence[str]) -> list[InspectedText]:
     """Every text through both models, in the order given."""
-    reading = loaded.pair.reading
+    tokenization = loaded.pair.tokenization
     found: dict[int, InspectedText] = {}
-    for batch in batches(reading.tokenizer, list(texts), BATCH_TEXTS, reading.length, BATCH_TOKENS):
+    for batch in batches(tokenization.tokenizer, list(texts), BATCH_TEXTS, tokenization.length, BATCH_TOKENS):
         states = loaded.pair.states(batch)
-        if reading.inliers is not None:
-            batch = reading.inliers.judged(batch, *states)
+        if tokenization.inliers is not None:
+            batch = tokenization.inliers.mark(batch, *states)
         base, tuned = (torch.stack(side) for side in states)
         for row, index in enumerate(batch.indices):
             length = int(batch.attention_mask[row].sum())
@@ -230,7 +230,7 @@ def inspected(loaded: LoadedPair, texts: Sequence[str]) -> list[InspectedText]:
 
 def _text(loaded: LoadedPair, text: str, batch: Batch, row: int, sides: tuple[Tensor, Tensor]) -> InspectedText:
     base, tuned = sides
-    reading, length = loaded.pair.reading, base.shape[1]
+    tokenization, length = loaded.pair.tokenization, base.shape[1]
     special = (~batch.real[row, :length]).tolist()
     one, other = (side.double() - centre[:, None] for side, centre in zip(sides, loaded.centres, strict=True))
     moved = 1 - row_cosines(one, other) if loaded.spreads is None else row_drift(one, other, loaded.spreads)
@@ -246,10 +246,10 @@ def _text(loaded: LoadedPair, text: str, batch: Batch, row: int, sides: tuple[Te
                 tuned_latents=_strongest(loaded.tuned_saes, layer, tuned[layer]),
             )
         )
-    whole = len(encode(reading.tokenizer, [text], None)[0].ids)
+    whole = len(encode(tokenization.tokenizer, [text], None)[0].ids)
     return InspectedText(
         text=text,
-        tokens=reading.tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
+        tokens=tokenization.tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
         special=special,
         truncated=whole > length,
         layers=layers,

@@ -18,7 +18,7 @@ from backends.tables.reading import Row
 from workers.models.loading import HeadKind, body_of
 from workers.models.prefix import PrefixCache
 from workers.models.texts import Batch, batches, run
-from workers.stages.common.moment_accumulator import BATCH_TEXTS, Reading, batch_rows
+from workers.stages.common.moment_accumulator import BATCH_TEXTS, TokenizationSpec, batch_rows
 
 LM_BATCH_TEXTS = 4
 MASK_EVERY = 7
@@ -59,13 +59,13 @@ class Predicted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Questions:
+class EvalSet:
     """The texts that models are asked about, and their right answers where they are known.
 
     known: by `id` of a classifier, its states at these texts where they are known.
     """
 
-    reading: Reading
+    tokenization: TokenizationSpec
     rows: list[Row]
     kind: HeadKind
     known: Mapping[int, PrefixCache] = field(default_factory=dict)
@@ -73,17 +73,21 @@ class Questions:
     def batches(self) -> Iterator[Batch]:
         """All texts once."""
         size = BATCH_TEXTS if self.kind == "classifier" else LM_BATCH_TEXTS
-        yield from batches(self.reading.tokenizer, [row.content for row in self.rows], size, self.reading.length)
+        yield from batches(
+            self.tokenization.tokenizer, [row.content for row in self.rows], size, self.tokenization.length
+        )
 
     def grouped(self, scores: Scores) -> Scores:
         """Sums by text become sums by group of texts, [N] -> [G], for a jackknife."""
-        return _summed(scores, self.reading.groups_of(len(scores.sums)))
+        return _summed(scores, self.tokenization.groups_of(len(scores.sums)))
 
     def by_unit(self, scores: Scores) -> Scores:
         """Sums by text become sums by unit of texts that are alike, [N] -> [M]; without such units they stay."""
-        return scores if self.reading.units is None else _summed(scores, self.reading.units_of(len(scores.sums)))
+        return (
+            scores if self.tokenization.units is None else _summed(scores, self.tokenization.units_of(len(scores.sums)))
+        )
 
-    def answered(self, model: PreTrainedModel, batch: Batch, order: list[int] | None = None) -> Predicted:
+    def predict(self, model: PreTrainedModel, batch: Batch, order: list[int] | None = None) -> Predicted:
         """What a model answers on a batch.
 
         Args:
@@ -106,7 +110,7 @@ class Questions:
         place = (batch.real.cumsum(1) - 1).where(batch.real, torch.tensor(-1))
         asked = place % MASK_EVERY == torch.minimum(batch.real.sum(1, keepdim=True) - 1, torch.tensor(3))
         asked &= batch.real
-        hidden = batch.input_ids.masked_fill(asked, int(self.reading.tokenizer.mask_token_id))
+        hidden = batch.input_ids.masked_fill(asked, int(self.tokenization.tokenizer.mask_token_id))
         logits = run(model, batch._replace(input_ids=hidden)).logits.cpu()
         texts = torch.tensor(batch.indices)[:, None].expand_as(asked)
         return Predicted(logits[asked].float().log_softmax(-1), batch.input_ids[asked], texts[asked])
@@ -211,7 +215,7 @@ def kl_bits(one: Tensor, other: Tensor) -> Tensor:
     return ((one.exp() * (one - other)).sum(-1) / math.log(2)).clamp_min(0.0)
 
 
-class Judge:
+class Evaluator:
     """Scores a model again and again, each time with other parts grafted into it.
 
     Args:
@@ -220,14 +224,14 @@ class Judge:
         targets: [N] classes of the texts, -1 unknown; None: the texts have no labels that the model knows.
     """
 
-    def __init__(self, questions: Questions, headed: bool, targets: Tensor | None) -> None:
-        self._questions = questions
-        self._targets = torch.full((len(questions.rows),), -1) if targets is None else targets
+    def __init__(self, eval_set: EvalSet, headed: bool, targets: Tensor | None) -> None:
+        self._eval_set = eval_set
+        self._targets = torch.full((len(eval_set.rows),), -1) if targets is None else targets
         self._reference: Tensor | None = None
         self.measure: Measure = "perplexity"
         if not headed:
             self.measure = "state_change"
-        elif questions.kind == "classifier":
+        elif eval_set.kind == "classifier":
             self.measure = "kl" if targets is None else "accuracy"
 
     def scores(self, model: PreTrainedModel) -> Scores:
@@ -247,26 +251,26 @@ class Judge:
         return Scores(change, self._reference.double().square().sum(1))
 
     def _perplexity(self, model: PreTrainedModel) -> Scores:
-        texts = len(self._questions.rows)
+        texts = len(self._eval_set.rows)
         sums, counts = torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64)
-        for batch in self._questions.batches():
-            found = quality(self._questions.answered(model, batch), self._questions.kind, texts)
+        for batch in self._eval_set.batches():
+            found = quality(self._eval_set.predict(model, batch), self._eval_set.kind, texts)
             sums, counts = sums + found.sums, counts + found.counts
         return Scores(sums, counts)
 
     def _log_probs(self, model: PreTrainedModel) -> Tensor:
-        found = [self._questions.answered(model, batch) for batch in self._questions.batches()]
-        return _in_order(found[0].log_probs, [(one.log_probs, one.texts) for one in found], len(self._questions.rows))
+        found = [self._eval_set.predict(model, batch) for batch in self._eval_set.batches()]
+        return _in_order(found[0].log_probs, [(one.log_probs, one.texts) for one in found], len(self._eval_set.rows))
 
     def _mean_states(self, model: PreTrainedModel) -> Tensor:
         parts = []
-        for batch in self._questions.batches():
-            reading = self._questions.reading
-            last = reading.states.states(body_of(model), batch)[-1:]
-            batch = reading.known(batch)
+        for batch in self._eval_set.batches():
+            tokenization = self._eval_set.tokenization
+            last = tokenization.states.states(body_of(model), batch)[-1:]
+            batch = tokenization.known(batch)
             kept = torch.tensor(batch.indices)[batch.real.any(1)]
             parts.append((batch_rows(last, batch, causal=False).mean[0], kept))
-        return _in_order(parts[0][0], parts, len(self._questions.rows))
+        return _in_order(parts[0][0], parts, len(self._eval_set.rows))
 
 
 def _in_order(like: Tensor, parts: list[tuple[Tensor, Tensor]], texts: int) -> Tensor:

@@ -29,7 +29,7 @@ from workers.stages.finetune.stage import Snapshot, Tuned
 logger = logging.getLogger(__name__)
 
 
-class KeptFile(BaseModel):
+class CachedFile(BaseModel):
     """A file in the bucket."""
 
     name: str
@@ -37,16 +37,16 @@ class KeptFile(BaseModel):
     sha256: str
 
 
-class KeptFinetune(BaseModel):
+class CachedFinetune(BaseModel):
     """What a fine-tune left. Files are by folder: `` for the tuned model, step-000123, nulls/reseed."""
 
     run: FineTuneRun
-    folders: dict[str, list[KeptFile]]
+    folders: dict[str, list[CachedFile]]
     snapshots: list[int]
     nulls: list[str]
 
 
-class KeptFinetunes:
+class FinetuneCache:
     """The fine-tunes of one tenant."""
 
     def __init__(self, blobs: BlobStore, owned: key_names.Owned) -> None:
@@ -60,7 +60,7 @@ class KeptFinetunes:
             UnavailableError: S3 is unavailable.
         """
         try:
-            kept = KeptFinetune.model_validate_json(
+            kept = CachedFinetune.model_validate_json(
                 self._blobs.get(key_names.finetune_object(self._owned.tenant, name))
             )
             for inside, files in kept.folders.items():
@@ -82,7 +82,7 @@ class KeptFinetunes:
         folders = {"": tuned.checkpoint.folder}
         folders |= {_step(snapshot.step): snapshot.folder for snapshot in tuned.snapshots[:-1]}
         folders |= {f"nulls/{null}": checkpoint.folder for null, checkpoint in tuned.retrained.items()}
-        kept = KeptFinetune(
+        kept = CachedFinetune(
             run=tuned.run,
             folders={inside: self._put(inside, path, artifacts) for inside, path in folders.items()},
             snapshots=[snapshot.step for snapshot in tuned.snapshots],
@@ -91,16 +91,16 @@ class KeptFinetunes:
         body = kept.model_dump_json().encode()
         self._blobs.put(key_names.finetune_object(self._owned.tenant, name), body, "application/json")
 
-    def _put(self, inside: str, folder: Path, artifacts: Artifacts) -> list[KeptFile]:
+    def _put(self, inside: str, folder: Path, artifacts: Artifacts) -> list[CachedFile]:
         prefix = key_names.checkpoint_prefix(self._owned) + (f"{inside}/" if inside else "")
         found = []
         for path in sorted(folder.iterdir()):
             name = f"{inside}/{path.name}" if inside else path.name
             digest = artifacts.put(f"checkpoint/{name}", prefix + path.name, path)
-            found.append(KeptFile(name=path.name, key=prefix + path.name, sha256=digest))
+            found.append(CachedFile(name=path.name, key=prefix + path.name, sha256=digest))
         return found
 
-    def _fetch(self, files: list[KeptFile], target: Path) -> None:
+    def _fetch(self, files: list[CachedFile], target: Path) -> None:
         target.mkdir(parents=True)
         for file in files:
             self._blobs.get_file(file.key, target / file.name)

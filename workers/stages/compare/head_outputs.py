@@ -8,11 +8,11 @@ from layerdrift.contract.report import Outputs, ReportWarning
 from workers.models.device import best_device
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
 from workers.models.prefix import PrefixCache
-from workers.stages.common.answers import Questions
 from workers.stages.common.context import PairContext
+from workers.stages.common.evaluation import EvalSet
 from workers.stages.common.inputs import Checkpoint, Resolved
-from workers.stages.common.moment_accumulator import Reading
-from workers.stages.compare.advice_blockers import Doubt, doubts_of, relative_head_change
+from workers.stages.common.moment_accumulator import TokenizationSpec
+from workers.stages.compare.advice_blockers import AdviceBlocker, blockers_of, relative_head_change
 from workers.stages.compare.outputs import outputs_of
 from workers.stages.extract.stage import Extracted
 
@@ -23,7 +23,7 @@ class Evaluated:
 
     outputs: Outputs | None
     on_reference: Outputs | None
-    doubts: list[Doubt]
+    blockers: list[AdviceBlocker]
     warnings: list[ReportWarning]
 
 
@@ -37,47 +37,51 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
         InputError: a checkpoint cannot be loaded with its head.
     """
     resolved, on_progress = context.resolved, context.on_progress
-    tuned, warnings = askable(context.tuned, extracted.reading)
+    tuned, warnings = evaluable_model(context.tuned, extracted.tokenization)
     if tuned is None:
-        return Evaluated(None, None, doubts_of(None, drift, None, extracted.analysed), warnings)
-    questions = Questions(extracted.reading, resolved.split.analysed[: extracted.analysed], tuned.kind)
+        return Evaluated(None, None, blockers_of(None, drift, None, extracted.analysed), warnings)
+    eval_set = EvalSet(extracted.tokenization, resolved.split.analysed[: extracted.analysed], tuned.kind)
     base = base_with_head(resolved, tuned)
     if tuned.kind == "classifier":
-        questions = replace(questions, known=_known_states(extracted, base, tuned))
-    outputs, more = outputs_of(questions, base, tuned, on_progress)
+        eval_set = replace(eval_set, known=_known_states(extracted, base, tuned))
+    outputs, more = outputs_of(eval_set, base, tuned, on_progress)
     on_reference = None
     if extracted.reference is not None:
-        general = Questions(extracted.reference.reading, extracted.reference.rows, tuned.kind)
+        general = EvalSet(extracted.reference.tokenization, extracted.reference.rows, tuned.kind)
         on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0))[0]
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
-    doubts = doubts_of(outputs, drift, head_change, extracted.analysed)
+    blockers = blockers_of(outputs, drift, head_change, extracted.analysed)
     warnings += more
-    warnings += [ReportWarning(code=doubt.code, message=doubt.message) for doubt in doubts if doubt.code is not None]
-    return Evaluated(outputs, on_reference, doubts, warnings)
+    warnings += [
+        ReportWarning(code=blocker.code, message=blocker.message) for blocker in blockers if blocker.code is not None
+    ]
+    return Evaluated(outputs, on_reference, blockers, warnings)
 
 
 def _known_states(extracted: Extracted, base: Headed | None, tuned: Headed) -> dict[int, PrefixCache]:
     """By `id` of a headed model, the states that its body had at the compared texts."""
     sides = [(tuned, extracted.last_states[1])] + ([(base, extracted.last_states[0])] if base is not None else [])
-    caches = ((headed.model, states.cache(headed.model, extracted.reading)) for headed, states in sides)
+    caches = ((headed.model, states.cache(headed.model, extracted.tokenization)) for headed, states in sides)
     return {id(model): cache for model, cache in caches if cache is not None}
 
 
-def askable(checkpoint: Checkpoint, reading: Reading) -> tuple[Headed | None, list[ReportWarning]]:
+def evaluable_model(
+    checkpoint: Checkpoint, tokenization: TokenizationSpec
+) -> tuple[Headed | None, list[ReportWarning]]:
     """The tuned model with its head; None, and why, where the head cannot be asked on these texts."""
     tuned = load_headed(checkpoint.folder, "/tuned/uri", best_device())
     if tuned is None:
         return None, _head_warnings(checkpoint)
-    unasked = _cannot_be_asked(tuned, reading)
+    unasked = _why_not_evaluable(tuned, tokenization)
     return (None, unasked) if unasked else (tuned, [])
 
 
-def _cannot_be_asked(tuned: Headed, reading: Reading) -> list[ReportWarning]:
+def _why_not_evaluable(tuned: Headed, tokenization: TokenizationSpec) -> list[ReportWarning]:
     """Why a head cannot be asked on these texts; empty where it can."""
     codes = ["answers_not_evaluated"]
-    if tuned.kind == "causal_lm" and not reading.causal:
+    if tuned.kind == "causal_lm" and not tokenization.causal:
         reason = "its head predicts the next token, but the model sees later tokens"
-    elif tuned.kind == "masked_lm" and reading.tokenizer.mask_token_id is None:
+    elif tuned.kind == "masked_lm" and tokenization.tokenizer.mask_token_id is None:
         reason = "its head predicts masked tokens, but the tokenizer has no mask token"
         codes.append("no_mask_token")
     else:

@@ -28,28 +28,36 @@ from workers.models.states import StateReader
 from workers.models.structure import blocks_of
 from workers.stages.causal.grafting import graft_costs, predicted_by_grafts
 from workers.stages.causal.sweep import NOT_RETRAINED
-from workers.stages.common.answers import Judge, Predicted, Questions, class_targets, divergence_bits, kl_bits, quality
-from workers.stages.common.moment_accumulator import Reading
+from workers.stages.common.evaluation import (
+    EvalSet,
+    Evaluator,
+    Predicted,
+    class_targets,
+    divergence_bits,
+    kl_bits,
+    quality,
+)
+from workers.stages.common.moment_accumulator import TokenizationSpec
 
 CPU = torch.device("cpu")
 
 
-def questions(folder: Path, kind: HeadKind, texts: int = 30, causal: bool = False) -> Questions:
+def eval_set(folder: Path, kind: HeadKind, texts: int = 30, causal: bool = False) -> EvalSet:
     labels = ["0", "1", "2"]
     rows = [Row(text, labels[index % 3]) for index, text in enumerate(make_texts(texts))]
-    return Questions(Reading(tiny_tokenizer(folder), 64, causal, StateReader(BLOCKS + 1, HIDDEN)), rows, kind)
+    return EvalSet(TokenizationSpec(tiny_tokenizer(folder), 64, causal, StateReader(BLOCKS + 1, HIDDEN)), rows, kind)
 
 
-def all_answers(asked: Questions, model: PreTrainedModel) -> Predicted:
-    parts = [asked.answered(model, batch) for batch in asked.batches()]
+def all_answers(asked: EvalSet, model: PreTrainedModel) -> Predicted:
+    parts = [asked.predict(model, batch) for batch in asked.batches()]
     return Predicted(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def test_a_language_model_is_asked_for_every_real_token_but_the_first(tmp_path: Path) -> None:
-    asked, model = questions(tmp_path, "causal_lm", causal=True), causal_lm()
+    asked, model = eval_set(tmp_path, "causal_lm", causal=True), causal_lm()
     found = quality(all_answers(asked, model), "causal_lm", len(asked.rows))
     for index, row in enumerate(asked.rows[:5]):
-        ids = asked.reading.tokenizer(row.text, return_tensors="pt")["input_ids"]
+        ids = asked.tokenization.tokenizer(row.text, return_tensors="pt")["input_ids"]
         assert isinstance(ids, Tensor)
         with torch.no_grad():
             log_probs = model(input_ids=ids).logits[0].log_softmax(-1)
@@ -61,7 +69,7 @@ def test_a_language_model_is_asked_for_every_real_token_but_the_first(tmp_path: 
 
 def test_a_masked_model_sees_no_token_that_it_is_asked_for(tmp_path: Path) -> None:
     """With the mask token's row set to something absurd, the answers change: the mask stood there, not the token."""
-    asked = questions(tmp_path, "masked_lm")
+    asked = eval_set(tmp_path, "masked_lm")
     model = seeded(BertForMaskedLM, BertConfig(**BERT_SIZES))
     before = all_answers(asked, model)
     assert set(before.texts.tolist()) == set(range(30))
@@ -70,7 +78,7 @@ def test_a_masked_model_sees_no_token_that_it_is_asked_for(tmp_path: Path) -> No
     with torch.no_grad():
         weight = model.get_input_embeddings().weight
         noise = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(1))
-        weight[asked.reading.tokenizer.mask_token_id] = 5 * noise  # type: ignore[operator]
+        weight[asked.tokenization.tokenizer.mask_token_id] = 5 * noise  # type: ignore[operator]
     after = all_answers(asked, model)
     assert bool(((before.log_probs - after.log_probs).abs().amax(1) > 1e-3).all())
 
@@ -125,16 +133,16 @@ def shift(model: PreTrainedModel, by: float) -> None:
 
 
 def test_each_kind_of_judgement_is_right_on_a_model_against_itself(tmp_path: Path) -> None:
-    asked = questions(tmp_path, "classifier")
+    asked = eval_set(tmp_path, "classifier")
     model = classifier()
     with torch.no_grad():
         answers = torch.zeros(30, dtype=torch.int64)
         for batch in asked.batches():
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
             answers[batch.indices] = logits.argmax(1)
-    right = Judge(asked, headed=True, targets=answers)
+    right = Evaluator(asked, headed=True, targets=answers)
     assert (right.measure, float(right.scores(model).sums.sum())) == ("accuracy", 30.0)
-    for judge, measure in ((Judge(asked, True, None), "kl"), (Judge(asked, False, None), "state_change")):
+    for judge, measure in ((Evaluator(asked, True, None), "kl"), (Evaluator(asked, False, None), "state_change")):
         judged = model if measure == "kl" else model.base_model
         assert judge.measure == measure
         assert float(judge.scores(judged).sums.sum()) == 0.0  # type: ignore[arg-type]
@@ -240,8 +248,8 @@ def test_a_cost_of_five_points_is_hardly_ever_called_harmless(texts: int) -> Non
 def grafted(tuned: PreTrainedModel, base: PreTrainedModel, folder: Path) -> tuple[BaseWeights, list[LayerGraft]]:
     weights = BaseWeights(body_of(base), folder / "grafts")
     rows = [Row(text, None) for text in make_texts(40)]
-    reading = Reading(tiny_tokenizer(folder), 32, True, StateReader.of(body_of(tuned), ""))
-    found, _ = graft_costs(weights, tuned, Questions(reading, rows, "causal_lm"), True, lambda *_: None)
+    tokenization = TokenizationSpec(tiny_tokenizer(folder), 32, True, StateReader.of(body_of(tuned), ""))
+    found, _ = graft_costs(weights, tuned, EvalSet(tokenization, rows, "causal_lm"), True, lambda *_: None)
     return weights, found
 
 

@@ -16,7 +16,7 @@ EVERY_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-class Herald:
+class WebhookDispatcher:
     """A thread that sends what is due. Every worker has one; each webhook is taken by one of them."""
 
     def __init__(self, deployment: Deployment) -> None:
