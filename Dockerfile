@@ -19,7 +19,7 @@ ENV PROMETHEUS_MULTIPROC_DIR=/tmp/metrics
 RUN useradd --create-home --uid 10001 layerdrift && install -d -o layerdrift /var/lib/layerdrift
 ENV LAYERDRIFT_HOME=/var/lib/layerdrift
 COPY pyproject.toml ./
-COPY clients/pyproject.toml clients/pyproject.toml
+COPY clients/pyproject.toml clients/README.md clients/
 COPY clients/layerdrift clients/layerdrift
 COPY backends backends
 COPY service service

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,9 +39,15 @@ demo-inputs: $(STAMP)  ## the model and the reviews of the demo and the tutorial
 up: $(STAMP)  ## the embedded stack in the foreground
 	@$(BIN)/python -m deploy.embedded
 
+fmt: $(STAMP)  ## format, fix what the linter can fix, and generate the synchronous client
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python -m deploy.sdk
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m deploy.sdk --check
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -1,8 +1,7 @@
-"""The client whose calls are awaited; the same calls as `Client`, with the same errors."""
+"""The client of the service. `client.py` is generated from `aio.py` by `make sdk`: edit `aio.py` alone."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -27,13 +26,25 @@ from layerdrift.contract.upload import Upload
 from layerdrift.sdk import calls
 from layerdrift.sdk.calls import OUTAGE_SECONDS, POLL_SECONDS, Call, Event, ReportFormat, Retries, Stream
 from layerdrift.sdk.failures import AnalysisFailed, error_of
-from layerdrift.sdk.files import Heard, Prepared, prepared
+from layerdrift.sdk.files import Heard
+from layerdrift.sdk.waiting import async_chunks, async_prepared, async_sleep
 
 _T = TypeVar("_T")
 
 
 class AsyncClient:
-    """A connection to one service for asyncio; use it as an async context manager, or close it. Arguments: Client's."""
+    """A connection to one service; use it as a context manager, or close it. `AsyncClient` is for asyncio.
+
+    Args:
+        url: of the service; None: LAYERDRIFT_URL, or http://127.0.0.1:8000.
+        timeout: seconds until an answer must have come.
+        api_key: None: LAYERDRIFT_API_KEY, where that is set.
+        retries: what is done where the service is unavailable or asks to wait.
+        on_retry: called with the reason before a call is tried again.
+
+    Every call raises TransportError where the service cannot be reached, and the error of `contract.errors` that fits
+    the service's answer.
+    """
 
     def __init__(
         self,
@@ -41,9 +52,11 @@ class AsyncClient:
         timeout: float = 70.0,
         api_key: str | None = None,
         retries: Retries | None = None,
+        on_retry: Callable[[str], None] | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(**calls.connection(url, api_key, timeout))
         self._retries = retries or Retries()
+        self._on_retry = on_retry or (lambda _: None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,15 +165,11 @@ class AsyncClient:
         Raises:
             InputError: there is no such file or folder, or the folder contains no safetensors weights.
         """
-        held = prepared(Path(path))
-        file = await asyncio.to_thread(held.__enter__)
-        try:
+        async with async_prepared(Path(path)) as file:
             upload = await self._send(calls.announce(file.announced))
             if upload.status != "complete":
-                upload = await self._send(calls.put(upload.id), lambda: _chunks(file, heard))
+                upload = await self._send(calls.put(upload.id), lambda: async_chunks(file, heard))
             return upload
-        finally:
-            await asyncio.to_thread(held.__exit__, None, None, None)
 
     async def keys(self) -> Sequence[ApiKey]:
         """The tenant's API keys; needs the scope admin."""
@@ -207,7 +216,7 @@ class AsyncClient:
                 if time.monotonic() - lost > OUTAGE_SECONDS:
                     raise TransportError(f"{self.url} has been away for {OUTAGE_SECONDS:g} s: {error}") from error
             calls.check(deadline, analysis_id, timeout)
-            await asyncio.sleep(POLL_SECONDS)
+            await async_sleep(POLL_SECONDS)
 
     async def watch(self, analysis_id: str, timeout: float | None = None) -> AsyncIterator[Analysis]:
         """The analysis again and again until it has ended; the last one is final.
@@ -231,7 +240,7 @@ class AsyncClient:
                 if analysis.status.final:
                     return
             calls.check(deadline, analysis_id, timeout)
-            await asyncio.sleep(POLL_SECONDS)
+            await async_sleep(POLL_SECONDS)
 
     async def wait(self, analysis_id: str, timeout: float | None = None) -> Report:
         """The report, once there is one.
@@ -258,15 +267,9 @@ class AsyncClient:
                 error = calls.unreachable(self._http.base_url, raised)
             pause = self._retries.pause(made, call, answer)
             if pause is not None:
-                await asyncio.sleep(pause)
+                self._on_retry(calls.retrying(self.url, pause, answer))
+                await async_sleep(pause)
             elif answer is not None:
                 return call.result(answer)
             elif error is not None:
                 raise error
-
-
-async def _chunks(file: Prepared, heard: Heard | None) -> AsyncIterator[bytes]:
-    """A file's bytes, read beside the event loop."""
-    source = file.chunks(heard)
-    while chunk := await asyncio.to_thread(next, source, b""):
-        yield chunk

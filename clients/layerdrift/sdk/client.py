@@ -1,10 +1,9 @@
-"""The client that waits for each answer."""
+"""The client of the service. `client.py` is generated from `aio.py` by `make sdk`: edit `aio.py` alone."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +26,14 @@ from layerdrift.contract.upload import Upload
 from layerdrift.sdk import calls
 from layerdrift.sdk.calls import OUTAGE_SECONDS, POLL_SECONDS, Call, Event, ReportFormat, Retries, Stream
 from layerdrift.sdk.failures import AnalysisFailed, error_of
-from layerdrift.sdk.files import Heard, prepared
+from layerdrift.sdk.files import Heard
+from layerdrift.sdk.waiting import chunks, prepared, sleep
 
 _T = TypeVar("_T")
 
 
 class Client:
-    """A connection to one service; use it as a context manager, or close it.
+    """A connection to one service; use it as a context manager, or close it. `AsyncClient` is for asyncio.
 
     Args:
         url: of the service; None: LAYERDRIFT_URL, or http://127.0.0.1:8000.
@@ -133,7 +133,10 @@ class Client:
         """Writes an artifact's bytes to a file; LayerdriftError where they are not those that were kept."""
         digest = hashlib.sha256()
         try:
-            with httpx.stream("GET", artifact.url, timeout=self._http.timeout) as answer:
+            with (
+                httpx.Client(timeout=self._http.timeout) as plain,
+                plain.stream("GET", artifact.url) as answer,
+            ):
                 answer.raise_for_status()
                 with target.open("wb") as file:
                     for chunk in answer.iter_bytes():
@@ -165,7 +168,7 @@ class Client:
         with prepared(Path(path)) as file:
             upload = self._send(calls.announce(file.announced))
             if upload.status != "complete":
-                upload = self._send(calls.put(upload.id), lambda: file.chunks(heard))
+                upload = self._send(calls.put(upload.id), lambda: chunks(file, heard))
             return upload
 
     def keys(self) -> Sequence[ApiKey]:
@@ -211,7 +214,7 @@ class Client:
                 if time.monotonic() - lost > OUTAGE_SECONDS:
                     raise TransportError(f"{self.url} has been away for {OUTAGE_SECONDS:g} s: {error}") from error
             calls.check(deadline, analysis_id, timeout)
-            time.sleep(POLL_SECONDS)
+            sleep(POLL_SECONDS)
 
     def watch(self, analysis_id: str, timeout: float | None = None) -> Iterator[Analysis]:
         """The analysis again and again until it has ended; the last one is final.
@@ -235,7 +238,7 @@ class Client:
                 if analysis.status.final:
                     return
             calls.check(deadline, analysis_id, timeout)
-            time.sleep(POLL_SECONDS)
+            sleep(POLL_SECONDS)
 
     def wait(self, analysis_id: str, timeout: float | None = None) -> Report:
         """The report, once there is one.
@@ -244,7 +247,8 @@ class Client:
             AnalysisFailed: it failed or was cancelled.
             TimeoutError: it has not ended after `timeout` seconds.
         """
-        (last,) = deque(self.watch(analysis_id, timeout), maxlen=1)
+        for analysis in self.watch(analysis_id, timeout):
+            last = analysis
         if last.status is not Status.SUCCEEDED:
             raise AnalysisFailed(last)
         return self.report(analysis_id)
@@ -262,7 +266,7 @@ class Client:
             pause = self._retries.pause(made, call, answer)
             if pause is not None:
                 self._on_retry(calls.retrying(self.url, pause, answer))
-                time.sleep(pause)
+                sleep(pause)
             elif answer is not None:
                 return call.result(answer)
             elif error is not None:
