@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,9 +51,10 @@ from workers.stages.finetune.stage import Tuned, finetune
 from workers.stages.report.stage import Findings, StoredFiles, build_report
 from workers.stages.resolve.stage import resolve
 from workers.stages.sae.files import named, save_sae
+from workers.stages.sae.findings import Trained
 from workers.stages.sae.latent_table import write_latents
-from workers.stages.sae.stage import Trained, train_saes
-from workers.stages.sae.token_latents import with_latents
+from workers.stages.sae.stage import train_saes
+from workers.stages.sae.token_latents import token_latents
 
 _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is unavailable: no fault of the job's."""
@@ -240,17 +241,17 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
             store.clear()
         evaluated = evaluate_outputs(context.part(spans.span(OUTPUTS)), compared.drift, extracted)
         advice = preliminary(request, compared, evaluated)
-        known = Findings(resolved, tuned, extracted, compared, evaluated, None, None, None, advice)
+        known = Findings(resolved, tuned, extracted, compared, evaluated, None, None, None, None, advice)
         so_far = build_report(record, known, writer.seconds, writer.pending())
         _publish_preliminary(deployment, record, so_far)
-    rows, trained, kept = None, None, None
+    rows, trained, shown, kept = None, None, None, None
     if extracted.heldout is not None:
         with _stage(writer, StageName.SAE):
             spans = Spans(writer.on_progress, {SAE_ROWS: 1.0, SAE_TRAINING: 3.0})
             rows = sae_rows(context.part(spans.span(SAE_ROWS, "")), extracted.tokenization, extracted.heldout)
             directions = compared.probed.directions if compared.probed else None
             trained = train_saes(context.part(spans.span(SAE_TRAINING, "")), rows, directions)
-            extracted = replace(extracted, tokens=with_latents(context, extracted, trained.dictionaries))
+            shown = token_latents(context, extracted, trained.dictionaries)
             if request.analysis.sae is not None and request.analysis.sae.save:
                 kept = _keep(context, record.owned, trained, rows, deployment.blobs.bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
@@ -259,7 +260,9 @@ def _run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer:
         trajectory = trajectory_of(along, tuned, extracted) if tuned is not None else None
         effects = measure_effects(context.part(spans.span(EFFECTS, "")), extracted, compared, evaluated, trained)
     with _stage(writer, StageName.REPORT):
-        found = Findings(resolved, tuned, extracted, compared, evaluated, rows, trained, kept, effects, trajectory)
+        found = Findings(
+            resolved, tuned, extracted, compared, evaluated, rows, trained, shown, kept, effects, trajectory
+        )
         report = build_report(record, found, writer.seconds)
         _publish(deployment, record.owned, report, artifacts)
     return report

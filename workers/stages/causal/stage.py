@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from layerdrift.contract.report import (
     Causal,
-    ChangedLatent,
     LayerGraft,
     Recommendation,
     ReportWarning,
@@ -26,9 +25,9 @@ from workers.stages.compare.head_outputs import Evaluated, base_with_head, evalu
 from workers.stages.compare.outputs import class_names, common_order, known_targets
 from workers.stages.compare.stage import Compared
 from workers.stages.extract.stage import Extracted
+from workers.stages.sae.findings import Dictionaries, Trained
 from workers.stages.sae.latents import promoted
-from workers.stages.sae.splicing import SPLICE_TEXTS, Dictionaries, Spliced, SplicedLoss, splices
-from workers.stages.sae.stage import Trained
+from workers.stages.sae.splicing import SPLICE_TEXTS, Spliced, SplicedLoss, splices
 
 SPLICES, GRAFTS, SWEEP = "autoencoders in the models", "grafts", "freeze sweep"
 """Spans of the progress."""
@@ -38,12 +37,12 @@ SPLICES, GRAFTS, SWEEP = "autoencoders in the models", "grafts", "freeze sweep"
 class Effects:
     """What the stage found; `grafts` by layer; `spliced` where there are autoencoders and a head.
 
-    latents: as they came, with what they promote in a language model.
+    promoted: by changed latent, the tokens that it promotes in a language model.
     """
 
     grafts: list[LayerGraft] | None
     spliced: Spliced | None
-    latents: list[ChangedLatent]
+    promoted: list[list[str]] | None
     causal: Causal
     recommendation: Recommendation
     warnings: list[ReportWarning]
@@ -72,12 +71,12 @@ def measure_effects(
     model = tuned.model if tuned else load_body(context.tuned.folder, "/tuned/uri", best_device())
     rows = resolved.split.analysed[: extracted.analysed]
     eval_set = EvalSet(extracted.tokenization, rows, tuned.kind if tuned else "classifier")
-    spliced, latents = None, trained.latents if trained else []
+    spliced, tokens = None, None
     if tuned is not None and trained is not None:
         base = base_with_head(resolved, tuned)
         spliced = _spliced(context.part(spans.span(SPLICES)), trained.dictionaries, eval_set, base, tuned)
         if tuned.kind == "causal_lm":
-            latents = promoted(latents, trained.dictionaries, tuned.model, extracted.tokenization.tokenizer)
+            tokens = promoted(trained.latents, trained.dictionaries, tuned.model, extracted.tokenization.tokenizer)
     grafts, info = None, None
     if weights is not None:
         grafts, info = graft_costs(weights, model, eval_set, tuned is not None, spans.span(GRAFTS))
@@ -91,7 +90,7 @@ def measure_effects(
         causal = causal.model_copy(update={"sweep": sweep})
     if any(drift > 0 for drift in compared.drift):
         recommendation = unless_blocked(recommendation, evaluated.blockers)
-    return Effects(grafts, spliced, latents, causal, recommendation, warnings)
+    return Effects(grafts, spliced, tokens, causal, recommendation, warnings)
 
 
 def preliminary(request: AnalysisRequest, compared: Compared, evaluated: Evaluated) -> Effects:
@@ -102,7 +101,7 @@ def preliminary(request: AnalysisRequest, compared: Compared, evaluated: Evaluat
         if recommendation.basis != "none" and (request.analysis.grafts or request.analysis.freeze_sweep):
             evidence = "It follows once the stage causal has measured what the change means for the outputs."
             recommendation = Recommendation(freeze_first=0, basis="none", evidence=evidence)
-    return Effects(None, None, [], Causal(), recommendation, [])
+    return Effects(None, None, None, Causal(), recommendation, [])
 
 
 def _spliced(

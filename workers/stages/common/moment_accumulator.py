@@ -273,6 +273,10 @@ class LeftOut:
         self._waiting = []
 
 
+OnRows = Callable[[Batch, Rows], None]
+"""Takes the token rows of a batch in both models, [L + 1, N, D] each."""
+
+
 class MomentAccumulator:
     """Moments of all views, and samples of tokens and texts, as batches come; the models run once.
 
@@ -282,9 +286,18 @@ class MomentAccumulator:
         seed: of the sample of tokens.
         groups: where the groups of a view go; none for a view that is not in it.
         merged: so many neighbouring groups count as one.
+        on_rows: is given the token rows of every batch; they are valid during the call only.
     """
 
-    def __init__(self, causal: bool, seed: int, groups: dict[ViewName, GroupStore], merged: int = 1) -> None:
+    def __init__(
+        self,
+        causal: bool,
+        seed: int,
+        groups: dict[ViewName, GroupStore],
+        merged: int = 1,
+        on_rows: OnRows | None = None,
+    ) -> None:
+        self._on_rows = on_rows
         self.token_sample = RowSample(TOKEN_SAMPLE, torch.Generator().manual_seed(seed))
         self.groups = groups
         self._merged = merged
@@ -304,8 +317,8 @@ class MomentAccumulator:
         """Tokens compared so far."""
         return self.views["token"].rows + self._tokens.count
 
-    def add(self, group: int, batch: Batch, base: States, tuned: States, left_out: Tensor | None = None) -> Rows:
-        """Takes the states of a group's batch in both models; the token rows of both, in memory that is used again.
+    def add(self, group: int, batch: Batch, base: States, tuned: States, left_out: Tensor | None = None) -> None:
+        """Takes the states of a group's batch in both models.
 
         Args:
             left_out: [B, T] bool, words that do not count; for the numbers with all tokens.
@@ -325,7 +338,8 @@ class MomentAccumulator:
         self.views["cls"].add(group, one.cls, other.cls)
         self.views["mean"].add(group, one.mean, other.mean)
         self._sample(batch, one.mean, other.mean)
-        return tokens
+        if self._on_rows is not None:
+            self._on_rows(batch, tokens)
 
     def moments(self) -> dict[ViewName, PairMoments]:
         """Of each view; the last groups go to their stores. NotFinite as in `add`."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.request import AnalysisRequest
+from workers.analysis.streams import Rows
 from workers.models.loading import random_copy
 from workers.models.texts import Batch, Text, batches
 from workers.scratch import ActivationStore
@@ -22,6 +23,7 @@ from workers.stages.common.inputs import Resolved
 from workers.stages.common.model_pair import Pair, fast_states, load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, TokenizationSpec, token_rows
 from workers.stages.common.progress import Spans
+from workers.stages.common.site_layout import joined
 from workers.stages.extract.contexts import Contexts
 
 SAE_EPOCHS = 2
@@ -70,6 +72,12 @@ class HeldoutRows:
 
     rows: ActivationStore
     contexts: Contexts
+
+    def add(self, batch: Batch, rows: Rows) -> None:
+        """Takes the token rows of a batch, until there are enough."""
+        if not self.rows.full:
+            self.rows.add(joined(*rows))
+            self.contexts.add(batch)
 
 
 def heldout_rows(context: StageContext, tokenization: TokenizationSpec, labels: list[str | None]) -> HeldoutRows | None:
@@ -180,7 +188,7 @@ def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int]) -> 
 def _pair_rows(pair: Pair, batch: Batch) -> Tensor:
     base, tuned = pair.fast_states(batch)
     batch = pair.tokenization.rule.mark(batch, base, tuned)
-    return torch.cat([token_rows(states, batch) for states in (base, tuned)])
+    return joined(token_rows(base, batch), token_rows(tuned, batch))
 
 
 def _spare_batches(pair: Pair, texts: list[Text]) -> Iterator[Batch]:

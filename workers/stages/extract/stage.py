@@ -134,12 +134,14 @@ def extract(context: PairContext, finetuned: Tuned | None) -> Extracted:
     groups = group_stores(folder / "moments", plan) if plan is not None else {}
     pair, stream = _with_inliers(pair, texts)
     accumulator = MomentAccumulator(
-        pair.tokenization.causal, request.seed, groups, plan.merged if plan is not None else 1
+        pair.tokenization.causal,
+        request.seed,
+        groups,
+        plan.merged if plan is not None else 1,
+        heldout.add if heldout is not None else None,
     )
     last = LastStates(len(texts)), LastStates(len(texts))
-    moments, first, outliers = _gather(
-        pair, _noted(stream, last), accumulator, heldout, _of(len(texts), spans.span(COMPARED))
-    )
+    moments, first, outliers = _gather(pair, _noted(stream, last), accumulator, _of(len(texts), spans.span(COMPARED)))
     whole = sum(count_tokens(pair.tokenization.tokenizer, texts, None))
     counts = TokenCounts(first, outliers, moments["token"].n, whole - tokens)
     shown: list[Text] = list(request.analysis.texts) or texts[:DEFAULT_TEXTS_SHOWN]
@@ -225,11 +227,7 @@ def _noted(stream: Iterator[_Read], last: tuple[LastStates, LastStates]) -> Iter
 
 
 def _gather(
-    pair: Pair,
-    stream: Iterator[_Read],
-    accumulator: MomentAccumulator,
-    heldout: HeldoutRows | None,
-    on_progress: Callable[[int], None],
+    pair: Pair, stream: Iterator[_Read], accumulator: MomentAccumulator, on_progress: Callable[[int], None]
 ) -> tuple[dict[ViewName, PairMoments], int, int]:
     """The moments, and how many words were left out: first ones and other outliers.
 
@@ -243,11 +241,8 @@ def _gather(
             left_out = words.real & ~batch.real
             at_start = int(left_out[:, 0].sum()) if inliers.causal else 0
             first, outliers = first + at_start, outliers + int(left_out.sum()) - at_start
-            rows = accumulator.add(group, batch, base, tuned, left_out)
+            accumulator.add(group, batch, base, tuned, left_out)
             read += len(batch.indices)
-            if heldout is not None and not heldout.rows.full:
-                heldout.rows.add(torch.cat(rows))
-                heldout.contexts.add(batch)
             on_progress(read)
         _require_tokens(accumulator.tokens, first + outliers)
         return accumulator.moments(), first, outliers

@@ -13,14 +13,20 @@ import torch
 from backends.jobs.records import JobRecord
 from layerdrift import __version__
 from layerdrift.contract.report import (
+    ChangedLatent,
     DatasetInfo,
     Engine,
     Layer,
     LayerSae,
+    Measured,
     PendingStage,
     Reference,
     Report,
+    SaeQuality,
     Timings,
+    TokenDrift,
+    TokenLatents,
+    TokenText,
     Trajectory,
     Zone,
 )
@@ -33,8 +39,8 @@ from workers.stages.compare.stage import Compared
 from workers.stages.extract.sae_rows import SaeRows
 from workers.stages.extract.stage import Extracted
 from workers.stages.finetune.stage import Tuned
+from workers.stages.sae.findings import Quality, Trained
 from workers.stages.sae.splicing import Spliced
-from workers.stages.sae.stage import Trained
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "numba")
 
@@ -58,6 +64,7 @@ class Findings:
     evaluated: Evaluated
     rows: SaeRows | None
     trained: Trained | None
+    token_latents: list[TokenLatents | None] | None
     kept: StoredFiles | None
     effects: Effects
     trajectory: Trajectory | None = None
@@ -95,8 +102,8 @@ def build_report(
         probes=compared.probed.info if compared.probed else None,
         causal=effects.causal,
         recommendation=effects.recommendation,
-        tokens=extracted.tokens,
-        latents=effects.latents,
+        tokens=_tokens(found),
+        latents=_latents(found),
         sae_runs=trained.runs if trained else [],
         autoencoders=found.kept.autoencoders if found.kept else None,
         latent_table=found.kept.latents if found.kept else None,
@@ -186,16 +193,50 @@ def _layers(found: Findings) -> list[Layer]:
 
 def _sae(trained: Trained, spliced: Spliced | None, index: int) -> LayerSae:
     """A layer's autoencoders, with what the models' answers say of them."""
-    sae = trained.layers[index]
-    if spliced is None:
-        return sae
-    recovered = {"base": spliced.base, "tuned": spliced.tuned}
-    judged = {
-        side: getattr(sae, side).model_copy(update={"loss_recovered": by_layer[index]})
-        for side, by_layer in recovered.items()
-        if by_layer is not None
-    }
-    return sae.model_copy(update={**judged, "ablation": spliced.ablations[index]})
+    layer = trained.layers[index]
+    of_base = spliced.base[index] if spliced is not None and spliced.base is not None else None
+    return LayerSae(
+        base=_quality(layer.base, of_base),
+        tuned=_quality(layer.tuned, spliced.tuned[index] if spliced is not None else None),
+        random_weights=_quality(trained.controls[index], None) if trained.controls is not None else None,
+        transfer_fvu=layer.transfer_fvu,
+        transfer_excess=layer.transfer_excess,
+        withheld=layer.withheld,
+        warm_start=layer.warm_start,
+        match=layer.match,
+        crosscoder=trained.crosscoders[index] if trained.crosscoders is not None else None,
+        ablation=spliced.ablations[index] if spliced is not None else None,
+    )
+
+
+def _quality(quality: Quality, loss_recovered: Measured | None) -> SaeQuality:
+    return SaeQuality(
+        fvu=quality.fvu,
+        l0=quality.l0,
+        dead_fraction=quality.dead_fraction,
+        density=quality.density,
+        loss_recovered=loss_recovered,
+    )
+
+
+def _tokens(found: Findings) -> TokenDrift:
+    """The shown texts, with the latents of their tokens where there are autoencoders."""
+    shown = found.extracted.tokens
+    if found.token_latents is None:
+        return shown
+    texts = [
+        TokenText(text=one.text, tokens=one.tokens, special=one.special, drift=one.drift, latents=latents)
+        for one, latents in zip(shown.texts, found.token_latents, strict=True)
+    ]
+    return TokenDrift(source=shown.source, texts=texts)
+
+
+def _latents(found: Findings) -> list[ChangedLatent]:
+    """The changed latents, with what they promote where a language model was asked."""
+    latents, promoted = found.trained.latents if found.trained else [], found.effects.promoted
+    if promoted is None:
+        return latents
+    return [latent.model_copy(update={"promotes": tokens}) for latent, tokens in zip(latents, promoted, strict=True)]
 
 
 def _zone_of(index: int, zones: list[Zone]) -> Zone:

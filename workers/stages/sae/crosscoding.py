@@ -13,6 +13,7 @@ from workers.analysis.crosscoder import crosscoder_fit, side_by_side, specific_l
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.common.progress import OnProgress
+from workers.stages.common.site_layout import SiteLayout
 from workers.stages.sae.latents import ENCODED_ROWS
 from workers.stages.sae.runs import Outcome, Runs
 
@@ -31,7 +32,7 @@ class Crosscoding:
     """
 
     def __init__(self, scales: Tensor, sample: Tensor, config: SaeConfig, seed: int) -> None:
-        self._layers = len(scales) // 2
+        self._layout = SiteLayout.of_pair(len(scales))
         self._scales = scales
         self._config = config
         rows = torch.stack(list(self.rows_of(sample)))
@@ -41,12 +42,12 @@ class Crosscoding:
 
     def rows_of(self, states: Tensor) -> Iterator[Tensor]:
         """Rows of the stored sites [2 (L + 1), B, D] side by side, for every crosscoder; as many times [B, 2 D]."""
-        for site in range(2 * self._layers):
+        for site in range(self._layout.sites):
             yield self._side_by_side(states, site)
 
     def _side_by_side(self, states: Tensor, site: int) -> Tensor:
-        base = site % self._layers
-        other = base + self._layers if site < self._layers else base
+        base = self._layout.base(self._layout.layer(site))
+        other = base if self._layout.of_tuned(site) else self._layout.tuned(self._layout.layer(site))
         return side_by_side(states[base], states[other], (self._scales[base], self._scales[other]))
 
     def train(self, runs: Runs) -> Outcome:
@@ -56,9 +57,10 @@ class Crosscoding:
     def measured(self, heldout: ActivationStore, outcome: Outcome, on_progress: OnProgress) -> list[Crosscoder]:
         """By layer, on rows that they were not trained on."""
         found = []
-        for layer in range(self._layers):
-            pair = crosscoder_fit(self.stack, layer, self._inlier_rows(heldout, layer))
-            again = crosscoder_fit(self.stack, self._layers + layer, self._inlier_rows(heldout, self._layers + layer))
+        for layer in range(self._layout.layers):
+            of_pair, of_base = self._layout.base(layer), self._layout.tuned(layer)
+            pair = crosscoder_fit(self.stack, of_pair, self._inlier_rows(heldout, of_pair))
+            again = crosscoder_fit(self.stack, of_base, self._inlier_rows(heldout, of_base))
             counts, floor = (
                 SpecificCounts(**{name: int(some.sum()) for name, some in specific_latents(fit)._asdict().items()})
                 for fit in (pair, again)
@@ -77,7 +79,7 @@ class Crosscoding:
                     base_only_error=math.sqrt(counts.base_only_confirmed + floor.base_only_confirmed),
                 )
             )
-            on_progress((layer + 1) / self._layers)
+            on_progress((layer + 1) / self._layout.layers)
         return found
 
     def _inlier_rows(self, store: ActivationStore, site: int) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workers.analysis.sae import SaeStack
-from workers.stages.sae.splicing import Dictionaries
+from workers.stages.sae.findings import Dictionaries
 
 FORMAT_VERSION = "6.0.0"
 """Of sae-lens: the first whose configuration has these fields; without it they would be read as an older one's."""
@@ -28,12 +28,12 @@ class NamedSae(NamedTuple):
 
 def named(dictionaries: Dictionaries) -> Iterator[NamedSae]:
     """All that are worth keeping: of both models, and the tuned model's that went on from the base model's."""
-    layers = dictionaries.layers
-    for layer in range(layers):
-        yield NamedSae(f"base/layer-{layer:02d}", dictionaries.stack, layer, layer)
-        yield NamedSae(f"tuned/layer-{layer:02d}", dictionaries.stack, layers + layer, layer)
+    layout = dictionaries.layout
+    for layer in range(layout.layers):
+        yield NamedSae(f"base/layer-{layer:02d}", dictionaries.stack, layout.base(layer), layer)
+        yield NamedSae(f"tuned/layer-{layer:02d}", dictionaries.stack, layout.tuned(layer), layer)
         if dictionaries.warmed is not None:
-            yield NamedSae(f"warm-start/layer-{layer:02d}", dictionaries.warmed, layers + layer, layer)
+            yield NamedSae(f"warm-start/layer-{layer:02d}", dictionaries.warmed, layout.tuned(layer), layer)
 
 
 def save_sae(stack: SaeStack, site: int, folder: Path, metadata: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from workers.scratch import ActivationStore
 from workers.stages.common.progress import OnProgress
 from workers.stages.extract.contexts import Contexts
 from workers.stages.sae.files import NamedSae, named
+from workers.stages.sae.findings import Dictionaries
 from workers.stages.sae.latents import ENCODED_ROWS, EXAMPLES
-from workers.stages.sae.splicing import Dictionaries
 
 _EXAMPLE = pa.struct(
     [

@@ -17,7 +17,7 @@ from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.contexts import Contexts
-from workers.stages.sae.splicing import Dictionaries
+from workers.stages.sae.findings import Dictionaries
 
 SHOWN_OF_A_FATE = 4
 """Latents of a layer that are shown of each fate."""
@@ -119,19 +119,19 @@ def evidence(
 
 def promoted(
     latents: list[ChangedLatent], dictionaries: Dictionaries, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> list[ChangedLatent]:
-    """The latents with the tokens that a language model's output embeddings read in their directions."""
+) -> list[list[str]] | None:
+    """By latent, the tokens that a language model's output embeddings read in its direction; None where they do not."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or dictionaries.warmed is None:
-        return latents
-    weights = head.weight.detach().float().cpu()
+        return None
+    weights, layout = head.weight.detach().float().cpu(), dictionaries.layout
     found = []
     for latent in latents:
         lost = latent.fate == "lost"
         stack = dictionaries.stack if lost else dictionaries.warmed
-        row = stack.W_dec[latent.layer if lost else dictionaries.layers + latent.layer, latent.index]
+        row = stack.W_dec[layout.base(latent.layer) if lost else layout.tuned(latent.layer), latent.index]
         tokens = (weights @ row).topk(min(EXAMPLES, len(weights))).indices.tolist()
-        found.append(latent.model_copy(update={"promotes": [str(tokenizer.decode([token])) for token in tokens]}))
+        found.append([str(tokenizer.decode([token])) for token in tokens])
     return found
 
 

@@ -18,6 +18,7 @@ from workers.models.states import Edit
 from workers.stages.common.context import StageContext
 from workers.stages.common.evaluation import EvalSet, Predicted, Scores, by_text, kl_bits, quality
 from workers.stages.common.intervals import ratio
+from workers.stages.sae.findings import Dictionaries
 
 SPLICE_TEXTS = 200
 """Texts that every splice is judged on: two evaluations of each layer."""
@@ -28,30 +29,6 @@ latents that count as firing alike."""
 
 LEAST_LOSS = 1e-3
 """Nats by which the mean in the states' place must raise the loss: of less there is nothing to recover."""
-
-
-@dataclass(frozen=True)
-class Dictionaries:
-    """The trained autoencoders, for what is asked of them afterwards.
-
-    stack: base sites 0 to L, then tuned ones. means: [2 (L + 1), D] of the held-out rows of usual norm.
-    warmed: the ones that went on from the base model's, at the same sites; None without a warm start.
-    firing: by layer, of those [F, 2]: logarithms of how often latents fire and of how strongly.
-    changed, others: by layer, the tuned model's latents that are new or shifted, of fates that are beyond floor and
-    chance, and all others alive.
-    """
-
-    stack: SaeStack
-    means: Tensor
-    warmed: SaeStack | None
-    changed: list[list[int]]
-    others: list[list[int]]
-    firing: list[Tensor]
-
-    @property
-    def layers(self) -> int:
-        """L + 1."""
-        return len(self.means) // 2
 
 
 @dataclass(frozen=True)
@@ -158,7 +135,7 @@ def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: in
     changed, others = dictionaries.changed[layer], dictionaries.others[layer]
     if not changed or dictionaries.warmed is None:
         return None
-    stack, site = dictionaries.warmed, dictionaries.layers + layer
+    stack, site = dictionaries.warmed, dictionaries.layout.tuned(layer)
     draws = matched_draws(
         torch.tensor(changed),
         torch.tensor(others),
@@ -201,11 +178,11 @@ def splices(
     of_base: list[Measured] = []
     of_tuned: list[Measured] = []
     ablations: list[LatentAblation | None] = []
-    layers = dictionaries.layers
+    layers, layout = dictionaries.layers, dictionaries.layout
     for layer in range(layers):
         if base is not None:
-            of_base.append(loss_recovered(base, dictionaries, layer, layer))
-        of_tuned.append(loss_recovered(tuned, dictionaries, layer, layers + layer))
+            of_base.append(loss_recovered(base, dictionaries, layer, layout.base(layer)))
+        of_tuned.append(loss_recovered(tuned, dictionaries, layer, layout.tuned(layer)))
         heard = of_tuned[-1].value is not None
         ablations.append(ablation(tuned, dictionaries, layer, context.request.seed) if heard else None)
         context.on_progress((layer + 1) / layers, f"autoencoders of layer {layer} in the models")

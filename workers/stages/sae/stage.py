@@ -1,8 +1,4 @@
-"""Stage `sae`: trains an autoencoder for every layer of both models, together, and compares them across the pair.
-
-Stacks have the base model's sites first, layer by layer, then the tuned model's; a third part, where there is one, is
-of the base model again.
-"""
+"""Stage `sae`: trains an autoencoder for every layer of both models, together, and compares them across the pair."""
 
 from __future__ import annotations
 
@@ -18,10 +14,8 @@ from layerdrift.contract.report import (
     DENSITY_EDGES,
     ChangedLatent,
     Crosscoder,
-    LayerSae,
     Match,
     ReportWarning,
-    SaeQuality,
     SaeRun,
     SaeRunName,
     SaeRunPoint,
@@ -34,12 +28,13 @@ from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFi
 from workers.scratch import ActivationStore
 from workers.stages.common.context import StageContext
 from workers.stages.common.progress import OnProgress, Spans
+from workers.stages.common.site_layout import SiteLayout, joined
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.sae_rows import ControlRows, SaeRows
 from workers.stages.sae.crosscoding import CROSSCODERS, Crosscoding
+from workers.stages.sae.findings import Dictionaries, LayerComparison, Quality, Trained
 from workers.stages.sae.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, without_false_labels
 from workers.stages.sae.runs import Outcome, Runs
-from workers.stages.sae.splicing import Dictionaries
 
 BATCH_ROWS = 2048
 MIN_BATCH_ROWS = 128
@@ -54,17 +49,6 @@ TRAINING, WARM_START = "training the autoencoders", "continuing training from a 
 OF_RANDOM = "training autoencoders of a random model"
 MEASURING, MEASURING_CROSSCODERS = "measuring the autoencoders", "measuring the crosscoders"
 """Spans of the progress, beside those of the crosscoders' training."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The autoencoders' quality by layer, 0 to L, and their most changed latents."""
-
-    layers: list[LayerSae]
-    latents: list[ChangedLatent]
-    dictionaries: Dictionaries
-    runs: list[SaeRun]
-    warnings: list[ReportWarning]
 
 
 def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections | None) -> Trained:
@@ -82,17 +66,18 @@ def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections
     sample = _first_rows(rows.train, NORMALISATION_ROWS)
     normalisation = Normalisation.of(sample)
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
-    layers = len(normalisation.scale) // 2
     comparisons = settings.comparisons
     matched = "match" in comparisons
+    layers = SiteLayout.of_pair(len(normalisation.scale)).layers
+    layout = SiteLayout(layers, again=matched)
     spans = Spans(context.on_progress, _costs(settings, control=rows.control is not None))
     runs = Runs(rows.train, request.seed, settings.early_stop, spans, context.checkpointing)
-    stack = _initial(normalisation, config, request.seed, matched)
+    stack = _initial(normalisation, config, request.seed, layout)
     outcome = runs.run(stack, config, TRAINING)
     sae_runs = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
     warmed = None
     if "warm_start" in comparisons:
-        warmed, warm_outcome = _warm_started(stack, layers, config, outcome, runs)
+        warmed, warm_outcome = _warm_started(stack, layout, config, outcome, runs)
         sae_runs.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
     crosscoders: list[Crosscoder] | None = None
     if "crosscoder" in comparisons:
@@ -106,53 +91,53 @@ def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections
         controls, control_outcome = _controls(context, rows.control, settings, spans)
         sae_runs.append(_told("random_weights", control_outcome, _names(layers, "random")))
     measured, latents, dictionaries = _measured(
-        stack, warmed, rows, outcome, matched, directions, spans.span(MEASURING)
+        _Stacks(layout, stack, warmed, outcome.dead_fraction), rows, directions, spans.span(MEASURING)
     )
-    found = [
-        layer.model_copy(
-            update={
-                "random_weights": controls[index] if controls else None,
-                "crosscoder": crosscoders[index] if crosscoders else None,
-            }
-        )
-        for index, layer in enumerate(measured)
-    ]
-    return Trained(found, latents, dictionaries, sae_runs, _warnings(rows, outcome))
+    return Trained(measured, controls, crosscoders, latents, dictionaries, sae_runs, _warnings(rows, outcome))
+
+
+@dataclass(frozen=True)
+class _Stacks:
+    """The trained autoencoders. warmed: at the layout's first two parts; None without a warm start."""
+
+    layout: SiteLayout
+    stack: SaeStack
+    warmed: SaeStack | None
+    dead_fraction: Tensor
 
 
 def _measured(
-    stack: SaeStack,
-    warmed: SaeStack | None,
-    rows: SaeRows,
-    outcome: Outcome,
-    matched: bool,
-    directions: LabelDirections | None,
-    on_progress: OnProgress,
-) -> tuple[list[LayerSae], list[ChangedLatent], Dictionaries]:
+    stacks: _Stacks, rows: SaeRows, directions: LabelDirections | None, on_progress: OnProgress
+) -> tuple[list[LayerComparison], list[ChangedLatent], Dictionaries]:
     """By layer what the comparisons find, the latents that changed most, and the autoencoders for later stages."""
-    layers = stack.sites // (3 if matched else 2)
+    layers = stacks.layout.layers
     measured, candidates, changed, means, firing = [], list[Candidate](), [], [], []
     for layer in range(layers):
-        lens = _Lens(stack, warmed, rows, layer, layers, matched)
-        measured.append(lens.measured(outcome.dead_fraction))
+        lens = _LayerEvaluation(stacks, rows, layer)
+        measured.append(lens.measured())
         candidates += lens.latents(directions)
         changed.append(lens.changed())
         means.append(lens.means())
         firing.append(lens.firing())
         on_progress((layer + 1) / layers)
-    of_sites = torch.cat([torch.stack(side) for side in zip(*means, strict=True)])
+    base, tuned = (torch.stack(side) for side in zip(*means, strict=True))
     dictionaries = Dictionaries(
-        stack, of_sites, warmed, [one for one, _ in changed], [other for _, other in changed], firing
+        stacks.stack,
+        joined(base, tuned),
+        stacks.warmed,
+        [one for one, _ in changed],
+        [other for _, other in changed],
+        firing,
     )
     return measured, without_false_labels(candidates), dictionaries
 
 
 def _warm_started(
-    stack: SaeStack, layers: int, config: SaeConfig, outcome: Outcome, runs: Runs
+    stack: SaeStack, layout: SiteLayout, config: SaeConfig, outcome: Outcome, runs: Runs
 ) -> tuple[SaeStack, Outcome]:
     """The base model's autoencoders trained on: first on its own rows, then on the tuned model's."""
-    warmed = stack.of_sites([*range(layers), *range(layers)])
-    warmed.norm_limit[layers:] = stack.norm_limit[layers : 2 * layers]
+    warmed = stack.of_sites([*layout.base_sites, *layout.base_sites])
+    warmed.norm_limit[layout.tuned_sites] = stack.norm_limit[layout.tuned_sites]
     short = replace(config, steps=max(1, round(WARM_SHARE * outcome.steps)))
     return warmed, runs.run(warmed, short, WARM_START)
 
@@ -203,32 +188,34 @@ def _config(settings: SaeSettings, width: int, rows: int) -> SaeConfig:
     return SaeConfig(latents=latents, k=settings.k, steps=steps, batch=batch, architecture=settings.architecture)
 
 
-def _initial(normalisation: Normalisation, config: SaeConfig, seed: int, matched: bool) -> SaeStack:
+def _initial(normalisation: Normalisation, config: SaeConfig, seed: int, layout: SiteLayout | None) -> SaeStack:
     """The base model's autoencoders, then the tuned model's; for the match, then others of the base model.
 
     For the match the first ones start from one seed, all others from another: how well the base model's two agree is
     then what chance gives for the base and the tuned model's.
+
+    Args:
+        layout: None: any sites, from one seed.
     """
-    sites = len(normalisation.scale)
     row_k = config.k if config.architecture == "topk" else 0
 
     def start(offset: int) -> SaeStack:
         generator = torch.Generator().manual_seed(seed + offset)
         return SaeStack.initial(normalisation, config.latents, generator, row_k)
 
-    if not matched:
+    if layout is None or not layout.again:
         return start(0)
-    base, tuned = list(range(sites // 2)), list(range(sites // 2, sites))
-    return SaeStack.joined([start(0).of_sites(base), start(1).of_sites([*tuned, *base])])
+    base, others = layout.base_sites, [*layout.tuned_sites, *layout.base_sites]
+    return SaeStack.joined([start(0).of_sites(base), start(1).of_sites(others)])
 
 
 def _controls(
     context: StageContext, rows: ControlRows, settings: SaeSettings, spans: Spans
-) -> tuple[list[SaeQuality], Outcome]:
+) -> tuple[list[Quality], Outcome]:
     """By layer, of a model that was never trained; the same recipe, and another order of its own."""
     normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
-    stack = _initial(normalisation, config, context.request.seed, matched=False)
+    stack = _initial(normalisation, config, context.request.seed, layout=None)
     runs = Runs(rows.train, context.request.seed, settings.early_stop, spans, context.checkpointing)
     outcome = runs.run(stack, config, OF_RANDOM)
     found = [
@@ -249,25 +236,26 @@ def _first_rows(store: ActivationStore, count: int) -> Tensor:
     return torch.cat(parts, dim=1)[:, :count]
 
 
-class _Lens:
+class _LayerEvaluation:
     """What one layer's autoencoders say of the pair, on rows that they were not trained on."""
 
-    def __init__(
-        self, stack: SaeStack, warmed: SaeStack | None, rows: SaeRows, layer: int, layers: int, matched: bool
-    ) -> None:
+    def __init__(self, stacks: _Stacks, rows: SaeRows, layer: int) -> None:
+        stack, warmed = stacks.stack, stacks.warmed
+        self._stacks = stacks
         self._stack = stack
         self._rows = rows
         self._layer = layer
-        self._base, self._tuned, self._again = layer, layers + layer, 2 * layers + layer
+        self._base, self._tuned = stacks.layout.base(layer), stacks.layout.tuned(layer)
         self._on_base = self._fit(stack, self._base, self._base)
         self._on_tuned = self._fit(stack, self._tuned, self._tuned)
         self._warm = self._warm_starts(warmed) if warmed is not None else None
-        self._matched = self._match() if matched else None
+        self._matched = self._match() if stacks.layout.again else None
         self._withheld = withheld(self._matched, _counted(self._warm.floor) if self._warm is not None else None)
 
-    def measured(self, dead_fraction: Tensor) -> LayerSae:
+    def measured(self) -> LayerComparison:
+        dead_fraction = self._stacks.dead_fraction
         transferred = fit_on(self._refitted(), 0, _inlier_rows(self._rows.heldout, self._stack, self._tuned))
-        return LayerSae(
+        return LayerComparison(
             base=_quality(self._on_base, float(dead_fraction[self._base])),
             tuned=_quality(self._on_tuned, float(dead_fraction[self._tuned])),
             transfer_fvu=transferred.fvu,
@@ -339,8 +327,9 @@ class _Lens:
     def _match(self) -> Match | None:
         dictionaries = self._stack.W_dec
         base, rates = dictionaries[self._base], self._on_base.firing_rates
-        again = self._fit(self._stack, self._again, self._base)
-        floor = matching(base, dictionaries[self._again], rates, again.firing_rates)
+        own = self._stacks.layout.base_again(self._layer)
+        again = self._fit(self._stack, own, self._base)
+        floor = matching(base, dictionaries[own], rates, again.firing_rates)
         found = matching(base, dictionaries[self._tuned], rates, self._on_tuned.firing_rates)
         if found is None or floor is None:
             return None
@@ -417,8 +406,8 @@ def _share_error(found: Matching) -> float:
     return math.sqrt(found.matched_share * (1 - found.matched_share) / found.latents)
 
 
-def _quality(fit: SaeFit, dead_fraction: float) -> SaeQuality:
-    return SaeQuality(fvu=fit.fvu, l0=fit.l0, dead_fraction=dead_fraction, density=_density(fit.firing_rates))
+def _quality(fit: SaeFit, dead_fraction: float) -> Quality:
+    return Quality(fvu=fit.fvu, l0=fit.l0, dead_fraction=dead_fraction, density=_density(fit.firing_rates))
 
 
 def _density(rates: Tensor) -> list[int]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerdrift.contract.report import TokenDrift, TokenLatents, TokenText
+from layerdrift.contract.report import TokenLatents, TokenText
 from workers.analysis.sae import SaeStack
 from workers.models.texts import batches
 from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS
 from workers.stages.extract.stage import Extracted
-from workers.stages.sae.splicing import Dictionaries
+from workers.stages.sae.findings import Dictionaries
 
 STRONGEST = 3
 MAX_ENTRIES = 180_000
 """Latents that a report lists in all: beyond that fewer of each token, at least one, and then fewer texts."""
 
 
-def with_latents(context: PairContext, extracted: Extracted, dictionaries: Dictionaries) -> TokenDrift:
-    """The shown texts with the latents of their tokens; texts beyond MAX_ENTRIES as they were."""
-    shown, resolved = extracted.tokens, context.resolved
+def token_latents(context: PairContext, extracted: Extracted, dictionaries: Dictionaries) -> list[TokenLatents | None]:
+    """By shown text, the latents of its tokens; None of texts beyond MAX_ENTRIES."""
+    shown, resolved, layout = extracted.tokens, context.resolved, dictionaries.layout
     strongest, count = budget(shown.texts, dictionaries.layers)
     texts = extracted.shown[:count]
     pair = load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
@@ -32,12 +32,11 @@ def with_latents(context: PairContext, extracted: Extracted, dictionaries: Dicti
             length = int(batch.attention_mask[row].sum())
             base, tuned = (side[:, row, :length] for side in sides)
             found[index] = TokenLatents(
-                base=_strongest(dictionaries.stack, 0, base, strongest),
-                tuned=_strongest(dictionaries.stack, dictionaries.layers, tuned, strongest),
+                base=_strongest(dictionaries.stack, layout.base_sites, base, strongest),
+                tuned=_strongest(dictionaries.stack, layout.tuned_sites, tuned, strongest),
             )
             context.on_progress(1.0, f"latents of the shown texts: {len(found)} of {count}")
-    told = [text.model_copy(update={"latents": found.get(index)}) for index, text in enumerate(shown.texts)]
-    return shown.model_copy(update={"texts": told})
+    return [found.get(index) for index in range(len(shown.texts))]
 
 
 def budget(texts: list[TokenText], layers: int) -> tuple[int, int]:
@@ -53,11 +52,11 @@ def budget(texts: list[TokenText], layers: int) -> tuple[int, int]:
     return strongest, count
 
 
-def _strongest(stack: SaeStack, first: int, rows: Tensor, count: int) -> list[list[list[tuple[int, float]]]]:
-    """Of the sites from `first` on; rows: [layers, T, D]. Only latents that are active."""
+def _strongest(stack: SaeStack, sites: list[int], rows: Tensor, count: int) -> list[list[list[tuple[int, float]]]]:
+    """Of these sites, by layer; rows: [layers, T, D]. Only latents that are active."""
     found = []
-    for layer, states in enumerate(rows):
-        top = stack.encode(first + layer, states).topk(count, dim=1)
+    for site, states in zip(sites, rows, strict=True):
+        top = stack.encode(site, states).topk(count, dim=1)
         found.append(
             [
                 [(index, round(value, 3)) for index, value in zip(indices, values, strict=True) if value > 0]

@@ -247,9 +247,9 @@ def test_a_crosscoder_tells_what_each_model_alone_has(base: Path, tmp_path: Path
         trained = train_saes(stage_context(tmp_path, asked), rows, None)
         assert [run.name for run in trained.runs] == ["training", "crosscoder"]
         assert trained.runs[1].autoencoders[BLOCKS : BLOCKS + 2] == [f"pair/layer-{BLOCKS:02d}", "base-twice/layer-00"]
-        for index, layer in enumerate(trained.layers):
-            found = layer.crosscoder
-            assert found is not None
+        assert trained.crosscoders is not None
+        assert len(trained.crosscoders) == BLOCKS + 1
+        for index, found in enumerate(trained.crosscoders):
             assert 0 < found.base_fvu < 0.9
             assert found.l0 == pytest.approx(8, rel=0.3)
             assert found.pair.shared > 0
@@ -266,10 +266,11 @@ def test_comparisons_that_are_not_asked_for_are_not_trained(base: Path, tmp_path
     assert asked.analysis.sae is not None
     assert asked.analysis.sae.comparisons == ["transfer"]
     rows = rows_for_saes(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
-    for layer in train_saes(stage_context(tmp_path, asked), rows, None).layers:
+    trained = train_saes(stage_context(tmp_path, asked), rows, None)
+    assert trained.crosscoders is None
+    for layer in trained.layers:
         assert layer.warm_start is None
         assert layer.match is None
-        assert layer.crosscoder is None
         assert layer.base == layer.tuned
 
 
@@ -280,7 +281,7 @@ def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: in
     own = save_model(tiny_bert(5), tmp_path / "own")
     given = resolved(own, texts=400, spare=spare)
     asked = request(analysis={"sae": {**sae, "random_weights": True}})
-    layers = []
+    made = []
     for folder in ("one", "other"):
         rows = rows_for_saes(given, own, tmp_path / folder, asked)
         assert rows.control is not None
@@ -288,17 +289,19 @@ def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: in
         assert rows.control.heldout.rows == rows.heldout.rows
         random, pair = (torch.cat(list(store.shards()), 1) for store in (rows.control.heldout, rows.heldout))
         assert not torch.allclose(random, pair[: BLOCKS + 1], atol=0.1)
-        layers.append(train_saes(stage_context(tmp_path, asked), rows, None).layers)
-    assert layers[0] == layers[1]
+        trained = train_saes(stage_context(tmp_path, asked), rows, None)
+        made.append((trained.layers, trained.controls))
+    assert made[0] == made[1]
     without = request(analysis={"sae": sae})
     plain_rows = rows_for_saes(given, own, tmp_path / "plain", without)
-    for layer, plain in zip(
-        layers[0], train_saes(stage_context(tmp_path, without), plain_rows, None).layers, strict=True
-    ):
-        assert layer.random_weights is not None
-        assert layer.random_weights.fvu not in (layer.base.fvu, 0.0)
-        assert sum(layer.random_weights.density) == 4 * HIDDEN
-        assert layer.model_copy(update={"random_weights": None}) == plain
+    layers, controls = made[0]
+    plain = train_saes(stage_context(tmp_path, without), plain_rows, None)
+    assert plain.controls is None
+    assert plain.layers == layers
+    assert controls is not None
+    for layer, control in zip(layers, controls, strict=True):
+        assert control.fvu not in (layer.base.fvu, 0.0)
+        assert sum(control.density) == 4 * HIDDEN
 
 
 @pytest.mark.parametrize("control", [False, True])

@@ -10,9 +10,9 @@ from tests.builders.latents import LABELS, TEXTS, side, stored
 from tests.builders.models import tiny_tokenizer
 from workers.scratch import ActivationStore
 from workers.stages.common.progress import NO_NUMBERS
+from workers.stages.sae.findings import Dictionaries
 from workers.stages.sae.latent_table import strongest, write_latents
 from workers.stages.sae.latents import ENCODED_ROWS, EXAMPLES
-from workers.stages.sae.splicing import Dictionaries
 
 
 def test_the_table_has_every_latent_with_the_tokens_it_is_strongest_on(tmp_path: Path) -> None:

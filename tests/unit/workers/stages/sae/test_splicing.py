@@ -22,10 +22,10 @@ from workers.models.texts import Batch, batches
 from workers.models.texts import run as run_batch
 from workers.stages.common.evaluation import EvalSet
 from workers.stages.common.moment_accumulator import TokenizationSpec, token_rows
+from workers.stages.sae.findings import Dictionaries
 from workers.stages.sae.splicing import (
     ABLATION_TEXTS,
     DRAWS,
-    Dictionaries,
     SplicedLoss,
     ablation,
     loss_recovered,
