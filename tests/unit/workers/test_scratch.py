@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -55,31 +52,6 @@ def test_batches_that_were_made_before_are_passed_over(tmp_path: Path) -> None:
         for skipped in (0, 70)
     )
     assert rest == whole[70:]
-
-
-TEN_TIMES = """
-import resource, sys, torch
-from pathlib import Path
-from workers.scratch import ActivationStore
-store = ActivationStore(Path(sys.argv[1]), max_rows=20_000)
-for _ in range(10 * int(sys.argv[2])):
-    store.add(torch.rand(8, 2_000, 128))
-for _ in store.training_batches(10 * int(sys.argv[2]), 1024, torch.Generator().manual_seed(0)):
-    pass
-print(sum(path.stat().st_size for path in store.folder.iterdir()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def test_ten_times_the_tokens_that_fit_take_no_more_disk_or_memory(tmp_path: Path) -> None:
-    """Offered and trained on; peaks of processes of their own. All rows would take 400 MB in memory or on disk."""
-    disk, memory = {}, {}
-    for times in (1, 10):
-        command = [sys.executable, "-c", TEN_TIMES, str(tmp_path / str(times)), str(times)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        disk[times], memory[times] = map(int, done.stdout.split())
-    assert disk[10] == disk[1] <= 20_000 * 8 * 128 * 2 * 1.01
-    assert memory[10] <= memory[1] + 30_000
 
 
 def test_few_rows_are_repeated_for_as_many_steps_as_asked(tmp_path: Path) -> None:

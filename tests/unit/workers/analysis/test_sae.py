@@ -6,15 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.builders.features import WIDTH, generator, planted
 from workers.analysis.sae import OUTLIER_FACTOR, Architecture, Normalisation, SaeConfig, SaeStack, fit_on
 from workers.analysis.sae_batched import BatchedTrainer
 from workers.analysis.sae_training import AUX_WEIGHT, CLIP_NORM, THRESHOLD_WINDOW, StackTrainer, batch_topk, row_topk
 
-WIDTH, LATENTS, K = 16, 64, 4
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+LATENTS, K = 64, 4
 
 
 def naive_batch_topk(pre: Tensor, count: int) -> Tensor:
@@ -215,34 +212,6 @@ def test_a_fast_run_ends_where_a_naive_one_does(dtype: torch.dtype) -> None:
     slow = SaeStack(W_enc, W_dec, b_enc, b_dec, fast.stack.scale, fast.stack.norm_limit, threshold.expand(1, LATENTS))
     held_out = planted(2048, seed=4)[0]
     assert fit_on(fast.stack, 0, [held_out]).fvu == pytest.approx(fit_on(slow, 0, [held_out]).fvu, rel=0.01)
-
-
-def planted(rows: int, seed: int, atoms: int = 32) -> tuple[Tensor, Tensor]:
-    """Rows that are sums of three atoms of a fixed random dictionary, and the dictionary."""
-    dictionary = nn.functional.normalize(torch.randn(atoms, WIDTH, generator=generator(99)), dim=1)
-    chosen = torch.rand(rows, atoms, generator=generator(seed)).topk(3, dim=1).indices
-    strengths = 0.5 + torch.rand(rows, 3, generator=generator(seed + 1))
-    return torch.einsum("nk,nkd->nd", strengths, dictionary[chosen]), dictionary
-
-
-LARGEST_FVU: dict[Architecture, float] = {"batch_topk": 0.15, "topk": 0.15, "jumprelu": 0.2, "relu_l1": 0.7}
-"""An L1 penalty that leaves three latents active also shrinks them: that is its known flaw."""
-
-
-@pytest.mark.parametrize("architecture", get_args(Architecture))
-def test_a_planted_dictionary_is_recovered(architecture: Architecture) -> None:
-    data, dictionary = planted(20_000, seed=5)
-    normalisation = Normalisation.of(data[None])
-    stack = SaeStack.initial(normalisation, 64, generator(), row_k=3 if architecture == "topk" else 0)
-    config = SaeConfig(latents=64, k=3, steps=600, batch=256, architecture=architecture)
-    trainer = StackTrainer(stack, config, torch.float32)
-    for step in range(config.steps):
-        trainer.step(data[torch.randint(len(data), (256,), generator=generator(step))][None])
-    best = (dictionary @ stack.W_dec[0].T).max(dim=1).values
-    fit = fit_on(stack, 0, [planted(4096, seed=6)[0]])
-    assert float(best.mean()) >= 0.9
-    assert fit.fvu < LARGEST_FVU[architecture]
-    assert fit.l0 == pytest.approx(3.0, rel=0.15)
 
 
 def test_decoder_rows_stay_at_unit_norm() -> None:

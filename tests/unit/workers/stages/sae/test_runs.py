@@ -101,6 +101,7 @@ def test_a_state_of_another_run_is_not_taken_up(store: ActivationStore) -> None:
     assert torch.equal(alike.W_dec, other.W_dec)
 
 
+@pytest.mark.slow
 def test_a_run_that_no_longer_improves_ends_early_and_no_worse(store: ActivationStore) -> None:
     config = SaeConfig(LATENTS, 3, 3000, BATCH)
     early = run(store, fresh(store), config, early_stop=True)
