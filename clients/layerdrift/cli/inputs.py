@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from layerdrift.cli.progress import uploading, waiting_for
+from layerdrift.cli.submitting import PairOptions, RequestOptions
 from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import FieldProblem, InputError
 from layerdrift.contract.explained import explain
@@ -21,29 +21,9 @@ from layerdrift.sdk import Client
 _SCHEMES = ("file", "s3", "hf", "mlflow", "models", "upload")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What was typed for a request; None: not given."""
-
-    request: Path | None
-    base: str | None
-    tuned: str | None
-    finetune: bool
-    dataset: str | None
-    text_column: str | None
-    text_pair_column: str | None
-    label_column: str | None
-    max_examples: int | None
-    name: str | None
-    tags: list[str]
-    seed: int | None
-    no_sae: bool
-    settings: list[str]
-
-
-def build(asked: Asked, client: Client) -> AnalysisRequest:
+def build(pair: PairOptions, options: RequestOptions, client: Client) -> AnalysisRequest:
     """The request, with what lies on this machine uploaded; InputError where options do not make one."""
-    body = _fields(asked)
+    body = _fields(pair, options)
     _checked(body)  # before anything is sent
     dataset = body.get("dataset")
     reference = dataset.get("reference") if isinstance(dataset, dict) else None
@@ -53,9 +33,9 @@ def build(asked: Asked, client: Client) -> AnalysisRequest:
     return _checked(body)
 
 
-def submitted(asked: Asked, client: Client) -> Analysis:
+def submitted(pair: PairOptions, options: RequestOptions, client: Client) -> Analysis:
     """Submits what was asked for, and says so while the service checks it."""
-    request = build(asked, client)
+    request = build(pair, options, client)
     with waiting_for("submitting: the service checks the models and the data set"):
         return client.submit(request)
 
@@ -76,32 +56,32 @@ def as_uri(given: str, client: Client, folder: bool) -> str:
         return client.upload(path, heard).uri
 
 
-def _fields(asked: Asked) -> dict[str, Any]:
-    body = _read(asked.request) if asked.request is not None else {}
+def _fields(pair: PairOptions, options: RequestOptions) -> dict[str, Any]:
+    body = _read(options.request) if options.request is not None else {}
     given = {
-        "base.uri": asked.base,
-        "tuned.uri": asked.tuned,
-        "dataset.uri": asked.dataset,
-        "dataset.text_column": asked.text_column,
-        "dataset.text_pair_column": asked.text_pair_column,
-        "dataset.label_column": asked.label_column,
-        "dataset.max_examples": asked.max_examples,
-        "name": asked.name,
-        "seed": asked.seed,
+        "base.uri": pair.base,
+        "tuned.uri": pair.tuned,
+        "dataset.uri": pair.dataset,
+        "dataset.text_column": options.text_column,
+        "dataset.text_pair_column": options.text_pair_column,
+        "dataset.label_column": options.label_column,
+        "dataset.max_examples": options.max_examples,
+        "name": options.name,
+        "seed": options.seed,
     }
     for path, value in given.items():
         if value is not None:
             _put(body, path, value)
-    if asked.finetune:
+    if pair.finetune:
         body.setdefault("finetune", {})
-    if asked.no_sae:
+    if options.no_sae:
         _put(body, "analysis.sae", None)
-    for tag in asked.tags:
+    for tag in options.tag:
         key, separator, value = tag.partition("=")
         if not separator or not key:
             raise InputError(f"--tag {tag}: write key=value")
         body.setdefault("tags", {})[key] = value
-    for setting in asked.settings:
+    for setting in options.set_:
         path, separator, text = setting.partition("=")
         if not separator:
             raise InputError(f"--set {setting}: write path=value, such as analysis.max_tokens=20000")

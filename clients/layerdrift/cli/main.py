@@ -14,7 +14,8 @@ import typer
 from layerdrift import __version__
 from layerdrift.cli import exits, tables
 from layerdrift.cli.exits import reported
-from layerdrift.cli.inputs import Asked, as_uri, build, submitted
+from layerdrift.cli.grouped import grouped
+from layerdrift.cli.inputs import as_uri, build, submitted
 from layerdrift.cli.key_commands import keys_app
 from layerdrift.cli.options import AnalysisArgument, AsJson, Timeout, Url
 from layerdrift.cli.outputs import drawn, require_folder, whole
@@ -22,22 +23,7 @@ from layerdrift.cli.policy_commands import policy_app
 from layerdrift.cli.progress import follow, said_on_retry, waiting
 from layerdrift.cli.publish_commands import publish_app
 from layerdrift.cli.review import gate, review
-from layerdrift.cli.submitting import (
-    Base,
-    Dataset,
-    Finetune,
-    LabelColumn,
-    MaxExamples,
-    Name,
-    NoSae,
-    RequestFile,
-    Seed,
-    Set,
-    Tag,
-    TextColumn,
-    TextPairColumn,
-    Tuned,
-)
+from layerdrift.cli.submitting import PairOptions, RequestOptions
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import InputError
 from layerdrift.render import words
@@ -88,43 +74,11 @@ def layerdrift(
 
 @app.command()
 @reported
-def submit(
-    base: Base = None,
-    tuned: Tuned = None,
-    dataset: Dataset = None,
-    finetune: Finetune = False,
-    request: RequestFile = None,
-    text_column: TextColumn = None,
-    text_pair_column: TextPairColumn = None,
-    label_column: LabelColumn = None,
-    max_examples: MaxExamples = None,
-    name: Name = None,
-    tag: Tag = [],  # noqa: B006 - typer reads it as the default
-    seed: Seed = None,
-    no_sae: NoSae = False,
-    set_: Set = [],  # noqa: B006
-    url: Url = None,
-    as_json: AsJson = False,
-) -> None:
+@grouped
+def submit(pair: PairOptions, options: RequestOptions, url: Url = None, as_json: AsJson = False) -> None:
     """Submit an analysis and print its id. Local files and folders are uploaded."""
-    asked = Asked(
-        request,
-        base,
-        tuned,
-        finetune,
-        dataset,
-        text_column,
-        text_pair_column,
-        label_column,
-        max_examples,
-        name,
-        tag,
-        seed,
-        no_sae,
-        set_,
-    )
     with connected(url) as client:
-        analysis = submitted(asked, client)
+        analysis = submitted(pair, options, client)
     if as_json:
         tables.dump(analysis)
     else:
@@ -133,40 +87,11 @@ def submit(
 
 @app.command()
 @reported
-def estimate(
-    base: Base = None,
-    tuned: Tuned = None,
-    dataset: Dataset = None,
-    finetune: Finetune = False,
-    request: RequestFile = None,
-    text_column: TextColumn = None,
-    text_pair_column: TextPairColumn = None,
-    label_column: LabelColumn = None,
-    max_examples: MaxExamples = None,
-    no_sae: NoSae = False,
-    set_: Set = [],  # noqa: B006
-    url: Url = None,
-    as_json: AsJson = False,
-) -> None:
+@grouped
+def estimate(pair: PairOptions, options: RequestOptions, url: Url = None, as_json: AsJson = False) -> None:
     """Estimate time, memory and disk of an analysis without submitting it. Local files and folders are uploaded."""
-    asked = Asked(
-        request=request,
-        base=base,
-        tuned=tuned,
-        finetune=finetune,
-        dataset=dataset,
-        text_column=text_column,
-        text_pair_column=text_pair_column,
-        label_column=label_column,
-        max_examples=max_examples,
-        name=None,
-        tags=[],
-        seed=None,
-        no_sae=no_sae,
-        settings=set_,
-    )
     with connected(url) as client:
-        found = client.estimate(build(asked, client))
+        found = client.estimate(build(pair, options, client))
     if as_json:
         tables.dump(found)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -44,3 +45,17 @@ Baseline = Annotated[
 ]
 JunitOut = Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML.")]
 MarkdownOut = Annotated[Path | None, typer.Option("--markdown", help="Write the verdict and the report as Markdown.")]
+HtmlOut = Annotated[Path | None, typer.Option("--html", help="Write the report as an HTML page.")]
+ReportOut = Annotated[Path | None, typer.Option("--report", help="Write the report as JSON.")]
+PngOut = Annotated[
+    Path | None, typer.Option("--png", help="Write the drift curve as PNG. Requires layerdrift[render].")
+]
+VerdictOut = Annotated[Path | None, typer.Option("--verdict", help="Write the verdict as JSON.")]
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """Which policy, against which earlier analysis."""
+
+    policy: PolicyFile = None
+    baseline: Baseline = None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from layerdrift.cli.options import HtmlOut, JunitOut, MarkdownOut, PngOut, ReportOut, VerdictOut
 from layerdrift.contract.errors import UnsupportedError
 from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Report
@@ -16,12 +17,12 @@ from layerdrift.render import markdown, verdict
 class Targets:
     """Where what is written; None: nowhere."""
 
-    junit: Path | None = None
-    markdown: Path | None = None
-    html: Path | None = None
-    report: Path | None = None
-    png: Path | None = None
-    verdict: Path | None = None
+    junit: JunitOut = None
+    markdown: MarkdownOut = None
+    html: HtmlOut = None
+    report: ReportOut = None
+    png: PngOut = None
+    verdict: VerdictOut = None
 
     def check(self) -> None:
         """OSError before any work where a folder is not there; UnsupportedError where the PNG cannot be drawn."""
@@ -35,6 +36,19 @@ class Targets:
         """The files that are asked for."""
         all_of_them = (self.junit, self.markdown, self.html, self.report, self.png, self.verdict)
         return [path for path in all_of_them if path is not None]
+
+
+@dataclass(frozen=True)
+class VerdictTargets:
+    """Where a verdict is written; None: nowhere."""
+
+    junit: JunitOut = None
+    markdown: MarkdownOut = None
+    verdict: VerdictOut = None
+
+    def targets(self) -> Targets:
+        """The same among all that a review can leave."""
+        return Targets(junit=self.junit, markdown=self.markdown, verdict=self.verdict)
 
 
 def require_folder(path: Path) -> None:

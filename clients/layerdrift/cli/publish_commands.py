@@ -12,7 +12,8 @@ import typer
 
 from layerdrift.cli import tables
 from layerdrift.cli.exits import reported
-from layerdrift.cli.options import AnalysisArgument, AsJson, Baseline, PolicyFile, Url
+from layerdrift.cli.grouped import grouped
+from layerdrift.cli.options import AnalysisArgument, AsJson, PolicyFile, PolicyOptions, Url
 from layerdrift.cli.outputs import drawn, summary
 from layerdrift.cli.progress import said_on_retry
 from layerdrift.cli.review import Asking
@@ -41,10 +42,10 @@ CommentName = Annotated[
 
 @publish_app.command()
 @reported
+@grouped
 def github(
     analysis: AnalysisArgument,
-    policy: PolicyFile = None,
-    baseline: Baseline = None,
+    policy: PolicyOptions,
     verdict: VerdictIn = None,
     picture: Picture = True,
     comment_name: CommentName = "review",
@@ -54,15 +55,15 @@ def github(
     """Comment on the pull request that this GitHub Actions run belongs to."""
     thread = GitHubPull.here()
     with thread.http:
-        _comment(thread, analysis, _judging(policy, baseline, verdict), picture, comment_name, url, as_json)
+        _comment(thread, analysis, _judging(policy, verdict), picture, comment_name, url, as_json)
 
 
 @publish_app.command()
 @reported
+@grouped
 def gitlab(
     analysis: AnalysisArgument,
-    policy: PolicyFile = None,
-    baseline: Baseline = None,
+    policy: PolicyOptions,
     verdict: VerdictIn = None,
     picture: Picture = True,
     comment_name: CommentName = "review",
@@ -72,16 +73,16 @@ def gitlab(
     """Comment on the merge request that this GitLab pipeline belongs to."""
     thread = GitLabMerge.here()
     with thread.http:
-        _comment(thread, analysis, _judging(policy, baseline, verdict), picture, comment_name, url, as_json)
+        _comment(thread, analysis, _judging(policy, verdict), picture, comment_name, url, as_json)
 
 
 Judging = Callable[[Client, str], Verdict]
 
 
-def _judging(policy: Path | None, baseline: str | None, verdict: Path | None) -> Judging:
+def _judging(policy: PolicyOptions, verdict: Path | None) -> Judging:
     """Where the verdict comes from: a file that a review wrote, or the service, now."""
     if verdict is None:
-        return Asking(policy, baseline).of
+        return Asking(policy).of
     try:
         written = Verdict.model_validate_json(verdict.read_bytes())
     except ValueError as error:
@@ -107,17 +108,17 @@ def _comment(
 
 @publish_app.command()
 @reported
+@grouped
 def mlflow(
     analysis: AnalysisArgument,
     version: Annotated[str, typer.Option("--version", help="The model version: models:/name/3 or models:/name@alias.")],
-    policy: PolicyFile = None,
-    baseline: Baseline = None,
+    policy: PolicyOptions,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Write metrics by layer, the report and the verdict to an MLflow model version (MLFLOW_TRACKING_URI)."""
     module, registry = _loaded("mlflow"), _mlflow_client()
-    asking = Asking(policy, baseline)
+    asking = Asking(policy)
     where = module.Version.of(version, registry)
     with Client(url, on_retry=said_on_retry) as client:
         analysis = client.get(analysis).id
@@ -129,6 +130,7 @@ def mlflow(
 
 @publish_app.command()
 @reported
+@grouped
 def card(
     analysis: AnalysisArgument,
     file: Annotated[Path, typer.Option("--file", help="The model card; created if it does not exist.")] = Path(
@@ -145,7 +147,7 @@ def card(
     module = _loaded("model_card", "hub")
     with Client(url, on_retry=said_on_retry) as client:
         report = client.report(analysis)
-        verdict = Asking(policy, None).of(client, analysis) if policy is not None else None
+        verdict = Asking(PolicyOptions(policy)).of(client, analysis) if policy is not None else None
     made = module.put(file, report, verdict)
     if repository is not None:
         made.push_to_hub(repository)
@@ -154,6 +156,7 @@ def card(
 
 @publish_app.command()
 @reported
+@grouped
 def wandb(
     analysis: AnalysisArgument,
     project: Annotated[str, typer.Option("--project", help="Project in W&B.")] = "layerdrift",
@@ -166,7 +169,7 @@ def wandb(
     module = _loaded("wandb")
     with Client(url, on_retry=said_on_retry) as client:
         report, html = client.report(analysis), client.rendered_report(analysis, "html")
-        verdict = Asking(policy, None).of(client, analysis) if policy is not None else None
+        verdict = Asking(PolicyOptions(policy)).of(client, analysis) if policy is not None else None
     try:
         with module.opened(project, report, run_id) as run:
             module.log(run, report, verdict, html)
@@ -203,6 +206,7 @@ def _mlflow_client() -> Any:
 
 @publish_app.command("mlflow-receiver")
 @reported
+@grouped
 def mlflow_receiver(
     reviews: Annotated[
         Path, typer.Argument(help="Configuration: which models to review and how, see clients/mlflow/reviews.yaml.")

@@ -10,26 +10,12 @@ import typer
 from layerdrift import policies
 from layerdrift.cli import exits, tables
 from layerdrift.cli.exits import reported
-from layerdrift.cli.inputs import Asked, submitted
-from layerdrift.cli.options import AsJson, Baseline, JunitOut, MarkdownOut, PolicyFile, Timeout, Url
-from layerdrift.cli.outputs import Targets, write
+from layerdrift.cli.grouped import grouped
+from layerdrift.cli.inputs import submitted
+from layerdrift.cli.options import AsJson, PolicyOptions, Timeout, Url
+from layerdrift.cli.outputs import Targets, VerdictTargets, write
 from layerdrift.cli.progress import console, follow, said_on_retry
-from layerdrift.cli.submitting import (
-    Base,
-    Dataset,
-    Finetune,
-    LabelColumn,
-    MaxExamples,
-    Name,
-    NoSae,
-    RequestFile,
-    Seed,
-    Set,
-    Tag,
-    TextColumn,
-    TextPairColumn,
-    Tuned,
-)
+from layerdrift.cli.submitting import PairOptions, RequestOptions
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
@@ -38,13 +24,6 @@ from layerdrift.gate import evaluate_policy
 from layerdrift.render import words
 from layerdrift.sdk import Client
 
-HtmlOut = Annotated[Path | None, typer.Option("--html", help="Write the report as an HTML page.")]
-ReportOut = Annotated[Path | None, typer.Option("--report", help="Write the report as JSON.")]
-PngOut = Annotated[
-    Path | None, typer.Option("--png", help="Write the drift curve as PNG. Requires layerdrift[render].")
-]
-VerdictOut = Annotated[Path | None, typer.Option("--verdict", help="Write the verdict as JSON.")]
-
 
 class Asking:
     """A policy as it was given, with the file's lines for what is wrong with it.
@@ -52,7 +31,8 @@ class Asking:
     The baseline may be given as any reference to an analysis; the service resolves it.
     """
 
-    def __init__(self, path: Path | None, baseline: str | None) -> None:
+    def __init__(self, options: PolicyOptions) -> None:
+        path, baseline = options.policy, options.baseline
         self._name = str(path) if path is not None else "the starter policy"
         self._text = path.read_text(encoding="utf-8") if path is not None else policies.starter()
         self.policy: Policy = policies.load(self._text, self._name)
@@ -85,55 +65,21 @@ class Asking:
 
 
 @reported
+@grouped
 def review(
-    base: Base = None,
-    tuned: Tuned = None,
-    dataset: Dataset = None,
-    finetune: Finetune = False,
-    policy: PolicyFile = None,
-    baseline: Baseline = None,
-    junit: JunitOut = None,
-    markdown: MarkdownOut = None,
-    html: HtmlOut = None,
-    report: ReportOut = None,
-    png: PngOut = None,
-    verdict: VerdictOut = None,
-    request: RequestFile = None,
-    text_column: TextColumn = None,
-    text_pair_column: TextPairColumn = None,
-    label_column: LabelColumn = None,
-    max_examples: MaxExamples = None,
-    name: Name = None,
-    tag: Tag = [],  # noqa: B006 - typer reads it as the default
-    seed: Seed = None,
-    no_sae: NoSae = False,
-    set_: Set = [],  # noqa: B006
+    pair: PairOptions,
+    policy: PolicyOptions,
+    targets: Targets,
+    options: RequestOptions,
     timeout: Timeout = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit an analysis, wait for it, and evaluate a policy: exit code 0 if it passes, 1 if it fails."""
-    asking = Asking(policy, baseline)
-    targets = Targets(junit, markdown, html, report, png, verdict)
+    asking = Asking(policy)
     targets.check()
-    asked = Asked(
-        request,
-        base,
-        tuned,
-        finetune,
-        dataset,
-        text_column,
-        text_pair_column,
-        label_column,
-        max_examples,
-        name,
-        tag,
-        seed,
-        no_sae,
-        set_,
-    )
     with Client(url, on_retry=said_on_retry) as client:
-        analysis = submitted(asked, client)
+        analysis = submitted(pair, options, client)
         console.print(f"{analysis.id} {analysis.status}: {analysis.name}", highlight=False, markup=False)
         console.print(f"follow it at {client.url}/#/a/{analysis.id}", highlight=False, soft_wrap=True)
         follow(client, analysis.id, timeout)
@@ -141,6 +87,7 @@ def review(
 
 
 @reported
+@grouped
 def gate(
     analysis: Annotated[
         str,
@@ -148,17 +95,13 @@ def gate(
             metavar="ANALYSIS", help="An analysis (id, start of an id, name or `latest`), or a report's JSON file."
         ),
     ],
-    policy: PolicyFile = None,
-    baseline: Baseline = None,
-    junit: JunitOut = None,
-    markdown: MarkdownOut = None,
-    verdict: VerdictOut = None,
+    policy: PolicyOptions,
+    outputs: VerdictTargets,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a policy on a finished analysis, or on a report's JSON file without a service."""
-    asking = Asking(policy, baseline)
-    targets = Targets(junit=junit, markdown=markdown, verdict=verdict)
+    asking, targets = Asking(policy), outputs.targets()
     targets.check()
     path = Path(analysis)
     if path.suffix == ".json" and path.is_file():

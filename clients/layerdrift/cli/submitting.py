@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -42,3 +43,29 @@ Set = Annotated[
         "--set", help="Any field of the request: --set analysis.max_tokens=20000; may be repeated.", show_default=False
     ),
 ]
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """What is compared, on which texts."""
+
+    base: Base = None
+    tuned: Tuned = None
+    dataset: Dataset = None
+    finetune: Finetune = False
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """Everything else that a request says."""
+
+    request: RequestFile = None
+    text_column: TextColumn = None
+    text_pair_column: TextPairColumn = None
+    label_column: LabelColumn = None
+    max_examples: MaxExamples = None
+    name: Name = None
+    tag: Tag = field(default_factory=list)
+    seed: Seed = None
+    no_sae: NoSae = False
+    set_: Set = field(default_factory=list)

@@ -17,6 +17,7 @@ from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.contexts import Contexts
+from workers.stages.extract.sae_rows import HeldoutRows
 from workers.stages.sae.findings import Dictionaries
 
 SHOWN_OF_A_FATE = 4
@@ -80,8 +81,7 @@ def evidence(
     cosines: Tensor,
     base: Side,
     tuned: Side,
-    rows: ActivationStore,
-    contexts: Contexts,
+    heldout: HeldoutRows,
     directions: LabelDirections | None,
 ) -> list[Candidate]:
     """Of chosen latents of one layer, on rows that the autoencoders were not trained on.
@@ -89,6 +89,7 @@ def evidence(
     Args:
         cosines: of the decoder rows before and after, [F].
     """
+    rows, contexts = heldout.rows, heldout.contexts
     pairs = [(fate, index) for fate, indices in chosen.items() for index in indices]
     if not pairs:
         return []

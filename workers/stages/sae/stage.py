@@ -30,7 +30,7 @@ from workers.stages.common.context import StageContext
 from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.site_layout import SiteLayout, joined
 from workers.stages.compare.probes import LabelDirections
-from workers.stages.extract.sae_rows import ControlRows, SaeRows
+from workers.stages.extract.sae_rows import ControlRows, HeldoutRows, SaeRows
 from workers.stages.sae.crosscoding import CROSSCODERS, Crosscoding
 from workers.stages.sae.findings import Dictionaries, LayerComparison, Quality, Trained
 from workers.stages.sae.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, without_false_labels
@@ -288,7 +288,9 @@ class _LayerEvaluation:
         after, fates = self._warm.after, self._warm.tuned
         chosen = chosen_latents(fates, self._warm.floor, before.rates, after.rates)
         rows = self._rows
-        return evidence(self._layer, chosen, fates.cosines, before, after, rows.heldout, rows.contexts, directions)
+        return evidence(
+            self._layer, chosen, fates.cosines, before, after, HeldoutRows(rows.heldout, rows.contexts), directions
+        )
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Of the held-out rows of usual norm in the base model and in the tuned one, [D] each."""

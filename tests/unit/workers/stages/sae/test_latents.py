@@ -13,6 +13,7 @@ from workers.analysis.matching import Fates
 from workers.analysis.permutation import discoveries
 from workers.analysis.sae import Normalisation, SaeStack
 from workers.stages.compare.probes import LabelDirections
+from workers.stages.extract.sae_rows import HeldoutRows
 from workers.stages.sae.findings import Dictionaries
 from workers.stages.sae.latents import chosen_latents, evidence, leaning, promoted, without_false_labels
 
@@ -22,7 +23,7 @@ def found_of(folder: Path, word: str) -> tuple[list[tuple[str, str, str]], list[
     rows, contexts, size = stored(folder)
     index = tiny_tokenizer(folder).get_vocab()[word]
     (one,) = without_false_labels(
-        evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), rows, contexts, None)
+        evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), HeldoutRows(rows, contexts), None)
     )
     assert [example.activation for example in one.base] == [example.activation / 2 for example in one.tuned]
     return [(example.before, example.token, example.after) for example in one.tuned], [
@@ -58,8 +59,7 @@ def test_what_a_latent_leans_to_and_points_to(tmp_path: Path) -> None:
         torch.zeros(size),
         side(size, 0),
         side(size, 1),
-        rows,
-        contexts,
+        HeldoutRows(rows, contexts),
         LabelDirections(["yes", "no"], vectors, torch.zeros(1, 99, 2, size)),
     )
     assert candidate.leaning is not None
