@@ -36,11 +36,9 @@ from backends.sources.checkpoint_folder import (
     folder_of,
     listed,
 )
-from backends.sources.locations import (
-    Location,
-    PinnedFile,
-)
-from backends.sources.registries import HubRepository, MlflowVersion
+from backends.sources.hub import HubRepository
+from backends.sources.locations import Location, PinnedFile
+from backends.sources.mlflow_registry import MlflowVersion
 from backends.sources.uri_resolver import Opener, at_revision
 from backends.storage.blobs import BlobStore
 from backends.storage.uploads import SCHEME

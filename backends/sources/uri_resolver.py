@@ -9,8 +9,13 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from backends.settings import Settings
-from backends.sources.locations import Archive, Folder, Location, Prefix, UploadedFile, within
-from backends.sources.registries import Bearer, HubRepository, MlflowVersion, Remote
+from backends.sources.bucket_prefix import Prefix
+from backends.sources.file_folder import Folder, within
+from backends.sources.hub import HubRepository
+from backends.sources.locations import Location
+from backends.sources.mlflow_registry import MlflowVersion
+from backends.sources.remote import Bearer, Remote
+from backends.sources.uploaded import Archive, UploadedFile
 from backends.storage import key_names
 from backends.storage.blobs import BlobStore
 from backends.storage.uploads import UploadStore

@@ -14,8 +14,8 @@ from backends.deployment import Deployment
 from backends.estimates.workload import workload
 from backends.jobs.identity import analysis_id
 from backends.jobs.records import Delivery, JobRecord
-from backends.sources.locations import pinned_upload
 from backends.sources.pinning import PinnedDataset, Pins, Sources
+from backends.sources.uploaded import pinned_upload
 from backends.storage.uploads import INLINE_NAME, SCHEME, UploadStore
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.errors import LayerdriftError, RateError

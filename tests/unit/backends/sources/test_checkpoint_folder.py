@@ -1,4 +1,4 @@
-"""Which folder is the checkpoint, on folders of this disk; other schemes in test_locations and test_registries."""
+"""Which folder is the checkpoint, on folders of this disk; other schemes in test_uploaded and test_mlflow_registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from backends.settings import Settings
 from backends.sources.checkpoint_folder import MAX_FOLDERS, find_checkpoint
-from backends.sources.locations import Folder
+from backends.sources.file_folder import Folder
 from backends.sources.pinning import Pins, Sources
 from backends.storage.blobs import BlobStore
 from layerdrift.contract.errors import InputError

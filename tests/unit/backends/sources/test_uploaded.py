@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 
 from backends.sources.checkpoint_folder import find_checkpoint, folder_of
-from backends.sources.locations import Archive, Location, PinnedFile, UploadedFile, is_shown
+from backends.sources.locations import Location, PinnedFile, is_shown
+from backends.sources.uploaded import Archive, UploadedFile
 from backends.storage.blobs import BlobStore
 
 CONFIG = b'{"model_type": "bert"}'

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backends.settings import Settings
-from backends.sources import registries
+from backends.sources import mlflow_registry
 from backends.sources.pinning import PinnedModel, Sources
 from backends.storage.blobs import BlobStore
 from layerdrift.contract.errors import InputError, NotFoundError
@@ -59,7 +59,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     folder = tmp_path / "artifacts"
     monkeypatch.setattr(FakeRemote, "root", folder)
     monkeypatch.setattr(FakeRemote, "scheme", request.param)
-    monkeypatch.setattr(registries, "Remote", FakeRemote)
+    monkeypatch.setattr(mlflow_registry, "Remote", FakeRemote)
     return folder
 
 
