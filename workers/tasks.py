@@ -1,4 +1,4 @@
-"""The Celery task: an id comes, the pipeline runs."""
+"""The Celery task: an id comes, the job runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def deployment() -> Deployment:
 @shared_task(name=ANALYSE_TASK)
 def analyse(analysis_id: str) -> None:
     """Runs a job to its end. Shared between applications: a spawned child of the pool has one of its own."""
-    from workers.pipeline import run_job  # brings torch, which the pool's main process does without
+    from workers.job import run_job  # brings torch, which the pool's main process does without
 
     run_job(deployment(), analysis_id)

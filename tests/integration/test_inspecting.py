@@ -16,7 +16,7 @@ from layerdrift.contract.request import AnalysisRequest
 from tests.builders.jobs import submitted
 from tests.builders.texts import make_texts
 from workers.inspector import Asked, Inspector
-from workers.pipeline import run_job
+from workers.job import run_job
 from workers.stages.sae.token_latents import STRONGEST
 
 TEXTS = ["the good film", "bad"]

@@ -29,7 +29,7 @@ from layerdrift.contract.request import AnalysisRequest
 from tests.builders.jobs import WatchedSources, submitted
 from tests.builders.texts import make_texts
 from workers import pipeline
-from workers.pipeline import run_job
+from workers.job import run_job
 from workers.reconciler import PATIENCE, Reconciler
 from workers.stages.causal.stage import measure_effects
 

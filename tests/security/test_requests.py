@@ -31,7 +31,8 @@ from service.middleware.json_structure import MAX_DEPTH, MAX_FIELDS, MAX_STRUCTU
 from tests.builders.jobs import WatchedSources, submitted
 from tests.builders.texts import make_texts
 from tests.security.requested import MIB, POST, request
-from workers import pipeline
+from workers import leases
+from workers.job import run_job
 
 
 def nested(levels: int) -> bytes:
@@ -148,7 +149,7 @@ def test_a_job_that_is_stuck_is_cancelled_with_its_process(
     deployment: Deployment, base_folder: Path, noised_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended, go_on, stuck = threading.Event(), threading.Event(), threading.Event()
-    monkeypatch.setattr(pipeline, "_end_process", ended.set)
+    monkeypatch.setattr(leases, "_end_process", ended.set)
 
     def hang() -> None:
         stuck.set()
@@ -162,7 +163,7 @@ def test_a_job_that_is_stuck_is_cancelled_with_its_process(
         }
     )
     job = submitted(deployment, AnalysisRequest.model_validate(request(base_folder, noised_folder)))
-    thread = threading.Thread(target=pipeline.run_job, args=(hanging, job.id))
+    thread = threading.Thread(target=run_job, args=(hanging, job.id))
     thread.start()
     try:
         assert stuck.wait(60)
