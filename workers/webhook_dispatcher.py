@@ -22,7 +22,7 @@ class WebhookDispatcher:
     def __init__(self, deployment: Deployment) -> None:
         self._sender = WebhookSender(deployment.jobs, deployment.webhook_queue, deployment.webhooks)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="herald", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="webhook-dispatcher", daemon=True)
 
     def start(self) -> None:
         """Begins at once."""

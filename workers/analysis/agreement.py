@@ -16,7 +16,7 @@ from workers.analysis.permutation import permuted
 RARE = 0.025
 """Answers that do not depend on the labels reach the bound in at most so many cases of one."""
 
-DEALS, DEALS_AT_ONCE, ROUNDING = 1999, 100, 1e-12
+PERMUTATIONS, PERMUTATIONS_AT_ONCE, ROUNDING = 1999, 100, 1e-12
 
 
 class Agreement(NamedTuple):
@@ -29,7 +29,7 @@ class Agreement(NamedTuple):
 def agreement(labels: Tensor, answers: Tensor, units: Tensor) -> Agreement:
     """Matthews' correlation of labels and answers, with its bound by chance.
 
-    The bound is the least that at most RARE of 1,999 deals of the labels reach. Answers that are always the same do not
+    The bound is the least that at most RARE of 1,999 permutations of the labels reach. Answers that are always the same do not
     change with the labels: theirs is the limit for many texts, 1.96 / sqrt(n - 1).
 
     Args:
@@ -44,12 +44,12 @@ def agreement(labels: Tensor, answers: Tensor, units: Tensor) -> Agreement:
     if len(answers.unique()) < 2:
         return Agreement(0.0, float(norm.ppf(1 - RARE)) / (total - 1) ** 0.5)
     generator = torch.Generator().manual_seed(0)
-    dealt = []
-    for start in range(0, DEALS, DEALS_AT_ONCE):
-        permutations = min(DEALS_AT_ONCE, DEALS - start)
-        dealt.append(_correlations(permuted(labels, units, permutations, generator), answers))
-    by_chance = torch.cat(dealt).sort().values
-    reached = float(by_chance[-int(RARE * DEALS) - 1])  # by one deal too many
+    by_units = []
+    for start in range(0, PERMUTATIONS, PERMUTATIONS_AT_ONCE):
+        permutations = min(PERMUTATIONS_AT_ONCE, PERMUTATIONS - start)
+        by_units.append(_correlations(permuted(labels, units, permutations, generator), answers))
+    by_chance = torch.cat(by_units).sort().values
+    reached = float(by_chance[-int(RARE * PERMUTATIONS) - 1])  # by one permutation too many
     above = by_chance[by_chance > reached + ROUNDING]
     bound = float(above[0]) if len(above) else reached + ROUNDING
     return Agreement(float(_correlations(labels[None], answers)[0]), bound)

@@ -38,7 +38,7 @@ def first_of(units: Tensor) -> Tensor:
 
 
 def permuted(classes: Tensor, units: Tensor, permutations: int, generator: torch.Generator) -> Tensor:
-    """The classes in other orders, [N] -> [deals, N]: whole units exchange theirs, where each has one class alone.
+    """The classes in other orders, [N] -> [permutations, N]: whole units exchange theirs, where each has one class alone.
 
     Args:
         units: [N]; members of one unit are nearly the same, so that dealing them out one by one would make chance
@@ -57,7 +57,7 @@ def matched_draws(
 ) -> list[list[int]]:
     """Sets that are as large as the chosen one, and as much like it; [] with fewer others than chosen.
 
-    All are dealt into cells of `alike` to twice as many that have nearly the same features, and of each cell as many
+    All are put into cells of `alike` to twice as many that have nearly the same features, and of each cell as many
     are drawn as were chosen there, chosen ones among them: were it chance which were chosen, each such set would be
     as likely as the chosen one (a stratified permutation).
 

@@ -160,7 +160,7 @@ def _name(recipe: Recipe) -> str:
 def _one(
     resolved: Resolved, data: TrainingData, recipe: Recipe, rows: list[Row], on_progress: OnProgress
 ) -> tuple[Tensor, Training]:
-    """Trains to the end of the schedule: which rows are answered rightly, and how the training went."""
+    """Trains to the end of the schedule: which rows are predicted correctly, and how the training went."""
     with fresh_classifier(resolved, data, recipe) as (model, data):
         training = train(model, data.without_held_out(), recipe, on_progress)
         return evaluate(model, data, rows)[0], training

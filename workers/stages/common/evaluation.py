@@ -46,7 +46,7 @@ class Scores(NamedTuple):
     counts: Tensor
 
     def less(self, other: Scores) -> Scores:
-        """What this has more than another of the same questions."""
+        """What this has more than another of the same texts."""
         return Scores(self.sums - other.sums, self.counts)
 
 
@@ -125,7 +125,7 @@ def _continued(model: PreTrainedModel, batch: Batch) -> Predicted:
 
 
 UNKNOWN, UNLABELLED = -1, -2
-"""In place of a class: a label that is none of the model's, which counts as answered wrongly, or no label at all."""
+"""In place of a class: a label that is none of the model's, which counts as a wrong prediction, or no label at all."""
 
 
 class Targets(NamedTuple):
@@ -219,7 +219,7 @@ class Evaluator:
     """Scores a model again and again, each time with other parts grafted into it.
 
     Args:
-        questions: the texts; `kind` of a body without a head does not matter.
+        eval_set: the texts; `kind` of a body without a head does not matter.
         headed: whether the model has a head.
         targets: [N] classes of the texts, -1 unknown; None: the texts have no labels that the model knows.
     """

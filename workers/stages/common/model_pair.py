@@ -102,7 +102,7 @@ def load_pair(
     """Both models, on the best device; texts are read up to `length` tokens, or what both models have positions for.
 
     Args:
-        units: as in `Reading`.
+        units: as in `TokenizationSpec`.
 
     Raises:
         InputError: a model is broken, its layers cannot be read, or the two do not fit together.

@@ -166,7 +166,7 @@ def group_stores(folder: Path, plan: GroupPlan | None = None) -> dict[ViewName, 
 
 
 def group_count(units: int) -> int:
-    """Groups that texts, or units of texts that are alike, are dealt into for intervals: of two units or more."""
+    """Groups that texts, or units of texts that are alike, are split into for intervals: of two units or more."""
     return max(1, min(GROUPS, units // 2))
 
 

@@ -44,7 +44,7 @@ class TrainingData:
     targets: list[int] | None = None
 
     def shuffled(self, seed: int) -> TrainingData:
-        """The same rows with their labels dealt out anew."""
+        """The same rows with their labels shuffled."""
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed)).tolist()
         numbers = self.numbers()
         return replace(self, targets=[numbers[index] for index in order])

@@ -133,7 +133,7 @@ def _perplexity_ratio(eval_set: EvalSet, sums: dict[str, Scores]) -> Measured:
 def _mcc(eval_set: EvalSet, targets: Tensor, answers: Tensor) -> Measured:
     """How far the answers go with the labels, and what chance alone hardly reaches."""
     labelled = targets != UNLABELLED
-    labels = targets[labelled] - UNKNOWN  # a label that is no class of the model is a class by itself, never answered
+    labels = targets[labelled] - UNKNOWN  # a label that is no class of the model is a class by itself, never predicted
     units = eval_set.tokenization.units_of(len(targets))[labelled]
     try:
         found = agreement(labels, answers[labelled] - UNKNOWN, units)

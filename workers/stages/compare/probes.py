@@ -35,7 +35,7 @@ class LabelDirections:
     """In the tuned model's mean-view rows of all probed texts: what tells each label from the mean of all.
 
     vectors: [L + 1, C, D], of unit norm, or zero where a layer's rows do not vary. by_chance: [L + 1, P, C, D], the
-    same after the labels were dealt out anew.
+    same after the labels were permuted.
     """
 
     labels: list[str]
@@ -64,7 +64,7 @@ def probe(
     shuffled = classes[torch.randperm(len(classes), generator=generator)]
     layers, directions, by_chance = [], [], []
     permutations = _permutations(rows.tuned.shape, len(names))
-    dealt = permuted(classes, units[kept], permutations, generator)
+    orders = permuted(classes, units[kept], permutations, generator)
     for layer in range(len(rows.base)):
         of_layer = torch.stack([rows.base[layer, kept], rows.tuned[layer, kept]]).repeat(2, 1, 1)
         targets = torch.stack([classes, classes, shuffled, shuffled])
@@ -77,7 +77,7 @@ def probe(
                 tuned_control=float(tuned_control.double().mean()),
             )
         )
-        found = class_directions(rows.tuned[layer, kept], torch.cat([classes[None], dealt]))
+        found = class_directions(rows.tuned[layer, kept], torch.cat([classes[None], orders]))
         directions.append(found[0])
         by_chance.append(found[1:])
         on_progress((layer + 1) / len(rows.base))
@@ -87,7 +87,7 @@ def probe(
 
 
 def _permutations(shape: torch.Size, labels: int) -> int:
-    """How often labels are dealt out: up to PERMUTATIONS, as far as their directions fit into DIRECTIONS_BYTES."""
+    """How often labels are permuted: up to PERMUTATIONS, as far as their directions fit into DIRECTIONS_BYTES."""
     layers, _, width = shape
     fit = DIRECTIONS_BYTES // (layers * width * labels * torch.float32.itemsize)
     return max(MIN_PERMUTATIONS, min(PERMUTATIONS, fit))

@@ -182,7 +182,7 @@ def extract(context: PairContext, finetuned: Tuned | None) -> Extracted:
 
 
 def _within(tokenization: TokenizationSpec, texts: list[Text], max_tokens: int) -> tuple[list[Text], int]:
-    """As `Reading.within`; InputError where all of them have too few tokens."""
+    """As `TokenizationSpec.within`; InputError where all of them have too few tokens."""
     read, tokens = tokenization.within(texts, max_tokens)
     if tokens < MIN_ROWS:
         raise InputError.at(

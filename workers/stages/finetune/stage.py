@@ -237,7 +237,7 @@ class _Weights:
 def _retrained(
     name: str, context: StageContext, resolved: Resolved, data: TrainingData, kept: int, folder: Path
 ) -> Checkpoint:
-    """A further fine-tune: with another seed, or as many steps on labels that were dealt out anew."""
+    """A further fine-tune: with another seed, or as many steps on shuffled labels."""
     request = context.request
     if request.finetune is None:
         raise ValueError("this request has no fine-tune")

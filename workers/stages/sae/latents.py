@@ -29,7 +29,7 @@ EXAMPLES = 5
 MIN_LABELLED = 2
 """Labels without which none can go with a latent more than others."""
 
-DEALS = 999
+PERMUTATIONS = 999
 """Times that the texts exchange their labels."""
 
 ENCODED_ROWS = 2048
@@ -163,7 +163,7 @@ def _strongest(activations: Tensor, texts: Tensor, contexts: Contexts) -> list[L
 
 
 class Leaning(NamedTuple):
-    """A label that goes with a latent, and how often labels that are dealt out anew give as much."""
+    """A label that goes with a latent, and how often permuted labels give as much."""
 
     lean: LabelAssociation
     p: float
@@ -191,11 +191,11 @@ def leaning(
     if not float(active.sum()):
         return None
     generator = torch.Generator().manual_seed(seed)
-    dealt = torch.cat([classes[None], permuted(classes, units[kept][first], DEALS, generator)])
+    orders = torch.cat([classes[None], permuted(classes, units[kept][first], PERMUTATIONS, generator)])
 
     def by_label(of_texts: Tensor) -> Tensor:
-        sums = torch.zeros(len(dealt), len(names), dtype=torch.float64)
-        return sums.scatter_add_(1, dealt, (of_texts / of_texts.sum()).expand(len(dealt), -1))
+        sums = torch.zeros(len(orders), len(names), dtype=torch.float64)
+        return sums.scatter_add_(1, orders, (of_texts / of_texts.sum()).expand(len(orders), -1))
 
     shares, expected = by_label(active), by_label(tokens)
     most = int((shares - expected)[0].argmax())
@@ -207,7 +207,7 @@ def leaning(
 
 
 class Pointing(NamedTuple):
-    """The label's direction that a latent is nearest to, and how often directions of other deals are as near."""
+    """The label's direction that a latent is nearest to, and how often directions of permuted labels are as near."""
 
     direction: ProbeDirection
     p: float

@@ -42,7 +42,7 @@ class Spliced:
 
 
 class SplicedLoss:
-    """The loss of one model's answers to the same questions, each time with other states in it.
+    """The loss of one model's predictions on the same texts, each time with other states in it.
 
     Cross-entropy in nats of a right class or a token. Of a classifier without known classes, the Kullback-Leibler
     divergence of its answers from those that it gives by itself.
