@@ -29,8 +29,8 @@ class Agreement(NamedTuple):
 def agreement(labels: Tensor, answers: Tensor, units: Tensor) -> Agreement:
     """Matthews' correlation of labels and answers, with its bound by chance.
 
-    The bound is the least that at most RARE of 1,999 permutations of the labels reach. Answers that are always the same do not
-    change with the labels: theirs is the limit for many texts, 1.96 / sqrt(n - 1).
+    The bound is the least that at most RARE of 1,999 permutations of the labels reach. Answers that are always the same
+    do not change with the labels: theirs is the limit for many texts, 1.96 / sqrt(n - 1).
 
     Args:
         labels, answers: class numbers, 0 or more, [N]. units: of texts that are nearly the same, [N].

@@ -38,7 +38,7 @@ def first_of(units: Tensor) -> Tensor:
 
 
 def permuted(classes: Tensor, units: Tensor, permutations: int, generator: torch.Generator) -> Tensor:
-    """The classes in other orders, [N] -> [permutations, N]: whole units exchange theirs, where each has one class alone.
+    """The classes in other orders, [N] -> [permutations, N]: whole units exchange theirs where each has one class.
 
     Args:
         units: [N]; members of one unit are nearly the same, so that dealing them out one by one would make chance
