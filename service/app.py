@@ -32,7 +32,7 @@ from service.middleware.request_logging import RequestLoggingMiddleware
 from service.middleware.response_cache import CachedResponses, ResponseCacheMiddleware
 from service.middleware.trusted_hosts import TrustedHostsMiddleware
 from service.routes import analyses, api_keys, events, health, inspection, planning, submission, uploads, web
-from service.use_cases import evaluation
+from service.use_cases import evaluate
 
 SUBMIT_DEADLINE_SECONDS = 60.0
 SUBMIT_WORKERS = 2
@@ -91,7 +91,7 @@ def _connect_in_lifespan(app: FastAPI, settings: Settings) -> None:
         running.state.deployment = Deployment.connect(settings)
         running.state.deployment.probe_store_in_background()
         async with inner(running) as state:
-            starting = asyncio.create_task(evaluation.start())
+            starting = asyncio.create_task(evaluate.start())
             gc.freeze()  # what was imported is no garbage: looking through it takes a tenth of a second, each time
             yield state
             starting.cancel()

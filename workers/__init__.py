@@ -1,4 +1,4 @@
-"""The jobs: Celery tasks, the pipeline of stages, models and texts, and the analysis itself."""
+"""Runs the jobs: Celery tasks, the pipeline of stages, models, and the analysis itself."""
 
 import os
 

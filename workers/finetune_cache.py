@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from backends.sources.pinning import file_sha256, fingerprint
+from backends.sources.checkpoint_files import file_sha256, fingerprint
 from backends.storage import key_names
 from backends.storage.artifacts import Artifacts
 from backends.storage.blobs import BlobStore
@@ -24,7 +24,7 @@ from layerdrift.contract.report import FineTuneRun
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name
 from workers.stages.common.inputs import Checkpoint, Resolved
-from workers.stages.finetune.stage import Snapshot, Tuned
+from workers.stages.finetune.stage import FineTuned, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class FinetuneCache:
         self._blobs = blobs
         self._owned = owned
 
-    def find(self, name: str, folder: Path) -> Tuned | None:
+    def find(self, name: str, folder: Path) -> FineTuned | None:
         """The fine-tune of this name, fetched into a folder and others beside it; None where it is not whole any more.
 
         Raises:
@@ -75,9 +75,9 @@ class FinetuneCache:
         if kept.snapshots:
             snapshots.append(Snapshot(kept.snapshots[-1], folder))
         retrained = {null: _checkpoint(_placed(folder, f"nulls/{null}"), "") for null in kept.nulls}
-        return Tuned(_checkpoint(folder, uri), kept.run, snapshots, retrained)
+        return FineTuned(_checkpoint(folder, uri), kept.run, snapshots, retrained)
 
-    def keep(self, name: str, tuned: Tuned, artifacts: Artifacts) -> None:
+    def keep(self, name: str, tuned: FineTuned, artifacts: Artifacts) -> None:
         """Stores a fine-tune's files with this analysis, and then its name."""
         folders = {"": tuned.checkpoint.folder}
         folders |= {_step(snapshot.step): snapshot.folder for snapshot in tuned.snapshots[:-1]}

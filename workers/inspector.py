@@ -1,6 +1,6 @@
 """Texts through the pair of a finished analysis, which stays in memory while it is used: what /v1/inspect answers.
 
-Knows nothing of HTTP; `service.routes.inspection` loads it where torch is installed.
+Knows nothing of HTTP; `service.use_cases.inspect` imports it on the first request, where torch is installed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from workers.models.tokenizers import load_tokenizer
 from workers.stages.common.inputs import Checkpoint
 from workers.stages.common.model_pair import Pair, load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
-from workers.stages.resolve.checkpoints import fetch_checkpoints
+from workers.stages.resolve.fetching import fetch_checkpoints
 
 OLD_LENGTH = 128
 """Tokens of a text that reports of version 0.1 read where the request named no length."""
@@ -182,7 +182,7 @@ class Inspector:
             target = folder / side / f"{layer:02d}"
             prefix = f"{key_names.sae_prefix(record.owned)}{side}/layer-{layer:02d}/"
             if self._fetched(prefix, target) and (target / "cfg.json").exists():
-                found.append(kept_sae(target))
+                found.append(load_saved_sae(target))
         return found if len(found) == layers else []
 
     def _fetched(self, prefix: str, target: Path) -> Path:
@@ -195,8 +195,8 @@ class Inspector:
         return target
 
 
-def kept_sae(folder: Path) -> SaeStack:
-    """An autoencoder as `stages.sae_files` writes it, as a stack of one whose inputs are raw rows."""
+def load_saved_sae(folder: Path) -> SaeStack:
+    """An autoencoder as `workers.stages.sae.files` writes it, as a stack of one whose inputs are raw rows."""
     config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
     weights = load_file(folder / "sae_weights.safetensors")
     latents = weights["b_enc"].shape[0]

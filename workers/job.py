@@ -18,11 +18,11 @@ from layerdrift.contract.analysis import Progress, StageName, Status
 from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.policy import Decision
 from layerdrift.policies import starter_decision
-from workers.checkpoints import BucketCheckpoints
-from workers.leases import Lease, leased
+from workers.lease_keeper import Lease, leased
 from workers.models.device import start_threads
 from workers.pipeline import run_stages, stages_of
-from workers.progress import Cancelled, LeaseLost, ProgressWriter, StageFailed
+from workers.progress_writer import Cancelled, LeaseLost, ProgressWriter, StageFailed
+from workers.training_states import BucketCheckpoints
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from backends.deployment import Deployment
@@ -16,10 +17,9 @@ from backends.storage.artifacts import Artifacts
 from backends.storage.blobs import BlobStore
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.report import Report
-from workers.checkpoints import BucketCheckpoints
 from workers.finetune_cache import FinetuneCache, finetune_name
 from workers.models.device import give_memory_back
-from workers.progress import ProgressWriter
+from workers.progress_writer import ProgressWriter
 from workers.publishing import keep_autoencoders, keep_centres, publish, publish_preliminary
 from workers.stages.causal.stage import measure_effects, preliminary
 from workers.stages.causal.trajectory import trajectory_of
@@ -29,13 +29,14 @@ from workers.stages.common.inputs import Resolved
 from workers.stages.common.progress import Spans
 from workers.stages.compare.head_outputs import evaluate_outputs
 from workers.stages.compare.stage import compare
-from workers.stages.extract.sae_rows import sae_rows
 from workers.stages.extract.stage import extract
-from workers.stages.finetune.stage import Tuned, finetune
-from workers.stages.report.stage import Findings, build_report
+from workers.stages.finetune.stage import FineTuned, finetune
+from workers.stages.report.stage import StageResults, build_report
 from workers.stages.resolve.stage import resolve
+from workers.stages.sae.rows import sae_rows
 from workers.stages.sae.stage import train_saes
 from workers.stages.sae.token_latents import token_latents
+from workers.training_states import BucketCheckpoints
 
 MEASURES, OUTPUTS = "measures", "outputs of the models"
 SAE_ROWS, SAE_TRAINING = "rows", "training"
@@ -88,13 +89,15 @@ def run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: 
         folder.mkdir(parents=True)
         resolved = resolve(job, record.pins, deployment.sources.of(record.tenant), settings.max_parameters)
     artifacts = Artifacts(deployment.blobs, record.owned)
-    tuned = _tune(job, record, resolved, writer, deployment.blobs, artifacts) if request.finetune is not None else None
-    checkpoint = tuned.checkpoint if tuned else resolved.tuned
+    finetuned = (
+        _tune(job, record, resolved, writer, deployment.blobs, artifacts) if request.finetune is not None else None
+    )
+    checkpoint = finetuned.checkpoint if finetuned else resolved.tuned
     if checkpoint is None:
         raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
     context = job.with_pair(resolved, checkpoint)
     with _stage(writer, StageName.EXTRACT):
-        extracted = extract(context, tuned)
+        extracted = extract(context, finetuned)
         keep_centres(extracted, folder / CENTRES, artifacts)
     with _stage(writer, StageName.COMPARE):
         spans = Spans(writer.on_progress, {MEASURES: 3.0, OUTPUTS: 1.0})
@@ -102,30 +105,42 @@ def run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: 
         for store in extracted.groups.values():
             store.clear()
         evaluated = evaluate_outputs(context.part(spans.span(OUTPUTS)), compared.drift, extracted)
-        advice = preliminary(request, compared, evaluated)
-        known = Findings(resolved, tuned, extracted, compared, evaluated, None, None, None, None, advice)
+        known = StageResults(
+            resolved=resolved,
+            finetuned=finetuned,
+            extracted=extracted,
+            compared=compared,
+            evaluated=evaluated,
+            effects=preliminary(request, compared, evaluated),
+        )
         so_far = build_report(record, known, writer.seconds, writer.pending())
         publish_preliminary(deployment, record, so_far)
-    rows, trained, shown, kept = None, None, None, None
+    rows, saes, shown, stored = None, None, None, None
     if extracted.heldout is not None:
         with _stage(writer, StageName.SAE):
             spans = Spans(writer.on_progress, {SAE_ROWS: 1.0, SAE_TRAINING: 3.0})
             rows = sae_rows(context.part(spans.span(SAE_ROWS, "")), extracted.tokenization, extracted.heldout)
             directions = compared.probed.directions if compared.probed else None
-            trained = train_saes(context.part(spans.span(SAE_TRAINING, "")), rows, directions)
-            shown = token_latents(context, extracted, trained.dictionaries)
+            saes = train_saes(context.part(spans.span(SAE_TRAINING, "")), rows, directions)
+            shown = token_latents(context, extracted, saes.dictionaries)
             if request.analysis.sae is not None and request.analysis.sae.save:
-                kept = keep_autoencoders(context, record.owned, trained, rows, deployment.blobs.bucket, artifacts)
+                stored = keep_autoencoders(context, record.owned, saes, rows, deployment.blobs.bucket, artifacts)
     with _stage(writer, StageName.CAUSAL):
-        spans = Spans(writer.on_progress, {SNAPSHOTS: 1.0 if tuned and tuned.snapshots else 0.0, EFFECTS: 4.0})
+        spans = Spans(writer.on_progress, {SNAPSHOTS: 1.0 if finetuned and finetuned.snapshots else 0.0, EFFECTS: 4.0})
         along = context.part(spans.span(SNAPSHOTS))
-        trajectory = trajectory_of(along, tuned, extracted) if tuned is not None else None
-        effects = measure_effects(context.part(spans.span(EFFECTS, "")), extracted, compared, evaluated, trained)
+        trajectory = trajectory_of(along, finetuned, extracted) if finetuned is not None else None
+        effects = measure_effects(context.part(spans.span(EFFECTS, "")), extracted, compared, evaluated, saes)
     with _stage(writer, StageName.REPORT):
-        found = Findings(
-            resolved, tuned, extracted, compared, evaluated, rows, trained, shown, kept, effects, trajectory
+        results = replace(
+            known,
+            rows=rows,
+            saes=saes,
+            token_latents=shown,
+            stored=stored,
+            effects=effects,
+            trajectory=trajectory,
         )
-        report = build_report(record, found, writer.seconds)
+        report = build_report(record, results, writer.seconds)
         publish(deployment, record.owned, report, artifacts)
     return report
 
@@ -137,15 +152,15 @@ def _tune(
     writer: ProgressWriter,
     blobs: BlobStore,
     artifacts: Artifacts,
-) -> Tuned:
+) -> FineTuned:
     target, prefix = context.folder / "finetuned", key_names.checkpoint_prefix(record.owned)
     finetunes = FinetuneCache(blobs, record.owned)
     with _stage(writer, StageName.FINETUNE):
         name = finetune_name(record.request, resolved)
-        tuned = finetunes.find(name, target)
-        if tuned is None:
-            tuned = finetune(context, resolved, target, f"s3://{blobs.bucket}/{prefix}")
+        finetuned = finetunes.find(name, target)
+        if finetuned is None:
+            finetuned = finetune(context, resolved, target, f"s3://{blobs.bucket}/{prefix}")
         else:
             context.on_progress(1.0, "reused an identical earlier fine-tune")
-        finetunes.keep(name, tuned, artifacts)
-    return tuned
+        finetunes.keep(name, finetuned, artifacts)
+    return finetuned

@@ -1,4 +1,4 @@
-"""What a job leaves in the bucket: its reports, the centres that drift is measured from, its autoencoders."""
+"""What a job leaves in the bucket: reports, centres, autoencoders, latents. Fine-tunes: `finetune_cache`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
 from workers.stages.common.context import StageContext
-from workers.stages.extract.sae_rows import SaeRows
 from workers.stages.extract.stage import Extracted
 from workers.stages.report.stage import StoredFiles
 from workers.stages.sae.files import named, save_sae
-from workers.stages.sae.findings import Trained
+from workers.stages.sae.findings import SaeResults
 from workers.stages.sae.latent_table import write_latents
+from workers.stages.sae.rows import SaeRows
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def keep_centres(extracted: Extracted, path: Path, artifacts: Artifacts) -> None
 
 
 def keep_autoencoders(
-    context: StageContext, owned: key_names.Owned, trained: Trained, rows: SaeRows, bucket: str, artifacts: Artifacts
+    context: StageContext, owned: key_names.Owned, trained: SaeResults, rows: SaeRows, bucket: str, artifacts: Artifacts
 ) -> StoredFiles:
     """Stores the autoencoders, one after another on disk, and the table of their latents."""
     folder, on_progress = context.folder / SAES, context.on_progress

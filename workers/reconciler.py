@@ -1,4 +1,4 @@
-"""Finds jobs that nobody holds and announces them again; says that this worker listens; sweeps the scratch."""
+"""Announces jobs that no worker holds, registers this worker, refills an emptied Redis, sweeps abandoned scratch."""
 
 from __future__ import annotations
 

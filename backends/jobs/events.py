@@ -1,4 +1,4 @@
-"""What is told of a job while it runs, as a stream in Redis that a reader may resume; nothing rests on it."""
+"""Events of a running job, as a Redis stream that a reader can resume. Losing it loses no job."""
 
 from __future__ import annotations
 

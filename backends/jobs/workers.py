@@ -1,4 +1,4 @@
-"""Which workers there are, and what they listen to. A worker that is silent is forgotten."""
+"""Registry of live workers and the queues that they listen to. Entries expire."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What Prometheus is told. Every process counts into files of its own, and whoever is asked adds them up.
+"""Prometheus metrics. Each process counts into its own files; a scrape adds them up.
 
 Names and labels: docs/operations.md. Nothing here is needed for a job; without a folder for the files every process
-would tell of itself alone.
+would report itself alone.
 """
 
 from __future__ import annotations

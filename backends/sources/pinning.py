@@ -1,4 +1,4 @@
-"""Where checkpoints and data sets come from: files under allowed roots, S3, uploads; checkpoints also from registries.
+"""Pins what a request names, checkpoints and data sets, to exact files, and fetches those files for the worker.
 
 Pinning writes down exactly which bytes a request means and refuses at once what can be seen to be unusable; fetching
 copies those files, and no others, to a folder of the worker's. Nothing is executed and nothing is unpickled here.
@@ -7,7 +7,6 @@ copies those files, and no others, to a folder of the worker's. Nothing is execu
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,15 @@ from backends.sources.checkpoint_configs import (
     check_files,
     parameters_of,
     shape_of,
+)
+from backends.sources.checkpoint_files import (
+    INDEX,
+    TOKENIZER_FILES,
+    VOCABULARIES,
+    WEIGHTS,
+    WEIGHTS_SUFFIX,
+    file_sha256,
+    fingerprint,
 )
 from backends.sources.checkpoint_folder import (
     ADAPTER_CONFIG,
@@ -58,29 +66,7 @@ from layerdrift.contract.estimate import DatasetPreview, PreviewRow
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.request import AnalysisRequest, ModelRef, ReferenceRef, TextsRef
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_WEIGHTS = ".safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-VOCABULARIES = {
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "bpe.codes",
-}
-TOKENIZER_FILES = {
-    *VOCABULARIES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    "vocab.bpe",
-    "chat_template.jinja",
-}
 _T = TypeVar("_T")
 
 
@@ -229,7 +215,7 @@ class Sources:
             raise InputError.at(
                 pointer, f"{reference.uri} has no {CONFIG}; it must be a folder in the transformers layout"
             )
-        weights = {name for name in names if name.endswith(_WEIGHTS)}
+        weights = {name for name in names if name.endswith(WEIGHTS_SUFFIX)}
         if WEIGHTS not in names and not (INDEX in names and weights):
             raise InputError.at(pointer, _no_weights(reference.uri, names))
         if pointer == "/base/uri" and not names & VOCABULARIES:
@@ -508,21 +494,6 @@ def shape_error(what: str, base: object, tuned: object) -> InputError:
     """Two models that cannot be a pair."""
     detail = f"the models differ in {what}: base {base}, tuned {tuned}; both must have the same shape"
     return InputError.at("/tuned/uri", detail)
-
-
-def fingerprint(folder: Path) -> str:
-    """Which model lies in a folder: sha256 over the names and sha256 of its config and weight files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.name == CONFIG or path.suffix == _WEIGHTS:
-            digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _collected(problems: list[FieldProblem], action: Callable[[], _T]) -> _T | None:

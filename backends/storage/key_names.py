@@ -85,7 +85,7 @@ def announced(analysis_id: str) -> str:
 
 
 def events(analysis_id: str) -> str:
-    """Stream: what was told of a job while it ran, capped, with a time to live."""
+    """Stream: what was reported of a job while it ran, capped, with a time to live."""
     return f"ld:events:{analysis_id}"
 
 

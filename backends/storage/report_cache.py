@@ -1,4 +1,4 @@
-"""Finished reports: S3 keeps them, Redis answers for them."""
+"""Reports: finished ones are stored in S3 and cached in Redis; preliminary ones are in Redis alone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Data set files: which format a name tells, a check of the first bytes, and the rows of the whole as a stream.
 
-Where the bytes come from is `sources`' business, the formats are `table_formats`', the columns `table_rows`'. Of
+Where the bytes come from is `sources`' business, the formats are `formats`', the columns `rows`'. Of
 Parquet only its first bytes are looked at here: the worker reads it.
 """
 

@@ -1,6 +1,6 @@
 """From a record of a data set to a row: the columns that are read, what counts as a text and what as a label.
 
-A record is a mapping from names to values, whatever the format it came from; `table_formats` makes them of files.
+A record is a mapping from names to values, whatever the format; `backends.tables.formats` makes them of files.
 """
 
 from __future__ import annotations

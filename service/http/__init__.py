@@ -1,1 +1,1 @@
-"""What routes share of HTTP: problem documents, access, conditional answers, limits."""
+"""What routes and middleware share: problem documents, access, conditional answers, concurrency limits."""

@@ -1,1 +1,1 @@
-"""What every request passes before a route, and on its way back; the protocol below it."""
+"""Middleware around every route, and connection limits below it."""

@@ -49,7 +49,7 @@ class RequestLoggingMiddleware:
                 route = _route(scope)
                 REQUESTS.labels(scope["method"], route, str(status)).inc()
                 REQUEST_SECONDS.labels(route).observe(seconds)
-                if scope["path"] not in _UNLOGGED and not scope.get("hot"):
+                if scope["path"] not in _UNLOGGED and not scope.get("from_cache"):
                     logger.info("%s %s -> %d in %.1f ms", scope["method"], scope["path"], status, 1000 * seconds)
 
 

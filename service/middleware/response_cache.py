@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.conditional import matches
 
-HOT_SECONDS = 2.0
+CACHE_SECONDS = 2.0
 MAX_BYTES = 128 << 20
 
 _REPORT = re.compile(r"/v1/analyses/(an_[a-z2-7]{26})/report")
@@ -35,7 +35,7 @@ class CachedAnswer:
 class CachedResponses:
     """Answers by what was asked: path, key and Accept header; the least recently used are forgotten first."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES, seconds: float = HOT_SECONDS) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES, seconds: float = CACHE_SECONDS) -> None:
         self._answers: OrderedDict[tuple[bytes | str, ...], CachedAnswer] = OrderedDict()
         self._bytes = 0
         self._max_bytes = max_bytes
@@ -85,7 +85,7 @@ class ResponseCacheMiddleware:
         if found is None:
             await self._learn(asked, scope, receive, send)
             return
-        scope["route"], scope["hot"] = _HOT_ROUTE, True
+        scope["route"], scope["from_cache"] = _HOT_ROUTE, True
         if matches(headers.get(b"if-none-match", b"").decode("latin-1") or None, found.etag):
             kept = [pair for pair in found.headers if pair[0] not in (b"content-length", b"content-type")]
             await send({"type": "http.response.start", "status": 304, "headers": kept})
@@ -116,10 +116,10 @@ class ResponseCacheMiddleware:
             self._reports.put(asked, [*told, (b"cache-status", b"layerdrift-process; hit")], etag, body)
 
 
-class _HotRoute:
+class _CachedRoute:
     """What metrics call these answers."""
 
     path = "/v1/analyses/{analysis_id}/report"
 
 
-_HOT_ROUTE = _HotRoute()
+_HOT_ROUTE = _CachedRoute()

@@ -22,7 +22,7 @@ from service.http.access import Admin, AnalysisId, Backends, OtherAnalysisId, Re
 from service.http.conditional import conditional
 from service.http.problems import documented
 from service.routes.web import REPORT
-from service.use_cases import evaluation
+from service.use_cases import evaluate
 from service.use_cases.delete import delete
 
 POLL_SECONDS = 2
@@ -161,7 +161,7 @@ async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId
     if policy.baseline is not None:
         earlier = await run_in_threadpool(backends.listing.resolve, key.tenant, policy.baseline)
         baseline = await run_in_threadpool(_report, backends, key, earlier)
-    return Response(await evaluation.verdict(policy, report, baseline), media_type="application/json")
+    return Response(await evaluate.verdict(policy, report, baseline), media_type="application/json")
 
 
 @router.get(
@@ -179,7 +179,7 @@ async def compare_analyses(
 ) -> Response:
     """Compare two reports layer by layer: `other_id` minus `analysis_id`."""
     one, other = [await run_in_threadpool(_report, backends, key, id_) for id_ in (analysis_id, other_id)]
-    return Response(await evaluation.comparison(one, other), media_type="application/json")
+    return Response(await evaluate.comparison(one, other), media_type="application/json")
 
 
 _PRELIMINARY = {"Layerdrift-Report": "preliminary", "Cache-Control": "no-store"}

@@ -1,4 +1,4 @@
-"""The process and what it rests on: liveness, readiness, metrics, and the page of the API's documentation."""
+"""Liveness, readiness, metrics, and the page of the API's documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Before anything runs: what there is to analyse, how a data set is read, and what a request will take."""
+"""Sources, data set preview and estimate: what a client asks for before it submits."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ PATH = "/v1/analyses"
 
 logger = logging.getLogger(__name__)
 
-Posted = Callable[[Submission], Awaitable[Response]]
+RunInWorker = Callable[[Submission], Awaitable[Response]]
 """LitServe's own endpoint, which hands a submission to one of its workers."""
 
 
@@ -72,7 +72,7 @@ class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
         return output
 
 
-def add_route(app: FastAPI, posted: Posted) -> None:
+def add_route(app: FastAPI, run_in_worker: RunInWorker) -> None:
     """Puts the route in front of LitServe's endpoint: who asks, and whether they asked before."""
 
     async def submit_analysis(
@@ -88,8 +88,8 @@ def add_route(app: FastAPI, posted: Posted) -> None:
     ) -> Response:
         submission = _submission(body, key)
         if idempotency_key is None:
-            return await posted(submission)
-        return await _once(backends, idempotency_key, submission, posted)
+            return await run_in_worker(submission)
+        return await _idempotent(backends, idempotency_key, submission, run_in_worker)
 
     app.add_api_route(
         PATH,
@@ -122,7 +122,9 @@ def _submission(body: AnalysisRequest, key: ApiKey) -> Submission:
     )
 
 
-async def _once(backends: Deployment, idempotency_key: str, submission: Submission, posted: Posted) -> Response:
+async def _idempotent(
+    backends: Deployment, idempotency_key: str, submission: Submission, run_in_worker: RunInWorker
+) -> Response:
     """The answer to the first request with this Idempotency-Key, now or again."""
     once, tenant, whole = backends.idempotency, submission.tenant, submission.request.model_dump_json()
     before = await run_in_threadpool(once.begin, tenant, idempotency_key, whole)
@@ -130,7 +132,7 @@ async def _once(backends: Deployment, idempotency_key: str, submission: Submissi
         record = await run_in_threadpool(backends.jobs.get, before.analysis_id, tenant)
         return _accepted(record, before.status)
     try:
-        answer = await posted(submission)
+        answer = await run_in_worker(submission)
     except BaseException:
         await run_in_threadpool(once.forget, tenant, idempotency_key)
         raise

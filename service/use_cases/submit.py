@@ -59,13 +59,13 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         deployment.webhooks.check(webhook)
     sources = deployment.sources.of(tenant)
     request, pins = submission.request, sources.pin(submission.request)
-    sources_pinned = pins
+    original_pins = pins
     dataset, reference, pinned = request.dataset, request.dataset.reference, dict[str, PinnedDataset]()
     if reference is not None and reference.inline is not None:
-        upload, reference = _kept_inline(deployment.uploads, tenant, reference)
+        upload, reference = _upload_inline(deployment.uploads, tenant, reference)
         pinned["reference"] = PinnedDataset(source=upload.uri, file=pinned_upload(upload))
     if dataset.inline is not None:
-        upload, dataset = _kept_inline(deployment.uploads, tenant, dataset)
+        upload, dataset = _upload_inline(deployment.uploads, tenant, dataset)
         pinned["dataset"] = PinnedDataset(source=upload.uri, file=pinned_upload(upload))
     if pinned:
         request = request.model_copy(update={"dataset": dataset.model_copy(update={"reference": reference})})
@@ -81,7 +81,7 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
         trace=submission.trace,
-        operations=_operations(sources, submission.request, sources_pinned),
+        operations=_operations(sources, submission.request, original_pins),
     )
 
     def admit() -> None:
@@ -91,7 +91,7 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
 
     record, to_run = deployment.jobs.submit(fresh, admit)
     if not to_run and webhook is not None:
-        record = deployment.jobs.update(record.id, lambda found: _telling(found, webhook))
+        record = deployment.jobs.update(record.id, lambda found: _with_webhook(found, webhook))
     if to_run:
         deployment.queue.announce(record)
     return Submitted(record, to_run)
@@ -114,7 +114,7 @@ def _operations(sources: Sources, request: AnalysisRequest, pins: Pins) -> dict[
     return workload(request, sizes.model, sizes.data, sizes.tuned_bytes).operations
 
 
-def _telling(record: JobRecord, webhook: Webhook) -> JobRecord:
+def _with_webhook(record: JobRecord, webhook: Webhook) -> JobRecord:
     """The record of a request that was made before, which tells one more."""
     if any(delivery.webhook == webhook for delivery in record.deliveries):
         return record
@@ -124,7 +124,7 @@ def _telling(record: JobRecord, webhook: Webhook) -> JobRecord:
 _Texts = TypeVar("_Texts", bound=TextsRef)
 
 
-def _kept_inline(uploads: UploadStore, tenant: str, given: _Texts) -> tuple[Upload, _Texts]:
+def _upload_inline(uploads: UploadStore, tenant: str, given: _Texts) -> tuple[Upload, _Texts]:
     """The texts of a request as an upload, and how it is read: records are read often, and these may be megabytes."""
     inline = given.inline
     if inline is None:

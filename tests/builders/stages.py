@@ -13,9 +13,9 @@ from workers.stages.common.context import PairContext, StageContext
 from workers.stages.common.inputs import Checkpoint, Resolved, Split
 from workers.stages.common.progress import NO_NUMBERS, Numbers
 from workers.stages.compare.stage import Compared, compare
-from workers.stages.extract.sae_rows import SaeRows, sae_rows
 from workers.stages.extract.stage import Extracted, extract
-from workers.stages.finetune.stage import Tuned, finetune
+from workers.stages.finetune.stage import FineTuned, finetune
+from workers.stages.sae.rows import SaeRows, sae_rows
 
 SCRATCH_BYTES = 2**28
 
@@ -69,7 +69,7 @@ def pair_context(
     return stage_context(folder, asked, **more).with_pair(given, checkpoint)
 
 
-def fine_tuned(asked: AnalysisRequest, given: Resolved, folder: Path) -> Tuned:
+def fine_tuned(asked: AnalysisRequest, given: Resolved, folder: Path) -> FineTuned:
     """What stage `finetune` leaves in a folder."""
     return finetune(stage_context(folder, asked), given, folder, "s3://x")
 

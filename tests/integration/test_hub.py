@@ -18,7 +18,8 @@ from fastapi.responses import FileResponse, RedirectResponse
 from pydantic import SecretStr
 
 from backends.settings import Settings
-from backends.sources.pinning import Sources, fingerprint
+from backends.sources.checkpoint_files import fingerprint
+from backends.sources.pinning import Sources
 from backends.storage.blobs import BlobStore
 from deploy.embedded.ports import LOOPBACK, choose
 from layerdrift.contract.errors import InputError, UnavailableError

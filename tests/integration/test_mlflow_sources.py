@@ -13,7 +13,8 @@ import pytest
 from pydantic import SecretStr
 
 from backends.settings import Settings
-from backends.sources.pinning import Pins, Sources, fingerprint
+from backends.sources.checkpoint_files import fingerprint
+from backends.sources.pinning import Pins, Sources
 from backends.storage.blobs import BlobStore
 from deploy.embedded.ports import LOOPBACK, choose
 from layerdrift.contract.errors import InputError, UnavailableError

@@ -24,7 +24,8 @@ from fastapi import Response
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
 from backends.settings import Settings
-from backends.sources.pinning import PinnedDataset, PinnedModel, Pins, fingerprint
+from backends.sources.checkpoint_files import fingerprint
+from backends.sources.pinning import PinnedDataset, PinnedModel, Pins
 from backends.storage import key_names
 from backends.storage.blobs import BlobStore
 from deploy.embedded.ports import LOOPBACK, choose

@@ -95,7 +95,7 @@ def test_a_record_of_before_is_read_and_shown_as_text(deployment: Deployment) ->
     assert found.request.name == HOSTILE
     shown = io.StringIO()
     with redirect_stdout(shown):
-        tables.say(tables.analyses([found.analysis()]), tables.analysis(found.analysis()), HOSTILE)
+        tables.say(tables.analyses([found.analysis()]), *tables.analysis(found.analysis()), HOSTILE)
     for line in shown.getvalue().splitlines():
         assert line.isprintable(), line
     assert "\\x1b[31m" in shown.getvalue().replace("\n", "")

@@ -31,7 +31,7 @@ from service.middleware.json_structure import MAX_DEPTH, MAX_FIELDS, MAX_STRUCTU
 from tests.builders.jobs import WatchedSources, submitted
 from tests.builders.texts import make_texts
 from tests.security.requested import MIB, POST, request
-from workers import leases
+from workers import lease_keeper
 from workers.job import run_job
 
 
@@ -149,7 +149,7 @@ def test_a_job_that_is_stuck_is_cancelled_with_its_process(
     deployment: Deployment, base_folder: Path, noised_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended, go_on, stuck = threading.Event(), threading.Event(), threading.Event()
-    monkeypatch.setattr(leases, "_end_process", ended.set)
+    monkeypatch.setattr(lease_keeper, "_end_process", ended.set)
 
     def hang() -> None:
         stuck.set()

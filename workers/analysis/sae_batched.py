@@ -28,7 +28,7 @@ from workers.analysis.sae_training import (
 class _Batch(NamedTuple):
     """Scaled rows of all sites, zero where they are of outlying norm; [S, B, D].
 
-    usual: [S, B] bool. counts: [S], usual rows. centred: less b_dec, zero where not usual.
+    inliers: [S, B] bool. counts: [S], inliers of each site. centred: less b_dec, zero for outliers.
     """
 
     x: Tensor
@@ -127,7 +127,7 @@ class BatchedTrainer(StackTrainer):
         return active, gradients
 
     def _error(self, batch: _Batch, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """What the reconstruction has too much, and the loss's gradient to it; [S, B, D], zero where not usual."""
+        """What the reconstruction has too much, and the loss's gradient to it; [S, B, D], zero for outliers."""
         rebuilt = self._product(latents, self.stack.W_dec) + self.stack.b_dec[:, None]
         error = (rebuilt - batch.x) * batch.inliers[..., None]
         self._errors.copy_(error.square().sum((1, 2)) / batch.counts)

@@ -27,8 +27,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from backends.sources.checkpoint_files import TOKENIZER_FILES
 from backends.sources.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from backends.sources.pinning import TOKENIZER_FILES
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
 from workers.models.grafts import untied

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
 
+from backends.sources.checkpoint_files import INDEX
 from backends.sources.checkpoint_folder import CONFIG
-from backends.sources.pinning import INDEX
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
 

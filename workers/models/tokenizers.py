@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from backends.sources.pinning import VOCABULARIES
+from backends.sources.checkpoint_files import VOCABULARIES
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import ReportWarning
 from workers.models.loading import loaded

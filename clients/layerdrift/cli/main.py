@@ -133,7 +133,7 @@ def status(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False)
     if as_json:
         tables.dump(found)
         return
-    tables.say(tables.analysis(found))
+    tables.say(*tables.analysis(found))
     if found.error is not None:
         tables.say(f"{found.error.title}: {found.error.detail}")
     if found.queued_before is not None:

@@ -98,16 +98,16 @@ def analyses(found: list[Analysis]) -> Table | str:
     return table
 
 
-def analysis(one: Analysis) -> Table:
-    """Its stages."""
-    table = _table("stage", "status", "done", "took", "detail", title=terminal(f"{one.id} {one.status}  {one.name}"))
+def analysis(one: Analysis) -> list[Table | str]:
+    """What it is, in a line that is never broken, and its stages."""
+    table = _table("stage", "status", "done", "took", "detail")
     for stage in one.progress.stages:
         took = ""
         if stage.started_at and stage.finished_at:
             took = words.duration((stage.finished_at - stage.started_at).total_seconds())
         detail = terminal(stage.detail) if stage.status == "running" else ""
         table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", took, detail)
-    return table
+    return [f"{one.id} {one.status}  {one.name}", table]
 
 
 def estimate(found: Estimate) -> list[Table | str]:

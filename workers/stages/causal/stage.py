@@ -25,7 +25,7 @@ from workers.stages.compare.head_outputs import Evaluated, base_with_head, evalu
 from workers.stages.compare.outputs import class_names, common_order, known_targets
 from workers.stages.compare.stage import Compared
 from workers.stages.extract.stage import Extracted
-from workers.stages.sae.findings import Dictionaries, Trained
+from workers.stages.sae.findings import Dictionaries, SaeResults
 from workers.stages.sae.latents import promoted
 from workers.stages.sae.splicing import SPLICE_TEXTS, Spliced, SplicedLoss, splices
 
@@ -49,7 +49,7 @@ class Effects:
 
 
 def measure_effects(
-    context: PairContext, extracted: Extracted, compared: Compared, evaluated: Evaluated, trained: Trained | None
+    context: PairContext, extracted: Extracted, compared: Compared, evaluated: Evaluated, trained: SaeResults | None
 ) -> Effects:
     """Asks the models about the texts that were compared.
 

@@ -13,12 +13,12 @@ from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import StateMemory
 from workers.stages.common.moment_accumulator import States, StatesOf
 from workers.stages.common.progress import Spans
-from workers.stages.extract.nulls import gathered_pair, states_of
+from workers.stages.extract.nulls import accumulate_pair, states_of
 from workers.stages.extract.stage import Extracted
-from workers.stages.finetune.stage import Snapshot, Tuned
+from workers.stages.finetune.stage import FineTuned, Snapshot
 
 
-def trajectory_of(context: PairContext, tuned: Tuned, extracted: Extracted) -> Trajectory | None:
+def trajectory_of(context: PairContext, tuned: FineTuned, extracted: Extracted) -> Trajectory | None:
     """Drift of every snapshot from the base; None where there are none."""
     if not tuned.snapshots:
         return None
@@ -38,7 +38,7 @@ def trajectory_of(context: PairContext, tuned: Tuned, extracted: Extracted) -> T
     steps, drift, relative_l2, tokens = [], [], [], 0
     for snapshot in tuned.snapshots:
         of_snapshot = states_of(tokenization.states, load_body(snapshot.folder, "/finetune", device))
-        found = gathered_pair(tokenization, texts, _both(base_states, of_snapshot), spans.span(_span(snapshot)))
+        found = accumulate_pair(tokenization, texts, _both(base_states, of_snapshot), spans.span(_span(snapshot)))
         tokens = found.tokens
         sites = similarities(found.moments()["token"])
         steps.append(snapshot.step)

@@ -1,4 +1,4 @@
-"""What the stages of one job are given, in place of parameters that each hands on to the next."""
+"""The inputs that every stage of a job shares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.stages.common.progress import OnProgress
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
-    """Of every stage.
+    """What every stage is given.
 
     folder: the job's own, removed when it ends. scratch_bytes: what stages may write there.
     on_progress: of the stage that runs. checkpointing: where long trainings keep the states that a later worker needs.
@@ -45,7 +45,7 @@ class StageContext:
 
 @dataclass(frozen=True, kw_only=True)
 class PairContext(StageContext):
-    """Of the stages that work on both models.
+    """A `StageContext` with both checkpoints.
 
     resolved: what stage `resolve` left. tuned: the checkpoint that was given, or that the fine-tune made.
     """

@@ -248,7 +248,7 @@ class _TokenBuffer:
 
 
 @dataclass
-class LeftOut:
+class ExcludedTokens:
     """Moments of the words that do not count. They wait in memory until the frame of the others is known."""
 
     _waiting: list[Rows] = field(default_factory=list)
@@ -305,7 +305,7 @@ class MomentAccumulator:
         self._causal = causal
         self._tokens = _TokenBuffer(self.views["token"])
         self._sampled: list[tuple[list[int], Rows]] = []
-        self._left_out = LeftOut()
+        self._excluded = ExcludedTokens()
 
     def _stream(self, view: ViewName) -> StreamedMoments:
         store = self.groups.get(view)
@@ -329,7 +329,7 @@ class MomentAccumulator:
         group //= self._merged
         if left_out is not None and bool(left_out.any()):
             words = batch._replace(real=left_out)
-            self._left_out.add(Rows(token_rows(base, words), token_rows(tuned, words)), self.views["token"].frame)
+            self._excluded.add(Rows(token_rows(base, words), token_rows(tuned, words)), self.views["token"].frame)
         tokens = self._tokens.room(group, batch, base)
         one, other = (
             batch_rows(states, batch, self._causal, out) for states, out in zip((base, tuned), tokens, strict=True)
@@ -346,9 +346,9 @@ class MomentAccumulator:
         self._tokens.flush()
         return {view: stream.finished() for view, stream in self.views.items()}
 
-    def left_out(self) -> PairMoments | None:
+    def excluded_moments(self) -> PairMoments | None:
         """The moments of the words that do not count, under the token view's frame; None where there are none."""
-        return self._left_out.moments(self.views["token"].frame)
+        return self._excluded.moments(self.views["token"].frame)
 
     def text_sample(self) -> TextSample:
         """The mean-view rows that were kept."""

@@ -1,4 +1,4 @@
-"""Stage `compare`: gathered moments become similarities, drift, probes, zones and advice."""
+"""Stage `compare`: accumulated moments become similarities, drift, probes, zones and advice."""
 
 from __future__ import annotations
 

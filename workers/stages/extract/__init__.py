@@ -1,1 +1,1 @@
-"""Stage extract: runs both models over the texts and accumulates moments, samples, nulls and rows for autoencoders."""
+"""Stage extract: runs both models over the texts and leaves moments, samples, noise floors and held-out rows."""

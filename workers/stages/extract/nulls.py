@@ -1,4 +1,4 @@
-"""What chance alone gives: pairs of models that differ by nothing that was learnt, measured like the real pair."""
+"""Noise floors: pairs of models that differ by rounding, seed or shuffled labels alone, measured like the real pair."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.models.texts import Batch, Text
 from workers.stages.common.model_pair import Pair
 from workers.stages.common.moment_accumulator import MomentAccumulator, States, StatesOf, TokenizationSpec, token_rows
 from workers.stages.common.progress import Spans
-from workers.stages.finetune.stage import Tuned
+from workers.stages.finetune.stage import FineTuned
 
 NULL_TOKENS = 10_000
 """Tokens that a null is measured on: debiased measures do not depend on how many there are."""
@@ -93,7 +93,7 @@ def null_costs(asked: Sequence[NoiseFloorName]) -> dict[str, float]:
     }
 
 
-def nulls_of(pair: Pair, tuned: Tuned | None, texts: Sequence[Text], seed: int, spans: Spans) -> Nulls:
+def nulls_of(pair: Pair, tuned: FineTuned | None, texts: Sequence[Text], seed: int, spans: Spans) -> Nulls:
     """The numerical resolution, what random weights leave, and what the fine-tune left further models for.
 
     Args:
@@ -130,7 +130,7 @@ def _random_weights_drift(
     reader = pair.tokenization.states
     try:
         states = against(pair, states_of(reader, random_copy(pair.base, RANDOM_SEED + seed)))
-        moments = gathered_pair(pair.tokenization, texts, states, on_progress, LEFT_TOKENS).moments()["token"]
+        moments = accumulate_pair(pair.tokenization, texts, states, on_progress, LEFT_TOKENS).moments()["token"]
     except (NotFinite, torch.OutOfMemoryError) as error:  # a third model may be one too many: a scale is no necessity
         message = f"{NOTHING_LEFT}: {str(error).splitlines()[0]}; drift is not reported on this scale"
         return [None] * pair.shape[0], [ReportWarning(code="noise_floor_not_computed", message=message)]
@@ -170,7 +170,7 @@ def measured_null(
         states: of both models on a batch.
     """
     try:
-        accumulator = gathered_pair(tokenization, texts, states, on_progress)
+        accumulator = accumulate_pair(tokenization, texts, states, on_progress)
         moments = accumulator.moments()
     except NotFinite as error:
         message = f"{DESCRIPTIONS[name]}: {error}; drift is not compared with it"
@@ -183,7 +183,7 @@ def measured_null(
     )
 
 
-def gathered_pair(
+def accumulate_pair(
     tokenization: TokenizationSpec,
     texts: Sequence[Text],
     states: Callable[[Batch], tuple[States, States]],

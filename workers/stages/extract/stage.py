@@ -42,11 +42,11 @@ from workers.stages.common.moment_accumulator import (
     group_stores,
 )
 from workers.stages.common.progress import Spans
+from workers.stages.extract.heldout_rows import HeldoutRows, heldout_rows
 from workers.stages.extract.last_states import LastStates
 from workers.stages.extract.nulls import Nulls, null_costs, nulls_of
 from workers.stages.extract.reference import ReferenceDrift, reference_drift
-from workers.stages.extract.sae_rows import HeldoutRows, heldout_rows
-from workers.stages.finetune.stage import Tuned
+from workers.stages.finetune.stage import FineTuned
 
 MOMENTS_SHARE = 0.25
 """Of the scratch, for the sums of groups of texts."""
@@ -87,8 +87,8 @@ class TokenCounts:
 class Extracted:
     """All that was taken from the models.
 
-    reading: how texts were read, and which tokens counted. all_tokens: the token view's moments with the tokens that do
-    not count; None where all do.
+    tokenization: how texts were read, and which tokens counted.
+    all_tokens: the token view's moments with the tokens that do not count; None where all do.
     moments: by view. groups: the same by group of texts, for intervals; empty where the scratch is too small for them.
     token_sample: base and tuned rows at random tokens, each [L + 1, N, D].
     last_states: of the base and the tuned model.
@@ -115,7 +115,7 @@ class Extracted:
     shown: list[Text]
 
 
-def extract(context: PairContext, finetuned: Tuned | None) -> Extracted:
+def extract(context: PairContext, finetuned: FineTuned | None) -> Extracted:
     """Runs the models; `finetuned` is what the fine-tune left beside the checkpoint, None for a pair.
 
     Raises:
@@ -154,7 +154,7 @@ def extract(context: PairContext, finetuned: Tuned | None) -> Extracted:
         else None
     )
     nulls = nulls_of(pair, finetuned, texts, request.seed, spans)
-    left_out = accumulator.left_out()
+    left_out = accumulator.excluded_moments()
     return Extracted(
         tokenization=pair.tokenization,
         counts=counts,

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from backends.sources.pinning import fingerprint
+from backends.sources.checkpoint_files import fingerprint
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.report import FineTuneRun, TrainingPoint
 from layerdrift.contract.request import AnalysisRequest, FineTune, Lora
@@ -51,7 +51,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FineTuned:
     """What the stage leaves: the checkpoint, how it came to be, and what it is compared with.
 
     snapshots: along the run, the kept weights last; empty unless asked for. retrained: further fine-tunes by name: one
@@ -69,7 +69,7 @@ class Tuned:
         return [self.retrained[name] for name in RESEEDS if name in self.retrained]
 
 
-def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) -> Tuned:
+def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) -> FineTuned:
     """Trains a classifier on the split's training rows and saves it to `folder`; `uri` is where it will be kept.
 
     The same request gives the same weights on the same kind of machine: head, dropout and order of the rows follow
@@ -103,7 +103,7 @@ def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) 
     for name in nulls:
         of_null = context.part(_numbered(spans, name, nulls))
         retrained[name] = _retrained(name, of_null, resolved, data, kept, folder.with_name(f"{folder.name}.{name}"))
-    return Tuned(Checkpoint(folder, uri, fingerprint(folder)), run, snapshots, retrained)
+    return FineTuned(Checkpoint(folder, uri, fingerprint(folder)), run, snapshots, retrained)
 
 
 def _numbered(spans: Spans, name: str, nulls: list[str]) -> OnProgress:

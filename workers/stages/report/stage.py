@@ -1,4 +1,4 @@
-"""Stage `report`: everything that was found, as one document. Draws nothing and stores nothing."""
+"""Stage `report`: the results of all stages as one document. Draws nothing and stores nothing."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from workers.stages.causal.stage import Effects
 from workers.stages.common.inputs import Resolved
 from workers.stages.compare.head_outputs import Evaluated
 from workers.stages.compare.stage import Compared
-from workers.stages.extract.sae_rows import SaeRows
 from workers.stages.extract.stage import Extracted
-from workers.stages.finetune.stage import Tuned
-from workers.stages.sae.findings import Quality, Trained
+from workers.stages.finetune.stage import FineTuned
+from workers.stages.sae.findings import Quality, SaeResults
+from workers.stages.sae.rows import SaeRows
 from workers.stages.sae.splicing import Spliced
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "numba")
@@ -54,32 +54,32 @@ class StoredFiles:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What the stages left."""
+class StageResults:
+    """What the stages left; None: the stage did not run, or not yet."""
 
     resolved: Resolved
-    tuned: Tuned | None
+    finetuned: FineTuned | None
     extracted: Extracted
     compared: Compared
     evaluated: Evaluated
-    rows: SaeRows | None
-    trained: Trained | None
-    token_latents: list[TokenLatents | None] | None
-    kept: StoredFiles | None
     effects: Effects
+    rows: SaeRows | None = None
+    saes: SaeResults | None = None
+    token_latents: list[TokenLatents | None] | None = None
+    stored: StoredFiles | None = None
     trajectory: Trajectory | None = None
 
 
 def build_report(
     record: JobRecord,
-    found: Findings,
+    results: StageResults,
     stage_seconds: dict[str, float],
     pending: Sequence[PendingStage] = (),
 ) -> Report:
     """The report of an analysis; a preliminary one where stages are pending."""
-    request, resolved, extracted = record.request, found.resolved, found.extracted
-    compared, effects = found.compared, found.effects
-    tuned, trained = found.tuned, found.trained
+    request, resolved, extracted = record.request, results.resolved, results.extracted
+    compared, effects = results.compared, results.effects
+    finetuned, saes = results.finetuned, results.saes
     return Report(
         status="preliminary" if pending else "complete",
         pending=list(pending),
@@ -90,29 +90,29 @@ def build_report(
         engine=_engine(),
         request=request,
         models={"base": extracted.models["base"], "tuned": extracted.models["tuned"]},
-        dataset=_dataset(request, resolved, extracted, found.rows),
-        layers=_layers(found),
+        dataset=_dataset(request, resolved, extracted, results.rows),
+        layers=_layers(results),
         cross_layer_cka=compared.cross_layer_cka,
         zones=compared.zones,
         noise_floors=compared.noise_floors,
-        outputs=found.evaluated.outputs,
-        reference=_reference(found),
-        finetune=tuned.run if tuned else None,
-        trajectory=found.trajectory,
+        outputs=results.evaluated.outputs,
+        reference=_reference(results),
+        finetune=finetuned.run if finetuned else None,
+        trajectory=results.trajectory,
         probes=compared.probed.info if compared.probed else None,
         causal=effects.causal,
         recommendation=effects.recommendation,
-        tokens=_tokens(found),
-        latents=_latents(found),
-        sae_runs=trained.runs if trained else [],
-        autoencoders=found.kept.autoencoders if found.kept else None,
-        latent_table=found.kept.latents if found.kept else None,
+        tokens=_tokens(results),
+        latents=_latents(results),
+        sae_runs=saes.runs if saes else [],
+        autoencoders=results.stored.autoencoders if results.stored else None,
+        latent_table=results.stored.latents if results.stored else None,
         warnings=[
             *resolved.warnings,
             *extracted.warnings,
             *compared.warnings,
-            *found.evaluated.warnings,
-            *(trained.warnings if trained else []),
+            *results.evaluated.warnings,
+            *(saes.warnings if saes else []),
             *effects.warnings,
         ],
         timings=Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
@@ -151,8 +151,8 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted,
     )
 
 
-def _reference(found: Findings) -> Reference | None:
-    texts, drift = found.resolved.reference, found.extracted.reference
+def _reference(results: StageResults) -> Reference | None:
+    texts, drift = results.resolved.reference, results.extracted.reference
     if texts is None or drift is None:
         return None
     return Reference(
@@ -161,12 +161,12 @@ def _reference(found: Findings) -> Reference | None:
         texts=len(drift.rows),
         tokens=drift.tokens,
         drift=drift.drift,
-        outputs=found.evaluated.on_reference,
+        outputs=results.evaluated.on_reference,
     )
 
 
-def _layers(found: Findings) -> list[Layer]:
-    compared, grafts = found.compared, found.effects.grafts
+def _layers(results: StageResults) -> list[Layer]:
+    compared, grafts = results.compared, results.effects.grafts
     return [
         Layer(
             index=index,
@@ -182,16 +182,16 @@ def _layers(found: Findings) -> list[Layer]:
             task_consistency=compared.consistency[index] if compared.consistency else None,
             similarity=compared.similarity[index],
             all_tokens=compared.all_tokens[index] if compared.all_tokens else None,
-            weights=found.extracted.weights[index],
+            weights=results.extracted.weights[index],
             probe=compared.probed.layers[index] if compared.probed else None,
             graft=grafts[index] if grafts else None,
-            sae=_sae(found.trained, found.effects.spliced, index) if found.trained else None,
+            sae=_sae(results.saes, results.effects.spliced, index) if results.saes else None,
         )
         for index, of_layer in enumerate(compared.layers)
     ]
 
 
-def _sae(trained: Trained, spliced: Spliced | None, index: int) -> LayerSae:
+def _sae(trained: SaeResults, spliced: Spliced | None, index: int) -> LayerSae:
     """A layer's autoencoders, with what the models' answers say of them."""
     layer = trained.layers[index]
     of_base = spliced.base[index] if spliced is not None and spliced.base is not None else None
@@ -219,21 +219,21 @@ def _quality(quality: Quality, loss_recovered: Measured | None) -> SaeQuality:
     )
 
 
-def _tokens(found: Findings) -> TokenDrift:
+def _tokens(results: StageResults) -> TokenDrift:
     """The shown texts, with the latents of their tokens where there are autoencoders."""
-    shown = found.extracted.tokens
-    if found.token_latents is None:
+    shown = results.extracted.tokens
+    if results.token_latents is None:
         return shown
     texts = [
         TokenText(text=one.text, tokens=one.tokens, special=one.special, drift=one.drift, latents=latents)
-        for one, latents in zip(shown.texts, found.token_latents, strict=True)
+        for one, latents in zip(shown.texts, results.token_latents, strict=True)
     ]
     return TokenDrift(source=shown.source, texts=texts)
 
 
-def _latents(found: Findings) -> list[ChangedLatent]:
+def _latents(results: StageResults) -> list[ChangedLatent]:
     """The changed latents, with what they promote where a language model was asked."""
-    latents, promoted = found.trained.latents if found.trained else [], found.effects.promoted
+    latents, promoted = results.saes.latents if results.saes else [], results.effects.promoted
     if promoted is None:
         return latents
     return [latent.model_copy(update={"promotes": tokens}) for latent, tokens in zip(latents, promoted, strict=True)]

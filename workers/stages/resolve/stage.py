@@ -15,8 +15,8 @@ from workers.models.texts import fitting_length
 from workers.models.tokenizers import common_tokenizer
 from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import ReferenceTexts, Resolved
-from workers.stages.resolve.checkpoints import fetch_checkpoints
 from workers.stages.resolve.dataset import read_dataset
+from workers.stages.resolve.fetching import fetch_checkpoints
 from workers.stages.resolve.splitting import distinct, identity, split_rows, units_of
 
 LENGTH_TEXTS = 2_000

@@ -1,4 +1,4 @@
-"""The crosscoder lens of stage `sae`: one crosscoder a layer on both models, and one on the base model twice."""
+"""The crosscoder comparison of stage `sae`: one crosscoder a layer on both models, and one on the base model twice."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Dictionaries:
 
 
 @dataclass(frozen=True)
-class Trained:
+class SaeResults:
     """All of it. layers: 0 to L. controls: of a model that was never trained, by layer; None: not asked for.
 
     latents: the most changed ones of all layers. runs: how the trainings went.

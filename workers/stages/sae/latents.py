@@ -17,7 +17,7 @@ from workers.analysis.sae import SaeStack
 from workers.scratch import ActivationStore
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.contexts import Contexts
-from workers.stages.extract.sae_rows import HeldoutRows
+from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.sae.findings import Dictionaries
 
 SHOWN_OF_A_FATE = 4

@@ -30,10 +30,11 @@ from workers.stages.common.context import StageContext
 from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.site_layout import SiteLayout, joined
 from workers.stages.compare.probes import LabelDirections
-from workers.stages.extract.sae_rows import ControlRows, HeldoutRows, SaeRows
+from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.sae.crosscoding import CROSSCODERS, Crosscoding
-from workers.stages.sae.findings import Dictionaries, LayerComparison, Quality, Trained
+from workers.stages.sae.findings import Dictionaries, LayerComparison, Quality, SaeResults
 from workers.stages.sae.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, without_false_labels
+from workers.stages.sae.rows import ControlRows, SaeRows
 from workers.stages.sae.runs import Outcome, Runs
 
 BATCH_ROWS = 2048
@@ -51,7 +52,7 @@ MEASURING, MEASURING_CROSSCODERS = "measuring the autoencoders", "measuring the 
 """Spans of the progress, beside those of the crosscoders' training."""
 
 
-def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections | None) -> Trained:
+def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections | None) -> SaeResults:
     """Trains and measures them.
 
     Args:
@@ -93,7 +94,7 @@ def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections
     measured, latents, dictionaries = _measured(
         _Stacks(layout, stack, warmed, outcome.dead_fraction), rows, directions, spans.span(MEASURING)
     )
-    return Trained(measured, controls, crosscoders, latents, dictionaries, sae_runs, _warnings(rows, outcome))
+    return SaeResults(measured, controls, crosscoders, latents, dictionaries, sae_runs, _warnings(rows, outcome))
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,12 @@ def _measured(
     layers = stacks.layout.layers
     measured, candidates, changed, means, firing = [], list[Candidate](), [], [], []
     for layer in range(layers):
-        lens = _LayerEvaluation(stacks, rows, layer)
-        measured.append(lens.measured())
-        candidates += lens.latents(directions)
-        changed.append(lens.changed())
-        means.append(lens.means())
-        firing.append(lens.firing())
+        evaluation = _LayerEvaluation(stacks, rows, layer)
+        measured.append(evaluation.measured())
+        candidates += evaluation.latents(directions)
+        changed.append(evaluation.changed())
+        means.append(evaluation.means())
+        firing.append(evaluation.firing())
         on_progress((layer + 1) / layers)
     base, tuned = (torch.stack(side) for side in zip(*means, strict=True))
     dictionaries = Dictionaries(

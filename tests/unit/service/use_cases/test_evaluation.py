@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from layerdrift.contract.errors import InputError, UnavailableError
-from service.use_cases import evaluation
+from service.use_cases import evaluate
 
 
 def priority() -> bytes:
@@ -30,24 +30,24 @@ def die() -> NoReturn:
 
 def test_it_is_a_process_of_its_own_that_lets_others_go_first() -> None:
     async def asked() -> None:
-        assert int(await evaluation._beside(priority)) == evaluation.NICENESS
-        first = int(await evaluation._beside(process))
+        assert int(await evaluate._beside(priority)) == evaluate.NICENESS
+        first = int(await evaluate._beside(process))
         assert first != os.getpid()
-        assert int(await evaluation._beside(process)) == first  # started once
+        assert int(await evaluate._beside(process)) == first  # started once
 
     anyio.run(asked)
 
 
 def test_its_errors_arrive_whole() -> None:
     with pytest.raises(InputError, match="not in this report") as found:
-        anyio.run(evaluation._beside, refuse)
+        anyio.run(evaluate._beside, refuse)
     assert [one.pointer for one in found.value.errors] == ["/rules/0/path"]
 
 
 def test_its_death_is_said_and_the_next_question_answered() -> None:
     async def asked() -> None:
         with pytest.raises(UnavailableError, match="died"):
-            await evaluation._beside(die)
-        assert int(await evaluation._beside(process)) != os.getpid()
+            await evaluate._beside(die)
+        assert int(await evaluate._beside(process)) != os.getpid()
 
     anyio.run(asked)

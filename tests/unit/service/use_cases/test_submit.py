@@ -10,7 +10,7 @@ import pytest
 from backends.storage.uploads import UploadStore
 from backends.tables.reading import Columns, Row, RowReader, check_head, read_rows, table_encoding
 from layerdrift.contract.request import DatasetRef
-from service.use_cases.submit import _kept_inline
+from service.use_cases.submit import _upload_inline
 
 
 class Kept:
@@ -35,7 +35,7 @@ class Kept:
 )
 def test_inline_data_survive_as_an_upload(tmp_path: Path, inline: dict[str, Any], rows: list[Row]) -> None:
     kept, given = Kept(), DatasetRef.model_validate({"inline": inline, "max_examples": 50})
-    _, dataset = _kept_inline(cast("UploadStore", kept), "tenant", given)
+    _, dataset = _upload_inline(cast("UploadStore", kept), "tenant", given)
     assert (dataset.uri, dataset.max_examples, dataset.label_column) == ("upload://up_x", 50, None)
     columns, encoding, path = Columns.of(dataset, labelled=False), table_encoding(kept.name), tmp_path / "x"
     path.write_bytes(kept.body)

@@ -13,7 +13,7 @@ from workers.analysis.matching import Fates
 from workers.analysis.permutation import discoveries
 from workers.analysis.sae import Normalisation, SaeStack
 from workers.stages.compare.probes import LabelDirections
-from workers.stages.extract.sae_rows import HeldoutRows
+from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.sae.findings import Dictionaries
 from workers.stages.sae.latents import chosen_latents, evidence, leaning, promoted, without_false_labels
 

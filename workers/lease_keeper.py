@@ -1,4 +1,4 @@
-"""The right to run a job, renewed while it runs; and the end of a job that is stuck."""
+"""Holds a job's lease while it runs, and ends the process of a cancelled job that is stuck."""
 
 from __future__ import annotations
 
@@ -27,26 +27,6 @@ class Lease:
 
     owner: str
     lost: threading.Event
-
-
-def _give_up(deployment: Deployment, analysis_id: str, owner: str) -> None:
-    """Ends a cancelled job that is stuck, and this process with it; not where it has just come to its end."""
-    ended = False
-
-    def end(found: JobRecord) -> JobRecord:
-        nonlocal ended
-        ended = not found.status.final
-        return found.ended(Status.CANCELLED) if ended else found
-
-    deployment.jobs.update(analysis_id, end)
-    if ended:
-        logger.warning("%s: cancelled but still running; ending its process", analysis_id)
-        deployment.leases.release(analysis_id, owner)
-        _end_process()
-
-
-def _end_process() -> None:
-    os._exit(os.EX_SOFTWARE)
 
 
 @contextmanager
@@ -87,3 +67,23 @@ def leased(deployment: Deployment, analysis_id: str) -> Iterator[Lease | None]:
         heart.join()
         with suppress(redis.RedisError):  # it runs out by itself
             leases.release(analysis_id, owner)
+
+
+def _give_up(deployment: Deployment, analysis_id: str, owner: str) -> None:
+    """Ends a cancelled job that is stuck, and this process with it; not where it has just come to its end."""
+    ended = False
+
+    def end(found: JobRecord) -> JobRecord:
+        nonlocal ended
+        ended = not found.status.final
+        return found.ended(Status.CANCELLED) if ended else found
+
+    deployment.jobs.update(analysis_id, end)
+    if ended:
+        logger.warning("%s: cancelled but still running; ending its process", analysis_id)
+        deployment.leases.release(analysis_id, owner)
+        _end_process()
+
+
+def _end_process() -> None:
+    os._exit(os.EX_SOFTWARE)

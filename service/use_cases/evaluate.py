@@ -1,4 +1,4 @@
-"""Policies and comparisons, judged in a process of their own.
+"""Policies and comparisons, evaluated in a process of their own.
 
 Reading a long report holds the interpreter for as long as it takes; here that would hold up every other request.
 """
@@ -49,7 +49,7 @@ async def _beside(function: Callable[..., bytes], *given: object) -> bytes:
     try:
         return await to_process.run_sync(_yielding, function, *given, limiter=_ONE_AT_A_TIME)
     except BrokenWorkerProcess as error:
-        raise UnavailableError("the process that judges reports died; try again") from error
+        raise UnavailableError("the process that evaluates reports died; try again") from error
 
 
 def _yielding(function: Callable[..., bytes], *given: object) -> bytes:

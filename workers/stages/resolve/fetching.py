@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from backends.sources.pinning import PinnedModel, Pins, Sources, fingerprint, shape_error
+from backends.sources.checkpoint_files import fingerprint
+from backends.sources.pinning import PinnedModel, Pins, Sources, shape_error
 from layerdrift.contract.report import ReportWarning
 from workers.models.adapters import merge_adapter
 from workers.models.loading import load_config
@@ -49,7 +50,7 @@ def fetch_checkpoints(
 
 
 def _within(on_progress: OnProgress, start: float, end: float) -> Callable[[float], None]:
-    """A on_progress for a part of the stage."""
+    """Maps a share of one part to a share of the stage."""
     return lambda share: on_progress(start + share * (end - start))
 
 

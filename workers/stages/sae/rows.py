@@ -10,31 +10,23 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from layerdrift.contract.request import AnalysisRequest
-from workers.analysis.streams import Rows
 from workers.models.loading import random_copy
 from workers.models.texts import Batch, Text, batches
 from workers.scratch import ActivationStore
-from workers.stages.common.context import PairContext, StageContext
+from workers.stages.common.context import PairContext
 from workers.stages.common.inputs import Resolved
 from workers.stages.common.model_pair import Pair, fast_states, load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, TokenizationSpec, token_rows
 from workers.stages.common.progress import Spans
 from workers.stages.common.site_layout import joined
 from workers.stages.extract.contexts import Contexts
+from workers.stages.extract.heldout_rows import TRAIN_SHARE, HeldoutRows, row_store, sae_bytes
 
 SAE_EPOCHS = 2
 """An autoencoder sees each token twice or more: running the models costs more than a second look."""
 
-HELDOUT_ROWS = 20_000
-TRAIN_SHARE, HELDOUT_SHARE = 0.5, 0.1
-"""Of the scratch; measured rows may be written twice, and files have headers, so the shares leave something over."""
-
-CONTROL_BYTES = 1.5
-"""A third model's rows take half as much again as the pair's."""
 
 SPARE_TEXTS_AT_ONCE = 1024
 
@@ -66,40 +58,11 @@ class SaeRows:
     control: ControlRows | None = None
 
 
-@dataclass(frozen=True)
-class HeldoutRows:
-    """Rows of compared tokens, on which autoencoders are measured, and the words around them."""
-
-    rows: ActivationStore
-    contexts: Contexts
-
-    def add(self, batch: Batch, rows: Rows) -> None:
-        """Takes the token rows of a batch, until there are enough."""
-        if not self.rows.full:
-            self.rows.add(joined(*rows))
-            self.contexts.add(batch)
-
-
-def heldout_rows(context: StageContext, tokenization: TokenizationSpec, labels: list[str | None]) -> HeldoutRows | None:
-    """A place for them; None where no autoencoders are asked for."""
-    if context.request.analysis.sae is None:
-        return None
-    limit = sae_bytes(context.request, context.scratch_bytes) * HELDOUT_SHARE
-    rows = _store(tokenization, context.folder / "heldout", HELDOUT_ROWS, limit)
-    return HeldoutRows(rows, Contexts(tokenization.tokenizer, labels, tokenization.units))
-
-
-def sae_bytes(request: AnalysisRequest, scratch_bytes: float) -> float:
-    """What the pair's rows may take of the scratch."""
-    sae = request.analysis.sae
-    return scratch_bytes / CONTROL_BYTES if sae is not None and sae.random_weights else scratch_bytes
-
-
 def sae_rows(context: PairContext, tokenization: TokenizationSpec, heldout: HeldoutRows) -> SaeRows:
     """Runs both models, and a random one where it is asked for, over texts that were not compared.
 
     Args:
-        reading: how the compared texts were read, with the rule for outliers.
+        tokenization: how the compared texts were read, with the rule for outliers.
         heldout: of the compared texts, on which the autoencoders are measured.
     """
     request, resolved, sae = context.request, context.resolved, context.request.analysis.sae
@@ -110,19 +73,13 @@ def sae_rows(context: PairContext, tokenization: TokenizationSpec, heldout: Held
     )
     spans = Spans(context.on_progress, {OF_PAIR: 2.0, OF_RANDOM: float(sae.random_weights)})
     limit = sae_bytes(request, context.scratch_bytes) * TRAIN_SHARE
-    train = _store(tokenization, context.folder / "train", sae.tokens // SAE_EPOCHS, limit)
+    train = row_store(tokenization, context.folder / "train", sae.tokens // SAE_EPOCHS, limit)
     bounds = train.max_rows, heldout.rows.max_rows
     found = _spare_rows(resolved, pair, lambda batch: _pair_rows(pair, batch), train, heldout, spans.span(OF_PAIR))
     if sae.random_weights:
         control = _control_rows(context.part(spans.span(OF_RANDOM)), pair, bounds)
         found = replace(found, control=control)
     return found
-
-
-def _store(tokenization: TokenizationSpec, folder: Path, rows: int, limit_bytes: float) -> ActivationStore:
-    sites, width = tokenization.states.layers, tokenization.states.width
-    bytes_per_row = 2 * sites * width * torch.bfloat16.itemsize
-    return ActivationStore(folder, max_rows=min(rows, int(limit_bytes // bytes_per_row)))
 
 
 def _spare_rows(
