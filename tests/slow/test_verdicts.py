@@ -162,7 +162,7 @@ def test_a_chat_model_and_itself_are_identical(service: Client, inputs: DemoInpu
     assert [layer.drift for layer in report.layers] == [0.0] * len(report.layers)
     assert verdict.decision == "warn"
     assert "something-was-tuned" in decisions(verdict)
-    assert words.headline(report).startswith("Below their heads the two models are identical")
+    assert words.headline(report).startswith("The models are identical at every layer")
     assert "freeze" not in words.advice(report).lower()
 
 
