@@ -1,4 +1,4 @@
-"""`make sdk`: writes the synchronous client from the asynchronous one; with --check says whether it is up to date."""
+"""Writes the synchronous client from the asynchronous one (`make fmt`); `--check` only compares (`make lint`)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main(check: bool) -> int:
     if check:
         if GENERATED.read_text() == text:
             return 0
-        print(f"{GENERATED.name} is not what {SOURCE.name} gives: run make sdk", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"{GENERATED.name} differs from what {SOURCE.name} gives: run make fmt\n")
         return 1
     GENERATED.write_text(text)
     return 0

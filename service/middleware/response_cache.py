@@ -85,7 +85,7 @@ class ResponseCacheMiddleware:
         if found is None:
             await self._learn(asked, scope, receive, send)
             return
-        scope["route"], scope["from_cache"] = _HOT_ROUTE, True
+        scope["route"], scope["from_cache"] = _CACHED_ROUTE, True
         if matches(headers.get(b"if-none-match", b"").decode("latin-1") or None, found.etag):
             kept = [pair for pair in found.headers if pair[0] not in (b"content-length", b"content-type")]
             await send({"type": "http.response.start", "status": 304, "headers": kept})
@@ -122,4 +122,4 @@ class _CachedRoute:
     path = "/v1/analyses/{analysis_id}/report"
 
 
-_HOT_ROUTE = _CachedRoute()
+_CACHED_ROUTE = _CachedRoute()

@@ -45,6 +45,13 @@ class Submitted(NamedTuple):
     new: bool
 
 
+class Pinned(NamedTuple):
+    """A request, and exactly which files it means."""
+
+    request: AnalysisRequest
+    pins: Pins
+
+
 def submit(deployment: Deployment, submission: Submission) -> Submitted:
     """Pins the request and makes its job, unless it is there already.
 
@@ -58,18 +65,8 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
     if webhook is not None:
         deployment.webhooks.check(webhook)
     sources = deployment.sources.of(tenant)
-    request, pins = submission.request, sources.pin(submission.request)
-    original_pins = pins
-    dataset, reference, pinned = request.dataset, request.dataset.reference, dict[str, PinnedDataset]()
-    if reference is not None and reference.inline is not None:
-        upload, reference = _upload_inline(deployment.uploads, tenant, reference)
-        pinned["reference"] = PinnedDataset(source=upload.uri, file=pinned_upload(upload))
-    if dataset.inline is not None:
-        upload, dataset = _upload_inline(deployment.uploads, tenant, dataset)
-        pinned["dataset"] = PinnedDataset(source=upload.uri, file=pinned_upload(upload))
-    if pinned:
-        request = request.model_copy(update={"dataset": dataset.model_copy(update={"reference": reference})})
-        pins = pins.model_copy(update=pinned)
+    asked = Pinned(submission.request, sources.pin(submission.request))
+    request, pins = _with_uploads(deployment.uploads, tenant, asked)
     fresh = JobRecord(
         id=analysis_id(tenant, request, pins),
         tenant=tenant,
@@ -77,11 +74,11 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         priority=submission.priority,
         created_at=datetime.now(UTC),
         request=request,
-        compared=submission.request.described(_upload_names(deployment.uploads, tenant, submission.request)),
+        compared=asked.request.described(_upload_names(deployment.uploads, tenant, asked.request)),
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
         trace=submission.trace,
-        operations=_operations(sources, submission.request, original_pins),
+        operations=_operations(sources, asked),
     )
 
     def admit() -> None:
@@ -97,6 +94,22 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
     return Submitted(record, to_run)
 
 
+def _with_uploads(uploads: UploadStore, tenant: str, asked: Pinned) -> Pinned:
+    """The same with texts that came inline as uploads: a record is read often, and these may be megabytes."""
+    dataset, reference = asked.request.dataset, asked.request.dataset.reference
+    pinned = dict[str, PinnedDataset]()
+    if reference is not None and reference.inline is not None:
+        upload, reference = _upload_inline(uploads, tenant, reference)
+        pinned["reference"] = PinnedDataset(source=upload.uri, file=pinned_upload(upload))
+    if dataset.inline is not None:
+        upload, dataset = _upload_inline(uploads, tenant, dataset)
+        pinned["dataset"] = PinnedDataset(source=upload.uri, file=pinned_upload(upload))
+    if not pinned:
+        return asked
+    request = asked.request.model_copy(update={"dataset": dataset.model_copy(update={"reference": reference})})
+    return Pinned(request, asked.pins.model_copy(update=pinned))
+
+
 def _upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -> dict[str, str]:
     """What the uploads of a request are called, by their URI: a folder that was sent as a zip by the folder's name."""
     uris = (request.base.uri, request.tuned.uri if request.tuned else None, request.dataset.uri)
@@ -104,14 +117,14 @@ def _upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -
     return {uri: uploads.get(tenant, uri.removeprefix(SCHEME)).filename.removesuffix(".zip") for uri in sent}
 
 
-def _operations(sources: Sources, request: AnalysisRequest, pins: Pins) -> dict[StageName, float]:
+def _operations(sources: Sources, asked: Pinned) -> dict[StageName, float]:
     """The work of each stage, for the time that is left; none where the sizes cannot be read."""
     try:
-        sizes = sources.sizes(request, pins)
+        sizes = sources.sizes(asked.request, asked.pins)
     except LayerdriftError as error:
         logger.warning("no estimate: %s", error.detail)
         return {}
-    return workload(request, sizes.model, sizes.data, sizes.tuned_bytes).operations
+    return workload(asked.request, sizes.model, sizes.data, sizes.tuned_bytes).operations
 
 
 def _with_webhook(record: JobRecord, webhook: Webhook) -> JobRecord:
@@ -125,7 +138,7 @@ _Texts = TypeVar("_Texts", bound=TextsRef)
 
 
 def _upload_inline(uploads: UploadStore, tenant: str, given: _Texts) -> tuple[Upload, _Texts]:
-    """The texts of a request as an upload, and how it is read: records are read often, and these may be megabytes."""
+    """The texts of a request as an upload, and how it is read."""
     inline = given.inline
     if inline is None:
         raise ValueError("the data set is not inline")

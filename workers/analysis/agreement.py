@@ -44,11 +44,11 @@ def agreement(labels: Tensor, answers: Tensor, units: Tensor) -> Agreement:
     if len(answers.unique()) < 2:
         return Agreement(0.0, float(norm.ppf(1 - RARE)) / (total - 1) ** 0.5)
     generator = torch.Generator().manual_seed(0)
-    by_units = []
+    correlations = []
     for start in range(0, PERMUTATIONS, PERMUTATIONS_AT_ONCE):
         permutations = min(PERMUTATIONS_AT_ONCE, PERMUTATIONS - start)
-        by_units.append(_correlations(permuted(labels, units, permutations, generator), answers))
-    by_chance = torch.cat(by_units).sort().values
+        correlations.append(_correlations(permuted(labels, units, permutations, generator), answers))
+    by_chance = torch.cat(correlations).sort().values
     reached = float(by_chance[-int(RARE * PERMUTATIONS) - 1])  # by one permutation too many
     above = by_chance[by_chance > reached + ROUNDING]
     bound = float(above[0]) if len(above) else reached + ROUNDING

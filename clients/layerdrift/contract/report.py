@@ -77,6 +77,9 @@ class Similarity(ReportModel):
     )
 
 
+MUCH_MOVED: Final = 0.5
+"""Relative L2 after centring beyond which a layer of little drift is not called unchanged, as in the starter policy."""
+
 DENSITY_EDGES: Final = (3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 0.1, 0.316)
 """Between the bins of `SaeQuality.density`: shares of the tokens that a latent fires on, half a decade apart."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from layerdrift.contract.report import (
+    MUCH_MOVED,
     ChangedLatent,
     Layer,
     Measured,
@@ -27,9 +28,6 @@ STRATEGIES = {
     "gradient_norm": "as many blocks, smallest gradient norm",
 }
 
-HALF = 0.5
-"""Relative L2 after centring beyond which a layer of little drift is not called unchanged."""
-
 
 def headline(report: Report) -> str:
     """The finding in one sentence."""
@@ -51,7 +49,7 @@ def _beyond_cka(report: Report) -> str:
     moved = [
         str(layer.index)
         for layer in report.layers
-        if layer.zone == "general" and (layer.similarity["token"].relative_l2_centred.value or 0.0) > HALF
+        if layer.zone == "general" and (layer.similarity["token"].relative_l2_centred.value or 0.0) > MUCH_MOVED
     ]
     if not moved:
         return ""

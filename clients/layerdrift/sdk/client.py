@@ -1,4 +1,4 @@
-"""The client of the service. `client.py` is generated from `aio.py` by `make sdk`: edit `aio.py` alone."""
+"""The client of the service. `client.py` is generated from `aio.py` by `make fmt`: edit `aio.py` alone."""
 
 from __future__ import annotations
 

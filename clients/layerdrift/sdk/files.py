@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,10 @@ _READ = (".safetensors", ".json", ".txt", ".model")
 """Endings of what the service reads of a checkpoint; pickled weights are refused there, so they stay here."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+
+CONFIG, MODULES = "config.json", "modules.json"
+MAX_DEPTH = 3
+"""Levels of folders below the given one in which a checkpoint is looked for."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +66,39 @@ def prepared(path: Path) -> Iterator[Prepared]:
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    """The folder itself where it has weights, else the one shallowest folder below it that has.
+    """The folder of the checkpoint: this one, or else the shallowest below it, as the service finds it in a location.
 
     Raises:
-        InputError: there is none, or there are several at one depth.
+        InputError: there are several at one depth.
     """
-    found = {path.parent for path in folder.rglob("*.safetensors") if path.is_file()}
-    if not found:
-        raise InputError(f"{folder} contains no .safetensors file; save the model with safe_serialization=True")
-    depth = min(len(one.parts) for one in found)
-    shallowest = sorted(one for one in found if len(one.parts) == depth)
-    if len(shallowest) > 1:
-        names = ", ".join(str(one) for one in shallowest[:3])
-        raise InputError(f"{folder} contains several checkpoints; name one of them: {names}")
-    return shallowest[0]
+    if (folder / CONFIG).is_file() and not (folder / MODULES).is_file():
+        return folder
+    level = [folder]
+    for _ in range(1 + MAX_DEPTH):
+        found = [one for one in level if _is_checkpoint(one)]
+        if len(found) > 1:
+            names = ", ".join(str(one) for one in found[:3])
+            raise InputError(f"{folder} contains several checkpoints; name one of them: {names}")
+        if found:
+            return found[0]
+        level = sorted(one for parent in level for one in parent.iterdir() if one.is_dir() and one.name[0] not in "._")
+    return folder
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether it has an adapter's configuration or a model's; parts of sentence-transformers have others."""
+    if (folder / "adapter_config.json").is_file():
+        return True
+    try:
+        return isinstance(json.loads((folder / CONFIG).read_bytes())["model_type"], str)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _pack(folder: Path, target: Path) -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(_READ))
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise InputError(f"{folder} contains no .safetensors file; save the model with safe_serialization=True")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in files:
             entry = zipfile.ZipInfo(path.name, _EPOCH)

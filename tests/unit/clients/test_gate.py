@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from junitparser import JUnitXml
 from markdown_it import MarkdownIt
 
-from layerdrift import policies
+from layerdrift import gate, policies
 from layerdrift.contract.comparison import compare
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Path, PathError
 from layerdrift.contract.policy import Check, Policy, Verdict
-from layerdrift.contract.report import WARNING_CODES, PendingStage, Report
+from layerdrift.contract.report import MUCH_MOVED, WARNING_CODES, PendingStage, Report
 from layerdrift.gate import BASELINE_CHECK, evaluate_policy
 from layerdrift.render import verdict as drawn
 from tests.builders.reports import changed, report, sound
@@ -450,3 +450,12 @@ def test_a_preliminary_report_is_never_judged() -> None:
         evaluate_policy(policies.load(policies.starter()), early)
     with pytest.raises(InputError, match="preliminary"):
         compare(report(), early)
+
+
+def test_text_and_advice_call_a_layer_moved_where_the_starter_policy_fails() -> None:
+    (rule,) = (one for one in policies.load(policies.starter()).rules if one.id == "early-layers-not-scaled")
+    assert rule.max == MUCH_MOVED
+
+
+def test_scripts_that_were_written_for_the_old_name_still_work() -> None:
+    assert gate.judge is gate.evaluate_policy

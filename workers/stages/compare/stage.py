@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.report import (
+    MUCH_MOVED,
     AllTokens,
     CrossLayerCka,
     Measured,
@@ -40,9 +41,6 @@ from workers.stages.extract.stage import ALL_TOKENS_GAP, Extracted
 NUMERICAL_FACTOR, NUMERICAL_FACTOR_L2 = 4.0, 2.0
 """Another rounding of a model may move it twice as far as the numerical null did: twice its relative L2, four times its
 1 - CKA, which grows with the square."""
-
-FREEZABLE_MOVE = 0.5
-"""Relative L2, centred, up to which a layer of little drift is predicted safe to freeze, as in the starter policy."""
 
 LEAST_SCALE = 0.01
 """Where random weights are nearer to the base model than this there is no scale from one to the other."""
@@ -412,7 +410,7 @@ def recommended(zones: list[Zone], sites: list[SiteSimilarity], drift: list[floa
             0, f"Drift stays at {max(drift):.3f} or below at every layer, so the curve does not separate the blocks."
         )
     unmoved = [
-        value <= GENERAL_CEILING and (site.relative_l2_centred or 0.0) <= FREEZABLE_MOVE
+        value <= GENERAL_CEILING and (site.relative_l2_centred or 0.0) <= MUCH_MOVED
         for value, site in zip(drift, sites, strict=True)
     ]
     kept = max(0, len(list(takewhile(bool, unmoved))) - 1)

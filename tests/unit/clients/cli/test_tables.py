@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from layerdrift.cli import tables
+from tests.builders.records import record
 from tests.builders.reports import report
 
 
@@ -33,3 +34,11 @@ def test_numbers_that_are_still_to_come_have_no_column() -> None:
     assert "graft" not in headings
     assert "transfer" not in headings
     assert "resolution" in headings
+
+
+def test_a_long_name_stays_on_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    one = record().analysis().model_copy(update={"name": "a name that is longer than any terminal " * 3})
+    tables.say(*tables.analysis(one))
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.rstrip() == f"{one.id} {one.status}  {one.name}".rstrip()

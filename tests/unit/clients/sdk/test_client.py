@@ -8,8 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,12 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
-from layerdrift.contract.errors import InputError, LayerdriftError, RateError, TransportError, UnavailableError
+from layerdrift.contract.errors import LayerdriftError, RateError, TransportError, UnavailableError
 from layerdrift.contract.key import KeyRequest
 from layerdrift.contract.policy import Policy
 from layerdrift.sdk import AsyncClient, Client, Event, Retries
 from layerdrift.sdk.calls import Call
-from layerdrift.sdk.files import prepared
 
 FAST = Retries(tries=3, first=0.001, longest=0.002)
 ID = "an_" + "a" * 26
@@ -208,27 +205,6 @@ def test_an_upload_is_sent_again_whole_where_it_broke_off(server: Server, tmp_pa
     with Client(server.url) as client:
         client.upload(path)
     assert [method for method, *_ in server.seen] == ["POST"]
-
-
-def test_a_folder_becomes_the_same_zip_whatever_its_times_and_without_pickles(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name in ("config.json", "model.safetensors", "vocab.txt", "pytorch_model.bin", "README.md"):
-        (folder / name).write_text(name)
-    with prepared(folder) as one:
-        first = one.announced
-        with zipfile.ZipFile(one.path) as archive:
-            assert archive.namelist() == ["config.json", "model.safetensors", "vocab.txt"]
-    time.sleep(0.01)
-    os.utime(folder / "config.json", (1, 1))
-    with prepared(folder) as two:
-        assert two.announced == first
-    assert not two.path.exists()
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"contains no \.safetensors file"), prepared(folder):
-        pass
-    with pytest.raises(InputError, match="neither a file nor a folder"), prepared(tmp_path / "absent"):
-        pass
 
 
 def test_the_key_and_the_url_come_from_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
