@@ -20,9 +20,9 @@ from backends.storage.artifacts import Artifacts
 from backends.storage.blobs import BlobStore
 from layerdrift import __version__
 from layerdrift.contract.errors import NotFoundError
-from layerdrift.contract.report import FineTuneRun
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name
+from workers.results.training import FineTuneRun
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.finetune.stage import FineTuned, Snapshot
 

@@ -17,7 +17,7 @@ from backends.jobs.records import JobRecord
 from backends.jobs.store import JobStore
 from layerdrift.contract.analysis import Progress, Stage, StageName
 from layerdrift.contract.errors import UnavailableError
-from layerdrift.contract.report import PendingStage
+from workers.results.pending import PendingStage
 from workers.stages.common.progress import NO_NUMBERS, Numbers
 
 WRITE_EVERY_SECONDS = 0.5

@@ -11,6 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from transformers import logging
 from deploy.embedded.demo_inputs import fetch
 from layerdrift import policies
 from layerdrift.contract.policy import Decision
-from layerdrift.contract.report import GraftInfo, LayerGraft, Measured, Recommendation, Sweep, SweepPoint
 from layerdrift.gate import evaluate_policy
 from tests.benchmarks.document import publish
 from tests.benchmarks.measures import INPUTS, false_positives
@@ -36,6 +36,8 @@ from workers.analysis.noninferiority import loss_bound
 from workers.analysis.permutation import discoveries, matched_draws, p_value
 from workers.analysis.proportions import change_interval, share_interval
 from workers.analysis.similarity import SiteSimilarity, drift_of, similarities
+from workers.results.effects import GraftInfo, LayerGraft, Recommendation, Sweep, SweepPoint
+from workers.results.measured import Measured
 from workers.scratch import GroupStore
 from workers.stages.causal.grafting import predicted_by_grafts
 from workers.stages.causal.sweep import advice_of
@@ -220,7 +222,7 @@ def _perplexity_coverage(texts: int) -> float:
 
 def _perplexity_rule(factor: float) -> float:
     def fails(rng: np.random.Generator) -> bool:
-        outputs = {"kind": "causal_lm", "examples": 900, "perplexity_ratio": _perplexity(rng, factor, 100).model_dump()}
+        outputs = {"kind": "causal_lm", "examples": 900, "perplexity_ratio": asdict(_perplexity(rng, factor, 100))}
         return _decision("outputs", outputs, "perplexity-kept") == "fail"
 
     return _often(DRAWS, fails)
@@ -352,7 +354,7 @@ def _accuracy_rule(change_: float, rule: str, decision: Decision) -> float:
         won, lost = torch.zeros(2, TEXTS, dtype=torch.float64)
         won[:gains], lost[gains : gains + losses] = 1, 1
         found = change(won, lost, torch.ones(TEXTS, dtype=torch.float64))
-        return _decision("outputs.accuracy_change", found.model_dump(), rule) == decision
+        return _decision("outputs.accuracy_change", asdict(found), rule) == decision
 
     return _often(DRAWS, decides)
 
@@ -365,7 +367,7 @@ def _majority_rule(accuracy: float) -> float:
         right = np.where(rare, rng.random(TEXTS) < 0.6, rng.random(TEXTS) < (accuracy - 0.03) / 0.95)
         gains, losses = (torch.from_numpy(one.astype(float)) for one in (right & rare, ~right & ~rare))
         found = change(gains, losses, torch.ones(TEXTS, dtype=torch.float64))
-        return _decision("outputs.majority_change", found.model_dump(), "not-worse-than-majority-class") == "fail"
+        return _decision("outputs.majority_change", asdict(found), "not-worse-than-majority-class") == "fail"
 
     return _often(DRAWS, fails)
 

@@ -11,10 +11,12 @@ import torch
 from transformers import PreTrainedModel
 
 from backends.tables.reading import Row
-from layerdrift.contract.report import Causal, LayerGraft, Outputs, Recommendation, ReportWarning
 from tests.builders.heads import causal_lm, classifier
 from tests.builders.models import BLOCKS, tiny_tokenizer
 from tests.builders.stages import pair_context, resolved
+from workers.results.effects import Causal, LayerGraft, Recommendation
+from workers.results.outputs import Outputs
+from workers.results.warnings import ReportWarning
 from workers.stages.causal.stage import measure_effects
 from workers.stages.common.inputs import Resolved
 from workers.stages.compare.head_outputs import evaluate_outputs

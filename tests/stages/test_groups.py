@@ -9,7 +9,7 @@ import torch
 
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ViewName
+from layerdrift.contract.names import ViewName
 from tests.builders.models import BLOCKS, HIDDEN, add_noise, save_model, tiny_bert, tiny_tokenizer
 from tests.builders.stages import extracted_pair, pair_context, request, resolved, tuning
 from tests.builders.texts import make_texts

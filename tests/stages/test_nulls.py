@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerdrift.contract.report import Measured, NoiseFloor, ReportWarning
 from tests.builders.models import BLOCKS, HIDDEN, add_noise, save_model, tiny_bert, tiny_tokenizer
 from tests.builders.rounding import rounded
 from tests.builders.stages import compared, fine_tuned, pair_context, resolved, tuning
@@ -16,6 +15,9 @@ from tests.builders.texts import make_texts
 from workers.analysis.similarity import SiteSimilarity
 from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
+from workers.results.measured import Measured
+from workers.results.similarity import NoiseFloor
+from workers.results.warnings import ReportWarning
 from workers.stages.causal.trajectory import trajectory_of
 from workers.stages.common.intervals import shared_change
 from workers.stages.common.moment_accumulator import TokenizationSpec
@@ -137,13 +139,11 @@ def test_seeds_that_move_tokens_alike_are_told_from_seeds_that_scramble_them() -
 def test_a_layer_that_each_seed_scrambles_otherwise_is_displaced(base: Path, tmp_path: Path) -> None:
     """Two tuned models then lie as far apart as each from the base: that null said that nothing had drifted."""
     site = SiteSimilarity(0.0, 0.0, 1.4, 0.04)
-    numerical, reseed = (
-        MeasuredNull(
-            NoiseFloor(name=name, description="", tokens=1),
-            {"token": [SiteSimilarity(0.0, 0.0, 1.0, cka)]},
-            [],
-        )
-        for name, cka in (("numerical", 0.9999), ("reseed", 0.001))
+    numerical = MeasuredNull(
+        NoiseFloor(name="numerical", description="", tokens=1), {"token": [SiteSimilarity(0.0, 0.0, 1.0, 0.9999)]}, []
+    )
+    reseed = MeasuredNull(
+        NoiseFloor(name="reseed", description="", tokens=1), {"token": [SiteSimilarity(0.0, 0.0, 1.0, 0.001)]}, []
     )
     nulls = Nulls([numerical, reseed], None, [0.98], [])
     found = _layer_drift(site, Measured(value=0.04, low=0.02, high=0.06), nulls, 0)

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import Recommendation
 from layerdrift.contract.request import AnalysisRequest, FineTune
 from tests.builders.checkpoints import InMemory
 from tests.builders.models import BLOCKS, add_noise, save_model, tiny_bert
 from tests.builders.stages import fine_tuned, labelled, pair_context, resolved, tuning
 from workers.models.prefix import PrefixCache
+from workers.results.effects import Recommendation
 from workers.stages.causal.sweep import NOT_RETRAINED, advice_of, freeze_sweep
 from workers.stages.common import training as module
 from workers.stages.common.checkpointing import Checkpointing
@@ -212,12 +212,12 @@ def test_freezing_saves_memory_and_the_sweep_measures_what_it_costs(base: Path, 
     assert len(by_norm.frozen_blocks) == 2
     assert min(one.regret_points for one in found.strategies if one.name in ("nothing", "half")) >= 0
     assert (advice.basis, advice.freeze_first) == ("validated", 3)
-    refused = [point.model_copy(update={"validated": False}) for point in found.points]
-    advice = advice_of(found.model_copy(update={"points": refused}), predicted)
+    refused = [replace(point, validated=False) for point in found.points]
+    advice = advice_of(replace(found, points=refused), predicted)
     assert (advice.basis, advice.freeze_first) == ("predicted", 2)
     assert advice.evidence.startswith("The curve says so. The sweep does not confirm")
-    shallow_fails = [point.model_copy(update={"validated": point.freeze_first != 1}) for point in found.points]
-    assert advice_of(found.model_copy(update={"points": shallow_fails}), predicted).basis == "predicted"
+    shallow_fails = [replace(point, validated=point.freeze_first != 1) for point in found.points]
+    assert advice_of(replace(found, points=shallow_fails), predicted).basis == "predicted"
 
 
 def test_a_sweep_that_was_broken_off_makes_only_the_trainings_that_were_left(base: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import Match, Turnover, Zone
 from layerdrift.contract.request import AnalysisRequest
 from tests.builders.models import BLOCKS, HIDDEN, add_noise, save_model, tiny_bert
 from tests.builders.stages import (
@@ -28,6 +27,8 @@ from tests.builders.stages import (
 from tests.builders.texts import make_texts
 from workers.analysis.similarity import SiteSimilarity, cross_site_cka
 from workers.analysis.zones import fit_zones
+from workers.results.autoencoders import Match, Turnover
+from workers.results.similarity import Zone
 from workers.scratch import ActivationStore
 from workers.stages.common.inputs import Split
 from workers.stages.compare.stage import compare, recommended
@@ -117,7 +118,7 @@ def test_every_number_has_an_interval_around_it(base: Path, tmp_path: Path) -> N
     _, found = compared(base, save_model(model, tmp_path / "noised"), tmp_path / "scratch")
     for layer in found.similarity[1:]:
         for view in layer.values():
-            for measured in dict(view).values():
+            for measured in vars(view).values():
                 if measured is None:
                     continue
                 assert measured.value is not None

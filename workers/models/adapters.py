@@ -30,9 +30,9 @@ from transformers import (
 from backends.sources.checkpoint_files import TOKENIZER_FILES
 from backends.sources.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ReportWarning
 from workers.models.grafts import untied
 from workers.models.loading import Whole, below_heads, body_class, loaded, read_config, whole_model
+from workers.results.warnings import ReportWarning
 
 _PREFIX = "base_model.model."
 MAX_ADDED_ROWS = 100_000

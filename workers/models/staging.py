@@ -19,7 +19,7 @@ from transformers import CONFIG_MAPPING
 from backends.sources.checkpoint_files import INDEX
 from backends.sources.checkpoint_folder import CONFIG
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ReportWarning
+from workers.results.warnings import ReportWarning
 
 _DROPPED = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 """Settings of where and with which code a model ran; its own code of a repository never runs here."""

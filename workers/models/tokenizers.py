@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from backends.sources.checkpoint_files import VOCABULARIES
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ReportWarning
 from workers.models.loading import loaded
 from workers.models.texts import Text, encode
+from workers.results.warnings import ReportWarning
 
 TOLERATED_SHARE = 0.05
 """Texts that the two tokenizers may split otherwise: so many are passed over, more make the pair incomparable."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import Layer, Measured, Report, ZoneName
+from layerdrift.contract.names import ZoneName
+from layerdrift.contract.report import Layer, Measured, Report
 
 
 class Difference(BaseModel):

@@ -12,25 +12,11 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from layerdrift.contract.errors import InputError
+from layerdrift.contract.names import Fate, PartName, SaeRunName, StrategyName, ViewName, ZoneName
 from layerdrift.contract.renamed import with_current_names
 from layerdrift.contract.request import AnalysisRequest, NoiseFloorName
 
 SCHEMA_VERSION: Final = 2
-
-ViewName = Literal["token", "cls", "mean"]
-MeasureName = Literal[
-    "cosine",
-    "cosine_centred",
-    "relative_l2",
-    "relative_l2_centred",
-    "cka",
-    "cka_standardized",
-    "procrustes",
-    "rsa",
-    "knn_jaccard",
-]
-PartName = Literal["embeddings", "attention", "mlp", "norm"]
-ZoneName = Literal["general", "transitional", "specialised", "ramp"]
 
 
 class ReportModel(BaseModel):
@@ -75,13 +61,6 @@ class Similarity(ReportModel):
     knn_jaccard: Measured | None = Field(
         default=None, description="overlap of the texts' 10 nearest neighbours, [0, 1]; view `mean` only"
     )
-
-
-MUCH_MOVED: Final = 0.5
-"""Relative L2 after centring beyond which a layer of little drift is not called unchanged, as in the starter policy."""
-
-DENSITY_EDGES: Final = (3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 0.1, 0.316)
-"""Between the bins of `SaeQuality.density`: shares of the tokens that a latent fires on, half a decade apart."""
 
 
 class SaeQuality(ReportModel):
@@ -275,9 +254,6 @@ class SaeRunPoint(ReportModel):
     )
 
 
-SaeRunName = Literal["training", "warm_start", "crosscoder", "random_weights"]
-
-
 class SaeRun(ReportModel):
     """One run that trains several autoencoders in parallel."""
 
@@ -288,9 +264,6 @@ class SaeRun(ReportModel):
     learning_rate: float = Field(gt=0, description="peak learning rate")
     autoencoders: list[str] = Field(description="names, in the order of the values in the curve")
     curve: list[SaeRunPoint]
-
-
-Fate = Literal["new", "shifted", "lost"]
 
 
 class LatentExample(ReportModel):
@@ -648,7 +621,7 @@ class SweepPoint(ReportModel):
 class Strategy(ReportModel):
     """A rule for what to freeze, and the accuracy it loses compared with the best depth of the sweep."""
 
-    name: Literal["recommended", "nothing", "half", "gradient_norm"]
+    name: StrategyName
     frozen_blocks: list[int] = Field(
         description="frozen blocks, counted from 1; the embeddings are frozen too unless empty"
     )

@@ -6,7 +6,8 @@ from typing import Any
 
 import altair as alt
 
-from layerdrift.contract.report import Layer, MeasureName, Report
+from layerdrift.contract.names import MeasureName
+from layerdrift.contract.report import Layer, Report
 from layerdrift.contract.request import NoiseFloorName
 
 ZONE_COLOURS = {

@@ -6,7 +6,8 @@ from statistics import median
 
 import altair as alt
 
-from layerdrift.contract.report import DENSITY_EDGES, Report
+from layerdrift.contract.names import DENSITY_EDGES
+from layerdrift.contract.report import Report
 from layerdrift.render import words
 from layerdrift.render.charts import Spec, from_zero, layer_axis, spec_of
 

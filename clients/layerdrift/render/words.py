@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from layerdrift.contract.report import (
-    MUCH_MOVED,
-    ChangedLatent,
-    Layer,
-    Measured,
-    ModelOutputs,
-    Outputs,
-    Report,
-    SaeRunName,
-    Zone,
-)
+from layerdrift.contract.names import MUCH_MOVED, SaeRunName
+from layerdrift.contract.report import ChangedLatent, Layer, Measured, ModelOutputs, Outputs, Report, Zone
 
 ZONE_MEANING = {
     "general": "hardly changed",

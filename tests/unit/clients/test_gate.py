@@ -17,9 +17,10 @@ from markdown_it import MarkdownIt
 from layerdrift import gate, policies
 from layerdrift.contract.comparison import compare
 from layerdrift.contract.errors import InputError
+from layerdrift.contract.names import MUCH_MOVED
 from layerdrift.contract.paths import Path, PathError
 from layerdrift.contract.policy import Check, Policy, Verdict
-from layerdrift.contract.report import MUCH_MOVED, WARNING_CODES, PendingStage, Report
+from layerdrift.contract.report import WARNING_CODES, PendingStage, Report
 from layerdrift.gate import BASELINE_CHECK, evaluate_policy
 from layerdrift.render import verdict as drawn
 from tests.builders.reports import changed, report, sound

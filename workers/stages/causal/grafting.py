@@ -9,11 +9,13 @@ from itertools import takewhile
 from transformers import PreTrainedModel
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import GraftInfo, LayerGraft, Measured, Recommendation, ReportWarning
 from workers.models.device import best_device
 from workers.models.grafts import BaseWeights, untied
 from workers.models.loading import body_of, load_body
 from workers.models.structure import shares_blocks
+from workers.results.effects import GraftInfo, LayerGraft, Recommendation
+from workers.results.measured import Measured
+from workers.results.warnings import ReportWarning
 from workers.stages.causal.sweep import NOT_RETRAINED
 from workers.stages.common.context import PairContext
 from workers.stages.common.evaluation import EvalSet, Evaluator, Measure, Scores

@@ -6,15 +6,11 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
-from layerdrift.contract.report import (
-    Causal,
-    LayerGraft,
-    Recommendation,
-    ReportWarning,
-)
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device
 from workers.models.loading import Headed, load_body
+from workers.results.effects import Causal, LayerGraft, Recommendation
+from workers.results.warnings import ReportWarning
 from workers.stages.causal.grafting import base_weights, graft_costs, predicted_by_grafts
 from workers.stages.causal.sweep import freeze_sweep
 from workers.stages.common.context import PairContext
@@ -87,7 +83,7 @@ def measure_effects(
         recommendation = predicted_by_grafts(info, grafts) or recommendation
     if swept:
         sweep, recommendation = freeze_sweep(context.part(spans.span(SWEEP)), recommendation)
-        causal = causal.model_copy(update={"sweep": sweep})
+        causal = replace(causal, sweep=sweep)
     if any(drift > 0 for drift in compared.drift):
         recommendation = unless_blocked(recommendation, evaluated.blockers)
     return Effects(grafts, spliced, tokens, causal, recommendation, warnings)

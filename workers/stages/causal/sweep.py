@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from statistics import mean, median
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import Recommendation, Strategy, Sweep, SweepPoint
+from layerdrift.contract.names import StrategyName
 from layerdrift.contract.request import FineTune, FreezeSweep
 from workers.analysis.noninferiority import Loss, loss_bound
+from workers.results.effects import Recommendation, Strategy, Sweep, SweepPoint
 from workers.stages.common.context import PairContext
 from workers.stages.common.inputs import Resolved
 from workers.stages.common.progress import NO_NUMBERS, Numbers, OnProgress
@@ -114,7 +115,7 @@ def _gradient_norms(resolved: Resolved, data: TrainingData, settings: FineTune, 
         return gradient_norms(model, data, settings, seed, GRADIENT_BATCHES)
 
 
-def _strategies(recommended: int, norms: list[float]) -> dict[str, frozenset[int]]:
+def _strategies(recommended: int, norms: list[float]) -> dict[StrategyName, frozenset[int]]:
     """What each rule would freeze; by gradient norm, as many blocks as the recommendation, the weakest first."""
     weakest = sorted(range(1, len(norms) + 1), key=lambda number: norms[number - 1])
     return {
@@ -183,15 +184,15 @@ def _point(runs: _Runs, nothing: _Runs, depth: int, sweep: FreezeSweep, units: T
     )
 
 
-def _regrets(wanted: dict[str, frozenset[int]], runs: dict[frozenset[int], _Runs], best: float) -> list[Strategy]:
+def _regrets(
+    wanted: dict[StrategyName, frozenset[int]], runs: dict[frozenset[int], _Runs], best: float
+) -> list[Strategy]:
     return [
-        Strategy.model_validate(
-            {
-                "name": name,
-                "frozen_blocks": sorted(frozen),
-                "accuracy": runs[frozen].accuracy,
-                "regret_points": 100 * (best - runs[frozen].accuracy),
-            }
+        Strategy(
+            name=name,
+            frozen_blocks=sorted(frozen),
+            accuracy=runs[frozen].accuracy,
+            regret_points=100 * (best - runs[frozen].accuracy),
         )
         for name, frozen in wanted.items()
     ]
@@ -222,4 +223,4 @@ def advice_of(sweep: Sweep, predicted: Recommendation) -> Recommendation:
         f"bound is {first.loss_bound_points:.2f} points (measured loss {first.loss_points:.2f}; {setting}). More "
         "rows or seeds narrow the bound."
     )
-    return predicted.model_copy(update={"evidence": evidence})
+    return replace(predicted, evidence=evidence)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from layerdrift.contract.report import Trajectory
 from workers.analysis.similarity import drift_of, similarities
 from workers.models.device import best_device
 from workers.models.loading import load_body
 from workers.models.texts import Batch
+from workers.results.training import Trajectory
 from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import StateMemory
 from workers.stages.common.moment_accumulator import States, StatesOf

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from backends.tables.reading import Row
-from layerdrift.contract.report import ReportWarning
+from workers.results.warnings import ReportWarning
 
 
 @dataclass(frozen=True)

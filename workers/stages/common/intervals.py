@@ -9,9 +9,9 @@ import torch
 from scipy.stats import t
 from torch import Tensor
 
-from layerdrift.contract.report import Measured
 from workers.analysis.jackknife import CONFIDENCE, freedom_of_sum, jackknife_interval, jackknife_variance
 from workers.analysis.proportions import change_interval, effective, share_interval
+from workers.results.measured import Measured
 
 MIN_GROUPS = 5
 """With fewer groups of texts an interval would be wider than it is worth."""

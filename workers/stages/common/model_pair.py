@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ModelInfo, PartName, WeightDrift
+from layerdrift.contract.names import PartName
 from workers.analysis.weights import weight_difference
 from workers.models.device import best_device, fast_dtype
 from workers.models.inliers import Inliers
@@ -16,6 +16,7 @@ from workers.models.loading import ANSWER, load_body, loaded
 from workers.models.states import StateReader
 from workers.models.structure import blocks_of, is_causal, weight_groups
 from workers.models.texts import Batch, usable_length
+from workers.results.models import ModelInfo, WeightDrift
 from workers.stages.common.inputs import Checkpoint
 from workers.stages.common.moment_accumulator import States, TokenizationSpec
 

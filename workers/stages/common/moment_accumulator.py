@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from layerdrift.contract.report import ViewName
+from layerdrift.contract.names import ViewName
 from workers.analysis.moments import BLOCK_ROWS, Frame, PairMoments
 from workers.analysis.rowsums import take_rows
 from workers.analysis.streams import Group, Rows, RowSample, StreamedMoments

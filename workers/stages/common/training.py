@@ -18,12 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_sc
 
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import Evaluation
 from layerdrift.contract.request import FineTune
 from workers.models.device import fast_dtype
 from workers.models.prefix import PrefixCache
 from workers.models.structure import blocks_of, parameters_before, shares_blocks
 from workers.models.texts import Batch, batches, run
+from workers.results.training import Evaluation
 from workers.stages.common.progress import OnProgress
 
 WEIGHT_DECAY = 0.01

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from layerdrift.contract.report import Measured, Outputs, Recommendation
 from workers.analysis.zones import GENERAL_CEILING
 from workers.models.loading import body_of
+from workers.results.effects import Recommendation
+from workers.results.measured import Measured
+from workers.results.outputs import Outputs
 
 MIN_ADVICE_TEXTS = 100
 """On fewer texts neither a curve nor answers tell layers apart well enough to advise on them."""

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from layerdrift.contract.report import Measured, MeasureName, ReportWarning, Similarity, ViewName
+from layerdrift.contract.names import MeasureName, ViewName
+from workers.results.measured import Measured
+from workers.results.similarity import Similarity
+from workers.results.warnings import ReportWarning
 
 OUTLIER_GAP = 0.1
 """CKA with and without standardised features differ by so much only where few features outweigh the rest."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from layerdrift.contract.report import Outputs, ReportWarning
 from workers.models.device import best_device
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
 from workers.models.prefix import PrefixCache
+from workers.results.outputs import Outputs
+from workers.results.warnings import ReportWarning
 from workers.stages.common.context import PairContext
 from workers.stages.common.evaluation import EvalSet
 from workers.stages.common.inputs import Checkpoint, Resolved

@@ -11,9 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from backends.tables.reading import Row
-from layerdrift.contract.report import Measured, ModelOutputs, Outputs, ReportWarning
 from workers.analysis.agreement import agreement
 from workers.models.loading import Headed
+from workers.results.measured import Measured
+from workers.results.outputs import ModelOutputs, Outputs
+from workers.results.warnings import ReportWarning
 from workers.stages.common.evaluation import (
     RANGES,
     TRANSFORMS,

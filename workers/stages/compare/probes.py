@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layerdrift.contract.report import LayerProbe, Measured, ProbeInfo
 from workers.analysis.permutation import permuted
 from workers.analysis.probes import class_directions, held_out_hits, stratified_folds
 from workers.analysis.streams import Rows
+from workers.results.measured import Measured
+from workers.results.outputs import LayerProbe, ProbeInfo
 from workers.stages.common.intervals import share
 
 FOLDS = 5

@@ -11,24 +11,16 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from layerdrift.contract.report import (
-    MUCH_MOVED,
-    AllTokens,
-    CrossLayerCka,
-    Measured,
-    MeasureName,
-    NoiseFloor,
-    Recommendation,
-    ReportWarning,
-    Similarity,
-    ViewName,
-    Zone,
-)
+from layerdrift.contract.names import MUCH_MOVED, MeasureName, ViewName
 from layerdrift.contract.request import NoiseFloorName
 from workers.analysis.geometry import NEIGHBOURS, Geometry, PairDistances
 from workers.analysis.similarity import SiteSimilarity, cross_site_cka, drift_of, similarities
 from workers.analysis.zones import GENERAL_CEILING, fit_zones, ramp_zones
 from workers.analysis.zones import Zone as FittedZone
+from workers.results.effects import Recommendation
+from workers.results.measured import Measured
+from workers.results.similarity import AllTokens, CrossLayerCka, NoiseFloor, Similarity, Zone
+from workers.results.warnings import ReportWarning
 from workers.stages.common.context import PairContext
 from workers.stages.common.intervals import MIN_GROUPS, measured, ratio, shared_change
 from workers.stages.common.left_out import LeftOut

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from layerdrift.contract.report import LatentExample
 from workers.models.texts import Batch
+from workers.results.autoencoders import LatentExample
 
 WORDS_AROUND = 8
 """Tokens shown on either side."""

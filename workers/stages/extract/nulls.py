@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from layerdrift.contract.report import NoiseFloor, ReportWarning, ViewName
+from layerdrift.contract.names import ViewName
 from layerdrift.contract.request import NoiseFloorName
 from workers.analysis.geometry import Geometry, PairDistances
 from workers.analysis.moments import NotFinite, row_cosines
@@ -19,6 +19,8 @@ from workers.analysis.similarity import SiteSimilarity, similarities
 from workers.models.loading import load_body, random_copy
 from workers.models.states import StateReader
 from workers.models.texts import Batch, Text
+from workers.results.similarity import NoiseFloor
+from workers.results.warnings import ReportWarning
 from workers.stages.common.model_pair import Pair
 from workers.stages.common.moment_accumulator import MomentAccumulator, States, StatesOf, TokenizationSpec, token_rows
 from workers.stages.common.progress import Spans

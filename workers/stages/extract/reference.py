@@ -8,9 +8,9 @@ from pathlib import Path
 
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import Measured
 from workers.analysis.moments import NotFinite
 from workers.analysis.similarity import MIN_ROWS, drift_of, similarities
+from workers.results.measured import Measured
 from workers.stages.common.intervals import measured
 from workers.stages.common.left_out import LeftOut
 from workers.stages.common.model_pair import Pair

@@ -15,20 +15,15 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import (
-    ModelInfo,
-    PartName,
-    ReportWarning,
-    TokenDrift,
-    TokenText,
-    ViewName,
-    WeightDrift,
-)
+from layerdrift.contract.names import PartName, ViewName
 from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.moments import Frame, NotFinite, PairMoments
 from workers.analysis.similarity import MIN_ROWS, row_drift
 from workers.models.inliers import Inliers
 from workers.models.texts import Batch, Text, batches, count_tokens
+from workers.results.models import ModelInfo, WeightDrift
+from workers.results.tokens import TokenDrift, TokenText
+from workers.results.warnings import ReportWarning
 from workers.scratch import GroupStore
 from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import Pair, load_pair, model_info, weight_drift
@@ -314,12 +309,12 @@ def _token_drift(request: AnalysisRequest, pair: Pair, shown: list[Text], frame:
             length = int(batch.attention_mask[row].sum())
             found[index] = TokenText(
                 text=shown_text(shown[index]),
-                tokens=tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
+                tokens=list(tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist())),
                 special=(~batch.real[row, :length]).tolist(),
                 drift=[[round(float(value), 4) for value in layer[row, :length]] for layer in moved],
             )
-    source = "request" if request.analysis.texts else "dataset"
-    return TokenDrift(source=source, texts=[found[index] for index in sorted(found)])
+    texts = [found[index] for index in sorted(found)]
+    return TokenDrift(source="request" if request.analysis.texts else "dataset", texts=texts)
 
 
 def shown_text(text: Text) -> str:

@@ -21,12 +21,12 @@ from transformers.pytorch_utils import Conv1D
 
 from backends.sources.checkpoint_files import fingerprint
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import FineTuneRun, TrainingPoint
 from layerdrift.contract.request import AnalysisRequest, FineTune, Lora
 from workers.models.device import best_device
 from workers.models.loading import load_classifier
 from workers.models.structure import blocks_of, shares_blocks
 from workers.models.texts import usable_length
+from workers.results.training import FineTuneRun, TrainingPoint
 from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.progress import NO_NUMBERS, Numbers, OnProgress, Spans

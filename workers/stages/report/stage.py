@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -12,32 +12,24 @@ import torch
 
 from backends.jobs.records import JobRecord
 from layerdrift import __version__
-from layerdrift.contract.report import (
-    ChangedLatent,
-    DatasetInfo,
-    Engine,
-    Layer,
-    LayerSae,
-    Measured,
-    PendingStage,
-    Reference,
-    Report,
-    SaeQuality,
-    Timings,
-    TokenDrift,
-    TokenLatents,
-    TokenText,
-    Trajectory,
-    Zone,
-)
+from layerdrift.contract import report as schema
+from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name, peak_memory_bytes
+from workers.results.autoencoders import ChangedLatent
+from workers.results.measured import Measured
+from workers.results.pending import PendingStage
+from workers.results.similarity import Zone
+from workers.results.tokens import TokenDrift, TokenLatents
+from workers.results.training import Trajectory
+from workers.results.warnings import ReportWarning
 from workers.stages.causal.stage import Effects
 from workers.stages.common.inputs import Resolved
 from workers.stages.compare.head_outputs import Evaluated
 from workers.stages.compare.stage import Compared
 from workers.stages.extract.stage import Extracted
 from workers.stages.finetune.stage import FineTuned
+from workers.stages.report.mapping import all_as, as_schema, optional_as
 from workers.stages.sae.findings import Quality, SaeResults
 from workers.stages.sae.rows import SaeRows
 from workers.stages.sae.splicing import Spliced
@@ -82,45 +74,53 @@ def build_report(
     finetuned, saes = results.finetuned, results.saes
     return Report(
         status="preliminary" if pending else "complete",
-        pending=list(pending),
+        pending=all_as(schema.PendingStage, pending),
         analysis_id=record.id,
         name=record.title,
         compared=record.compared or request.compared,
         created_at=datetime.now(UTC),
         engine=_engine(),
         request=request,
-        models={"base": extracted.models["base"], "tuned": extracted.models["tuned"]},
+        models={
+            "base": as_schema(schema.ModelInfo, extracted.models["base"]),
+            "tuned": as_schema(schema.ModelInfo, extracted.models["tuned"]),
+        },
         dataset=_dataset(request, resolved, extracted, results.rows),
         layers=_layers(results),
-        cross_layer_cka=compared.cross_layer_cka,
-        zones=compared.zones,
-        noise_floors=compared.noise_floors,
-        outputs=results.evaluated.outputs,
+        cross_layer_cka=as_schema(schema.CrossLayerCka, compared.cross_layer_cka),
+        zones=all_as(schema.Zone, compared.zones),
+        noise_floors=all_as(schema.NoiseFloor, compared.noise_floors),
+        outputs=optional_as(schema.Outputs, results.evaluated.outputs),
         reference=_reference(results),
-        finetune=finetuned.run if finetuned else None,
-        trajectory=results.trajectory,
-        probes=compared.probed.info if compared.probed else None,
-        causal=effects.causal,
-        recommendation=effects.recommendation,
-        tokens=_tokens(results),
-        latents=_latents(results),
-        sae_runs=saes.runs if saes else [],
+        finetune=as_schema(schema.FineTuneRun, finetuned.run) if finetuned else None,
+        trajectory=optional_as(schema.Trajectory, results.trajectory),
+        probes=as_schema(schema.ProbeInfo, compared.probed.info) if compared.probed else None,
+        causal=as_schema(schema.Causal, effects.causal),
+        recommendation=as_schema(schema.Recommendation, effects.recommendation),
+        tokens=as_schema(schema.TokenDrift, _tokens(results)),
+        latents=all_as(schema.ChangedLatent, _latents(results)),
+        sae_runs=all_as(schema.SaeRun, saes.runs if saes else []),
         autoencoders=results.stored.autoencoders if results.stored else None,
         latent_table=results.stored.latents if results.stored else None,
-        warnings=[
-            *resolved.warnings,
-            *extracted.warnings,
-            *compared.warnings,
-            *results.evaluated.warnings,
-            *(saes.warnings if saes else []),
-            *effects.warnings,
-        ],
-        timings=Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
+        warnings=all_as(schema.ReportWarning, _warnings(results)),
+        timings=schema.Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
     )
 
 
-def _engine() -> Engine:
-    return Engine(
+def _warnings(results: StageResults) -> list[ReportWarning]:
+    """Those of all stages, in their order."""
+    return [
+        *results.resolved.warnings,
+        *results.extracted.warnings,
+        *results.compared.warnings,
+        *results.evaluated.warnings,
+        *(results.saes.warnings if results.saes else []),
+        *results.effects.warnings,
+    ]
+
+
+def _engine() -> schema.Engine:
+    return schema.Engine(
         version=__version__,
         python=platform.python_version(),
         packages={name: version(name) for name in PACKAGES},
@@ -129,9 +129,11 @@ def _engine() -> Engine:
     )
 
 
-def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted, rows: SaeRows | None) -> DatasetInfo:
+def _dataset(
+    request: AnalysisRequest, resolved: Resolved, extracted: Extracted, rows: SaeRows | None
+) -> schema.DatasetInfo:
     counts = extracted.counts
-    return DatasetInfo(
+    return schema.DatasetInfo(
         source=request.dataset.uri or "inline",
         sha256=resolved.dataset_sha256,
         rows=resolved.usable_rows,
@@ -151,24 +153,24 @@ def _dataset(request: AnalysisRequest, resolved: Resolved, extracted: Extracted,
     )
 
 
-def _reference(results: StageResults) -> Reference | None:
+def _reference(results: StageResults) -> schema.Reference | None:
     texts, drift = results.resolved.reference, results.extracted.reference
     if texts is None or drift is None:
         return None
-    return Reference(
+    return schema.Reference(
         source=texts.source,
         sha256=texts.sha256,
         texts=len(drift.rows),
         tokens=drift.tokens,
-        drift=drift.drift,
-        outputs=results.evaluated.on_reference,
+        drift=all_as(schema.Measured, drift.drift),
+        outputs=optional_as(schema.Outputs, results.evaluated.on_reference),
     )
 
 
-def _layers(results: StageResults) -> list[Layer]:
+def _layers(results: StageResults) -> list[schema.Layer]:
     compared, grafts = results.compared, results.effects.grafts
     return [
-        Layer(
+        schema.Layer(
             index=index,
             name="embeddings" if index == 0 else f"block {index}",
             zone=_zone_of(index, compared.zones).name,
@@ -177,45 +179,49 @@ def _layers(results: StageResults) -> list[Layer]:
             excess_drift=of_layer.excess,
             drifted=of_layer.drifted,
             random_weights_drift=of_layer.random_weights_drift,
-            relative_drift=of_layer.relative,
-            reproducibility=compared.reproducibility[index] if compared.reproducibility else None,
-            task_consistency=compared.consistency[index] if compared.consistency else None,
-            similarity=compared.similarity[index],
-            all_tokens=compared.all_tokens[index] if compared.all_tokens else None,
-            weights=results.extracted.weights[index],
-            probe=compared.probed.layers[index] if compared.probed else None,
-            graft=grafts[index] if grafts else None,
+            relative_drift=as_schema(schema.Measured, of_layer.relative),
+            reproducibility=_measured(compared.reproducibility, index),
+            task_consistency=_measured(compared.consistency, index),
+            similarity={
+                view: as_schema(schema.Similarity, of_view) for view, of_view in compared.similarity[index].items()
+            },
+            all_tokens=as_schema(schema.AllTokens, compared.all_tokens[index]) if compared.all_tokens else None,
+            weights={
+                part: as_schema(schema.WeightDrift, moved) for part, moved in results.extracted.weights[index].items()
+            },
+            probe=as_schema(schema.LayerProbe, compared.probed.layers[index]) if compared.probed else None,
+            graft=as_schema(schema.LayerGraft, grafts[index]) if grafts else None,
             sae=_sae(results.saes, results.effects.spliced, index) if results.saes else None,
         )
         for index, of_layer in enumerate(compared.layers)
     ]
 
 
-def _sae(trained: SaeResults, spliced: Spliced | None, index: int) -> LayerSae:
+def _sae(trained: SaeResults, spliced: Spliced | None, index: int) -> schema.LayerSae:
     """A layer's autoencoders, with what the models' answers say of them."""
     layer = trained.layers[index]
     of_base = spliced.base[index] if spliced is not None and spliced.base is not None else None
-    return LayerSae(
+    return schema.LayerSae(
         base=_quality(layer.base, of_base),
         tuned=_quality(layer.tuned, spliced.tuned[index] if spliced is not None else None),
         random_weights=_quality(trained.controls[index], None) if trained.controls is not None else None,
         transfer_fvu=layer.transfer_fvu,
         transfer_excess=layer.transfer_excess,
         withheld=layer.withheld,
-        warm_start=layer.warm_start,
-        match=layer.match,
-        crosscoder=trained.crosscoders[index] if trained.crosscoders is not None else None,
-        ablation=spliced.ablations[index] if spliced is not None else None,
+        warm_start=optional_as(schema.WarmStart, layer.warm_start),
+        match=optional_as(schema.Match, layer.match),
+        crosscoder=as_schema(schema.Crosscoder, trained.crosscoders[index]) if trained.crosscoders else None,
+        ablation=optional_as(schema.LatentAblation, spliced.ablations[index]) if spliced else None,
     )
 
 
-def _quality(quality: Quality, loss_recovered: Measured | None) -> SaeQuality:
-    return SaeQuality(
+def _quality(quality: Quality, loss_recovered: Measured | None) -> schema.SaeQuality:
+    return schema.SaeQuality(
         fvu=quality.fvu,
         l0=quality.l0,
         dead_fraction=quality.dead_fraction,
         density=quality.density,
-        loss_recovered=loss_recovered,
+        loss_recovered=optional_as(schema.Measured, loss_recovered),
     )
 
 
@@ -224,11 +230,8 @@ def _tokens(results: StageResults) -> TokenDrift:
     shown = results.extracted.tokens
     if results.token_latents is None:
         return shown
-    texts = [
-        TokenText(text=one.text, tokens=one.tokens, special=one.special, drift=one.drift, latents=latents)
-        for one, latents in zip(shown.texts, results.token_latents, strict=True)
-    ]
-    return TokenDrift(source=shown.source, texts=texts)
+    texts = [replace(text, latents=latents) for text, latents in zip(shown.texts, results.token_latents, strict=True)]
+    return replace(shown, texts=texts)
 
 
 def _latents(results: StageResults) -> list[ChangedLatent]:
@@ -236,8 +239,12 @@ def _latents(results: StageResults) -> list[ChangedLatent]:
     latents, promoted = results.saes.latents if results.saes else [], results.effects.promoted
     if promoted is None:
         return latents
-    return [latent.model_copy(update={"promotes": tokens}) for latent, tokens in zip(latents, promoted, strict=True)]
+    return [replace(latent, promotes=tokens) for latent, tokens in zip(latents, promoted, strict=True)]
 
 
 def _zone_of(index: int, zones: list[Zone]) -> Zone:
     return next(zone for zone in zones if zone.first <= index <= zone.last)
+
+
+def _measured(by_layer: list[Measured] | None, index: int) -> schema.Measured | None:
+    return as_schema(schema.Measured, by_layer[index]) if by_layer else None

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from backends.sources.pinning import PinnedDataset, Sources
 from backends.tables.reading import inline_rows, read_rows, table_encoding
 from backends.tables.rows import Columns, Row, RowReader, whole_number_labels, within_limit
-from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import TextsRef
+from workers.results.warnings import ReportWarning
 from workers.stages.resolve.parquet_rows import parquet_rows
 
 _PAIRS = (

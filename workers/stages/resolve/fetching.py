@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from backends.sources.checkpoint_files import fingerprint
 from backends.sources.pinning import PinnedModel, Pins, Sources, shape_error
-from layerdrift.contract.report import ReportWarning
 from workers.models.adapters import merge_adapter
 from workers.models.loading import load_config
 from workers.models.staging import stage_checkpoint
+from workers.results.warnings import ReportWarning
 from workers.stages.common.inputs import Checkpoint
 from workers.stages.common.progress import OnProgress
 

@@ -8,8 +8,8 @@ import torch
 
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import ReportWarning
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
+from workers.results.warnings import ReportWarning
 from workers.stages.common.inputs import Split
 
 FINETUNE_ANALYSED_SHARE = 0.3

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from layerdrift.contract.report import Crosscoder, SpecificCounts
 from workers.analysis.crosscoder import crosscoder_fit, side_by_side, specific_latents
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
+from workers.results.autoencoders import Crosscoder, SpecificCounts
 from workers.scratch import ActivationStore
 from workers.stages.common.progress import OnProgress
 from workers.stages.common.site_layout import SiteLayout

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from layerdrift.contract.report import ChangedLatent, Crosscoder, Match, ReportWarning, SaeRun, WarmStart
 from workers.analysis.sae import SaeStack
+from workers.results.autoencoders import ChangedLatent, Crosscoder, Match, SaeRun, WarmStart
+from workers.results.warnings import ReportWarning
 from workers.stages.common.site_layout import SiteLayout
 
 

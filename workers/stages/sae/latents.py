@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from layerdrift.contract.report import ChangedLatent, Fate, LabelAssociation, LatentExample, ProbeDirection
+from layerdrift.contract.names import Fate
 from workers.analysis.matching import Fates, beyond_floor
 from workers.analysis.permutation import discoveries, first_of, p_value, permuted
 from workers.analysis.sae import SaeStack
+from workers.results.autoencoders import ChangedLatent, LabelAssociation, LatentExample, ProbeDirection
 from workers.scratch import ActivationStore
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.contexts import Contexts
@@ -230,11 +231,10 @@ def without_false_labels(found: list[Candidate]) -> list[ChangedLatent]:
     points = discoveries([one.pointing.p for one in found if one.pointing is not None])
     lean, point = iter(label_association), iter(points)
     return [
-        one.latent.model_copy(
-            update={
-                "label_association": one.leaning.lean if one.leaning is not None and next(lean) else None,
-                "probe": one.pointing.direction if one.pointing is not None and next(point) else None,
-            }
+        replace(
+            one.latent,
+            label_association=one.leaning.lean if one.leaning is not None and next(lean) else None,
+            probe=one.pointing.direction if one.pointing is not None and next(point) else None,
         )
         for one in found
     ]

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from layerdrift.contract.report import LatentAblation, Measured, SpliceInfo
 from workers.analysis.permutation import matched_draws, p_value
 from workers.analysis.sae import SaeStack
 from workers.models.loading import body_of
 from workers.models.states import Edit
+from workers.results.autoencoders import LatentAblation
+from workers.results.effects import SpliceInfo
+from workers.results.measured import Measured
 from workers.stages.common.context import StageContext
 from workers.stages.common.evaluation import EvalSet, Predicted, Scores, by_text, kl_bits, quality
 from workers.stages.common.intervals import ratio
@@ -149,7 +151,7 @@ def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: in
     cost, by_chance = found[0], torch.tensor([one.value for one in found[1:]], dtype=torch.float64)
     return LatentAblation(
         latents=len(changed),
-        cost=cost.model_copy(update={"noise_floor": float(by_chance.mean()) if draws else None}),
+        cost=replace(cost, noise_floor=float(by_chance.mean()) if draws else None),
         draws=len(draws),
         p=p_value(cost.value or 0.0, by_chance) if draws else None,
     )

@@ -10,21 +10,12 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import (
-    DENSITY_EDGES,
-    ChangedLatent,
-    Crosscoder,
-    Match,
-    ReportWarning,
-    SaeRun,
-    SaeRunName,
-    SaeRunPoint,
-    Turnover,
-    WarmStart,
-)
+from layerdrift.contract.names import DENSITY_EDGES, SaeRunName
 from layerdrift.contract.request import SaeSettings
 from workers.analysis.matching import Fates, Matching, beyond_floor, fates_of, matching
 from workers.analysis.sae import OUTLIER_FACTOR, Normalisation, SaeConfig, SaeFit, SaeStack, fit_on
+from workers.results.autoencoders import ChangedLatent, Crosscoder, Match, SaeRun, SaeRunPoint, Turnover, WarmStart
+from workers.results.warnings import ReportWarning
 from workers.scratch import ActivationStore
 from workers.stages.common.context import StageContext
 from workers.stages.common.progress import OnProgress, Spans
@@ -279,7 +270,7 @@ class _LayerEvaluation:
     def _told_match(self) -> Match | None:
         if self._matched is None or self._withheld is None:
             return self._matched
-        return self._matched.model_copy(update={"unmatched_excess": None, "unmatched_error": None})
+        return replace(self._matched, unmatched_excess=None, unmatched_error=None)
 
     def latents(self, directions: LabelDirections | None) -> list[Candidate]:
         """Those of which there are more than the floor has; none without a warm start, or where they are withheld."""
@@ -420,7 +411,12 @@ def _density(rates: Tensor) -> list[int]:
 
 
 def _counted(fates: Fates) -> Turnover:
-    return Turnover(**{name: int(getattr(fates, name).sum()) for name in Turnover.model_fields})
+    return Turnover(
+        retained=int(fates.retained.sum()),
+        shifted=int(fates.shifted.sum()),
+        lost=int(fates.lost.sum()),
+        new=int(fates.new.sum()),
+    )
 
 
 def _inlier_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterator[Tensor]:

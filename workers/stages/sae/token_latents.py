@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerdrift.contract.report import TokenLatents, TokenText
 from workers.analysis.sae import SaeStack
 from workers.models.texts import batches
+from workers.results.tokens import TokenLatents
 from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS
@@ -22,7 +22,7 @@ MAX_ENTRIES = 180_000
 def token_latents(context: PairContext, extracted: Extracted, dictionaries: Dictionaries) -> list[TokenLatents | None]:
     """By shown text, the latents of its tokens; None of texts beyond MAX_ENTRIES."""
     shown, resolved, layout = extracted.tokens, context.resolved, dictionaries.layout
-    strongest, count = budget(shown.texts, dictionaries.layers)
+    strongest, count = budget([len(text.tokens) for text in shown.texts], dictionaries.layers)
     texts = extracted.shown[:count]
     pair = load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
     found: dict[int, TokenLatents] = {}
@@ -39,9 +39,13 @@ def token_latents(context: PairContext, extracted: Extracted, dictionaries: Dict
     return [found.get(index) for index in range(len(shown.texts))]
 
 
-def budget(texts: list[TokenText], layers: int) -> tuple[int, int]:
-    """How many latents of a token are told, and of how many texts."""
-    sizes = [2 * layers * len(text.tokens) for text in texts]
+def budget(tokens: list[int], layers: int) -> tuple[int, int]:
+    """How many latents of a token are told, and of how many texts.
+
+    Args:
+        tokens: of each shown text, how many.
+    """
+    sizes = [2 * layers * count for count in tokens]
     strongest = max(1, min(STRONGEST, MAX_ENTRIES // max(1, sum(sizes))))
     left, count = MAX_ENTRIES, 0
     for size in sizes:

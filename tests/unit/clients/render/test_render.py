@@ -278,7 +278,7 @@ def test_the_page_stays_below_5_mb_for_24_layers_and_200_texts() -> None:
     tokens = [f"token{number}" for number in range(26)]
     drift = [[0.1234] * len(tokens)] * 25
     whole = TokenText(text=" ".join(tokens), tokens=tokens, special=[False] * len(tokens), drift=drift)
-    strongest, count = budget([whole] * 200, 25)
+    strongest, count = budget([len(tokens)] * 200, 25)
     one = [[[(12345, 0.123)] * strongest] * len(tokens)] * 25
     told = whole.model_copy(update={"latents": TokenLatents(base=one, tuned=one)})
     given.tokens.texts = [told] * count + [whole] * (200 - count)

@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from backends.tables.reading import Row
-from layerdrift.contract.report import GraftInfo, LayerGraft
 from tests.builders.heads import BERT_SIZES, VOCABULARY, causal_lm, classifier, seeded
 from tests.builders.models import BLOCKS, HIDDEN, tiny_tokenizer
 from tests.builders.texts import make_texts
@@ -26,6 +25,8 @@ from workers.models.grafts import BaseWeights
 from workers.models.loading import HeadKind, body_of, head_kind, load_headed
 from workers.models.states import StateReader
 from workers.models.structure import blocks_of
+from workers.results.effects import GraftInfo, LayerGraft
+from workers.results.measured import Measured
 from workers.stages.causal.grafting import graft_costs, predicted_by_grafts
 from workers.stages.causal.sweep import NOT_RETRAINED
 from workers.stages.common.evaluation import (
@@ -196,10 +197,8 @@ def test_heads_without_one_right_class_are_not_judged(tmp_path: Path, more: dict
 
 
 def graft(cost: float, low: float | None = None, high: float | None = None) -> LayerGraft:
-    number = {"value": 0.8 - cost}
-    return LayerGraft.model_validate(
-        {"prefix": number, "block": number, "prefix_cost": {"value": cost, "low": low, "high": high}}
-    )
+    number = Measured(value=0.8 - cost)
+    return LayerGraft(prefix=number, block=number, prefix_cost=Measured(value=cost, low=low, high=high))
 
 
 NOTHING, HARM = graft(0.0, 0.0, 0.0), graft(0.06, 0.04, 0.08)

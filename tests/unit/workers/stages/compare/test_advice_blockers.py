@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from layerdrift.contract.report import Outputs, Recommendation
+from workers.results.effects import Recommendation
+from workers.results.measured import Measured
+from workers.results.outputs import ModelOutputs, Outputs
 from workers.stages.compare.advice_blockers import blockers_of, unless_blocked
 
 ADVICE = Recommendation(freeze_first=3, basis="predicted", evidence="The curve says so.")
 LOW, HIGH = [0.0, 0.01, 0.05], [0.0, 0.2, 0.5]
 
 
-def outputs(**changes: Any) -> Outputs:
-    return Outputs.model_validate({"kind": "causal_lm", "examples": 500, **changes})
+def outputs(kind: Literal["classifier", "causal_lm"] = "causal_lm", examples: int = 500, **changes: Any) -> Outputs:
+    return Outputs(kind=kind, examples=examples, **changes)
 
 
-def number(value: float, low: float, high: float) -> dict[str, float]:
-    return {"value": value, "low": low, "high": high}
+def number(value: float, low: float, high: float) -> Measured:
+    return Measured(value=value, low=low, high=high)
 
 
 SOUND_LM = outputs(perplexity_ratio=number(0.9, 0.85, 0.95), disagreement=number(0.2, 0.19, 0.21))
 WRECKED_LM = outputs(perplexity_ratio=number(15.7, 14, 17), disagreement=number(0.67, 0.65, 0.69))
 SOUND = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.8, 0.77, 0.83), "mcc": {"value": 0.6, "noise_floor": 0.14}},
+    tuned=ModelOutputs(accuracy=number(0.8, 0.77, 0.83), mcc=Measured(value=0.6, noise_floor=0.14)),
     accuracy_change=number(0.3, 0.2, 0.4),
     majority_accuracy=0.5,
     majority_change=number(0.3, 0.2, 0.4),
 )
 MAJORITY = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.5, 0.45, 0.55), "mcc": {"value": 0.0, "noise_floor": 0.14}},
+    tuned=ModelOutputs(accuracy=number(0.5, 0.45, 0.55), mcc=Measured(value=0.0, noise_floor=0.14)),
     majority_accuracy=0.5,
 )
 BEATEN = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.8, 0.75, 0.85), "mcc": {"value": 0.3, "noise_floor": 0.14}},
+    tuned=ModelOutputs(accuracy=number(0.8, 0.75, 0.85), mcc=Measured(value=0.3, noise_floor=0.14)),
     majority_accuracy=0.95,
     majority_change=number(-0.15, -0.2, -0.1),
 )
 RARE_LABELS = outputs(
     kind="classifier",
-    tuned={"accuracy": number(0.97, 0.93, 0.99), "mcc": {"value": 0.66, "noise_floor": 0.14}},
+    tuned=ModelOutputs(accuracy=number(0.97, 0.93, 0.99), mcc=Measured(value=0.66, noise_floor=0.14)),
     majority_accuracy=0.95,
     majority_change=number(0.02, -0.01, 0.05),
 )

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from layerdrift.contract.report import ChangedLatent
 from tests.builders.heads import causal_lm
 from tests.builders.latents import TEXTS, side, stored
 from tests.builders.models import HIDDEN, tiny_bert, tiny_tokenizer
 from workers.analysis.matching import Fates
 from workers.analysis.permutation import discoveries
 from workers.analysis.sae import Normalisation, SaeStack
+from workers.results.autoencoders import ChangedLatent
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.sae.findings import Dictionaries
@@ -106,7 +107,7 @@ def test_a_direction_promotes_the_tokens_whose_embeddings_it_has(tmp_path: Path)
     base.W_dec[0, 1], warmed.W_dec[1, 2] = embeddings[bad], embeddings[good]
     dictionaries = Dictionaries(base, torch.zeros(2, HIDDEN), warmed, [[]], [[]], [torch.zeros(3, 2)])
     latent = ChangedLatent(layer=0, index=1, fate="lost", cosine=0, base_rate=0.1, tuned_rate=0, base=[], tuned=[])
-    new = latent.model_copy(update={"index": 2, "fate": "new"})
+    new = replace(latent, index=2, fate="new")
     found = promoted([latent, new], dictionaries, model, tokenizer)
     assert found is not None
     weights = model.get_output_embeddings().weight.detach()
