@@ -56,13 +56,13 @@ contracts: $(STAMP)
 	PYTHONPATH=clients $(BIN)/lint-imports
 
 unit: $(STAMP)  ## every unit test, in about a minute; no server is started
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit -m "not slow" -n 2 -q
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest tests/unit -m "not slow" -n 2 -q
 
 coverage: $(STAMP)  ## lines of the product that unit and stage tests run; writes var/coverage
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/stages -m "not slow" -n 2 -q --cov --cov-report=term:skip-covered --cov-report=html
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/stages -m "not slow" -n 2 -q --cov --cov-report=term:skip-covered --cov-report=html
 
 test: lint types contracts chromium $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
-	$(BIN)/pytest -m "not faults and not slow"
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -m "not faults and not slow"
 
 screenshots: $(STAMP) chromium  ## the README's pictures, of a finished demo; writes docs/images
 	@$(BIN)/python -m deploy.docs.screenshots

@@ -67,6 +67,16 @@ def stack(start_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
+def keyed(start_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with an operator's key and a secret for webhooks, both from the environment."""
+    from tests.builders.operator import ADMIN, WEBHOOK_SECRETS
+
+    home = tmp_path_factory.mktemp("keyed")
+    with start_stack(home, LAYERDRIFT_ADMIN_KEY=ADMIN, LAYERDRIFT_WEBHOOK_SECRETS=WEBHOOK_SECRETS) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def client(stack: Stack) -> Iterator[Client]:
     """A client of the session's stack."""
     from layerdrift.sdk import Client

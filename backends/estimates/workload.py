@@ -73,60 +73,96 @@ def workload(request: AnalysisRequest, model: ModelSizes, data: DataSizes, tuned
     Args:
         tuned_bytes: of the tuned checkpoint's files; 0 for a fine-tune.
     """
-    settings, finetune, sae = request.analysis, request.finetune, request.analysis.sae
-    row_tokens = min(data.row_tokens, settings.max_length or 512)
-    texts = min(request.dataset.max_examples, max(1, data.rows))
-    tokens = min(float(settings.max_tokens), texts * row_tokens)
-    layers, width = model.blocks + 1, model.width
-
-    def forward(count: float, read: float = row_tokens) -> float:
-        """Operations of one model on so many tokens, with the attention that texts of this length take."""
-        return count * (2 * model.block_parameters + 4 * model.blocks * width * read)
-
-    operations: dict[StageName, float] = {StageName.RESOLVE: float(model.bytes + tuned_bytes + data.bytes)}
-    snapshots = 0
-    if finetune is not None:
-        rows = min(finetune.train_examples or data.rows, max(1, data.rows - texts))
-        steps = rows * finetune.epochs / finetune.batch_size
-        steps = min(steps, finetune.max_steps or steps)
-        trainings = 1 + sum({"reseed": 2, "label_shuffle": 1}.get(name, 0) for name in settings.noise_floors)
-        trained = 3 * forward(steps * finetune.batch_size * row_tokens) + 10 * steps * model.parameters
-        evaluated = finetune.epochs * forward(min(500, rows) * row_tokens)
-        operations[StageName.FINETUNE] = trainings * trained + evaluated
-        snapshots = finetune.checkpoints
-    nulls = min(tokens, NULL_TOKENS) * (1 + 2 * ("reseed" in settings.noise_floors))
-    nulls += min(tokens, NULL_TOKENS) * ("label_shuffle" in settings.noise_floors)
-    moments = 6.0 * layers * width**2
-    operations[StageName.EXTRACT] = (
-        forward(2 * tokens + nulls + min(tokens, RANDOM_TOKENS))
-        + (tokens + nulls) * moments
-        + layers * width**3 * LOADED
+    work = _Work(request, model, data)
+    download = model.bytes + tuned_bytes + data.bytes
+    by_stage = {
+        StageName.RESOLVE: float(download),
+        StageName.FINETUNE: work.finetune(),
+        StageName.EXTRACT: work.extract(),
+        StageName.COMPARE: work.compare(),
+        StageName.SAE: work.sae(),
+        StageName.CAUSAL: work.causal(),
+        StageName.REPORT: float(work.layers),
+    }
+    return Workload(
+        {stage: operations for stage, operations in by_stage.items() if operations is not None},
+        _memory(request, model, work.tokens),
+        _scratch(request, model, work.tokens),
+        download,
     )
-    distances = min(texts, DISTANCE_TEXTS) ** 2 * 20_000
-    operations[StageName.COMPARE] = layers * (width**3 * VIEWS * (GROUPS + 8) * 10 + distances)
-    if sae is not None:
-        sites, latents = 2 * layers, sae.width * width
-        rows_read = min(sae.tokens / SAE_EPOCHS, max(data.rows - texts, texts // 2) * row_tokens)
+
+
+class _Work:
+    """The operations of each stage; None: the request leaves the stage out.
+
+    texts, tokens: that are analysed. row_tokens: of a row, as far as it is read. layers: L + 1.
+    """
+
+    def __init__(self, request: AnalysisRequest, model: ModelSizes, data: DataSizes) -> None:
+        self.request, self.model, self.data = request, model, data
+        self.row_tokens = min(data.row_tokens, request.analysis.max_length or 512)
+        self.texts = min(request.dataset.max_examples, max(1, data.rows))
+        self.tokens = min(float(request.analysis.max_tokens), self.texts * self.row_tokens)
+        self.layers = model.blocks + 1
+
+    def _forward(self, count: float) -> float:
+        """Of one model on so many tokens, with the attention that texts of this length take."""
+        return count * (2 * self.model.block_parameters + 4 * self.model.blocks * self.model.width * self.row_tokens)
+
+    def finetune(self) -> float | None:
+        """The training, those of the noise floors, and the evaluations."""
+        settings, noise_floors = self.request.finetune, self.request.analysis.noise_floors
+        if settings is None:
+            return None
+        spare = max(1, self.data.rows - self.texts)
+        rows = min(settings.train_examples or self.data.rows, spare)
+        steps = rows * settings.epochs / settings.batch_size
+        steps = min(steps, settings.max_steps or steps)
+        trainings = 1 + sum({"reseed": 2, "label_shuffle": 1}.get(name, 0) for name in noise_floors)
+        trained = 3 * self._forward(steps * settings.batch_size * self.row_tokens) + 10 * steps * self.model.parameters
+        return trainings * trained + settings.epochs * self._forward(min(500, rows) * self.row_tokens)
+
+    def extract(self) -> float:
+        """Both models, the noise floors and a copy with random weights, with their moments; the weights compared."""
+        noise_floors, width = self.request.analysis.noise_floors, self.model.width
+        nulls = 1 + 2 * ("reseed" in noise_floors) + ("label_shuffle" in noise_floors)
+        null_tokens = nulls * min(self.tokens, NULL_TOKENS)
+        forwards = self._forward(2 * self.tokens + null_tokens + min(self.tokens, RANDOM_TOKENS))
+        moments = (self.tokens + null_tokens) * 6.0 * self.layers * width**2
+        return forwards + moments + self.layers * width**3 * LOADED
+
+    def compare(self) -> float:
+        """Similarities of all groups of texts, and the distances between texts."""
+        distances = min(self.texts, DISTANCE_TEXTS) ** 2 * 20_000
+        return self.layers * (self.model.width**3 * VIEWS * (GROUPS + 8) * 10 + distances)
+
+    def sae(self) -> float | None:
+        """The rows, and the trainings of all autoencoders."""
+        sae = self.request.analysis.sae
+        if sae is None:
+            return None
+        rows = max(self.data.rows - self.texts, self.texts // 2) * self.row_tokens
         share = 1 + 0.5 * ("match" in sae.comparisons) + 0.25 * ("warm_start" in sae.comparisons)
         share += 2.0 * ("crosscoder" in sae.comparisons) + 0.5 * sae.random_weights
-        training = 4.0 * sites * sae.tokens * latents * width * share
-        operations[StageName.SAE] = forward(2 * rows_read) + training
-    asked = min(texts, 500)
-    grafted = (model.blocks * asked * row_tokens) if settings.grafts else 0.0
-    spliced = 6.0 * layers * min(texts, SPLICED_TEXTS) * row_tokens if sae is not None else 0.0
-    swept = 0.0
-    if settings.freeze_sweep is not None and finetune is not None:
-        depths = len(settings.freeze_sweep.depths or range(model.blocks)) + 1
-        swept = depths * settings.freeze_sweep.seeds * 0.7 * operations[StageName.FINETUNE]
-    along = snapshots * min(tokens, NULL_TOKENS)
-    operations[StageName.CAUSAL] = forward(1.5 * grafted + spliced + along) + swept
-    operations[StageName.REPORT] = float(layers)
-    return Workload(
-        operations,
-        _memory(request, model, tokens),
-        _scratch(request, model, tokens),
-        model.bytes + tuned_bytes + data.bytes,
-    )
+        training = 4.0 * 2 * self.layers * sae.tokens * sae.width * self.model.width * self.model.width * share
+        return self._forward(2 * min(sae.tokens / SAE_EPOCHS, rows)) + training
+
+    def causal(self) -> float:
+        """Grafts, splices, the snapshots of a fine-tune, and the freeze sweep."""
+        settings, finetune = self.request.analysis, self.request.finetune
+        grafted = (self.model.blocks * min(self.texts, 500) * self.row_tokens) if settings.grafts else 0.0
+        spliced = 0.0
+        if settings.sae is not None:
+            spliced = 6.0 * self.layers * min(self.texts, SPLICED_TEXTS) * self.row_tokens
+        along = (finetune.checkpoints if finetune is not None else 0) * min(self.tokens, NULL_TOKENS)
+        return self._forward(1.5 * grafted + spliced + along) + self._sweep()
+
+    def _sweep(self) -> float:
+        sweep, tuned = self.request.analysis.freeze_sweep, self.finetune()
+        if sweep is None or tuned is None:
+            return 0.0
+        depths = len(sweep.depths or range(self.model.blocks)) + 1
+        return depths * sweep.seeds * 0.7 * tuned
 
 
 def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:

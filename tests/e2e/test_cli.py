@@ -247,7 +247,7 @@ def test_a_service_that_is_away_a_job_that_fails_and_a_timeout_have_codes_of_the
 def test_ctrl_c_leaves_the_analysis_and_says_how_to_come_back(stack: Stack, inputs: Path, tmp_path: Path) -> None:
     given = options(stack, tmp_path)
     with_autoencoders = [one for one in pair(inputs) if one != "--no-sae"]  # so that it takes some seconds
-    arguments = command("review", *with_autoencoders, "--seed", "8", "--set", "analysis.sae.tokens=200000")
+    arguments = command("review", *with_autoencoders, "--seed", "8", "--set", "analysis.sae.tokens=20000")
     given.pop("check")
     given.pop("capture_output")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given) as review:

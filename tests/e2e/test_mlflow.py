@@ -25,6 +25,8 @@ from mlflow import MlflowClient
 from tests.builders.texts import make_texts
 from tests.mlflow_server import MlflowServer
 
+pytestmark = pytest.mark.slow
+
 SECRET = "a-secret-of-the-webhook"
 SECONDS = 120
 POLICY = """
@@ -91,7 +93,6 @@ def tags(mlflow: MlflowServer, version: str, wanted: str) -> dict[str, str]:
     raise TimeoutError(f"version {version} has no tag {wanted} after {SECONDS} s: {found}")
 
 
-@pytest.mark.slow
 def test_a_new_version_is_reviewed_and_the_verdict_comes_back(
     mlflow: MlflowServer, receiver: Program, noised_folder: Path, tmp_path: Path
 ) -> None:

@@ -153,6 +153,7 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
     assert pair.layers[-1].drift > 0
 
 
+@pytest.mark.slow
 def test_every_control_at_once_ends_in_one_report(
     stack: Stack, client: Client, base_folder: Path, reviews: Path
 ) -> None:
@@ -238,6 +239,7 @@ def test_noise_in_a_block_is_found_in_a_pair(client: Client, base_folder: Path, 
     assert report.outputs is None
 
 
+@pytest.mark.slow
 def test_a_real_model_tuned_above_a_frozen_bottom_drifts_from_there_on(client: Client, roots: Path) -> None:
     """Embeddings and first three blocks frozen: exactly nothing up to layer 3, a zone boundary there, drift above.
 
@@ -608,6 +610,7 @@ def test_a_port_that_is_asked_for_and_taken_is_an_error(stack: Stack, tmp_path: 
         Stack(environ).__enter__()
 
 
+@pytest.mark.slow
 def test_a_killed_stack_leaves_nothing_running(tmp_path: Path) -> None:
     """Even SIGKILL, which no handler sees: the servers end with their supervisor, the worker without its Redis too."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LAYERDRIFT_")}

@@ -22,7 +22,7 @@ from layerdrift.contract.errors import ConflictError, ForbiddenError, InputError
 from layerdrift.contract.key import ApiKey, KeyRequest, Scope
 from service.keys import main as keys_command
 from tests.builders.environment import environment
-from tests.security.conftest import ADMIN
+from tests.builders.operator import ADMIN
 
 
 def bound_to(store: Deployment, host: str) -> Deployment:

@@ -10,7 +10,7 @@ import pytest
 from backends.settings import Settings
 from deploy.embedded.stack import Stack
 from service.middleware.trusted_hosts import TrustedHostsMiddleware
-from tests.security.conftest import ADMIN
+from tests.builders.operator import ADMIN
 
 BODY = {"filename": "a.csv"}
 

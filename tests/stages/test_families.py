@@ -27,7 +27,13 @@ def saved(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+IN_EVERY_RUN = ("bert", "gpt2", "llama")
+"""An encoder and two decoders; the other families are slow tests."""
+
+OF_FAMILIES = [pytest.param(one, marks=[] if one in IN_EVERY_RUN else pytest.mark.slow) for one in FAMILIES]
+
+
+@pytest.mark.parametrize("family", OF_FAMILIES)
 def test_a_pair_of_every_family_is_compared_and_grafted(family: str, tmp_path: Path) -> None:
     """Block 2 differs: nothing before it moves, and a graft of the base up to there undoes what it does."""
     base, tuned = made(family, 0), made(family, 0)

@@ -394,11 +394,19 @@ def from_zero(values: list[Any]) -> alt.Scale:
     return alt.Scale(domain=[min(0.0, *values), max(1.0, *values)])
 
 
+STYLE: Spec = {
+    "view": {"continuousWidth": 300, "continuousHeight": 300, "stroke": None},
+    "axis": {"gridColor": "#e6e6e6", "labelFontSize": 12, "titleFontSize": 12},
+    "font": "system-ui, sans-serif",
+    "legend": {"symbolOpacity": 1},
+}
+
+
 def spec_of(chart: Any) -> Spec:
-    """The chart in the report's type and grid, as Vega-Lite."""
-    configured = chart.configure(font="system-ui, sans-serif").configure_view(stroke=None)
-    configured = configured.configure_axis(labelFontSize=12, titleFontSize=12, gridColor="#e6e6e6").configure_legend(
-        symbolOpacity=1
-    )
-    spec: Spec = configured.to_dict()
+    """The chart in the report's type and grid, as Vega-Lite.
+
+    The style is added to the finished document, because altair copies all data at every `configure`. Tests validate it.
+    """
+    spec: Spec = chart.to_dict(validate=False)
+    spec["config"] = STYLE
     return spec

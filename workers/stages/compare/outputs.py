@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from backends.tables.reading import Row
 from workers.analysis.agreement import agreement
-from workers.models.loading import Headed
+from workers.models.loading import Headed, HeadKind
 from workers.results.measured import Measured
 from workers.results.outputs import ModelOutputs, Outputs
 from workers.results.warnings import ReportWarning
@@ -81,49 +81,77 @@ def outputs_of(
         base = None
         message = "the two classifiers have different classes, so their outputs are not compared"
         warnings.append(ReportWarning(code="different_classes", message=message))
-    sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
-    answers = {name: torch.zeros(texts, dtype=torch.int64) for name in ("base", "tuned")}
+    scores = _PairScores(tuned.kind, texts, targets)
     for number, batch in enumerate(eval_set.batches()):
-        found = _with_targets(eval_set.predict(tuned.model, batch), targets)
-        sums["tuned"] = _added(sums["tuned"], quality(found, tuned.kind, texts))
-        if targets is not None:
-            answers["tuned"][found.texts] = found.log_probs.argmax(-1)
-        if base is not None:
-            other = _with_targets(eval_set.predict(base.model, batch, order), targets)
-            sums["base"] = _added(sums["base"], quality(other, tuned.kind, texts))
-            if targets is not None:
-                answers["base"][other.texts] = other.log_probs.argmax(-1)
-            differs = found.log_probs.argmax(-1) != other.log_probs.argmax(-1)
-            sums["disagreement"] = _added(sums["disagreement"], by_text(differs, found.texts, texts))
-            js = divergence_bits(*over_common_tokens(found.log_probs, other.log_probs))
-            sums["js"] = _added(sums["js"], by_text(js, found.texts, texts))
+        found = eval_set.predict(tuned.model, batch)
+        scores.add(found, eval_set.predict(base.model, batch, order) if base is not None else None)
         on_progress(min(1.0, (number + 1) * len(batch.indices) / texts))
+    return _as_outputs(eval_set, scores, names, base is not None), warnings
+
+
+class _PairScores:
+    """The scores of both models, text by text, as batches of answers come.
+
+    sums: by what is summed; of the base, disagreement and js only where the base answers. answers: the class that a
+    model gives to each text; known labels only.
+    """
+
+    def __init__(self, kind: HeadKind, texts: int, targets: Tensor | None) -> None:
+        self.kind, self.targets = kind, targets
+        self.sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
+        self.answers = {name: torch.zeros(texts, dtype=torch.int64) for name in ("base", "tuned")}
+        self._texts = texts
+
+    def add(self, tuned: Predicted, base: Predicted | None) -> None:
+        """The answers of both models to one batch."""
+        tuned = self._add_model("tuned", tuned)
+        if base is None:
+            return
+        base = self._add_model("base", base)
+        differs = tuned.log_probs.argmax(-1) != base.log_probs.argmax(-1)
+        self._add("disagreement", by_text(differs, tuned.texts, self._texts))
+        js = divergence_bits(*over_common_tokens(tuned.log_probs, base.log_probs))
+        self._add("js", by_text(js, tuned.texts, self._texts))
+
+    def _add_model(self, name: str, found: Predicted) -> Predicted:
+        found = _with_targets(found, self.targets)
+        self._add(name, quality(found, self.kind, self._texts))
+        if self.targets is not None:
+            self.answers[name][found.texts] = found.log_probs.argmax(-1)
+        return found
+
+    def _add(self, name: str, scores: Scores) -> None:
+        self.sums[name] = _added(self.sums[name], scores)
+
+
+def _as_outputs(eval_set: EvalSet, scores: _PairScores, names: list[str], compared: bool) -> Outputs:
+    """The scores as numbers with intervals; `compared`: the base has answered too."""
+    kind, targets, sums = scores.kind, scores.targets, scores.sums
     majority = _Majority.of(targets) if targets is not None else None
-    judged = tuned.kind != "classifier" or targets is not None
-
-    def of_model(name: str) -> ModelOutputs | None:
-        if not judged or (name == "base" and base is None):
-            return None
-        if targets is not None:
-            accuracy = measured(eval_set, sums[name], "accuracy")
-            return ModelOutputs(accuracy=accuracy, mcc=_mcc(eval_set, targets, answers[name]))
-        return ModelOutputs(perplexity=measured(eval_set, sums[name], "perplexity"))
-
-    outputs = Outputs(
-        kind=tuned.kind,
-        examples=texts if tuned.kind == "classifier" else int(sums["tuned"].counts.sum()),
+    return Outputs(
+        kind=kind,
+        examples=len(eval_set.rows) if kind == "classifier" else int(sums["tuned"].counts.sum()),
         labelled=None if targets is None else int((targets != UNLABELLED).sum()),
         labels=names,
-        base=of_model("base"),
-        tuned=of_model("tuned"),
+        base=_of_model(eval_set, scores, "base") if compared else None,
+        tuned=_of_model(eval_set, scores, "tuned"),
         majority_accuracy=majority.share if majority else None,
         majority_change=gained(eval_set, majority.scores, sums["tuned"]) if majority else None,
-        accuracy_change=gained(eval_set, sums["base"], sums["tuned"]) if base and majority else None,
-        perplexity_ratio=_perplexity_ratio(eval_set, sums) if base and tuned.kind != "classifier" else None,
-        disagreement=measured(eval_set, sums["disagreement"], "accuracy") if base else None,
-        js_divergence=measured(eval_set, sums["js"], "kl") if base else None,
+        accuracy_change=gained(eval_set, sums["base"], sums["tuned"]) if compared and majority else None,
+        perplexity_ratio=_perplexity_ratio(eval_set, sums) if compared and kind != "classifier" else None,
+        disagreement=measured(eval_set, sums["disagreement"], "accuracy") if compared else None,
+        js_divergence=measured(eval_set, sums["js"], "kl") if compared else None,
     )
-    return outputs, warnings
+
+
+def _of_model(eval_set: EvalSet, scores: _PairScores, name: str) -> ModelOutputs | None:
+    """None for a classifier without known labels."""
+    if scores.targets is not None:
+        accuracy = measured(eval_set, scores.sums[name], "accuracy")
+        return ModelOutputs(accuracy=accuracy, mcc=_mcc(eval_set, scores.targets, scores.answers[name]))
+    if scores.kind == "classifier":
+        return None
+    return ModelOutputs(perplexity=measured(eval_set, scores.sums[name], "perplexity"))
 
 
 def _perplexity_ratio(eval_set: EvalSet, sums: dict[str, Scores]) -> Measured:

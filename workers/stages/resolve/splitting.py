@@ -8,7 +8,7 @@ import torch
 
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
+from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest, FineTune
 from workers.results.warnings import ReportWarning
 from workers.stages.common.inputs import Split
 
@@ -49,22 +49,38 @@ def split_rows(rows: list[Row], request: AnalysisRequest) -> Split:
     Raises:
         InputError: there are too few rows, or a label is missing or alone.
     """
-    generator = torch.Generator().manual_seed(request.seed)
-    shuffled = _shuffled(rows, generator)
+    shuffled = _shuffled(rows, torch.Generator().manual_seed(request.seed))
     wanted = _whole(shuffled, request.dataset.max_examples)
     tuning = request.finetune
     if tuning is None:
         _require(len(rows), MIN_EXAMPLES)
         return Split(shuffled[:wanted], [], shuffled[wanted:])
     _require(len(rows), 2 * MIN_EXAMPLES)
-    analysed = min(wanted, _whole(shuffled, max(MIN_EXAMPLES, int(FINETUNE_ANALYSED_SHARE * len(rows)))))
-    rest = shuffled[analysed:]
+    count = min(wanted, _whole(shuffled, max(MIN_EXAMPLES, int(FINETUNE_ANALYSED_SHARE * len(rows)))))
+    analysed, rest = shuffled[:count], shuffled[count:]
     train = rest if tuning.train_examples is None else rest[: _whole(rest, tuning.train_examples)]
+    _require_training_rows(tuning, rows, len(rest), train)
+    spare = rest[len(train) :]
+    if tuning.keep == "last":
+        return Split(analysed, train, spare)
+    if len(spare) >= MIN_HELD_OUT:
+        held_out = _whole(spare, min(HELD_OUT, max(MIN_HELD_OUT, len(spare) // 4)))
+        return Split(analysed, train, spare[held_out:], spare[:held_out])
+    kept = _kept_for_training(train)
+    return Split(analysed, train[:kept], spare, train[kept:])
+
+
+def _require_training_rows(tuning: FineTune, rows: list[Row], left: int, train: list[Row]) -> None:
+    """Enough rows for the fine-tune, all with labels, of at least two kinds.
+
+    Args:
+        rows: all usable rows. left: how many the analysis leaves. train: those that the fine-tune would have.
+    """
     if tuning.train_examples is not None and len(train) < tuning.train_examples:
         raise InputError.at(
             "/finetune/train_examples",
-            f"{tuning.train_examples} training rows were requested, but {len(rows)} usable rows minus {analysed} "
-            f"analysed ones leave {len(rest)}",
+            f"{tuning.train_examples} training rows were requested, but {len(rows)} usable rows minus "
+            f"{len(rows) - left} analysed ones leave {left}",
         )
     if any(not row.label for row in rows):
         raise InputError.at("/dataset/label_column", "some rows have an empty label; fill it in or remove them")
@@ -80,12 +96,10 @@ def split_rows(rows: list[Row], request: AnalysisRequest) -> Split:
             "/dataset/label_column",
             f"all training rows have the label {labels.pop()!r}; fine-tuning needs at least two",
         )
-    spare = rest[len(train) :]
-    if tuning.keep == "last":
-        return Split(shuffled[:analysed], train, spare)
-    if len(spare) >= MIN_HELD_OUT:
-        held_out = _whole(spare, min(HELD_OUT, max(MIN_HELD_OUT, len(spare) // 4)))
-        return Split(shuffled[:analysed], train, spare[held_out:], spare[:held_out])
+
+
+def _kept_for_training(train: list[Row]) -> int:
+    """How many of the training rows stay; the rest, about a tenth, is held out. No group is cut."""
     wanted = min(HELD_OUT, len(train) // 10)
     kept = _whole(train, len(train) - wanted)
     if wanted and kept == len(train):  # the last group is larger than what is held out
@@ -96,7 +110,7 @@ def split_rows(rows: list[Row], request: AnalysisRequest) -> Split:
             "all training rows belong to one group, so none can be held out to choose the best weights; use a "
             "column with smaller groups, or set finetune.keep to last",
         )
-    return Split(shuffled[:analysed], train[:kept], spare, train[kept:])
+    return kept
 
 
 def _shuffled(rows: list[Row], generator: torch.Generator) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from backends.sources.checkpoint_folder import find_checkpoint, folder_of
-from backends.sources.locations import Location, PinnedFile, is_shown
+from backends.sources.locations import Location, PinnedFile
 from backends.sources.uploaded import Archive, UploadedFile
 from backends.storage.blobs import BlobStore
 
@@ -79,21 +79,3 @@ def test_files_above_the_zip_are_not_shown(name: str) -> None:
     made = archive({name: CONFIG, "model.safetensors": b"w"})
     assert [file.name for file in made.files()] == ["model.safetensors"]
     assert made.folders() == []
-
-
-@pytest.mark.parametrize(
-    ("path", "shown"),
-    [
-        ("model/config.json", True),
-        ("gitmodel/a._b", True),
-        ("model/.gitattributes", False),
-        ("model/Thumbs.db", False),
-        ("Desktop.ini", False),
-        ("._config.json", False),
-        ("a//b", False),
-        ("../a", False),
-        ("", False),
-    ],
-)
-def test_what_is_shown(path: str, shown: bool) -> None:
-    assert is_shown(path) is shown

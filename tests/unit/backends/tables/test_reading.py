@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.tables import formats
-from backends.tables.formats import TableFormat, parse
 from backends.tables.reading import (
     HEAD_BYTES,
     Columns,
@@ -31,10 +30,6 @@ MAYBE = Columns("text", None, labelled=False)
 NAMED = Columns("text", "label", labelled=False)
 PAIRS = Columns("text", None, labelled=False, pair="pair")
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
-
-
-def rows(content: str, format: TableFormat, columns: Columns = BOTH) -> list[Row]:
-    return list(parse(content.splitlines(keepends=True), format, RowReader(columns, "the file")))
 
 
 def stored(folder: Path, name: str, content: bytes, columns: Columns = MAYBE) -> list[Row]:
@@ -58,37 +53,10 @@ def refusal(folder: Path, name: str, content: bytes, columns: Columns = MAYBE) -
     return problem.pointer, problem.detail
 
 
-def test_csv_keeps_commas_quotes_and_line_ends_inside_a_cell() -> None:
-    content = 'label,text\npos,"one, ""two""\nthree"\nneg,four\n'
-    assert rows(content, "csv") == [Row('one, "two"\nthree', "pos"), Row("four", "neg")]
-
-
-def test_tsv_takes_quotes_as_they_are() -> None:
-    assert rows('text\tlabel\n"half open\t1\n', "tsv") == [Row('"half open', "1")]
-
-
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_of_csv_is_read_off_its_header(delimiter: str) -> None:
-    content = f'"the\nlabel"{delimiter}text\n1{delimiter}"a {delimiter} b"\n2{delimiter}"c, d; e | f"\n'
-    columns = Columns("text", "the\nlabel", labelled=True)
-    assert rows(content, "csv", columns) == [Row(f"a {delimiter} b", "1"), Row("c, d; e | f", "2")]
-
-
-def test_commas_come_first_where_several_delimiters_show_the_column() -> None:
-    assert rows("text,a;text;b\nx,y\n", "csv", MAYBE) == [Row("x", None)]
-
-
 def test_a_header_without_the_column_is_shown_as_its_best_delimiter_splits_it(tmp_path: Path) -> None:
     pointer, detail = refusal(tmp_path, "x.csv", b"body;stars\na;1\n")
     assert pointer == "/dataset/text_column"
     assert "split at semicolons, has no column 'text'; it has: body, stars" in detail
-
-
-def test_labels_are_not_asked_for_where_none_is_named() -> None:
-    assert rows("text\nhello\n", "csv", MAYBE) == [Row("hello", None)]
-    assert rows("text,label\na,1\nb,\n", "csv", MAYBE) == [Row("a", "1"), Row("b", None)]
-    lines = '{"text": "a", "label": 1}\n{"text": "b"}\n{"text": "c", "label": 0.5}\n{"text": "d", "label": ""}\n'
-    assert rows(lines, "jsonl", MAYBE) == [Row("a", "1"), Row("b", None), Row("c", "0.5"), Row("d", None)]
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl", "x.json"])
@@ -132,46 +100,6 @@ def test_plain_text_refuses_what_only_a_table_has(tmp_path: Path, columns: Colum
     found, detail = refusal(tmp_path, "x.txt", b"one\ntwo\n", columns)
     assert found == pointer
     assert "plain text" in detail
-
-
-def test_plain_text_has_a_text_on_every_line() -> None:
-    content = 'one, two\n"three"\r\n\nfour'
-    assert [row.text for row in rows(content, "text", MAYBE)] == ["one, two", '"three"', "", "four"]
-
-
-@pytest.mark.parametrize(
-    ("content", "format", "message"),
-    [
-        ("body,label\na,1\n", "csv", "no column 'text'; it has: body, label"),
-        ("text,kind\na,1\n", "csv", "no column 'label'"),
-        ("text,label\na\n", "csv", "line 2: 1 cells, but the header has 2"),
-        ("", "csv", "is empty"),
-        ("", "tsv", "is empty"),
-        ("\ntext\na\n", "csv", "has no column 'text'; it has: none"),
-        ("text,text,label\na,b,c\n", "csv", "has more than one column"),
-        ("text,label,label\na,b,c\n", "csv", "has more than one column"),
-        ("{", "jsonl", "line 1: not JSON"),
-        ('{"text": "a", "label": 1}\n7\n', "jsonl", "line 2: each row must be a JSON object, not an integer"),
-        ('{"text": "a \\ud83d", "label": 1}', "jsonl", "line 1: column 'text' contains half a surrogate pair"),
-        ('{"text": "a", "label": "\\ud83d"}', "jsonl", "line 1: column 'label' contains half a surrogate pair"),
-        (
-            '{"text": "a", "label": []}',
-            "jsonl",
-            "'label' contains a list; a label must be a string, a number or a bool",
-        ),
-        ('{"text": "a", "label": null}', "jsonl", "'label' contains null; a label must be"),
-        ('{"text": "a", "label": 1}\n{"txt": "b", "label": 1}', "jsonl", "line 2, has no column 'text'"),
-    ],
-)
-def test_a_broken_table_says_which_line_and_why(content: str, format: TableFormat, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        rows(content, format)
-
-
-def test_a_field_longer_than_csv_reads_is_named(tmp_path: Path) -> None:
-    content = b'"' + b"x" * (formats.MAX_FIELD_CHARACTERS + 1) + b'",text\n'
-    with pytest.raises(InputError, match="line 1; field larger than field limit"):
-        list(parse([content.decode()], "csv", RowReader(MAYBE, "the file")))
 
 
 @pytest.mark.parametrize(
@@ -249,23 +177,6 @@ def test_a_head_cut_inside_an_item_of_a_json_array_is_accepted() -> None:
 def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
     content = '{"text": "one\u2028two\u0085three", "label": 1}\n'.encode()
     assert stored(tmp_path, "x.jsonl", content) == [Row("one\u2028two\u0085three", "1")]
-
-
-@given(st.lists(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")), min_size=1))
-def test_json_lines_gives_back_any_text(texts: list[str]) -> None:
-    lines = [json.dumps({"text": text, "label": "x"}) + "\n" for text in texts]
-    assert [row.text for row in parse(lines, "jsonl", RowReader(BOTH, "the file"))] == texts
-
-
-@given(
-    st.lists(st.text(alphabet=st.characters(blacklist_categories=["Cs"])), max_size=5),
-    st.integers(1, 9),
-    st.sampled_from([None, 1]),
-)
-def test_a_json_array_gives_back_any_text_whatever_the_pieces(texts: list[str], size: int, indent: int | None) -> None:
-    content = json.dumps([{"text": text} for text in texts], indent=indent, ensure_ascii=False)
-    pieces = [content[start : start + size] for start in range(0, len(content), size)]
-    assert [row.text for row in parse(pieces, "json", RowReader(MAYBE, "the file"))] == texts
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.json.gz"])

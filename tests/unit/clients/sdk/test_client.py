@@ -14,14 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from layerdrift.contract.errors import LayerdriftError, RateError, TransportError, UnavailableError
 from layerdrift.contract.key import KeyRequest
 from layerdrift.contract.policy import Policy
 from layerdrift.sdk import AsyncClient, Client, Event, Retries
-from layerdrift.sdk.calls import Call
 
 FAST = Retries(tries=3, first=0.001, longest=0.002)
 ID = "an_" + "a" * 26
@@ -129,20 +127,6 @@ def test_a_stream_that_only_shows_signs_of_life_ends_with_the_time_that_was_give
     server.script = [(200, STREAM, b"retry: 2000\n\n: still there\n\n")]
     with Client(server.url, retries=FAST) as client, pytest.raises(TimeoutError, match=r"timed out after 0\.2 s"):
         list(client.events(ID, timeout=0.2))
-
-
-def test_pauses_grow_have_jitter_and_keep_to_what_the_service_says() -> None:
-    retries = Retries(tries=9, first=1.0, longest=8.0)
-    call: Call[None] = Call("GET", "/", lambda _: None)
-    away = httpx.Response(503)
-    for made, most in ((1, 1.0), (2, 2.0), (4, 8.0), (8, 8.0)):
-        pauses = [retries.pause(made, call, away) or 0.0 for _ in range(200)]
-        assert max(pauses) <= most
-        assert max(pauses) > 0.8 * most
-        assert min(pauses) < 0.2 * most
-    assert retries.pause(1, call, httpx.Response(503, headers={"Retry-After": "30"})) == 30
-    assert retries.pause(10, call, away) is None
-    assert retries.pause(1, call, httpx.Response(404)) is None
 
 
 def sse(*events: tuple[str, str, Any]) -> bytes:

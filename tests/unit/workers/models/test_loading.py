@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from layerdrift.contract.errors import InputError
 from tests.builders.models import save_model, tiny_bert
 from workers.models.loading import load_body, load_classifier, load_config
-from workers.models.tokenizers import common_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -98,15 +97,3 @@ def test_a_classifier_gets_a_new_head_on_the_same_body(folder: Path) -> None:
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     ours = dict(model.base_model.named_parameters())
     assert all(torch.equal(ours[name], parameter) for name, parameter in body.named_parameters())
-
-
-def test_models_that_split_texts_otherwise_are_not_compared(folder: Path, tmp_path: Path) -> None:
-    other = save_model(tiny_bert(), tmp_path / "other")
-    state = json.loads((other / "tokenizer.json").read_text())
-    state["model"]["vocab"]["movies"] = state["model"]["vocab"].pop("movie")
-    (other / "tokenizer.json").write_text(json.dumps(state))
-    with pytest.raises(InputError, match="different vocabularies"):
-        common_tokenizer(folder, other, [])
-    for path in other.glob("tokenizer*"):
-        path.unlink()
-    assert common_tokenizer(folder, other, []).tokenizer.padding_side == "right"

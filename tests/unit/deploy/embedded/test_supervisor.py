@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.embedded.ports import LOOPBACK, choose, is_free
 from deploy.embedded.supervisor import Program, StartError, Supervisor
 
 
@@ -92,19 +91,6 @@ def test_a_program_that_ends_before_it_is_ready_shows_its_log(tmp_path: Path, su
 def test_a_program_that_is_never_ready_is_given_up(tmp_path: Path, supervisor: Supervisor) -> None:
     with pytest.raises(StartError, match=r"was not ready after 0\.3 s"):
         supervisor.start(program(tmp_path, "import time; time.sleep(100)", ready=lambda: False), timeout=0.3)
-
-
-def test_taken_ports_are_replaced_by_free_ones() -> None:
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind((LOOPBACK, 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert not is_free(port)
-        chosen = choose({"a": port, "b": port, "c": port})
-    assert port not in chosen.values()
-    assert len(set(chosen.values())) == 3
 
 
 def test_a_program_lets_others_go_first_where_it_is_told_to(tmp_path: Path, supervisor: Supervisor) -> None:

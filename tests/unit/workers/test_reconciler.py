@@ -1,0 +1,89 @@
+"""Looks at the open jobs: which are announced again, and what scratch is swept away."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from layerdrift.contract.analysis import Status
+from tests.builders.records import record
+from tests.builders.stores import MemoryDeployment
+from workers.reconciler import PATIENCE, Reconciler
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> MemoryDeployment:
+    return MemoryDeployment(tmp_path, record(analysis_id="an_1"), lease_seconds=60)
+
+
+@pytest.fixture
+def reconciler(made: MemoryDeployment) -> Reconciler:
+    return Reconciler(made.given, "host:1", ("gpu", "cpu"))
+
+
+def look_often(reconciler: Reconciler, times: int = PATIENCE) -> list[list[str]]:
+    return [reconciler.look() for _ in range(times)]
+
+
+def test_a_job_that_nobody_holds_is_announced_once_after_some_looks(
+    made: MemoryDeployment, reconciler: Reconciler
+) -> None:
+    assert look_often(reconciler, PATIENCE + 2) == [*[[]] * (PATIENCE - 1), ["an_1"], [], []]
+    assert made.queue.announced == ["an_1"]
+
+
+def test_a_job_that_was_held_in_between_has_its_looks_counted_anew(
+    made: MemoryDeployment, reconciler: Reconciler
+) -> None:
+    look_often(reconciler, PATIENCE - 1)
+    made.leases.holders["an_1"] = "somebody"
+    assert reconciler.look() == []
+    del made.leases.holders["an_1"]
+    assert look_often(reconciler) == [*[[]] * (PATIENCE - 1), ["an_1"]]
+
+
+def test_a_queued_job_behind_others_waits_but_a_running_one_that_nobody_holds_is_announced(
+    made: MemoryDeployment, reconciler: Reconciler
+) -> None:
+    made.queue.ahead = 1
+    assert look_often(reconciler, PATIENCE + 1) == [[]] * (PATIENCE + 1)
+    made.jobs.update("an_1", lambda found: found.model_copy(update={"status": Status.RUNNING}))
+    look_often(reconciler)
+    assert made.queue.announced == ["an_1"]
+
+
+def test_a_job_that_has_ended_is_not_announced(made: MemoryDeployment, reconciler: Reconciler) -> None:
+    made.jobs.update("an_1", lambda found: found.ended(Status.FAILED))
+    look_often(reconciler)
+    assert made.queue.announced == []
+
+
+def test_of_two_reconcilers_one_announces(made: MemoryDeployment, reconciler: Reconciler) -> None:
+    look_often(reconciler)
+    look_often(Reconciler(made.given, "host:2"))
+    assert made.queue.announced == ["an_1"]
+
+
+def test_a_worker_is_known_from_its_first_look_until_it_stops(made: MemoryDeployment, reconciler: Reconciler) -> None:
+    reconciler.look()
+    assert made.workers.live == {"host:1": ["gpu", "cpu"]}
+    reconciler.start()
+    reconciler.stop()
+    assert made.workers.live == {}
+
+
+def test_only_old_scratch_of_jobs_that_nobody_holds_is_swept_away(
+    made: MemoryDeployment, reconciler: Reconciler
+) -> None:
+    made.leases.holders["an_held"] = "somebody"
+    before = time.time() - 4 * 60
+    for name, age in (("an_old.a", before - 10), ("an_held.b", before - 10), ("an_new.c", before + 10)):
+        folder = made.settings.scratch / name
+        folder.mkdir(parents=True)
+        (folder / "rows").touch()
+        os.utime(folder, (age, age))
+    reconciler.look()
+    assert sorted(folder.name for folder in made.settings.scratch.iterdir()) == ["an_held.b", "an_new.c"]
