@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Catalogue:
         for root in self._settings.roots:
             for folder, names in _folders(root):
                 shown = str(folder.relative_to(root)) if folder != root else root.name
-                if {CONFIG, ADAPTER_CONFIG} & set(names):
+                if _is_checkpoint(names):
                     models.append(Source(uri=folder.as_uri(), name=shown, kind="folder"))
                     continue
                 for name in names:
@@ -98,8 +98,14 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
         folder = Path(place)
         if len(folder.relative_to(root).parts) >= MAX_DEPTH:
             inside.clear()
+        if _is_checkpoint(names):
+            inside.clear()  # the layers of a sentence encoder, or the snapshots of a training
         inside[:] = sorted(name for name in inside if not name.startswith("."))
-        yield folder, sorted(name for name in names if not name.startswith("."))
+        yield folder, sorted(name for name in names if not name.startswith(".") and not (folder / name).is_symlink())
+
+
+def _is_checkpoint(names: Iterable[str]) -> bool:
+    return not {CONFIG, ADAPTER_CONFIG}.isdisjoint(names)
 
 
 def _is_data(name: str) -> bool:

@@ -13,10 +13,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 GIB = 2**30
 
 
+MIN_SECRET_BYTES = 16
+"""Of a secret that webhooks are signed with."""
+
+
 class Settings(BaseSettings):
     """Settings with their defaults; `LAYERDRIFT_PORT=9000` sets `port`."""
 
-    model_config = SettingsConfigDict(env_prefix="LAYERDRIFT_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LAYERDRIFT_", extra="ignore", hide_input_in_errors=True)
 
     host: str = Field(default="127.0.0.1", description="address the API binds to")
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
@@ -109,6 +113,12 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
+    @field_validator("s3_endpoint", "s3_public_endpoint", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        """As a compose file gives what its own environment lacks."""
+        return value or None
+
     @field_validator("webhook_hosts", "allowed_hosts", "readable_buckets", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
@@ -118,7 +128,7 @@ class Settings(BaseSettings):
     @classmethod
     def _plain_names(cls, value: list[str]) -> list[str]:
         for name in value:
-            if "/" in name or name.count(":") == 1:
+            if "/" in name or name.count(":") == 1 or "]:" in name:
                 raise ValueError(f"{name!r} is not a host name: leave out scheme and port")
         return [name.strip("[]").lower() for name in value]
 
@@ -127,9 +137,14 @@ class Settings(BaseSettings):
     def _base64(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, secret in value.items():
             try:
-                base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+                key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
             except ValueError as error:
                 raise ValueError(f"the secret {name!r} is not base64") from error
+            if len(key) < MIN_SECRET_BYTES:
+                raise ValueError(
+                    f"the secret {name!r} has {len(key)} bytes; at least {MIN_SECRET_BYTES} are needed (24 or more are "
+                    "recommended)"
+                )
         return value
 
     @property

@@ -37,8 +37,14 @@ class Remote:
     def json(self, call: str, **params: str) -> dict[str, Any]:
         """The answer to a call of the server's API."""
         with self._asked(call, params=params) as answer:
-            found: dict[str, Any] = json.loads(answer.read())
-            return found
+            body = answer.read()
+        try:
+            found: dict[str, Any] = json.loads(body)
+        except ValueError as error:
+            raise UnavailableError(f"the {self._what} returned no JSON for {self._uri}; is its URL right?") from error
+        if not isinstance(found, dict):
+            raise UnavailableError(f"the {self._what} returned no JSON object for {self._uri}; is its URL right?")
+        return found
 
     def head(self, path: str, length: int) -> bytes:
         """The first bytes of a file."""

@@ -142,6 +142,8 @@ class Opener:
     def _open_s3(self, uri: str, bucket: str, key: str, pointer: str, folder: bool) -> Location:
         if not bucket or not key:
             raise InputError.at(pointer, f"{uri}: write s3://bucket/key")
+        if {".", ".."} & set(key.split("/")):  # some stores resolve them, and what is allowed goes by prefixes
+            raise InputError.at(pointer, f"{uri}: the key of an S3 object cannot contain the parts . and ..")
         own = key_names.checkpoints_prefix(self._tenant)
         if bucket == self._settings.s3_bucket and not key.startswith(own):
             raise InputError.at(

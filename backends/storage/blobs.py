@@ -223,7 +223,12 @@ class BlobStore:
         end = "" if length is None else str(start + length - 1)
         byte_range = {} if not start and length is None else {"Range": f"bytes={start}-{end}"}
         with self._translated(key):
-            body: bytes = self._client.get_object(Bucket=self.bucket, Key=key, **byte_range)["Body"].read()
+            try:
+                body: bytes = self._client.get_object(Bucket=self.bucket, Key=key, **byte_range)["Body"].read()
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "InvalidRange":  # an empty object, or one that ends before
+                    return b""
+                raise
             return body
 
     def chunks(self, key: str, size: int) -> Iterator[bytes]:

@@ -85,7 +85,9 @@ class UploadStore:
         if asked.sha256 is not None:
             upload_id = _id(hashlib.sha256(f"{asked.sha256} {asked.filename}".encode()).digest())
             with suppress(NotFoundError):
-                return self.get(tenant, upload_id)
+                stored = self._read(tenant, upload_id)
+                if stored.upload.status == "complete" or stored.expected == asked:
+                    return stored.upload
         upload = Upload(
             id=upload_id,
             uri=f"{SCHEME}{upload_id}",

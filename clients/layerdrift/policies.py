@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -48,11 +50,10 @@ def load(text: str, name: str = "policy") -> Policy:
     places: dict[_Pointer, _Place] = {}
     try:
         _check_size(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None:
-            raise PolicyError(f"{name} is empty", [FieldProblem(pointer="", detail=f"{name}:1:1: the file is empty")])
-        _note(node, (), places)
+        _note(_node(text), (), places)
         document = parsed(text)
+        if document is None:
+            raise PolicyError(f"{name} is empty", [FieldProblem(pointer="", detail=f"{name}:1:1: the file is empty")])
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = _Place(mark.line + 1, mark.column + 1) if mark else _Place(1, 1)
@@ -71,6 +72,15 @@ def load(text: str, name: str = "policy") -> Policy:
         raise _error(name, found[:MAX_ERRORS]) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers of JSON: `1e-6` is one, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 def parsed(text: str) -> Any:
     """What a YAML or JSON text holds.
 
@@ -78,15 +88,39 @@ def parsed(text: str) -> Any:
         yaml.YAMLError: it is none, or holds a number, date or tag that has no value.
     """
     try:
-        return yaml.safe_load(text)
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):
+        pass  # YAML, then, whose loader says what is wrong
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one
     except (ValueError, LookupError, AttributeError, ArithmeticError, TypeError, RecursionError) as error:
         raise yaml.YAMLError(f"a value cannot be parsed ({type(error).__name__}: {error})") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _node(text: str) -> yaml.Node | None:
+    """The document with the places of its values; None where it is empty, or JSON that is no YAML."""
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        try:
+            json.loads(text, object_pairs_hook=_without_duplicates)
+        except (ValueError, RecursionError):
+            raise error from None
+        return None
+    return node
 
 
 def located(text: str, name: str, error: InputError) -> PolicyError:
     """What the gate says of a policy's rules, with the lines of its file."""
     places: dict[_Pointer, _Place] = {}
-    _note(yaml.compose(text, Loader=yaml.SafeLoader), (), places)
+    _note(_node(text), (), places)
     found = []
     for problem in error.errors:
         parts = problem.pointer.strip("/").split("/")

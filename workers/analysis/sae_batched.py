@@ -1,7 +1,7 @@
 """Training of a whole stack at once, for GPUs: every product is one batched matrix product over all sites.
 
 What `StackTrainer` computes site by site and sparsely, this computes densely for all of them: on a GPU dense products
-cost less than finding the few places that matter. `tests/unit/workers/analysis/test_sae.py` compares both.
+cost less than finding the few places that matter. `tests/unit/workers/analysis/test_sae_batched.py` compares both.
 
 Shapes: S autoencoders (sites), B rows (tokens), D input width, F latents.
 """

@@ -1,8 +1,8 @@
 """Training of many sparse autoencoders side by side.
 
 What BatchTopK and TopK keep is 1 % of the latents: only the encoder's product is dense there, decoding and every
-gradient are sparse, written out by hand. `tests/unit/workers/analysis/test_sae.py` compares them with autograd on
-dense tensors.
+gradient are sparse, written out by hand. `tests/unit/workers/analysis/test_sae_training.py` compares them with autograd
+on dense tensors.
 
 Shapes: S autoencoders (sites), B rows (tokens), D input width, F latents, K = the pairs of row and latent kept.
 """

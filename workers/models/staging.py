@@ -28,8 +28,14 @@ _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", 
 """Names that torch.compile, FSDP, activation checkpointing and DeepSpeed put into the names of parameters."""
 
 _ADAPTER_TENSOR = re.compile(
-    r"(^|\.)(lora_(A|B|embedding_[AB]|magnitude_vector)|ia3_l|hada_w|lokr_w|base_layer)(\.|_|$)"
+    r"(^|\.)("
+    r"(lora|glora|gralora|hira|delora)_(embedding_)?[A-E](_general)?|lora_magnitude_vector|delora_lambda|ia3_l|"
+    r"hada_[tw]\d(_[ab])?|lokr_[tw]\d(_[ab])?|p?vera_lambda_[bd]|randlora_(lambda|gamma)|vblora_logits_[AB]|"
+    r"b?oft_(embedding_)?R|boft_s|psoft_R|hra_u|(fourierft|waveft)_spectrum|c3a_kernel|miss_block|road_(alpha|theta)|"
+    r"shira_weight|trainable_tokens_delta|base_layer"
+    r")(\.|$)"
 )
+"""What PEFT's tuners name their tensors."""
 
 
 def stage_checkpoint(folder: Path, pointer: str) -> list[ReportWarning]:

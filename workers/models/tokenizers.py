@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,7 @@ def common_tokenizer(base: Path, tuned: Path | None, texts: Sequence[Text]) -> C
     other = load_tokenizer(tuned, "/tuned/uri")
     added = _added_tokens(tokenizer, other)
     differing, with_added = [], 0
-    for start in range(0, len(texts), ASKED_AT_ONCE):
-        part = texts[start : start + ASKED_AT_ONCE]
+    for start, part in _parts(texts):
         pairs = zip(encode(tokenizer, part, None), encode(other, part, None), strict=True)
         for number, (one, another) in enumerate(pairs, start=start):
             if one.ids == another.ids:
@@ -167,6 +167,16 @@ def common_tokenizer(base: Path, tuned: Path | None, texts: Sequence[Text]) -> C
         raise InputError.at("/tuned/uri", _disagreement(tokenizer, other, texts[differing[0]], differing, len(texts)))
     warnings = [*_told_added(added, with_added, len(texts)), *_told_differing(differing, len(texts))]
     return CommonTokenizer(tokenizer, warnings, frozenset(differing))
+
+
+def _parts(texts: Sequence[Text]) -> Iterator[tuple[int, list[Text]]]:
+    """The texts, some at once, with the number of the first: single ones or pairs, never both in one part."""
+    start = 0
+    for _, run in groupby(texts, key=lambda text: isinstance(text, str)):
+        alike = list(run)
+        for inside in range(0, len(alike), ASKED_AT_ONCE):
+            yield start + inside, alike[inside : inside + ASKED_AT_ONCE]
+        start += len(alike)
 
 
 def _added_tokens(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase) -> list[str]:

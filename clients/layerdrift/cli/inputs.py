@@ -45,8 +45,12 @@ def as_uri(given: str, client: Client, folder: bool) -> str:
     scheme, separator, _ = given.partition(":")
     if separator and scheme in _SCHEMES:
         return given
-    path = Path(given).expanduser()
-    if not path.exists():
+    try:
+        path = Path(given).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown user, a NUL byte
+        raise InputError(f"{given!r} is no path, and not a supported URI ({', '.join(_SCHEMES)}:): {error}") from error
+    if not there:
         raise InputError(f"there is no file or folder {given}, and it is not a supported URI ({', '.join(_SCHEMES)}:)")
     if folder and path.is_file() and path.suffix != ".zip":
         raise InputError(f"{given} is a file; a checkpoint is a folder with config.json and *.safetensors, or a zip")

@@ -189,8 +189,10 @@ def report(
     """Print or save the report of an analysis."""
     if open_ and (as_json or format not in (None, Format.HTML)):
         raise InputError("--open shows the HTML page: omit --json and --format")
+    if open_ and output is not None and output.suffix.lower() not in ("", ".html", ".htm"):
+        raise InputError("--open shows the HTML page: give --output a name that ends in .html")
     chosen = Format.JSON if as_json else Format.HTML if open_ else format
-    if format is None and not as_json and output is not None:
+    if chosen is None and output is not None:
         chosen = _format_of(output)
     if chosen is Format.PNG and output is None:
         raise InputError("a PNG needs a file: give --output")

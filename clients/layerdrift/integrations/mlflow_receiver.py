@@ -40,6 +40,9 @@ from mlflow import MlflowClient
 OLDEST_SECONDS = 300
 """A signed delivery that is older may be somebody's copy, and is refused."""
 
+LONGEST_TIMESTAMP = 20
+"""Digits."""
+
 MAX_BODY_BYTES = 1 << 20
 STOP_SECONDS = 5.0
 TAG_CHARACTERS = 500
@@ -69,7 +72,7 @@ class Reviews(BaseModel):
     def load(cls, path: Path) -> Reviews:
         """From a YAML file; InputError where it, or a policy or request in it, cannot be used."""
         try:
-            found = cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            found = cls.model_validate(policies.parsed(path.read_text(encoding="utf-8")))
             for name, review in found.models.items():
                 if review.policy is not None:
                     review.policy = path.parent / review.policy
@@ -136,7 +139,11 @@ class Receiver:
     def verified(self, headers: Mapping[str, str], body: bytes, now: float) -> bool:
         """Whether MLflow signed this with the shared secret, not long ago."""
         delivery, timestamp = headers.get("x-mlflow-delivery-id", ""), headers.get("x-mlflow-timestamp", "")
-        if not timestamp.isdecimal() or abs(now - int(timestamp)) > OLDEST_SECONDS:
+        if (
+            not timestamp.isdecimal()
+            or len(timestamp) > LONGEST_TIMESTAMP
+            or abs(now - int(timestamp)) > OLDEST_SECONDS
+        ):
             return False
         signed = b".".join((delivery.encode(), timestamp.encode(), body))
         expected = b"v1," + base64.b64encode(hmac.new(self._secret, signed, hashlib.sha256).digest())

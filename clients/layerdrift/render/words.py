@@ -26,10 +26,10 @@ def headline(report: Report) -> str:
         return "The models are identical at every layer on these texts: nothing drifted."
     if any(warning.code == "answers_not_explained" for warning in report.warnings):
         most = max(layer.drift for layer in report.layers)
-        return f"Drift (1 - CKA) is at most {most:.3f} at every layer, which does not explain the changed outputs."
+        return f"Drift (1 - CKA) is at most {most:z.3f} at every layer, which does not explain the changed outputs."
     first, last = report.layers[0], report.layers[-1]
     return (
-        f"Drift (1 - CKA) goes from {first.drift:.3f} at the {first.name} to {last.drift:.3f} at {last.name}: "
+        f"Drift (1 - CKA) goes from {first.drift:z.3f} at the {first.name} to {last.drift:z.3f} at {last.name}: "
         + "; ".join(f"{span(zone)} {ZONE_MEANING[zone.name]}" for zone in _joined(report.zones))
         + f".{_beyond_cka(report)}"
     )
@@ -189,7 +189,7 @@ def cautions(report: Report) -> list[str]:
             f"{data.truncated_share:.1%} of the texts' tokens lie beyond {data.max_length} tokens and were not read "
             "(analysis.max_length)."
         )
-    return [line if line.endswith(".") else f"{line[0].upper()}{line[1:]}." for line in said]
+    return [f"{line[0].upper()}{line[1:].removesuffix('.')}." for line in said]
 
 
 RUNS: dict[SaeRunName, str] = {
@@ -256,11 +256,14 @@ def reference(report: Report) -> str | None:
     found = report.reference
     if found is None:
         return None
-    most = max(range(len(found.drift)), key=lambda layer: found.drift[layer].value or 0.0)
-    said = (
-        f"On {found.texts} reference texts, which are not among the analysed ones, drift is largest at layer {most}: "
-        f"{number(found.drift[most].value)}{_between(found.drift[most], '{:.3f}')}"
-    )
+    said = f"On {found.texts} reference texts, which are not among the analysed ones, "
+    known = [layer for layer, drift in enumerate(found.drift) if drift.value is not None]
+    if known:
+        most = max(known, key=lambda layer: found.drift[layer].value or 0.0)
+        drift = found.drift[most]
+        said += f"drift is largest at layer {most}: {number(drift.value)}{_between(drift, '{:.3f}')}"
+    else:
+        said += "drift is undefined at every layer"
     ratio = found.outputs.perplexity_ratio if found.outputs else None
     change = found.outputs.accuracy_change if found.outputs else None
     if ratio is not None and ratio.value is not None:
@@ -291,19 +294,19 @@ def excess(count: int | None, error: float | None) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number for a table; an em dash where there is none."""
-    return "—" if value is None else f"{value:.{digits}f}"
+    return "—" if value is None else f"{value:z.{digits}f}"
 
 
 def interval(measured: Measured, digits: int = 3) -> str:
     """The 95 % interval of a number for a table; an em dash where there is none."""
     if measured.low is None or measured.high is None:
         return "—"
-    return f"{measured.low:.{digits}f} to {measured.high:.{digits}f}"
+    return f"{measured.low:z.{digits}f} to {measured.high:z.{digits}f}"
 
 
 def percent(share: float | None) -> str:
     """A share for a table; an em dash where there is none."""
-    return "—" if share is None else f"{100 * share:.1f} %"
+    return "—" if share is None else f"{100 * share:z.1f} %"
 
 
 def _identical(report: Report) -> bool:

@@ -130,22 +130,31 @@ class AsyncClient:
         return await self._send(calls.artifacts(analysis_id))
 
     async def download(self, artifact: Artifact, target: Path) -> None:
-        """Writes an artifact's bytes to a file; LayerdriftError where they are not those that were kept."""
-        digest = hashlib.sha256()
+        """Writes an artifact's bytes to a file.
+
+        Raises:
+            LayerdriftError: they are not the bytes that were kept, or did not come; no file is written.
+        """
+        digest, part = hashlib.sha256(), target.with_name(f"{target.name}.part")
         try:
             async with (
                 httpx.AsyncClient(timeout=self._http.timeout) as plain,
                 plain.stream("GET", artifact.url) as answer,
             ):
                 answer.raise_for_status()
-                with target.open("wb") as file:
+                with part.open("wb") as file:
                     async for chunk in answer.aiter_bytes():
                         digest.update(chunk)
                         file.write(chunk)
         except httpx.HTTPError as error:
             raise TransportError(f"{artifact.name} could not be fetched: {error}") from error
-        if digest.hexdigest() != artifact.sha256:
-            raise LayerdriftError(f"{artifact.name} came with the sha256 {digest.hexdigest()}, not {artifact.sha256}")
+        else:
+            if digest.hexdigest() != artifact.sha256:
+                got = digest.hexdigest()
+                raise LayerdriftError(f"{artifact.name} came with the sha256 {got}, not {artifact.sha256}")
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
 
     async def compare(self, analysis_id: str, other_id: str) -> Comparison:
         """The other report's numbers less this one's, layer by layer."""

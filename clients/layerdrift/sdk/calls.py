@@ -292,6 +292,6 @@ def _path(reference: str) -> str:
     Raises:
         InputError: a name that no path can hold.
     """
-    if "/" in reference or not reference:
+    if "/" in reference or reference in ("", ".", ".."):
         raise InputError(f"{reference!r} is no reference to an analysis: give its id, the start of it, or `latest`")
     return f"/v1/analyses/{quote(reference, safe='')}"

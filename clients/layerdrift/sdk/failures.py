@@ -11,6 +11,7 @@ from layerdrift.contract.errors import (
     DeadlineError,
     ForbiddenError,
     InputError,
+    LateError,
     LayerdriftError,
     MalformedError,
     MediaTypeError,
@@ -28,6 +29,7 @@ _BY_STATUS: dict[int, type[LayerdriftError]] = {
     401: UnauthorizedError,
     403: ForbiddenError,
     404: NotFoundError,
+    408: LateError,
     409: ConflictError,
     413: TooLargeError,
     415: MediaTypeError,
@@ -36,6 +38,10 @@ _BY_STATUS: dict[int, type[LayerdriftError]] = {
     503: UnavailableError,
     504: DeadlineError,
 }
+
+
+LONGEST_PAUSE = 3600.0
+"""Seconds."""
 
 
 class AnalysisFailed(LayerdriftError):
@@ -66,6 +72,8 @@ def error_of(answer: httpx.Response) -> LayerdriftError:
 
 
 def retry_after(answer: httpx.Response) -> float | None:
-    """Seconds after which the service wants to be asked again; None where it does not say."""
+    """Seconds after which the service wants to be asked again, an hour at most; None where it does not say."""
     said = answer.headers.get("Retry-After", "")
-    return float(said) if said.isdecimal() else None
+    if not said.isdecimal():
+        return None
+    return min(float(said), LONGEST_PAUSE) if len(said) < 10 else LONGEST_PAUSE

@@ -91,6 +91,11 @@ def test_files_of_a_checkpoint_are_no_data_sets(make: Callable[..., Catalogue], 
     assert make().of("default").datasets == []
 
 
+def test_layers_and_snapshots_inside_a_checkpoint_are_no_models(make: Callable[..., Catalogue], root: Path) -> None:
+    write(root, "st/config.json", "st/1_Pooling/config.json", "run/config.json", "run/checkpoint-5/config.json")
+    assert names(make().of("default").models, "folder") == ["run", "st"]
+
+
 def test_a_root_that_is_a_checkpoint_goes_by_its_own_name(make: Callable[..., Catalogue], root: Path) -> None:
     write(root, "config.json")
     assert names(make().of("default").models, "folder") == ["root"]
@@ -107,13 +112,13 @@ def test_what_is_listed_can_be_opened_whatever_its_name(make: Callable[..., Cata
     assert (len(found.models), len(found.datasets)) == (1, 2)
 
 
-def test_hidden_files_and_linked_folders_are_left_out(
-    make: Callable[..., Catalogue], root: Path, tmp_path: Path
-) -> None:
+def test_hidden_files_and_links_are_left_out(make: Callable[..., Catalogue], root: Path, tmp_path: Path) -> None:
     write(root, ".cache/config.json", ".hidden.csv", "shown/.git/config.json")
     write(tmp_path, "outside/config.json")
     os.symlink(tmp_path / "outside", root / "link")
     os.symlink(root, root / "loop")
+    write(tmp_path, "outside.csv")
+    os.symlink(tmp_path / "outside.csv", root / "linked.csv")
     found = make().of("default")
     assert (found.models, found.datasets) == ([], [])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from backends.settings import Settings
 
 Read = Callable[..., Settings]
+SECRET = base64.b64encode(b"sixteen of bytes").decode()
 
 
 @pytest.fixture
@@ -53,13 +55,13 @@ def test_host_names_are_compared_in_lower_case_and_without_brackets(read: Read) 
     assert read(LAYERDRIFT_ALLOWED_HOSTS="API.Example.org,[::1],::1").allowed_hosts == ["api.example.org", "::1", "::1"]
 
 
-@pytest.mark.parametrize("host", ["api.example.org:8000", "https://api.example.org", "api.example.org/"])
+@pytest.mark.parametrize("host", ["api.example.org:8000", "https://api.example.org", "api.example.org/", "[::1]:8000"])
 def test_a_host_name_with_scheme_or_port_is_refused(read: Read, host: str) -> None:
     with pytest.raises(ValidationError, match="leave out scheme and port"):
         read(LAYERDRIFT_ALLOWED_HOSTS=f"good.example.org,{host}")
 
 
-@pytest.mark.parametrize("secret", ["whsec_c2VjcmV0", "c2VjcmV0"])
+@pytest.mark.parametrize("secret", [f"whsec_{SECRET}", SECRET])
 def test_secrets_of_webhooks_are_base64_with_or_without_the_prefix(read: Read, secret: str) -> None:
     settings = read(LAYERDRIFT_WEBHOOK_SECRETS=f'{{"ci": "{secret}"}}')
     assert settings.webhook_secrets["ci"].get_secret_value() == secret
@@ -69,6 +71,24 @@ def test_secrets_of_webhooks_are_base64_with_or_without_the_prefix(read: Read, s
 def test_a_secret_that_is_not_base64_is_refused_by_its_name(read: Read, secret: str) -> None:
     with pytest.raises(ValidationError, match="the secret 'ci' is not base64"):
         read(LAYERDRIFT_WEBHOOK_SECRETS=f'{{"ci": "{secret}"}}')
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "c2VjcmV0"])
+def test_a_secret_that_could_be_guessed_is_refused(read: Read, secret: str) -> None:
+    with pytest.raises(ValidationError, match=r"the secret 'ci' has [06] bytes; at least 16 are needed"):
+        read(LAYERDRIFT_WEBHOOK_SECRETS=f'{{"ci": "{secret}"}}')
+
+
+def test_a_wrong_secret_shows_neither_itself_nor_the_others(read: Read) -> None:
+    with pytest.raises(ValidationError) as raised:
+        read(LAYERDRIFT_WEBHOOK_SECRETS=f'{{"good": "{SECRET}", "bad": "not base64"}}')
+    assert SECRET not in str(raised.value)
+    assert "not base64" not in str(raised.value).replace("is not base64", "")
+
+
+def test_an_empty_endpoint_is_none(read: Read) -> None:
+    settings = read(LAYERDRIFT_S3_ENDPOINT="", LAYERDRIFT_S3_PUBLIC_ENDPOINT="")
+    assert (settings.s3_endpoint, settings.s3_public_endpoint) == (None, None)
 
 
 def test_no_secret_shows_where_settings_are_printed(read: Read) -> None:

@@ -231,6 +231,22 @@ def test_of_very_many_mistakes_the_first_hundred_are_named() -> None:
     assert len(problems_of(json.dumps({"rules": rules}))) == policies.MAX_ERRORS == 100
 
 
+@pytest.mark.parametrize("indent", [None, "\t"])
+def test_json_is_read_as_json(indent: str | None) -> None:
+    rules = [{"id": "a", "path": "layers[*].drift", "max": 1e-6, "message": "moved 😀"}]
+    policy = policies.load(json.dumps({"rules": rules}, indent=indent))
+    assert (policy.rules[0].max, policy.rules[0].message) == (1e-6, "moved 😀")
+
+
+def test_a_key_that_stands_twice_is_refused_in_json_too() -> None:
+    with pytest.raises(InputError, match="duplicate key id"):
+        policies.load('{"rules": [{"id": "a", "id": "b", "path": "layers[*].drift", "max": 1}]}')
+
+
+def test_a_number_without_a_point_has_an_exponent_in_yaml_too() -> None:
+    assert policies.load("rules:\n  - {id: a, path: 'layers[*].drift', max: 1e-6, message: m}").rules[0].max == 1e-6
+
+
 def test_json_and_yaml_say_the_same() -> None:
     yaml = "rules:\n- {id: a, message: m, path: 'layers[0].drift', max: 1}\n"
     assert policies.load(json.dumps({"rules": [RULE]})) == policies.load(yaml)

@@ -86,6 +86,13 @@ def test_parameters_of_a_call_are_quoted(serve: Serve) -> None:
     assert dict(came[0].url.params) == {"name": "a&b=c", "path": "ä/b"}
 
 
+@pytest.mark.parametrize("content", [b"<html>login</html>", b"", b"[]", b"\xff", b'"text"'])
+def test_an_answer_that_is_no_json_object_is_an_error_of_the_server(serve: Serve, content: bytes) -> None:
+    serve(lambda _: httpx.Response(200, content=content))
+    with pytest.raises(UnavailableError, match="is its URL right"):
+        remote().json("/api/get")
+
+
 @pytest.mark.parametrize("content", [b"abcdef", b"abc", b"ab", b""])
 def test_no_more_than_the_head_of_a_file_is_given_though_a_server_ignores_the_range(
     serve: Serve, content: bytes

@@ -145,6 +145,12 @@ def test_readable_buckets_and_own_checkpoints_are_opened(make: Callable[..., Ope
         ("layerdrift/tenants/team/jobs/an_x.json", "in the service's own bucket only tenants/team/checkpoints/"),
         ("layerdrift/tenants/other/checkpoints/an_x/", "in the service's own bucket only"),
         ("layerdrift/keys/x.json", "in the service's own bucket only"),
+        ("layerdrift/tenants/team/checkpoints/../../other/checkpoints/an_x/", "cannot contain the parts . and .."),
+        (
+            "layerdrift/tenants/team/checkpoints/%2e%2e/%2E./other/checkpoints/an_x/",
+            "cannot contain the parts . and ..",
+        ),
+        ("shared/public/./../private/a", "cannot contain the parts . and .."),
     ],
 )
 @pytest.mark.parametrize("folder", [True, False])

@@ -93,6 +93,11 @@ def test_a_part_of_an_object_is_asked_for_by_its_first_and_its_last_byte(
     assert blobs.get("dir/a", start, length) == b"some"
 
 
+def test_an_empty_object_has_an_empty_head(s3: Any, blobs: BlobStore) -> None:
+    s3.add_client_error("get_object", "InvalidRange", http_status_code=416)
+    assert blobs.get("dir/a", length=10) == b""
+
+
 def test_an_etag_is_the_same_from_a_listing_and_from_the_object(s3: Any, blobs: BlobStore) -> None:
     item = {"Key": "dir/a", "Size": 3, "ETag": '"e1"'}
     s3.add_response("head_object", {"ContentLength": 3, "ETag": '"e1"'}, AN_OBJECT)

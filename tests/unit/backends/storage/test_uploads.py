@@ -164,6 +164,13 @@ def test_a_known_sha256_under_the_same_name_is_the_same_upload(store: UploadStor
     assert store.announce("other", UploadRequest(filename="x.csv", sha256=SHA256)).status == "waiting"
 
 
+def test_a_size_that_was_announced_wrong_can_be_corrected(store: UploadStore) -> None:
+    first = announced(store, sha256=SHA256, bytes=len(CONTENT) - 1)
+    second = announced(store, sha256=SHA256, bytes=len(CONTENT))
+    assert second.id == first.id
+    assert send(store, second, CONTENT).status == "complete"
+
+
 def test_a_tenant_sees_and_removes_its_own_uploads_alone(store: UploadStore, blobs: PartedBlobs) -> None:
     upload = announced(store)
     send(store, upload, CONTENT)

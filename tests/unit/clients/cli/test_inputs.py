@@ -98,6 +98,8 @@ def test_a_home_folder_is_found(uploads: HttpService, checkpoint: Path, monkeypa
         ("texts.csv", True, "texts.csv is a file; a checkpoint is a folder"),
         ("model", False, "model is a folder; a data set is one file"),
         ("empty", True, "contains no .safetensors file"),
+        ("~nobody-of-this-name/model", True, "is no path, and not a supported URI"),
+        ("m" * 300, True, "is no path, and not a supported URI"),
     ],
 )
 def test_what_cannot_be_uploaded_says_what_it_is(
@@ -220,6 +222,12 @@ def test_a_fine_tune_that_a_file_describes_keeps_its_settings(tmp_path: Path) ->
 )
 def test_a_file_that_holds_no_request_is_refused(tmp_path: Path, body: str, said: str) -> None:
     assert said in refused(request=request_file(tmp_path, body)).detail
+
+
+@pytest.mark.parametrize("indent", [None, 2, "\t"])
+def test_a_request_in_json_keeps_every_character(tmp_path: Path, indent: int | str | None) -> None:
+    body = json.dumps({"name": "😀 great"}, indent=indent)
+    assert made(request=request_file(tmp_path, body)).name == "😀 great"
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

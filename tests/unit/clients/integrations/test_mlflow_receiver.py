@@ -143,6 +143,8 @@ def without(name: str) -> Callable[[dict[str, str]], dict[str, str]]:
         (lambda headers: headers | {"x-mlflow-timestamp": "1001"}, False),
         (lambda headers: headers | {"x-mlflow-timestamp": "-1"}, False),
         (lambda headers: headers | {"x-mlflow-timestamp": "²"}, False),
+        (lambda headers: headers | {"x-mlflow-timestamp": "9" * 400}, False),
+        (lambda headers: headers | {"x-mlflow-timestamp": "9" * 5000}, False),
         (lambda headers: headers | {"x-mlflow-signature": "v1,é"}, False),
         (without("x-mlflow-timestamp"), False),
         (without("x-mlflow-signature"), False),
@@ -280,9 +282,10 @@ def test_rules_with_a_baseline_need_one_and_the_configuration_can_give_it(tmp_pa
         ("models: {}", "at least 1 item"),
         ("models: {a: {request: {}, polcy: x}}", "polcy"),
         ("models: {a: {request: {base: {uri: 's3://a/b'}}}}", "dataset"),
+        ("models: {a: {request: {seed: 2024-13-45}}}", "month"),
         (json.dumps({"models": {"a": {"request": REQUEST | {"finetune": {}}}}}), "exactly one of tuned"),
     ],
-    ids=["no YAML", "empty", "no models", "unknown field", "no data set", "fine-tunes itself"],
+    ids=["no YAML", "empty", "no models", "unknown field", "no data set", "no date", "fine-tunes itself"],
 )
 def test_a_configuration_that_cannot_be_used_is_refused_before_anything_is_heard(
     tmp_path: Path, text: str, said: str

@@ -262,6 +262,8 @@ def test_forgetting_is_told_by_the_layer_that_moved_most_and_by_the_answers_ther
         "model's perplexity there is 1.2 times the base model's (95 %: 1.1 to 1.3); its accuracy there changes by +1.0 "
         "points."
     )
+    undefined = words.reference(report(reference=reference([None, None])))
+    assert str(undefined).endswith("not among the analysed ones, drift is undefined at every layer.")
     undefined_answers = reference([0.5], perplexity_ratio={"value": None}, accuracy_change={"value": None})
     assert str(words.reference(report(reference=undefined_answers))).endswith("drift is largest at layer 0: 0.500.")
 
@@ -273,6 +275,8 @@ def test_forgetting_is_told_by_the_layer_that_moved_most_and_by_the_answers_ther
         (words.number(0.0625, 3), "0.062"),
         (words.percent(None), "—"),
         (words.percent(1.0), "100.0 %"),
+        (words.percent(-1e-5), "0.0 %"),
+        (words.number(-1e-6), "0.000"),
         (words.interval(undefined()), "—"),
         (words.interval(Measured(value=0.5, low=0.4)), "—"),
         (words.interval(Measured(value=0.5, low=0.4, high=0.61), 1), "0.4 to 0.6"),

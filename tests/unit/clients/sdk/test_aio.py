@@ -246,7 +246,7 @@ def test_an_artifact_is_fetched_by_its_link_without_the_api_key(bucket: HttpServ
 def test_bytes_that_are_not_those_that_were_kept_are_an_error(bucket: HttpService, tmp_path: Path) -> None:
     with pytest.raises(LayerdriftError, match=r"report\.html came with the sha256 .*, not "):
         using(lambda client: client.download(artifact(b"<HTML>"), tmp_path / "page.html"))
-    assert len(bucket.seen) == 1
+    assert (len(bucket.seen), list(tmp_path.iterdir())) == (1, [])
 
 
 def test_a_link_that_has_expired_is_an_error_and_leaves_no_file(bucket: HttpService, tmp_path: Path) -> None:

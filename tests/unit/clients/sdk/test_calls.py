@@ -70,7 +70,7 @@ def test_a_name_reaches_the_service_as_it_is(reference: str, path: str) -> None:
     assert url_of(calls.compare("latest", reference)) == f"http://service/v1/analyses/latest/compare/{path[13:]}"
 
 
-@pytest.mark.parametrize("reference", ["", "a/b", "/"])
+@pytest.mark.parametrize("reference", ["", "a/b", "/", ".", ".."])
 def test_what_no_path_can_hold_is_refused_before_it_is_sent(reference: str) -> None:
     for call in (calls.get, calls.delete, calls.cancel, calls.report, calls.artifacts, calls.events_path):
         with pytest.raises(InputError, match="is no reference to an analysis"):

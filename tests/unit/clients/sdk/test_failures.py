@@ -73,13 +73,25 @@ def test_of_a_long_page_the_beginning_is_quoted() -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("30", 30.0), ("0", 0.0), ("", None), ("-1", None), ("1.5", None), ("Fri, 01 Jan 2027 00:00:00 GMT", None)],
+    [
+        ("30", 30.0),
+        ("0", 0.0),
+        ("7200", 3600.0),
+        ("9" * 400, 3600.0),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("Fri, 01 Jan 2027 00:00:00 GMT", None),
+    ],
 )
 def test_a_pause_is_asked_for_in_whole_seconds(header: str, seconds: float | None) -> None:
     assert retry_after(problem(503, "full", headers={"Retry-After": header})) == seconds
 
 
-@pytest.mark.parametrize(("headers", "seconds"), [({"Retry-After": "30"}, 30), ({"Retry-After": "0"}, 1), ({}, 1)])
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"Retry-After": "30"}, 30), ({"Retry-After": "0"}, 1), ({"Retry-After": "9" * 400}, 3600), ({}, 1)],
+)
 def test_too_many_requests_say_when_to_come_back_a_second_at_least(headers: dict[str, str], seconds: int) -> None:
     found = error_of(problem(429, "slow down", headers=headers))
     assert isinstance(found, RateError)

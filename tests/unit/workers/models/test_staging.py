@@ -87,6 +87,12 @@ def test_a_configuration_that_cannot_be_used_is_refused_at_its_place(tmp_path: P
         "layer.0.query.base_layer.weight",
         "layer.ia3_l",
         "layer.lora_magnitude_vector.default.weight",
+        "encoder.layer.0.query.hada_w1_a",
+        "encoder.layer.0.query.hada_t2",
+        "encoder.layer.0.query.lokr_w1",
+        "encoder.layer.0.query.lokr_w2_b.default",
+        "encoder.layer.0.query.vera_lambda_d",
+        "encoder.layer.0.query.oft_R.weight",
     ],
 )
 def test_weights_with_tensors_of_an_adapter_are_refused(tmp_path: Path, name: str) -> None:
@@ -95,7 +101,13 @@ def test_weights_with_tensors_of_an_adapter_are_refused(tmp_path: Path, name: st
 
 
 def test_names_that_only_look_like_an_adapters_are_taken(tmp_path: Path) -> None:
-    assert stage_checkpoint(checkpoint(tmp_path, ["flora_Apple.weight", "base_layers.weight"]), "/base/uri") == []
+    assert (
+        stage_checkpoint(
+            checkpoint(tmp_path, ["flora_Apple.weight", "base_layers.weight", "hada_wave.weight", "oft_Rows"]),
+            "/base/uri",
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
 from tests.builders.models import tiny_tokenizer
+from workers.models.texts import Text
 from workers.models.tokenizers import MAX_EXPANSION, TOKENIZER, common_tokenizer, load_tokenizer
 
 TEXTS = ["the good film", "a bad plot", "the actor was sad"]
@@ -121,7 +122,8 @@ def test_without_a_tuned_checkpoint_or_its_tokenizer_the_base_models_is_taken(ba
 
 
 def test_equal_tokenizers_are_no_warning_even_of_no_texts(base: Path, other: Path) -> None:
-    for texts in (TEXTS, [], [("a film", "a plot")]):
+    given: list[list[Text]] = [[*TEXTS], [], [("a film", "a plot")], [("a film", "a plot"), *TEXTS, ("good", "bad")]]
+    for texts in given:
         found = common_tokenizer(base, other, texts)
         assert (found.warnings, found.differing) == ([], frozenset())
 
