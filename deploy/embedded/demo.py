@@ -34,7 +34,7 @@ from layerdrift.contract.request import (
     ModelRef,
     SaeSettings,
 )
-from layerdrift.render import words
+from layerdrift.render import sentences
 from layerdrift.sdk import Client
 
 TEXTS_SHOWN = [
@@ -102,7 +102,12 @@ def _run(stack: Stack, inputs: DemoInputs, home: Path) -> None:
 
 def _print(report: Report) -> None:
     console.print(tables.layers(report, console.width))
-    for line in (words.headline(report), words.outcome(report), words.advice(report), words.withheld(report)):
+    for line in (
+        sentences.headline(report),
+        sentences.outcome(report),
+        sentences.advice(report),
+        sentences.withheld(report),
+    ):
         if line:
             console.print(line, highlight=False, markup=False)
     verdict = policies.starter_verdict(report)

@@ -21,7 +21,7 @@ def _deployment(request: Request) -> Deployment:
     return deployment
 
 
-Backends = Annotated[Deployment, Depends(_deployment)]
+CurrentDeployment = Annotated[Deployment, Depends(_deployment)]
 REFERENCE: Final = "an id (an_…), the first characters of one, a name, or `latest`"
 
 Reference = Annotated[str, Path(max_length=200, description=REFERENCE)]
@@ -30,29 +30,29 @@ Reference = Annotated[str, Path(max_length=200, description=REFERENCE)]
 def _allowed(scope: Scope) -> Callable[..., ApiKey]:
     """A dependency: the key of a request that may do this. 401, 403 or 429 else."""
 
-    def check(request: Request, backends: Backends, _: Annotated[object, Depends(_SCHEME)]) -> ApiKey:
-        key = backends.keys.find(bearer(request.headers.get("Authorization")))
+    def check(request: Request, deployment: CurrentDeployment, _: Annotated[object, Depends(_SCHEME)]) -> ApiKey:
+        key = deployment.keys.find(bearer(request.headers.get("Authorization")))
         require(key, scope)
-        backends.keys.count_request(key)
+        deployment.keys.count_request(key)
         return key
 
     return check
 
 
-def _resolved(request: Request, backends: Backends, reference: str) -> str:
+def _resolved(request: Request, deployment: CurrentDeployment, reference: str) -> str:
     """The id that a reference stands for, among the analyses of whoever asks."""
     if ANALYSIS_ID.fullmatch(reference):
         return reference
-    key = backends.keys.find(bearer(request.headers.get("Authorization")))
-    return backends.listing.resolve(key.tenant, reference)
+    key = deployment.keys.find(bearer(request.headers.get("Authorization")))
+    return deployment.listing.resolve(key.tenant, reference)
 
 
-def _analysis_id(request: Request, backends: Backends, analysis_id: Reference) -> str:
-    return _resolved(request, backends, analysis_id)
+def _analysis_id(request: Request, deployment: CurrentDeployment, analysis_id: Reference) -> str:
+    return _resolved(request, deployment, analysis_id)
 
 
-def _other_id(request: Request, backends: Backends, other_id: Reference) -> str:
-    return _resolved(request, backends, other_id)
+def _other_id(request: Request, deployment: CurrentDeployment, other_id: Reference) -> str:
+    return _resolved(request, deployment, other_id)
 
 
 AnalysisId = Annotated[str, Depends(_analysis_id)]

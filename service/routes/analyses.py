@@ -18,7 +18,7 @@ from layerdrift.contract.errors import ConflictError
 from layerdrift.contract.key import ApiKey
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
-from service.http.access import Admin, AnalysisId, Backends, OtherAnalysisId, Reader, Submitter
+from service.http.access import Admin, AnalysisId, CurrentDeployment, OtherAnalysisId, Reader, Submitter
 from service.http.conditional import conditional
 from service.http.problems import documented
 from service.routes.web import REPORT
@@ -39,7 +39,7 @@ Tag = Annotated[
 
 @router.get("/v1/analyses", summary="List analyses", tags=["analyses"], responses=documented(401, 403, 422, 429, 503))
 def list_analyses(
-    backends: Backends,
+    deployment: CurrentDeployment,
     key: Reader,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page")] = None,
@@ -50,7 +50,7 @@ def list_analyses(
     """List analyses, newest first. A filtered page may be short: continue while `next_cursor` is set."""
     label, _, value = (tag or "").partition(":")
     wanted = Wanted(status=status, name=name, tag=(label, value) if tag else None)
-    records, next_cursor = backends.listing.page(key.tenant, limit, cursor, wanted)
+    records, next_cursor = deployment.listing.page(key.tenant, limit, cursor, wanted)
     return AnalysisPage(items=[record.analysis() for record in records], next_cursor=next_cursor)
 
 
@@ -62,14 +62,14 @@ def list_analyses(
     responses={304: {"description": "Not modified"}, **documented(401, 403, 404, 422, 429, 503)},
 )
 def get_analysis(
-    backends: Backends, key: Reader, analysis_id: AnalysisId, if_none_match: IfNoneMatch = None
+    deployment: CurrentDeployment, key: Reader, analysis_id: AnalysisId, if_none_match: IfNoneMatch = None
 ) -> Response:
     """Get an analysis with the progress of its stages. `Retry-After`: seconds to wait before the next poll."""
-    record = backends.jobs.get(analysis_id, key.tenant)
+    record = deployment.jobs.get(analysis_id, key.tenant)
     headers = {} if record.status.final else {"Retry-After": str(POLL_SECONDS)}
     found = record.analysis()
     if record.status is Status.QUEUED:
-        found = found.model_copy(update={"queued_before": backends.listing.queued_before(record)})
+        found = found.model_copy(update={"queued_before": deployment.listing.queued_before(record)})
     return conditional(found.model_dump_json().encode(), "application/json", if_none_match, headers)
 
 
@@ -80,9 +80,9 @@ def get_analysis(
     status_code=204,
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
-def delete_analysis(backends: Backends, key: Admin, analysis_id: AnalysisId) -> None:
+def delete_analysis(deployment: CurrentDeployment, key: Admin, analysis_id: AnalysisId) -> None:
     """Delete an analysis with its report, artifacts and checkpoint. Returns 409 while it is queued or running."""
-    delete(backends, key.tenant, analysis_id)
+    delete(deployment, key.tenant, analysis_id)
 
 
 @router.post(
@@ -92,9 +92,9 @@ def delete_analysis(backends: Backends, key: Admin, analysis_id: AnalysisId) -> 
     status_code=202,
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
-def cancel_analysis(backends: Backends, key: Submitter, analysis_id: AnalysisId) -> Analysis:
+def cancel_analysis(deployment: CurrentDeployment, key: Submitter, analysis_id: AnalysisId) -> Analysis:
     """Cancel an analysis. A queued one ends immediately; a running one stops at its next batch."""
-    return backends.jobs.cancel(analysis_id, key.tenant).analysis()
+    return deployment.jobs.cancel(analysis_id, key.tenant).analysis()
 
 
 @router.get(
@@ -113,7 +113,7 @@ def cancel_analysis(backends: Backends, key: Submitter, analysis_id: AnalysisId)
     },
 )
 def get_report(
-    backends: Backends,
+    deployment: CurrentDeployment,
     key: Reader,
     analysis_id: AnalysisId,
     accept: Annotated[str, Header()] = "application/json",
@@ -125,11 +125,11 @@ def get_report(
     `status: preliminary` and the header `Layerdrift-Report: preliminary`, and is never cached. Returns 409 before that.
     """
     format = negotiated(accept)
-    record = backends.jobs.get(analysis_id, key.tenant)
-    if record.report == "preliminary" and (found := backends.reports.preliminary(record.owned, format)) is not None:
+    record = deployment.jobs.get(analysis_id, key.tenant)
+    if record.report == "preliminary" and (found := deployment.reports.preliminary(record.owned, format)) is not None:
         return Response(found, headers=_PRELIMINARY | _format_headers(format))
     _require_success(record)
-    report = backends.reports.get(record.owned, format)
+    report = deployment.reports.get(record.owned, format)
     cache_status = "layerdrift-redis; hit" if report.hit else "layerdrift-redis; fwd=uri-miss; stored"
     headers = {"Cache-Status": cache_status, "Cache-Control": "private, no-cache"} | _format_headers(format)
     return conditional(report.body, MEDIA_TYPES[format], if_none_match, headers)
@@ -141,10 +141,10 @@ def get_report(
     tags=["analyses"],
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
-def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> ArtifactList:
+def list_artifacts(deployment: CurrentDeployment, key: Reader, analysis_id: AnalysisId) -> ArtifactList:
     """List the files of a finished analysis, each with a temporary link that works without an API key."""
-    record = _succeeded(backends, key, analysis_id)
-    return ArtifactList(items=backends.artifacts.listed(record.owned, backends.settings.link_seconds))
+    record = _succeeded(deployment, key, analysis_id)
+    return ArtifactList(items=deployment.artifacts.listed(record.owned, deployment.settings.link_seconds))
 
 
 @router.post(
@@ -154,13 +154,15 @@ def list_artifacts(backends: Backends, key: Reader, analysis_id: AnalysisId) -> 
     response_model=Verdict,
     responses=documented(400, 401, 403, 404, 409, 413, 415, 422, 429, 503),
 )
-async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId, policy: Policy) -> Response:
+async def gate_analysis(
+    deployment: CurrentDeployment, key: Reader, analysis_id: AnalysisId, policy: Policy
+) -> Response:
     """Evaluate a policy against the report. Returns 422 if a rule cannot be evaluated; that is not a pass."""
-    report = await run_in_threadpool(_report, backends, key, analysis_id)
+    report = await run_in_threadpool(_report, deployment, key, analysis_id)
     baseline = None
     if policy.baseline is not None:
-        earlier = await run_in_threadpool(backends.listing.resolve, key.tenant, policy.baseline)
-        baseline = await run_in_threadpool(_report, backends, key, earlier)
+        earlier = await run_in_threadpool(deployment.listing.resolve, key.tenant, policy.baseline)
+        baseline = await run_in_threadpool(_report, deployment, key, earlier)
     return Response(await evaluate.verdict(policy, report, baseline), media_type="application/json")
 
 
@@ -172,13 +174,13 @@ async def gate_analysis(backends: Backends, key: Reader, analysis_id: AnalysisId
     responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 async def compare_analyses(
-    backends: Backends,
+    deployment: CurrentDeployment,
     key: Reader,
     analysis_id: AnalysisId,
     other_id: OtherAnalysisId,
 ) -> Response:
     """Compare two reports layer by layer: `other_id` minus `analysis_id`."""
-    one, other = [await run_in_threadpool(_report, backends, key, id_) for id_ in (analysis_id, other_id)]
+    one, other = [await run_in_threadpool(_report, deployment, key, id_) for id_ in (analysis_id, other_id)]
     return Response(await evaluate.comparison(one, other), media_type="application/json")
 
 
@@ -194,12 +196,12 @@ def _format_headers(format: ReportFormat) -> dict[str, str]:
     return headers | ({"Content-Security-Policy": REPORT} if format == "html" else {})
 
 
-def _report(backends: Deployment, key: ApiKey, analysis_id: str) -> bytes:
-    return backends.reports.get(_succeeded(backends, key, analysis_id).owned, "json").body
+def _report(deployment: Deployment, key: ApiKey, analysis_id: str) -> bytes:
+    return deployment.reports.get(_succeeded(deployment, key, analysis_id).owned, "json").body
 
 
-def _succeeded(backends: Deployment, key: ApiKey, analysis_id: str) -> JobRecord:
-    record = backends.jobs.get(analysis_id, key.tenant)
+def _succeeded(deployment: Deployment, key: ApiKey, analysis_id: str) -> JobRecord:
+    record = deployment.jobs.get(analysis_id, key.tenant)
     _require_success(record)
     return record
 

@@ -19,7 +19,7 @@ from backends.jobs.records import JobRecord
 from backends.jobs.store import JobStore
 from backends.storage import key_names
 from layerdrift.contract.errors import UnavailableError
-from service.http.access import AnalysisId, Backends, Reader
+from service.http.access import AnalysisId, CurrentDeployment, Reader
 from service.http.concurrency import ConcurrencyLimit
 from service.http.problems import documented
 
@@ -48,15 +48,15 @@ router = APIRouter(tags=["analyses"])
     },
 )
 async def follow_analysis(
-    backends: Backends,
+    deployment: CurrentDeployment,
     key: Reader,
     analysis_id: AnalysisId,
     last_event_id: Annotated[str | None, Header(description="id of the last event received")] = None,
 ) -> StreamingResponse:
     """Follow an analysis as server-sent events until it ends."""
-    record = await run_in_threadpool(backends.jobs.get, analysis_id, key.tenant)
+    record = await run_in_threadpool(deployment.jobs.get, analysis_id, key.tenant)
     start = last_event_id if last_event_id and _EVENT_ID.fullmatch(last_event_id) else "0"
-    stream = _events(backends.settings.redis_url, backends.jobs, record, start)
+    stream = _events(deployment.settings.redis_url, deployment.jobs, record, start)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return _Counted(stream, key.tenant, headers)
 

@@ -12,7 +12,7 @@ from backends.deployment import Deployment
 from backends.observability import metrics
 from layerdrift import __version__
 from layerdrift.contract.errors import LayerdriftError
-from service.http.access import Backends
+from service.http.access import CurrentDeployment
 
 DOCS_FILES = "/static/docs"
 
@@ -47,18 +47,18 @@ async def health(request: Request) -> Health:
 
 
 @router.get("/ready", summary="Check readiness", tags=["service"], responses={503: {"model": Readiness}})
-def ready(backends: Backends, response: Response) -> Readiness:
+def ready(deployment: CurrentDeployment, response: Response) -> Readiness:
     """Check that Redis, S3 and at least one worker are available. Otherwise returns 503 with the state of each."""
     states = {}
-    for name, check in (("redis", backends.jobs.check), ("s3", backends.blobs.check)):
+    for name, check in (("redis", deployment.jobs.check), ("s3", deployment.blobs.check)):
         try:
             check()
             states[name] = "ok"
         except LayerdriftError as error:
             states[name] = error.detail
-    if states["s3"] == "ok" and backends.blobs.conditional_writes is None:
-        backends.probe_store()
-    workers = backends.workers.listening("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
+    if states["s3"] == "ok" and deployment.blobs.conditional_writes is None:
+        deployment.probe_store()
+    workers = deployment.workers.listening("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
     all_there = states["redis"] == states["s3"] == "ok" and workers > 0
     if not all_there:
         response.status_code = 503
@@ -66,15 +66,15 @@ def ready(backends: Backends, response: Response) -> Readiness:
         ready=all_there,
         redis=states["redis"],
         s3=states["s3"],
-        s3_conditional_writes=backends.blobs.conditional_writes,
+        s3_conditional_writes=deployment.blobs.conditional_writes,
         workers=workers,
     )
 
 
 @router.get("/metrics", include_in_schema=False)
-def metrics_page(backends: Backends) -> Response:
+def metrics_page(deployment: CurrentDeployment) -> Response:
     """Prometheus metrics: counters of the API processes and the state of the whole deployment."""
-    standing = metrics.standing(backends.listing, backends.workers, backends.queue)
+    standing = metrics.standing(deployment.listing, deployment.workers, deployment.queue)
     return Response(
         generate_latest(metrics.counted()) + generate_latest(standing), media_type="text/plain; version=0.0.4"
     )

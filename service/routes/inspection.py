@@ -18,7 +18,7 @@ from backends.observability import logs
 from backends.settings import Settings
 from layerdrift.contract.errors import LayerdriftError, UnsupportedError
 from layerdrift.contract.inspection import Inspection, InspectionRequest
-from service.http.access import Backends, Reader
+from service.http.access import CurrentDeployment, Reader
 from service.http.problems import documented, problem_response, redis_away, unforeseen
 from service.http.query_parameters import ONLY_KNOWN_PARAMETERS
 from service.use_cases.inspect import Inspections
@@ -94,8 +94,8 @@ class InspectAPI(ls.LitAPI):  # type: ignore[misc]
 def add_route(app: FastAPI, asked: Callable[[Question], Awaitable[Response]]) -> None:
     """Puts the route in front of LitServe's endpoint: who asks, of which analysis."""
 
-    async def inspect_texts(body: InspectionRequest, key: Reader, backends: Backends) -> Response:
-        analysis_id = await run_in_threadpool(backends.listing.resolve, key.tenant, body.analysis_id)
+    async def inspect_texts(body: InspectionRequest, key: Reader, deployment: CurrentDeployment) -> Response:
+        analysis_id = await run_in_threadpool(deployment.listing.resolve, key.tenant, body.analysis_id)
         request = body.model_copy(update={"analysis_id": analysis_id})
         return await asked(Question(tenant=key.tenant, request=request))
 

@@ -9,7 +9,7 @@ from backends.estimates.estimate import estimate_of
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.estimate import DatasetPreview, Estimate, Sources
 from layerdrift.contract.request import AnalysisRequest, DatasetRef
-from service.http.access import Backends, Reader, Submitter
+from service.http.access import CurrentDeployment, Reader, Submitter
 from service.http.problems import documented
 
 router = APIRouter(tags=["planning"])
@@ -27,11 +27,11 @@ class PreviewRequest(BaseModel):
     summary="Estimate an analysis",
     responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
 )
-def estimate_analysis(backends: Backends, key: Submitter, body: AnalysisRequest) -> Estimate:
+def estimate_analysis(deployment: CurrentDeployment, key: Submitter, body: AnalysisRequest) -> Estimate:
     """Estimate the time, memory and disk of a request. Validates it like a submission, but submits nothing."""
-    sources = backends.sources.of(key.tenant)
+    sources = deployment.sources.of(key.tenant)
     sizes = sources.sizes(body, sources.pin(body))
-    return estimate_of(body, sizes, backends.rates, backends.listing.count(Status.QUEUED))
+    return estimate_of(body, sizes, deployment.rates, deployment.listing.count(Status.QUEUED))
 
 
 @router.post(
@@ -39,12 +39,12 @@ def estimate_analysis(backends: Backends, key: Submitter, body: AnalysisRequest)
     summary="Preview a data set",
     responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
 )
-def preview_dataset(backends: Backends, key: Submitter, body: PreviewRequest) -> DatasetPreview:
+def preview_dataset(deployment: CurrentDeployment, key: Submitter, body: PreviewRequest) -> DatasetPreview:
     """Preview the columns and first rows of a data set as they would be read, or the problems that prevent it."""
-    return backends.sources.of(key.tenant).preview(body.dataset, body.labelled)
+    return deployment.sources.of(key.tenant).preview(body.dataset, body.labelled)
 
 
 @router.get("/v1/sources", summary="List models and data sets", responses=documented(401, 403, 422, 429, 503))
-def list_sources(backends: Backends, key: Reader) -> Sources:
+def list_sources(deployment: CurrentDeployment, key: Reader) -> Sources:
     """List what requests can use: folders under the model roots, your checkpoints, uploads and registered models."""
-    return backends.catalogue.of(key.tenant)
+    return deployment.catalogue.of(key.tenant)

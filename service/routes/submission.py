@@ -24,7 +24,7 @@ from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.key import ApiKey
 from layerdrift.contract.request import AnalysisRequest
-from service.http.access import Backends, Submitter
+from service.http.access import CurrentDeployment, Submitter
 from service.http.problems import documented, problem_response, redis_away
 from service.http.query_parameters import ONLY_KNOWN_PARAMETERS
 from service.use_cases.submit import Submission, submit
@@ -78,7 +78,7 @@ def add_route(app: FastAPI, run_in_worker: RunInWorker) -> None:
     async def submit_analysis(
         body: AnalysisRequest,
         key: Submitter,
-        backends: Backends,
+        deployment: CurrentDeployment,
         idempotency_key: Annotated[
             str | None,
             Header(
@@ -89,7 +89,7 @@ def add_route(app: FastAPI, run_in_worker: RunInWorker) -> None:
         submission = _submission(body, key)
         if idempotency_key is None:
             return await run_in_worker(submission)
-        return await _idempotent(backends, idempotency_key, submission, run_in_worker)
+        return await _idempotent(deployment, idempotency_key, submission, run_in_worker)
 
     app.add_api_route(
         PATH,
@@ -123,13 +123,13 @@ def _submission(body: AnalysisRequest, key: ApiKey) -> Submission:
 
 
 async def _idempotent(
-    backends: Deployment, idempotency_key: str, submission: Submission, run_in_worker: RunInWorker
+    deployment: Deployment, idempotency_key: str, submission: Submission, run_in_worker: RunInWorker
 ) -> Response:
     """The answer to the first request with this Idempotency-Key, now or again."""
-    once, tenant, whole = backends.idempotency, submission.tenant, submission.request.model_dump_json()
+    once, tenant, whole = deployment.idempotency, submission.tenant, submission.request.model_dump_json()
     before = await run_in_threadpool(once.begin, tenant, idempotency_key, whole)
     if before is not None:
-        record = await run_in_threadpool(backends.jobs.get, before.analysis_id, tenant)
+        record = await run_in_threadpool(deployment.jobs.get, before.analysis_id, tenant)
         return _accepted(record, before.status)
     try:
         answer = await run_in_worker(submission)

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from layerdrift.contract.upload import Upload, UploadRequest
-from service.http.access import Backends, Reader, Submitter
+from service.http.access import CurrentDeployment, Reader, Submitter
 from service.http.concurrency import ConcurrencyLimit
 from service.http.paths import UPLOADS
 from service.http.problems import documented
@@ -28,12 +28,12 @@ router = APIRouter(tags=["uploads"])
     status_code=201,
     responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
 )
-def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, response: Response) -> Upload:
+def announce_upload(deployment: CurrentDeployment, key: Submitter, body: UploadRequest, response: Response) -> Upload:
     """Announce an upload. Then PUT its bytes to `Location` and use its `uri` in requests."""
-    backends.waiting_uploads.admit(key.tenant)
-    upload = backends.uploads.announce(key.tenant, body)
+    deployment.waiting_uploads.admit(key.tenant)
+    upload = deployment.uploads.announce(key.tenant, body)
     if upload.status == "waiting":
-        backends.waiting_uploads.put(key.tenant, upload.id)
+        deployment.waiting_uploads.put(key.tenant, upload.id)
     response.headers["Location"] = f"{UPLOADS}{upload.id}"
     return upload
 
@@ -49,26 +49,26 @@ def announce_upload(backends: Backends, key: Submitter, body: UploadRequest, res
         }
     },
 )
-async def put_upload(backends: Backends, key: Submitter, upload_id: UploadId, request: Request) -> Upload:
+async def put_upload(deployment: CurrentDeployment, key: Submitter, upload_id: UploadId, request: Request) -> Upload:
     """Upload the raw bytes, verified against the announced size and SHA-256. Sending them twice stores them once."""
     with RECEIVING.held(key.tenant):
-        receiver = await run_in_threadpool(backends.uploads.receive, key.tenant, upload_id)
+        receiver = await run_in_threadpool(deployment.uploads.receive, key.tenant, upload_id)
         try:
             async for chunk in request.stream():
                 await run_in_threadpool(receiver.take, chunk)
             done = await run_in_threadpool(receiver.finish)
-            await run_in_threadpool(backends.waiting_uploads.forget, key.tenant, upload_id)
+            await run_in_threadpool(deployment.waiting_uploads.forget, key.tenant, upload_id)
         except ClientDisconnect:
-            return await run_in_threadpool(backends.uploads.get, key.tenant, upload_id)  # nobody hears this
+            return await run_in_threadpool(deployment.uploads.get, key.tenant, upload_id)  # nobody hears this
         finally:
             await run_in_threadpool(receiver.abort)
         return done
 
 
 @router.get("/v1/uploads/{upload_id}", summary="Get an upload", responses=documented(401, 403, 404, 422, 429, 503))
-def get_upload(backends: Backends, key: Reader, upload_id: UploadId) -> Upload:
+def get_upload(deployment: CurrentDeployment, key: Reader, upload_id: UploadId) -> Upload:
     """Get an upload and its status."""
-    return backends.uploads.get(key.tenant, upload_id)
+    return deployment.uploads.get(key.tenant, upload_id)
 
 
 @router.delete(
@@ -77,7 +77,7 @@ def get_upload(backends: Backends, key: Reader, upload_id: UploadId) -> Upload:
     status_code=204,
     responses=documented(401, 403, 404, 422, 429, 503),
 )
-def delete_upload(backends: Backends, key: Submitter, upload_id: UploadId) -> None:
+def delete_upload(deployment: CurrentDeployment, key: Submitter, upload_id: UploadId) -> None:
     """Delete an upload. Analyses that have read it keep their reports."""
-    backends.uploads.remove(key.tenant, upload_id)
-    backends.waiting_uploads.forget(key.tenant, upload_id)
+    deployment.uploads.remove(key.tenant, upload_id)
+    deployment.waiting_uploads.forget(key.tenant, upload_id)

@@ -20,7 +20,7 @@ from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.gate import evaluate_policy
-from layerdrift.render import words
+from layerdrift.render import sentences
 from layerdrift.sdk import Client
 from tests.slow.real_pairs import SOUND, WRECKING, first_reviews, smol_base, smol_lora, town_texts
 
@@ -83,11 +83,11 @@ def test_a_wrecked_chat_model_fails_and_its_curve_rises(service: Client, inputs:
     assert verdict.decision == "fail"
     assert decisions(verdict)["perplexity-kept"] == "fail"
     assert report.recommendation.basis == "none"
-    assert words.advice(report).startswith("No advice on what to freeze. The tuned model's perplexity")
+    assert sentences.advice(report).startswith("No advice on what to freeze. The tuned model's perplexity")
     assert report.outputs is not None
     assert report.outputs.perplexity_ratio is not None
     assert (report.outputs.perplexity_ratio.low or 0) > 5
-    assert any("performs worse" in line for line in words.cautions(report))
+    assert any("performs worse" in line for line in sentences.cautions(report))
     assert not {layer.index for layer in report.layers if layer.index > 0 and not layer.drifted}
     with (KEPT / "reviews.csv").open(encoding="utf-8", newline="") as stream:
         texts = [row["text"] for row in csv.DictReader(stream)]
@@ -154,7 +154,7 @@ def test_a_sound_chat_model_passes(service: Client, inputs: DemoInputs, smol: Pa
     assert report.outputs is not None
     assert report.outputs.perplexity_ratio is not None
     assert (report.outputs.perplexity_ratio.value or 9) < 1.0
-    assert words.cautions(report) == []
+    assert sentences.cautions(report) == []
 
 
 def test_a_chat_model_and_itself_are_identical(service: Client, inputs: DemoInputs, smol: Path) -> None:
@@ -162,8 +162,8 @@ def test_a_chat_model_and_itself_are_identical(service: Client, inputs: DemoInpu
     assert [layer.drift for layer in report.layers] == [0.0] * len(report.layers)
     assert verdict.decision == "warn"
     assert "something-was-tuned" in decisions(verdict)
-    assert words.headline(report).startswith("The models are identical at every layer")
-    assert "freeze" not in words.advice(report).lower()
+    assert sentences.headline(report).startswith("The models are identical at every layer")
+    assert "freeze" not in sentences.advice(report).lower()
 
 
 def test_a_sound_classifier_passes_and_gets_advice(service: Client, inputs: DemoInputs) -> None:
@@ -181,4 +181,4 @@ def test_a_wrecked_classifier_fails_and_gets_no_advice(service: Client, inputs: 
     assert verdict.decision == "fail"
     assert {"early-layers-kept", "better-than-majority-class"} <= set(decisions(verdict))
     assert report.recommendation.basis == "none"
-    assert "majority class" in words.advice(report)
+    assert "majority class" in sentences.advice(report)

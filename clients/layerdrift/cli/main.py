@@ -26,7 +26,7 @@ from layerdrift.cli.review import gate, review
 from layerdrift.cli.submitting import PairOptions, RequestOptions
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import InputError
-from layerdrift.render import words
+from layerdrift.render import sentences
 from layerdrift.sdk import Client
 
 app = typer.Typer(
@@ -107,7 +107,7 @@ def wait(analysis: AnalysisArgument, timeout: Timeout = None, url: Url = None, a
     if as_json:
         tables.dump(report)
     else:
-        tables.say(words.headline(report))
+        tables.say(sentences.headline(report))
 
 
 @app.command()
@@ -121,7 +121,7 @@ def watch(analysis: AnalysisArgument, timeout: Timeout = None, url: Url = None, 
             client.wait(analysis, timeout=0)
             return
         last = follow(client, analysis, timeout)
-        tables.say(words.headline(client.report(last.id)))
+        tables.say(sentences.headline(client.report(last.id)))
 
 
 @app.command()
@@ -201,9 +201,9 @@ def report(
     with connected(url) as client:
         if chosen is None:
             found = client.report(analysis, preliminary)
-            about = filter(None, [words.pending(found), words.headline(found)])
-            tables.say(*about, tables.layers(found, tables.width()), *filter(None, [words.outcome(found)]))
-            tables.say(words.advice(found), *(f"{one.code}: {one.message}" for one in found.warnings))
+            about = filter(None, [sentences.pending(found), sentences.headline(found)])
+            tables.say(*about, tables.layers(found, tables.width()), *filter(None, [sentences.outcome(found)]))
+            tables.say(sentences.advice(found), *(f"{one.code}: {one.message}" for one in found.warnings))
             return
         body = _body(client, analysis, chosen, preliminary)
     if output is None and open_:

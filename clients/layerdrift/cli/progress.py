@@ -14,7 +14,7 @@ from layerdrift.cli import tables
 from layerdrift.contract.analysis import Analysis, Stage, Status
 from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.plain import visible
-from layerdrift.render import words
+from layerdrift.render import sentences
 from layerdrift.sdk import AnalysisFailed, Client
 from layerdrift.sdk.files import Heard
 
@@ -89,7 +89,7 @@ class _FirstNumbers:
             return
         if report.status == "preliminary":
             self._out.print(tables.layers(report, self._out.width))
-            self._out.print(words.pending(report) or "", highlight=False, soft_wrap=True, markup=False)
+            self._out.print(sentences.pending(report) or "", highlight=False, soft_wrap=True, markup=False)
 
 
 def _bars(client: Client, analysis_id: str, timeout: float | None) -> Analysis:
@@ -146,7 +146,7 @@ def _detail(analysis: Analysis, stage: Stage) -> str:
     left = analysis.progress.seconds_left
     return ", ".join(
         part
-        for part in (visible(stage.detail), f"about {words.duration(left)} left" if left is not None else "")
+        for part in (visible(stage.detail), f"about {sentences.duration(left)} left" if left is not None else "")
         if part
     )
 

@@ -21,7 +21,7 @@ from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.gate import evaluate_policy
-from layerdrift.render import words
+from layerdrift.render import sentences
 from layerdrift.sdk import Client
 
 
@@ -128,7 +128,7 @@ def _conclude(report: Report, found: Verdict, targets: Targets, html: str | None
     if as_json:
         tables.dump(found)
     else:
-        tables.say(words.headline(report), *filter(None, [words.outcome(report)]), tables.verdict(found))
+        tables.say(sentences.headline(report), *filter(None, [sentences.outcome(report)]), tables.verdict(found))
     for path in targets.written():
         console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(exits.of(found.decision))

@@ -19,7 +19,7 @@ from layerdrift.contract.inspection import Inspection
 from layerdrift.contract.key import ApiKey
 from layerdrift.contract.policy import Decision, Verdict
 from layerdrift.contract.report import Layer, Report
-from layerdrift.render import words
+from layerdrift.render import sentences
 from layerdrift.render.escaping import lines, terminal
 from layerdrift.render.verdict import said as said_of
 
@@ -89,7 +89,7 @@ def analyses(found: list[Analysis]) -> Table | str:
         if one.status is Status.RUNNING and one.progress.stage:
             status += f": {one.progress.stage} {one.progress.fraction:.0%}"
         took = (
-            words.duration((one.finished_at - one.started_at).total_seconds())
+            sentences.duration((one.finished_at - one.started_at).total_seconds())
             if one.finished_at and one.started_at
             else ""
         )
@@ -104,7 +104,7 @@ def analysis(one: Analysis) -> list[Table | str]:
     for stage in one.progress.stages:
         took = ""
         if stage.started_at and stage.finished_at:
-            took = words.duration((stage.finished_at - stage.started_at).total_seconds())
+            took = sentences.duration((stage.finished_at - stage.started_at).total_seconds())
         detail = terminal(stage.detail) if stage.status == "running" else ""
         table.add_row(stage.name.value, stage.status, f"{stage.fraction:.0%}", took, detail)
     return [f"{one.id} {one.status}  {one.name}", table]
@@ -114,7 +114,7 @@ def estimate(found: Estimate) -> list[Table | str]:
     """Its stages, then the whole."""
     table = _table("stage", "about")
     for stage in found.stages:
-        table.add_row(stage.stage.value, words.duration(stage.seconds))
+        table.add_row(stage.stage.value, sentences.duration(stage.seconds))
     basis = {
         "measured": "from the last jobs of these workers",
         "reference": "no job has finished here yet; rates of a machine with 2 cores",
@@ -122,8 +122,8 @@ def estimate(found: Estimate) -> list[Table | str]:
     queue = f" {found.queued_before} queued analyses come first." if found.queued_before else ""
     return [
         table,
-        f"About {words.duration(found.seconds)} in all, the first drift curve after "
-        f"{words.duration(found.first_curve_seconds)} ({basis}).{queue}",
+        f"About {sentences.duration(found.seconds)} in all, the first drift curve after "
+        f"{sentences.duration(found.first_curve_seconds)} ({basis}).{queue}",
         f"Memory of the worker: about {found.memory_bytes / 2**30:.1f} GiB. Scratch on its disk: about "
         f"{found.scratch_bytes / 2**30:.1f} GiB. Files to fetch: {found.download_bytes / 2**20:.0f} MiB.",
     ]
@@ -149,7 +149,7 @@ def layers(report: Report, width: int = PLAIN_WIDTH) -> Table:
         table.add_column(unit if heading == "graft" else heading, justify="right")
     for place, layer in enumerate(report.layers):
         style = ZONE_STYLE[layer.zone]
-        cells = [columns[heading][place] or words.number(None) for heading in known]
+        cells = [columns[heading][place] or sentences.number(None) for heading in known]
         table.add_row(f"{layer.index} {layer.name}", f"[{style}]{layer.zone}[/{style}]", *cells)
     return table
 
@@ -229,8 +229,8 @@ def _table(*headings: str, title: str | None = None) -> Table:
 
 def _both(found: Difference) -> str:
     if found.incomparable is not None:
-        return f"{words.number(found.one)} | {words.number(found.other)} ({found.incomparable})"
-    return f"{words.number(found.one)} → {words.number(found.other)}"
+        return f"{sentences.number(found.one)} | {sentences.number(found.other)} ({found.incomparable})"
+    return f"{sentences.number(found.one)} → {sentences.number(found.other)}"
 
 
 def _signed(value: float | None) -> str:
@@ -239,18 +239,20 @@ def _signed(value: float | None) -> str:
 
 def _resolution(layer: Layer) -> float | None:
     """CKA that rounding alone leaves; None where it is not known."""
-    drift = words.resolution(layer)
+    drift = sentences.resolution(layer)
     return None if drift is None else 1 - drift
 
 
 def _shown(value: float | None, digits: int = 3) -> str | None:
-    return None if value is None else words.number(value, digits)
+    return None if value is None else sentences.number(value, digits)
 
 
 _LAYER_NUMBERS: Final[Mapping[str, Callable[[Layer], str | None]]] = {
     "CKA": lambda layer: _shown(layer.similarity["token"].cka.value, 4),
     "resolution": lambda layer: _shown(_resolution(layer), 5),
-    "of scale": lambda layer: None if layer.relative_drift.value is None else words.percent(layer.relative_drift.value),
+    "of scale": lambda layer: (
+        None if layer.relative_drift.value is None else sentences.percent(layer.relative_drift.value)
+    ),
     "relative L2": lambda layer: _shown(layer.similarity["token"].relative_l2.value),
     "graft": lambda layer: _shown(layer.graft.prefix.value) if layer.graft else None,
     "probe": lambda layer: _shown(layer.probe.tuned.value) if layer.probe else None,

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from layerdrift.contract.policy import Verdict
 from layerdrift.contract.report import Report
-from layerdrift.render import markdown, words
+from layerdrift.render import markdown, sentences
 from layerdrift.render.escaping import markdown_code
 from layerdrift.render.verdict import said
 
@@ -23,13 +23,13 @@ def section(report: Report, verdict: Verdict | None) -> str:
     compared = report.compared or report.request.compared
     parts = [
         "## Layer drift",
-        f"{markdown_code(compared)}, {report.dataset.analysed_texts} texts. {words.headline(report)}",
-        words.outcome(report),
-        words.advice(report),
+        f"{markdown_code(compared)}, {report.dataset.analysed_texts} texts. {sentences.headline(report)}",
+        sentences.outcome(report),
+        sentences.advice(report),
         markdown.layer_table(report),
         f"Review: {said(verdict)}" if verdict else None,
         f"Made with layerdrift {report.engine.version}, analysis `{report.analysis_id}`.",
-        " ".join(words.limits(report)),
+        " ".join(sentences.limits(report)),
     ]
     return f"{_BEGIN}\n" + "\n\n".join(part for part in parts if part) + f"\n{_END}\n"
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from layerdrift import policies
 from layerdrift.contract.report import Layer, Report
-from layerdrift.render import charts, sae_charts, words
+from layerdrift.render import charts, sae_charts, sentences
 from layerdrift.render.escaping import lines
 
 
@@ -43,7 +43,7 @@ def render(report: Report) -> str:
         .get_template("report.html.j2")
         .render(
             report=report,
-            words=words,
+            sentences=sentences,
             verdict=policies.starter_verdict(report),
             picked=picked,
             zone_colours=charts.ZONE_COLOURS,
@@ -62,9 +62,9 @@ def _layers(report: Report) -> list[dict[str, Any]]:
             "name": layer.name,
             "zone": layer.zone,
             "drift": layer.drift,
-            "resolution": words.resolution(layer),
-            "of_scale": words.percent(layer.relative_drift.value),
-            "interval": words.interval(layer.similarity["token"].cka, 4),
+            "resolution": sentences.resolution(layer),
+            "of_scale": sentences.percent(layer.relative_drift.value),
+            "interval": sentences.interval(layer.similarity["token"].cka, 4),
             "relative_l2": layer.similarity["token"].relative_l2.value,
             "graft": layer.graft.prefix.value if layer.graft else None,
             "probe": layer.probe.tuned.value if layer.probe else None,
@@ -86,7 +86,7 @@ def _latents(layer: Layer) -> str | None:
         (warm.lost_excess, warm.lost_error, "lost"),
         (warm.shifted_excess, warm.shifted_error, "shifted"),
     )
-    return ", ".join(f"{words.excess(count, error)} {fate}" for count, error, fate in counts)
+    return ", ".join(f"{sentences.excess(count, error)} {fate}" for count, error, fate in counts)
 
 
 def _texts(report: Report) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layerdrift.contract.report import Layer, Report
-from layerdrift.render import words
+from layerdrift.render import sentences
 from layerdrift.render.escaping import markdown, markdown_code
 
 
@@ -11,15 +11,15 @@ def render(report: Report) -> str:
     """Headline, advice, warnings, the table of layers, provenance."""
     parts = [
         f"# {markdown(report.name) or 'Layer drift report'}",
-        f"**{pending}**" if (pending := words.pending(report)) else None,
-        words.headline(report),
-        words.outcome(report),
-        *(f"**{markdown(line)}**" for line in words.cautions(report)),
-        words.reference(report),
-        words.advice(report),
+        f"**{pending}**" if (pending := sentences.pending(report)) else None,
+        sentences.headline(report),
+        sentences.outcome(report),
+        *(f"**{markdown(line)}**" for line in sentences.cautions(report)),
+        sentences.reference(report),
+        sentences.advice(report),
         *(f"> **{warning.code}**: {markdown(warning.message)}" for warning in report.warnings),
         layer_table(report),
-        " ".join(words.limits(report)),
+        " ".join(sentences.limits(report)),
         _provenance(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -52,25 +52,25 @@ def _cells(layer: Layer) -> list[str]:
     cells = [
         f"{layer.index} {layer.name}",
         layer.zone,
-        words.number(layer.drift, 4),
-        words.number(words.resolution(layer), 5),
-        words.percent(layer.relative_drift.value),
+        sentences.number(layer.drift, 4),
+        sentences.number(sentences.resolution(layer), 5),
+        sentences.percent(layer.relative_drift.value),
         "yes" if layer.drifted else "no",
-        words.number(token.cka.value, 4),
-        words.interval(token.cka, 4),
-        words.number(token.cosine_centred.value),
-        words.number(token.relative_l2.value),
+        sentences.number(token.cka.value, 4),
+        sentences.interval(token.cka, 4),
+        sentences.number(token.cosine_centred.value),
+        sentences.number(token.relative_l2.value),
     ]
     if layer.graft is not None:
-        cells.append(words.number(layer.graft.prefix.value))
+        cells.append(sentences.number(layer.graft.prefix.value))
     if layer.sae is not None:
-        cells += [words.number(layer.sae.base.fvu), words.number(layer.sae.tuned.fvu)]
-        cells.append(words.number(layer.sae.transfer_excess))
+        cells += [sentences.number(layer.sae.base.fvu), sentences.number(layer.sae.tuned.fvu)]
+        cells.append(sentences.number(layer.sae.transfer_excess))
         if layer.sae.warm_start is not None:
             warm = layer.sae.warm_start
-            cells.append(words.excess(warm.new_excess, warm.new_error))
-            cells.append(words.excess(warm.lost_excess, warm.lost_error))
-            cells.append(words.excess(warm.shifted_excess, warm.shifted_error))
+            cells.append(sentences.excess(warm.new_excess, warm.new_error))
+            cells.append(sentences.excess(warm.lost_excess, warm.lost_error))
+            cells.append(sentences.excess(warm.shifted_excess, warm.shifted_error))
     return cells
 
 

@@ -8,7 +8,7 @@ import altair as alt
 
 from layerdrift.contract.names import DENSITY_EDGES
 from layerdrift.contract.report import Report
-from layerdrift.render import words
+from layerdrift.render import sentences
 from layerdrift.render.charts import Spec, from_zero, layer_axis, spec_of
 
 MODEL_COLOURS = {
@@ -114,7 +114,7 @@ def training(report: Report) -> Spec | None:
     """Unexplained variance over the steps of every run, median and range over its autoencoders; None without runs."""
     rows = [
         {
-            "run": words.RUNS[run.name],
+            "run": sentences.RUNS[run.name],
             "step": point.step,
             "median": median(point.unexplained),
             "least": min(point.unexplained),
@@ -132,7 +132,7 @@ def training(report: Report) -> Spec | None:
         y=alt.Y("median:Q"),
         tooltip=["run:N", "step:Q", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("median", "least", "most"))],
     )
-    shown = [words.RUNS[run.name] for run in report.sae_runs]
+    shown = [sentences.RUNS[run.name] for run in report.sae_runs]
     chart = (
         alt.layer(band, line, data=alt.Data(values=rows))
         .properties(width=max(120, 560 // len(shown)), height=180)

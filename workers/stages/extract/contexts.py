@@ -16,7 +16,7 @@ WORDS_AROUND = 8
 """Tokens shown on either side."""
 
 
-class Words(NamedTuple):
+class TokenContext(NamedTuple):
     """A row's token as people read it, the tokens around it, and its text's number and label."""
 
     before: str
@@ -46,7 +46,7 @@ class Contexts:
         self._ids: dict[int, list[int]] = {}
         self._texts: list[int] = []
         self._starts: dict[int, int] = {}
-        self._words: dict[int, Words] = {}
+        self._words: dict[int, TokenContext] = {}
 
     def add(self, batch: Batch) -> None:
         """Takes note of a batch whose real tokens became rows, text after text."""
@@ -83,18 +83,18 @@ class Contexts:
             before=words.before, token=words.token, after=words.after, activation=activation, label=words.label
         )
 
-    def words(self, row: int) -> Words:
+    def words(self, row: int) -> TokenContext:
         """A row's token and what stands around it; kept, since strong tokens are asked for again and again."""
         if row not in self._words:
             self._words[row] = self._read_around(row)
         return self._words[row]
 
-    def _read_around(self, row: int) -> Words:
+    def _read_around(self, row: int) -> TokenContext:
         text = self._texts[row]
         ids, place = self._ids[text], row - self._starts[text]
         first, last = max(0, place - WORDS_AROUND), place + 1 + WORDS_AROUND
         before, token, after = (self._read(part) for part in (ids[first:place], [ids[place]], ids[place + 1 : last]))
-        return Words(
+        return TokenContext(
             before=("… " if first else "") + before,
             token=token,
             after=after + (" …" if last < len(ids) else ""),

@@ -16,7 +16,7 @@ from layerdrift.cli.exits import Code
 from layerdrift.cli.main import app
 from layerdrift.contract.comparison import compare
 from layerdrift.contract.report import Report
-from layerdrift.render import words
+from layerdrift.render import sentences
 from tests.builders.analyses import ANALYSIS_ID, analysis
 from tests.builders.http_service import HttpService, problem
 from tests.builders.reports import preliminary, report
@@ -69,7 +69,7 @@ def test_an_estimate_submits_nothing(service: HttpService) -> None:
 
 def test_waiting_ends_with_the_finding(service: HttpService) -> None:
     service.answers = {f"GET {PLACE}": analysis(), f"GET {PLACE}/report": report()}
-    assert run("wait", ANALYSIS_ID).stdout == f"{words.headline(report())}\n"
+    assert run("wait", ANALYSIS_ID).stdout == f"{sentences.headline(report())}\n"
     assert Report.model_validate_json(run("wait", ANALYSIS_ID, "--json").stdout) == report()
 
 
@@ -96,7 +96,7 @@ def test_events_are_a_line_of_json_each_and_a_failure_has_its_code(service: Http
 def test_watching_shows_progress_on_standard_error_and_the_finding_on_standard_output(service: HttpService) -> None:
     service.answers = {f"GET {PLACE}": [analysis("running"), analysis()], f"GET {PLACE}/report": report()}
     found = run("watch", ANALYSIS_ID)
-    assert found.stdout == f"{words.headline(report())}\n"
+    assert found.stdout == f"{sentences.headline(report())}\n"
     assert found.stderr == "resolve running\n"
 
 
@@ -187,9 +187,9 @@ def test_a_report_is_printed_with_its_finding_its_table_and_its_warnings(service
     warned = report(warnings=[{"code": "wide_intervals", "message": "few texts"}])
     service.answers[f"GET {PLACE}/report"] = warned
     lines = run("report", ANALYSIS_ID).stdout.splitlines()
-    assert lines[0] == words.headline(warned)
-    assert words.outcome(warned) in lines
-    assert lines[-2:] == [words.advice(warned), "wide_intervals: few texts"]
+    assert lines[0] == sentences.headline(warned)
+    assert sentences.outcome(warned) in lines
+    assert lines[-2:] == [sentences.advice(warned), "wide_intervals: few texts"]
     assert any(line.startswith("3 block 3") for line in lines)
 
 

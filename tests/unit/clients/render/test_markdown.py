@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from layerdrift.contract.report import Report
-from layerdrift.render import markdown, words
+from layerdrift.render import markdown, sentences
 from tests.builders.reports import preliminary, report, turned_over
 
 
@@ -115,11 +115,11 @@ def test_it_is_one_table_among_paragraphs_for_github(changes: dict[str, Any]) ->
 def test_the_finding_stands_before_the_table_and_its_limits_after_it() -> None:
     given = report()
     parts = [
-        words.headline(given),
-        str(words.outcome(given)),
-        words.advice(given),
+        sentences.headline(given),
+        str(sentences.outcome(given)),
+        sentences.advice(given),
         markdown.layer_table(given),
-        " ".join(words.limits(given)),
+        " ".join(sentences.limits(given)),
     ]
     places = [markdown.render(given).index(part) for part in parts]
     assert places == sorted(places)

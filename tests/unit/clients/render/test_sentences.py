@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 
 from layerdrift.contract.report import ChangedLatent, Measured, Report, SaeRun, Zone
-from layerdrift.render import words
+from layerdrift.render import sentences
 from tests.builders.reports import preliminary, report, turned_over, undefined
 
 
 def test_the_words_follow_the_numbers() -> None:
     found = report()
-    assert words.headline(found).startswith("Drift (1 - CKA) goes from 0.000 at the embeddings to 1.000 at block 3")
-    assert "layers 0 to 1 hardly changed" in words.headline(found)
-    assert words.advice(found).startswith("Freeze the embeddings and the first 1 blocks next time (predicted).")
-    assert not any("No intervals were computed" in limit for limit in words.limits(found))
-    assert any("No intervals were computed" in limit for limit in words.limits(report(intervals=False)))
+    assert sentences.headline(found).startswith("Drift (1 - CKA) goes from 0.000 at the embeddings to 1.000 at block 3")
+    assert "layers 0 to 1 hardly changed" in sentences.headline(found)
+    assert sentences.advice(found).startswith("Freeze the embeddings and the first 1 blocks next time (predicted).")
+    assert not any("No intervals were computed" in limit for limit in sentences.limits(found))
+    assert any("No intervals were computed" in limit for limit in sentences.limits(report(intervals=False)))
     identical = report(warnings=[{"code": "identical_models", "message": "same"}])
-    assert words.headline(identical).startswith("The models are identical at every layer on these texts")
+    assert sentences.headline(identical).startswith("The models are identical at every layer on these texts")
 
 
 def test_the_outcome_says_how_well_the_models_answer() -> None:
-    assert words.outcome(report()) == (
+    assert sentences.outcome(report()) == (
         "Fine-tune after 10 steps: accuracy 90.0 % (95 %: 89.0 % to 91.0 %) on 50 texts (majority class 50.0 %)."
     )
     number = {"value": 3.5}
@@ -34,7 +34,7 @@ def test_the_outcome_says_how_well_the_models_answer() -> None:
         "tuned": {"perplexity": number},
         "disagreement": {"value": 0.1},
     }
-    assert words.outcome(report(outputs=outputs, finetune=None)) == (
+    assert sentences.outcome(report(outputs=outputs, finetune=None)) == (
         "Tuned model: perplexity 3.50 over 400 tokens. Base model: perplexity 4.00 over 400 tokens. The two models "
         "disagree on 10.0 % of 400 outputs."
     )
@@ -56,12 +56,12 @@ def latent(**changes: Any) -> ChangedLatent:
 @pytest.mark.parametrize("code", ["identical_models", "identical_bodies"])
 def test_models_that_are_the_same_are_said_to_be_and_get_the_evidence_as_advice(code: str) -> None:
     given = warned(code)
-    assert words.headline(given) == "The models are identical at every layer on these texts: nothing drifted."
-    assert words.advice(given) == given.recommendation.evidence
+    assert sentences.headline(given) == "The models are identical at every layer on these texts: nothing drifted."
+    assert sentences.advice(given) == given.recommendation.evidence
 
 
 def test_a_drift_that_explains_no_changed_answer_is_not_told_as_a_finding() -> None:
-    assert words.headline(warned("answers_not_explained")) == (
+    assert sentences.headline(warned("answers_not_explained")) == (
         "Drift (1 - CKA) is at most 1.000 at every layer, which does not explain the changed outputs."
     )
 
@@ -69,7 +69,7 @@ def test_a_drift_that_explains_no_changed_answer_is_not_told_as_a_finding() -> N
 def test_neighbouring_zones_of_one_name_are_told_as_one() -> None:
     given = report()
     given.zones = [zone("general", 0, 0), zone("general", 1, 2), zone("specialised", 3, 3)]
-    assert "layers 0 to 2 hardly changed; layer 3 changed most." in words.headline(given)
+    assert "layers 0 to 2 hardly changed; layer 3 changed most." in sentences.headline(given)
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_layers_that_moved_in_what_cka_ignores_are_named(moved: dict[int, float]
     given = report()
     for index, value in moved.items():
         given.layers[index].similarity["token"].relative_l2_centred = Measured(value=value)
-    said = words.headline(given)
+    said = sentences.headline(given)
     assert told in said if told else "still moved" not in said
 
 
 def test_a_whole_report_has_nothing_pending() -> None:
-    assert words.pending(report()) is None
+    assert sentences.pending(report()) is None
 
 
 def test_a_preliminary_report_says_what_is_to_come_and_how_long_it_takes_if_that_is_known() -> None:
-    assert words.pending(preliminary(("sae", 150), ("causal", None), ("other", 5))) == (
+    assert sentences.pending(preliminary(("sae", 150), ("causal", None), ("other", 5))) == (
         "Preliminary report: the analysis is still running. Still to come: sparse autoencoders and their features "
         "(about 2 min 30 s); what the change means for the outputs, and advice on freezing; other (about 5 s)."
     )
@@ -116,7 +116,7 @@ def test_a_preliminary_report_says_what_is_to_come_and_how_long_it_takes_if_that
     ],
 )
 def test_a_time_is_told_as_people_tell_it(seconds: float, told: str) -> None:
-    assert words.duration(seconds) == told
+    assert sentences.duration(seconds) == told
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_time_is_told_as_people_tell_it(seconds: float, told: str) -> None:
     ],
 )
 def test_advice_says_how_far_it_can_be_trusted(recommendation: dict[str, Any], told: str) -> None:
-    assert words.advice(report(recommendation=recommendation | {"evidence": "Because."})) == told
+    assert sentences.advice(report(recommendation=recommendation | {"evidence": "Because."})) == told
 
 
 def outputs(**changes: Any) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def outputs(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("given", [None, {"kind": "classifier", "examples": 50}], ids=["no outputs", "base alone"])
 def test_without_answers_of_the_tuned_model_there_is_no_outcome(given: dict[str, Any] | None) -> None:
-    assert words.outcome(report(outputs=given)) is None
+    assert sentences.outcome(report(outputs=given)) is None
 
 
 @pytest.mark.parametrize(
@@ -164,16 +164,16 @@ def test_without_answers_of_the_tuned_model_there_is_no_outcome(given: dict[str,
     ids=["whole", "labelled", "not evaluated", "change", "no change", "ratio", "no disagreement"],
 )
 def test_the_outcome_of_a_pair_leaves_out_what_has_no_number(changes: dict[str, Any], told: str) -> None:
-    assert words.outcome(report(finetune=None, outputs=outputs(**changes))) == told
+    assert sentences.outcome(report(finetune=None, outputs=outputs(**changes))) == told
 
 
 def test_what_autoencoders_do_not_tell_is_said_with_the_number_of_layers() -> None:
     given = report()
-    assert words.withheld(given) is None
+    assert sentences.withheld(given) is None
     assert given.layers[2].sae is not None
     given.layers[2].sae.withheld = "not reproducible"
-    assert str(words.withheld(given)).startswith("Changed features are not reported at 1 of 4 layers:")
-    assert words.withheld(report(with_sae=False)) is None
+    assert str(sentences.withheld(given)).startswith("Changed features are not reported at 1 of 4 layers:")
+    assert sentences.withheld(report(with_sae=False)) is None
 
 
 def test_a_changed_latent_is_told_by_its_rates_and_what_it_goes_with() -> None:
@@ -181,13 +181,13 @@ def test_a_changed_latent_is_told_by_its_rates_and_what_it_goes_with() -> None:
         "Fires on 0.10% of the tokens in the base model and on 2.00% in the tuned one; cosine of its directions there "
         "0.30."
     )
-    assert words.latent(latent()) == plain
+    assert sentences.latent(latent()) == plain
     whole = latent(
         label_association={"label": "neg", "share": 0.8, "expected": 0.5},
         promotes=["good", "it's"],
         probe={"label": "pos", "cosine": -0.254},
     )
-    assert words.latent(whole) == (
+    assert sentences.latent(whole) == (
         f"{plain} 80% of its activation is on texts labelled “neg”, which hold 50% of the tokens. Read with the output "
         "embeddings, its direction promotes 'good', \"it's\". Among the labels, its direction points most to “pos” "
         "(cosine -0.25)."
@@ -198,7 +198,7 @@ def test_a_changed_latent_is_told_by_its_rates_and_what_it_goes_with() -> None:
 def test_texts_that_were_cut_are_said_on_the_first_screen_beyond_a_hundredth(share: float | None, told: bool) -> None:
     given = report()
     given.dataset.truncated_share, given.dataset.max_length = share, 128
-    said = words.cautions(given)
+    said = sentences.cautions(given)
     expected = ["1.0% of the texts' tokens lie beyond 128 tokens and were not read (analysis.max_length)."]
     assert said == (expected if told else [])
 
@@ -214,34 +214,34 @@ def test_texts_that_were_cut_are_said_on_the_first_screen_beyond_a_hundredth(sha
 def test_only_warnings_that_change_the_finding_stand_beside_it_as_sentences(
     code: str, message: str, said: list[str]
 ) -> None:
-    assert words.cautions(warned(code, message)) == said
+    assert sentences.cautions(warned(code, message)) == said
 
 
 def test_tokens_seen_in_training_count_repetitions_and_are_those_asked_for_before_any_run() -> None:
     run = {"name": "training", "steps": 20, "planned_steps": 40, "batch": 2048, "learning_rate": 3e-3}
     made = SaeRun.model_validate(run | {"autoencoders": [], "curve": []})
     given = report(sae_runs=[made])
-    assert words.seen(given) == "40960"
+    assert sentences.seen(given) == "40960"
     before = report()
     assert before.request.analysis.sae is not None
-    assert words.seen(before) == str(before.request.analysis.sae.tokens)
+    assert sentences.seen(before) == str(before.request.analysis.sae.tokens)
     without = {"base": {"uri": "file:///a"}, "tuned": {"uri": "file:///b"}, "dataset": {"uri": "s3://d/x.csv"}}
-    assert words.seen(report(request=without | {"analysis": {"sae": None}})) == "0"
+    assert sentences.seen(report(request=without | {"analysis": {"sae": None}})) == "0"
 
 
 def test_a_fate_comes_with_what_the_floor_gave_and_without_a_warm_start_with_nothing() -> None:
-    assert words.by_chance(turned_over(), latent(fate="shifted")) == "one of 7 in this layer; floor 3"
-    assert words.by_chance(report(), latent()) == ""
-    assert words.by_chance(report(with_sae=False), latent()) == ""
+    assert sentences.by_chance(turned_over(), latent(fate="shifted")) == "one of 7 in this layer; floor 3"
+    assert sentences.by_chance(report(), latent()) == ""
+    assert sentences.by_chance(report(with_sae=False), latent()) == ""
 
 
 def test_limits_name_what_was_not_measured() -> None:
-    told = " ".join(words.limits(report()))
+    told = " ".join(sentences.limits(report()))
     assert told == "Drift shows where representations changed, not whether the change helps or harms the task."
-    bare = words.limits(report(intervals=False, noise_floors=[], finetune=None))
+    bare = sentences.limits(report(intervals=False, noise_floors=[], finetune=None))
     assert [line.partition(" ")[0] for line in bare] == ["No", "The", "Whether", "Whether", "Drift"]
     with_reference = report(finetune=None, reference=reference([0.1]))
-    assert not any("dataset.reference" in line for line in words.limits(with_reference))
+    assert not any("dataset.reference" in line for line in sentences.limits(with_reference))
 
 
 def reference(drifts: list[float | None], **answers: Any) -> dict[str, Any]:
@@ -251,38 +251,38 @@ def reference(drifts: list[float | None], **answers: Any) -> dict[str, Any]:
 
 
 def test_forgetting_is_told_by_the_layer_that_moved_most_and_by_the_answers_there() -> None:
-    assert words.reference(report()) is None
+    assert sentences.reference(report()) is None
     found = reference(
         [None, 0.25, 0.1, 0.2],
         perplexity_ratio={"value": 1.2, "low": 1.1, "high": 1.3},
         accuracy_change={"value": 0.01},
     )
-    assert words.reference(report(reference=found)) == (
+    assert sentences.reference(report(reference=found)) == (
         "On 90 reference texts, which are not among the analysed ones, drift is largest at layer 1: 0.250; the tuned "
         "model's perplexity there is 1.2 times the base model's (95 %: 1.1 to 1.3); its accuracy there changes by +1.0 "
         "points."
     )
-    undefined = words.reference(report(reference=reference([None, None])))
+    undefined = sentences.reference(report(reference=reference([None, None])))
     assert str(undefined).endswith("not among the analysed ones, drift is undefined at every layer.")
     undefined_answers = reference([0.5], perplexity_ratio={"value": None}, accuracy_change={"value": None})
-    assert str(words.reference(report(reference=undefined_answers))).endswith("drift is largest at layer 0: 0.500.")
+    assert str(sentences.reference(report(reference=undefined_answers))).endswith("drift is largest at layer 0: 0.500.")
 
 
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (words.number(None), "—"),
-        (words.number(0.0625, 3), "0.062"),
-        (words.percent(None), "—"),
-        (words.percent(1.0), "100.0 %"),
-        (words.percent(-1e-5), "0.0 %"),
-        (words.number(-1e-6), "0.000"),
-        (words.interval(undefined()), "—"),
-        (words.interval(Measured(value=0.5, low=0.4)), "—"),
-        (words.interval(Measured(value=0.5, low=0.4, high=0.61), 1), "0.4 to 0.6"),
-        (words.excess(None, 2.0), "—"),
-        (words.excess(0, None), "+0 ± 0"),
-        (words.excess(-3, 1.6), "-3 ± 2"),
+        (sentences.number(None), "—"),
+        (sentences.number(0.0625, 3), "0.062"),
+        (sentences.percent(None), "—"),
+        (sentences.percent(1.0), "100.0 %"),
+        (sentences.percent(-1e-5), "0.0 %"),
+        (sentences.number(-1e-6), "0.000"),
+        (sentences.interval(undefined()), "—"),
+        (sentences.interval(Measured(value=0.5, low=0.4)), "—"),
+        (sentences.interval(Measured(value=0.5, low=0.4, high=0.61), 1), "0.4 to 0.6"),
+        (sentences.excess(None, 2.0), "—"),
+        (sentences.excess(0, None), "+0 ± 0"),
+        (sentences.excess(-3, 1.6), "-3 ± 2"),
     ],
 )
 def test_a_cell_without_a_number_is_a_dash(shown: str, expected: str) -> None:
@@ -291,6 +291,6 @@ def test_a_cell_without_a_number_is_a_dash(shown: str, expected: str) -> None:
 
 def test_the_resolution_of_a_layer_is_the_drift_of_rounding_if_that_was_measured() -> None:
     given = report()
-    assert words.resolution(given.layers[1]) == 0.001
+    assert sentences.resolution(given.layers[1]) == 0.001
     given.layers[1].noise_floors = {"reseed": 0.02}
-    assert words.resolution(given.layers[1]) is None
+    assert sentences.resolution(given.layers[1]) is None
