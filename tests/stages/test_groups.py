@@ -147,7 +147,7 @@ def test_intervals_of_a_part_of_the_tokens_are_told_and_a_little_wider(
         assert ("wide_intervals" in codes) is (name == "part")
         found.append(compared.similarity[-1]["token"].cka)
     whole, part = found
-    assert whole.value == part.value
+    assert part.value == pytest.approx(whole.value, rel=1e-12)  # the same rows, added in another order
     for one in found:
         assert one.low is not None
         assert one.high is not None
