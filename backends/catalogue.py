@@ -12,6 +12,7 @@ from backends.jobs.listing import JobListing
 from backends.jobs.records import Wanted
 from backends.settings import Settings
 from backends.sources.checkpoint_folder import ADAPTER_CONFIG, CONFIG
+from backends.sources.file_folder import leads_within
 from backends.sources.uri_resolver import Opener
 from backends.storage import key_names
 from backends.storage.blobs import BlobStore
@@ -51,7 +52,7 @@ class Catalogue:
         models: list[Source] = []
         files: list[Source] = []
         for root in self._settings.roots:
-            for folder, names in _folders(root):
+            for folder, names in _folders(root, self._settings.roots):
                 shown = str(folder.relative_to(root)) if folder != root else root.name
                 if _is_checkpoint(names):
                     models.append(Source(uri=folder.as_uri(), name=shown, kind="folder"))
@@ -92,16 +93,20 @@ class Catalogue:
         return [Source(uri=f"mlflow://{one}", name=one, kind="registered") for one in names]
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders below a root and the names of their files; hidden ones and links are left out."""
+def _folders(root: Path, roots: list[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below a root and the names of their files.
+
+    Hidden ones, linked folders, and links to files outside the roots are left out.
+    """
     for place, inside, names in islice(os.walk(root), MAX_FOLDERS):
         folder = Path(place)
         if len(folder.relative_to(root).parts) >= MAX_DEPTH:
             inside.clear()
-        if _is_checkpoint(names):
+        shown = sorted(name for name in names if not name.startswith(".") and leads_within(folder / name, roots))
+        if _is_checkpoint(shown):
             inside.clear()  # the layers of a sentence encoder, or the snapshots of a training
         inside[:] = sorted(name for name in inside if not name.startswith("."))
-        yield folder, sorted(name for name in names if not name.startswith(".") and not (folder / name).is_symlink())
+        yield folder, shown
 
 
 def _is_checkpoint(names: Iterable[str]) -> bool:

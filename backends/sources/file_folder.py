@@ -37,7 +37,7 @@ class Folder:
         else:
             entries = sorted(entry for entry in self._path.iterdir() if is_shown(entry.name))
         for entry in entries:
-            if entry.name.isprintable() and _leads_within(entry, self._roots):
+            if entry.name.isprintable() and leads_within(entry, self._roots):
                 yield entry
 
     def read(self, name: str, length: int) -> bytes:
@@ -50,7 +50,7 @@ class Folder:
                 yield chunk
 
 
-def _leads_within(entry: Path, roots: list[Path]) -> bool:
+def leads_within(entry: Path, roots: list[Path]) -> bool:
     """Whether a path, links followed, lies under one of these folders; a loop of links does not."""
     try:
         return within(entry.resolve(), roots)

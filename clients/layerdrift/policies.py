@@ -88,13 +88,22 @@ def parsed(text: str) -> Any:
         yaml.YAMLError: it is none, or holds a number, date or tag that has no value.
     """
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates)
+        return _json(text)
     except (ValueError, RecursionError):
         pass  # YAML, then, whose loader says what is wrong
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one
     except (ValueError, LookupError, AttributeError, ArithmeticError, TypeError, RecursionError) as error:
         raise yaml.YAMLError(f"a value cannot be parsed ({type(error).__name__}: {error})") from error
+
+
+def _json(text: str) -> Any:
+    """ValueError where it is no JSON, a key stands twice, or it has NaN or Infinity, which JSON does not know."""
+    return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def _node(text: str) -> yaml.Node | None:
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         try:
-            json.loads(text, object_pairs_hook=_without_duplicates)
+            _json(text)
         except (ValueError, RecursionError):
             raise error from None
         return None

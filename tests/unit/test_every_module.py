@@ -61,18 +61,15 @@ def modules() -> set[str]:
     return found
 
 
-def test_file(module: str) -> Path:
+def unit_test_of(module: str) -> Path:
     """Where a module's unit test is."""
     package = next(package for package in PACKAGES if module.startswith(f"{package}/"))
     inside = Path(module).relative_to(package)
     return ROOT / "tests" / "unit" / PACKAGES[package] / inside.with_name(f"test_{inside.name}")
 
 
-test_file.__test__ = False  # type: ignore[attr-defined]
-
-
 def test_a_module_has_a_test_of_its_own_name_or_a_reason() -> None:
-    without = {module for module in modules() if not test_file(module).exists()}
+    without = {module for module in modules() if not unit_test_of(module).exists()}
     assert sorted(without) == sorted(TESTED_ELSEWHERE)
 
 

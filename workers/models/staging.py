@@ -33,7 +33,7 @@ _ADAPTER_TENSOR = re.compile(
     r"hada_[tw]\d(_[ab])?|lokr_[tw]\d(_[ab])?|p?vera_lambda_[bd]|randlora_(lambda|gamma)|vblora_logits_[AB]|"
     r"b?oft_(embedding_)?R|boft_s|psoft_R|hra_u|(fourierft|waveft)_spectrum|c3a_kernel|miss_block|road_(alpha|theta)|"
     r"shira_weight|trainable_tokens_delta|base_layer"
-    r")(\.|$)"
+    r")(\.|_|$)"
 )
 """What PEFT's tuners name their tensors."""
 

@@ -91,6 +91,13 @@ def test_files_of_a_checkpoint_are_no_data_sets(make: Callable[..., Catalogue], 
     assert make().of("default").datasets == []
 
 
+def test_a_checkpoint_of_links_to_files_below_the_root_is_a_model(make: Callable[..., Catalogue], root: Path) -> None:
+    """As the cache of the Hugging Face Hub keeps its snapshots."""
+    write(root, "blobs/abc", "snapshots/1/other.md")
+    os.symlink(root / "blobs" / "abc", root / "snapshots" / "1" / "config.json")
+    assert names(make().of("default").models, "folder") == ["snapshots/1"]
+
+
 def test_layers_and_snapshots_inside_a_checkpoint_are_no_models(make: Callable[..., Catalogue], root: Path) -> None:
     write(root, "st/config.json", "st/1_Pooling/config.json", "run/config.json", "run/checkpoint-5/config.json")
     assert names(make().of("default").models, "folder") == ["run", "st"]
@@ -112,7 +119,9 @@ def test_what_is_listed_can_be_opened_whatever_its_name(make: Callable[..., Cata
     assert (len(found.models), len(found.datasets)) == (1, 2)
 
 
-def test_hidden_files_and_links_are_left_out(make: Callable[..., Catalogue], root: Path, tmp_path: Path) -> None:
+def test_hidden_files_and_links_that_lead_outside_are_left_out(
+    make: Callable[..., Catalogue], root: Path, tmp_path: Path
+) -> None:
     write(root, ".cache/config.json", ".hidden.csv", "shown/.git/config.json")
     write(tmp_path, "outside/config.json")
     os.symlink(tmp_path / "outside", root / "link")

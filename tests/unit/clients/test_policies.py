@@ -238,6 +238,16 @@ def test_json_is_read_as_json(indent: str | None) -> None:
     assert (policy.rules[0].max, policy.rules[0].message) == (1e-6, "moved 😀")
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400", ".nan"])
+def test_a_bound_that_is_no_finite_number_is_refused(number: str) -> None:
+    with pytest.raises(InputError, match="max: must be a"):
+        policies.load(f'{{"rules": [{{"id": "a", "path": "layers[*].drift", "max": {number}, "message": "m"}}]}}')
+
+
+def test_words_that_python_takes_for_numbers_stay_words() -> None:
+    assert [policies.parsed(text) for text in ("NaN", "Infinity", "1e-6")] == ["NaN", "Infinity", 1e-6]
+
+
 def test_a_key_that_stands_twice_is_refused_in_json_too() -> None:
     with pytest.raises(InputError, match="duplicate key id"):
         policies.load('{"rules": [{"id": "a", "id": "b", "path": "layers[*].drift", "max": 1}]}')

@@ -46,7 +46,7 @@ class Contexts:
         self._ids: dict[int, list[int]] = {}
         self._texts: list[int] = []
         self._starts: dict[int, int] = {}
-        self._words: dict[int, TokenContext] = {}
+        self._contexts: dict[int, TokenContext] = {}
 
     def add(self, batch: Batch) -> None:
         """Takes note of a batch whose real tokens became rows, text after text."""
@@ -78,16 +78,16 @@ class Contexts:
 
     def example(self, row: int, activation: float) -> LatentExample:
         """What a report shows of a row."""
-        words = self.words(row)
+        context = self.around(row)
         return LatentExample(
-            before=words.before, token=words.token, after=words.after, activation=activation, label=words.label
+            before=context.before, token=context.token, after=context.after, activation=activation, label=context.label
         )
 
-    def words(self, row: int) -> TokenContext:
+    def around(self, row: int) -> TokenContext:
         """A row's token and what stands around it; kept, since strong tokens are asked for again and again."""
-        if row not in self._words:
-            self._words[row] = self._read_around(row)
-        return self._words[row]
+        if row not in self._contexts:
+            self._contexts[row] = self._read_around(row)
+        return self._contexts[row]
 
     def _read_around(self, row: int) -> TokenContext:
         text = self._texts[row]

@@ -60,7 +60,7 @@ COMPARED, REFERENCE = "tokens compared", "tokens of the reference"
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Of the analysed texts. first, outliers: words that do not count, by why. unread: words beyond the length."""
+    """Of the analysed texts. first, outliers: tokens that do not count, by why. unread: tokens beyond the length."""
 
     first: int
     outliers: int
@@ -69,12 +69,12 @@ class TokenCounts:
 
     @property
     def excluded_share(self) -> float:
-        """Of the words that were read."""
+        """Of the tokens that were read."""
         return (self.first + self.outliers) / max(1, self.first + self.outliers + self.counted)
 
     @property
     def truncated_share(self) -> float:
-        """Of all words."""
+        """Of all tokens."""
         return self.unread / max(1, self.first + self.outliers + self.counted + self.unread)
 
 
@@ -224,16 +224,16 @@ def _noted(stream: Iterator[_Read], last: tuple[LastStates, LastStates]) -> Iter
 def _gather(
     pair: Pair, stream: Iterator[_Read], accumulator: MomentAccumulator, on_progress: Callable[[int], None]
 ) -> tuple[dict[ViewName, PairMoments], int, int]:
-    """The moments, and how many words were left out: first ones and other outliers.
+    """The moments, and how many tokens were left out: first ones and other outliers.
 
     Args:
         on_progress: is told how many texts were read.
     """
     inliers, read, first, outliers = pair.tokenization.rule, 0, 0, 0
     try:
-        for group, words, base, tuned in stream:
-            batch = inliers.mark(words, base, tuned)
-            left_out = words.real & ~batch.real
+        for group, whole, base, tuned in stream:
+            batch = inliers.mark(whole, base, tuned)
+            left_out = whole.real & ~batch.real
             at_start = int(left_out[:, 0].sum()) if inliers.causal else 0
             first, outliers = first + at_start, outliers + int(left_out.sum()) - at_start
             accumulator.add(group, batch, base, tuned, left_out)

@@ -94,7 +94,7 @@ def _table(sae: NamedSae, rows: ActivationStore, contexts: Contexts) -> Any:
     count = len(found.rates)
     examples = [
         [
-            {"activation": value, **contexts.words(row)._asdict()}
+            {"activation": value, **contexts.around(row)._asdict()}
             for value, row in zip(values, places, strict=True)
             if value > 0
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import altair as alt
 import pytest
 import vl_convert
 
@@ -46,7 +47,9 @@ def marks(spec: charts.Spec) -> list[str]:
 
 @pytest.mark.parametrize("figure", DRAWN, ids=lambda one: one.__name__)
 def test_every_figure_can_be_drawn(figure: Callable[[Report], charts.Spec]) -> None:
-    svg = vl_convert.vegalite_to_svg(figure(report()))
+    spec = figure(report())
+    alt.Chart.from_dict(spec, validate=True)
+    svg = vl_convert.vegalite_to_svg(spec)
     assert svg.startswith("<svg")
     assert "NaN" not in svg
 

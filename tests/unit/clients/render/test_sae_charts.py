@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import altair as alt
 import pytest
 import vl_convert
 
@@ -48,7 +49,9 @@ def run(name: str, *points: tuple[int, list[float]]) -> SaeRun:
     ids=["quality", "turnover", "density", "training"],
 )
 def test_every_figure_can_be_drawn(figure: Callable[[Report], Spec], given: Report) -> None:
-    svg = vl_convert.vegalite_to_svg(figure(given))
+    spec = figure(given)
+    alt.Chart.from_dict(spec, validate=True)
+    svg = vl_convert.vegalite_to_svg(spec)
     assert svg.startswith("<svg")
     assert "NaN" not in svg
 

@@ -30,7 +30,7 @@ def contexts_of(tokenizer: BertTokenizer, size: int = 2, units: list[int] | None
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_row_is_a_word_of_its_text_whatever_the_batches(tokenizer: BertTokenizer, size: int) -> None:
     contexts = contexts_of(tokenizer, size)
-    words = [contexts.words(row) for row in range(sum(len(text.split()) for text in TEXTS))]
+    words = [contexts.around(row) for row in range(sum(len(text.split()) for text in TEXTS))]
     for text, whole in enumerate(TEXTS):
         assert [word.token for word in words if word.text == text] == whole.split()
     assert contexts.texts(len(words)).tolist() == [word.text for word in words]
@@ -55,7 +55,7 @@ def test_so_many_words_are_shown_on_either_side_and_an_ellipsis_where_more_are(
     tokenizer: BertTokenizer, place: int, before: str, after: str
 ) -> None:
     contexts = contexts_of(tokenizer)
-    words = contexts.words(rows_of_long_text(contexts)[place])
+    words = contexts.around(rows_of_long_text(contexts)[place])
     assert words.token == TEXTS[2].split()[place]
     assert (words.before, words.after) == (before, after)
 
@@ -70,10 +70,10 @@ def test_a_text_of_one_word_has_nothing_around_it(tokenizer: BertTokenizer) -> N
 
 def test_rows_that_were_taken_away_at_the_front_shift_all_others(tokenizer: BertTokenizer) -> None:
     whole = contexts_of(tokenizer)
-    whole.words(5)  # what was read before is of other rows
+    whole.around(5)  # what was read before is of other rows
     rest = whole.without_first(4)
     for row in range(19):
-        assert rest.words(row) == whole.words(row + 4)
+        assert rest.around(row) == whole.around(row + 4)
     assert rest.texts(19).tolist() == whole.texts(23).tolist()[4:]
 
 
@@ -89,4 +89,4 @@ def test_words_that_do_not_count_are_no_rows(tokenizer: BertTokenizer) -> None:
     real = batch.real.clone()
     real[0, 2] = False
     contexts.add(batch._replace(real=real))
-    assert [contexts.words(row).token for row in range(2)] == ["the", "film"]
+    assert [contexts.around(row).token for row in range(2)] == ["the", "film"]
