@@ -61,7 +61,7 @@ unit: $(STAMP)  ## every unit test, in about a minute; no server is started
 coverage: $(STAMP)  ## lines of the product that unit and stage tests run; writes var/coverage
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/stages -m "not slow" -n 2 -q --cov --cov-report=term:skip-covered --cov-report=html
 
-test: lint types contracts chromium $(PEERS_STAMP)  ## lint, types, import contracts and all tests, with the real servers
+test: lint types contracts chromium  ## lint, types, import contracts and all tests, with the real servers
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -m "not faults and not slow"
 
 screenshots: $(STAMP) chromium  ## the README's pictures, of a finished demo; writes docs/images

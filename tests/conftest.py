@@ -6,11 +6,14 @@ Unit tests load this file too, so it imports torch and the servers only where a 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts into the background without it
 
 if TYPE_CHECKING:
     import redis

@@ -34,11 +34,13 @@ def test_good_inputs_are_read_or_refused_with_what_to_do(case: Case, ground: Gro
     case.check(case.asked(ground))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", named(of_a_kind.CASES))
 def test_other_inputs_of_these_kinds_are_read_or_refused_alike(case: Case, ground: Ground) -> None:
     case.check(case.asked(ground))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", named(right_before.CASES))
 def test_what_was_right_before_is_right(case: Case, ground: Ground) -> None:
     case.check(case.asked(ground))

@@ -19,6 +19,8 @@ from layerdrift.integrations.comments import CHARTS_BRANCH
 from tests.builders.texts import make_texts
 from tests.code_hosts import TOKEN, CodeHost, code_host
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "clients/github-action/action.yml").read_text())
 TEMPLATE: dict[str, Any] = yaml.safe_load((ROOT / "clients/gitlab/layerdrift.gitlab-ci.yml").read_text())

@@ -22,6 +22,8 @@ from layerdrift.contract.request import AnalysisRequest
 from tests.builders.texts import make_texts
 from tests.mlflow_server import MlflowServer
 
+pytestmark = pytest.mark.slow  # starts an MLflow server
+
 
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:

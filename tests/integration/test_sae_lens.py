@@ -17,6 +17,8 @@ from workers.analysis.sae_training import StackTrainer
 from workers.stages.sae.files import save_sae
 
 PEERS = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
+pytestmark = pytest.mark.slow  # imports sae-lens in an environment of its own
+
 ARCHITECTURES: tuple[Architecture, ...] = ("batch_topk", "topk", "jumprelu", "relu_l1")
 READ = """
 import sys

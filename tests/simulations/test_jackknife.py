@@ -64,7 +64,7 @@ def distance_intervals(base: Tensor, tuned: Tensor) -> tuple[Geometry, Interval,
     return whole, rsa, jackknife_interval(whole.knn_jaccard, shared, corrected=False)
 
 
-@pytest.mark.parametrize("noise", [0.2, 1.0])
+@pytest.mark.parametrize("noise", [0.2, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_intervals_cover_the_truth_as_often_as_they_say(noise: float) -> None:
     """Of 400 data sets of 100 texts, 90 to 98 % of the nominal 95 % intervals hold the value of 20,000 texts."""
     base, tuned = clustered(20_000, noise, torch.Generator().manual_seed(99))
@@ -79,7 +79,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(noise: float) -> None:
     assert {measure: share for measure, share in shares.items() if not 0.90 <= share <= 0.98} == {}
 
 
-@pytest.mark.parametrize("noise", [0.2, 1.0])
+@pytest.mark.parametrize("noise", [pytest.param(0.2, marks=pytest.mark.slow), 1.0])
 def test_intervals_of_distances_cover_what_as_many_texts_give_on_average(noise: float) -> None:
     """Of 400 samples of 100 texts: RSA against that of 3,000 texts, shared neighbours against their own mean."""
     generator = torch.Generator().manual_seed(0)
