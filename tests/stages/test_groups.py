@@ -82,6 +82,7 @@ def test_units_are_dealt_into_groups_whole(tmp_path: Path) -> None:
     assert len(set(found.values())) == 15  # of 30 units, two for each group
 
 
+@pytest.mark.slow
 def test_intervals_of_texts_that_are_nearly_the_same_are_as_wide_as_of_one_each(tmp_path: Path) -> None:
     """Every text eight times, a word apart: taken one by one the intervals are far too narrow."""
     base, model = save_model(tiny_bert(0), tmp_path / "base"), tiny_bert(0)
@@ -130,6 +131,7 @@ def test_wide_models_have_groups_too(shape: tuple[int, int], limit: float, plan:
     assert GroupPlan.of(shape, rows, 20, limit) == plan
 
 
+@pytest.mark.slow
 def test_intervals_of_a_part_of_the_tokens_are_told_and_a_little_wider(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

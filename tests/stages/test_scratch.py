@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FREED = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "134217728", "MALLOC_ARENA_MAX": "2"}
 """As workers are started: what they free goes back to the system."""
 
 
+@pytest.mark.slow
 def test_ten_times_the_tokens_that_fit_take_no_more_disk_or_memory(tmp_path: Path) -> None:
     """Offered and trained on; peaks of processes of their own. All rows would take 400 MB in memory or on disk."""
     disk, memory = {}, {}

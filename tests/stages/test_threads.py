@@ -9,6 +9,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 def test_compiled_loops_leave_torch_the_threads_that_it_had() -> None:
     assert threads_after("start_threads()") == 1
     assert threads_after("") == 2  # what it is there for
