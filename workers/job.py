@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from layerdrift.contract.analysis import Progress, StageName, Status
 from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.policy import Decision
 from layerdrift.policies import starter_decision
+from workers import scratch_folders
 from workers.lease_keeper import Lease, leased
 from workers.models.device import start_threads
 from workers.pipeline import run_stages, stages_of
@@ -57,11 +57,8 @@ def _run_leased(deployment: Deployment, analysis_id: str) -> None:
         record = jobs.update(analysis_id, lambda found: _taken(found, settings.max_attempts))
         if not record.status.final:
             metrics.ATTEMPTS.inc()
-            folder = settings.scratch / f"{analysis_id}.{lease.owner}"
-            try:
+            with scratch_folders.held(settings.scratch / f"{analysis_id}.{lease.owner}") as folder:
                 record = _run(deployment, record, folder, lease)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
         if record.status.final:
             metrics.JOBS.labels(record.status.value).inc()
             _forget_unfinished(deployment, record.owned)
@@ -101,6 +98,9 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
     except Cancelled:
         status, error = Status.CANCELLED, None
     except StageFailed as failure:
+        if lease.lost.is_set():
+            logger.warning("%s: lost the lease; another worker continues", record.id)
+            return record
         if isinstance(failure.__cause__, _AWAY):
             logger.warning("%s: returned to the queue in stage %s: %s", record.id, failure.stage, failure.__cause__)
             return record

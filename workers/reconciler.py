@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from backends.deployment import Deployment
 from backends.queue import QueueName
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import LayerdriftError
+from workers import scratch_folders
 
 EVERY_SECONDS = 5.0
 ALIVE_SECONDS = 20.0
@@ -70,13 +70,12 @@ class Reconciler:
         return waiting == 0 or self._deployment.jobs.get(analysis_id).status is Status.RUNNING
 
     def _sweep(self) -> None:
-        """Takes away the scratch that a killed worker left: of a job nobody holds, and not touched for a while."""
+        """Takes away the scratch that a killed worker left: of a job that nobody holds or works on, and old."""
         scratch = self._deployment.settings.scratch
         oldest = time.time() - 4 * self._deployment.settings.lease_seconds
-        for folder in scratch.iterdir() if scratch.is_dir() else ():
-            analysis_id = folder.name.partition(".")[0]
-            if folder.stat().st_mtime < oldest and not self._deployment.leases.held(analysis_id):
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in scratch_folders.left_behind(scratch, oldest):
+            if not self._deployment.leases.held(folder.name.partition(".")[0]):
+                scratch_folders.remove(folder)
 
     def _run(self) -> None:
         while True:

@@ -167,6 +167,18 @@ def test_a_worker_that_lost_the_job_leaves_its_end_to_another(run: Callable[[Sta
     assert (found.status, found.attempts, found.drift) == (Status.RUNNING, 2, None)
 
 
+def test_a_stage_that_fails_after_the_lease_was_lost_is_no_failure_of_the_job(
+    run: Callable[[Stages], JobRecord],
+) -> None:
+    def stages(_: MemoryDeployment, writer: ProgressWriter, __: Path) -> Report:
+        with writer.stage(StageName.RESOLVE):
+            writer._lease_lost.set()
+            raise FileNotFoundError("rows of the scratch")
+
+    found = run(stages)
+    assert (found.status, found.error) == (Status.RUNNING, None)
+
+
 def test_an_end_that_came_from_elsewhere_is_not_overwritten(run: Callable[[Stages], JobRecord]) -> None:
     def stages(deployment: MemoryDeployment, writer: ProgressWriter, folder: Path) -> Report:
         found = sound(deployment, writer, folder)
