@@ -27,8 +27,9 @@ from workers.stages.common.inputs import Resolved
 from workers.stages.common.progress import Spans
 from workers.stages.compare.head_outputs import evaluate_outputs
 from workers.stages.compare.stage import compare
+from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.heldout_rows import HeldoutRows
-from workers.stages.extract.stage import Extracted, extract
+from workers.stages.extract.stage import extract
 from workers.stages.finetune.stage import FineTuned, finetune
 from workers.stages.report.stage import StageResults, build_report
 from workers.stages.resolve.stage import resolve
@@ -124,8 +125,6 @@ class _Stages:
         with self._stage(StageName.COMPARE):
             spans = Spans(context.on_progress, {MEASURES: 3.0, OUTPUTS: 1.0})
             compared = compare(context.part(spans.span(MEASURES)), extracted)
-            for store in extracted.groups.values():
-                store.clear()
             evaluated = evaluate_outputs(context.part(spans.span(OUTPUTS)), compared.drift, extracted)
             results = StageResults(
                 resolved=context.resolved,

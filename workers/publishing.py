@@ -20,7 +20,7 @@ from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
 from workers.stages.common.context import StageContext
-from workers.stages.extract.stage import Extracted
+from workers.stages.extract.extracted import Extracted
 from workers.stages.report.stage import StoredFiles
 from workers.stages.sae.files import named, save_sae
 from workers.stages.sae.findings import SaeResults
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def keep_centres(extracted: Extracted, path: Path, artifacts: Artifacts) -> None:
     """Stores how texts were read and what drift is centred at, so that other texts can be inspected later."""
-    frame, tokenization = extracted.moments["token"].frame, extracted.tokenization
+    frame, tokenization = extracted.frame, extracted.tokenization
     tensors = {"base": frame.base.contiguous(), "tuned": frame.tuned.contiguous()}
     tensors["base_spread"], tensors["tuned_spread"] = frame.spreads()
     tensors["length"] = torch.tensor(tokenization.length)

@@ -13,7 +13,8 @@ from workers.stages.common.context import PairContext, StageContext
 from workers.stages.common.inputs import Checkpoint, Resolved, Split
 from workers.stages.common.progress import NO_NUMBERS, Numbers
 from workers.stages.compare.stage import Compared, compare
-from workers.stages.extract.stage import Extracted, extract
+from workers.stages.extract.extracted import Extracted
+from workers.stages.extract.stage import extract
 from workers.stages.finetune.stage import FineTuned, finetune
 from workers.stages.sae.rows import SaeRows, sae_rows
 

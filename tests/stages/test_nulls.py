@@ -13,6 +13,7 @@ from tests.builders.rounding import rounded
 from tests.builders.stages import compared, fine_tuned, pair_context, resolved, tuning
 from tests.builders.texts import make_texts
 from workers.analysis.similarity import SiteSimilarity
+from workers.models.derived_blocks import dithered
 from workers.models.states import StateReader, hidden_states
 from workers.models.texts import Batch, batches
 from workers.results.measured import Measured
@@ -22,7 +23,7 @@ from workers.stages.causal.trajectory import trajectory_of
 from workers.stages.common.intervals import shared_change
 from workers.stages.common.moment_accumulator import TokenizationSpec
 from workers.stages.compare.stage import _layer_drift, compare
-from workers.stages.extract.nulls import MeasuredNull, Nulls, dithered, measured_null, numerical_twin
+from workers.stages.extract.nulls import MeasuredNull, Nulls, measured_null, numerical_twin
 from workers.stages.extract.stage import extract
 
 
@@ -111,7 +112,7 @@ def test_reseeded_and_shuffled_fine_tunes_are_measured_and_changes_compared(base
             assert -1 <= number.low <= number.value <= 1
     seeds = extracted.nulls.seeds
     assert seeds is not None
-    assert int(seeds.counts.sum()) == extracted.moments["token"].n
+    assert int(seeds.counts.sum()) == extracted.views["token"].rows
     assert seeds.products.shape[2:] == (3, 3)
     for layer in found.layers:
         if layer.drifted:

@@ -97,8 +97,8 @@ def test_the_cls_embedding_never_varies_and_is_marked_so(base: Path, tmp_path: P
 def test_real_tokens_are_counted_once_and_special_ones_never(base: Path, tmp_path: Path) -> None:
     extracted, _ = compared(base, base, tmp_path / "scratch")
     words = sum(len(row.text.split()) for row in resolved(base).split.analysed)
-    assert extracted.moments["token"].n == words
-    assert extracted.moments["cls"].n == extracted.moments["mean"].n == 120
+    assert extracted.views["token"].rows == words
+    assert extracted.views["cls"].rows == extracted.views["mean"].rows == 120
 
 
 def test_activations_that_are_not_finite_name_the_model_and_the_layer(base: Path, tmp_path: Path) -> None:
@@ -429,8 +429,8 @@ def test_a_pair_is_the_same_where_both_of_its_texts_are() -> None:
 def test_texts_that_were_not_reached_are_said(base: Path, tmp_path: Path) -> None:
     asked = request(analysis={"sae": None, "max_tokens": 400})
     extracted = extracted_pair(resolved(base), base, tmp_path / "s", asked)
-    assert 400 <= extracted.moments["token"].n < 420
-    left = 120 - extracted.moments["mean"].n
+    assert 400 <= extracted.views["token"].rows < 420
+    left = 120 - extracted.views["mean"].rows
     assert [warning.message.split(" texts")[0] for warning in extracted.warnings] == [str(left)]
 
 

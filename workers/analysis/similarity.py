@@ -264,9 +264,7 @@ def cross_site_cka(base: Tensor, tuned: Tensor) -> Tensor:
     Returns:
         [S, S] float64, rows are base sites; at most 1; NaN where a site does not vary.
     """
-    base_grams = _centred_grams(base)
-    tuned_grams = _centred_grams(tuned)
-    grams = torch.cat([base_grams, tuned_grams])
+    grams = _centred_grams([*base, *tuned])
     products = torch.zeros(len(grams), len(grams), dtype=torch.float64)
     for rows in grams.split(_GRAM_ROWS, dim=1):  # millions of terms: summed in float32 they would be a percent off
         flat = rows.double().flatten(1)
@@ -276,19 +274,19 @@ def cross_site_cka(base: Tensor, tuned: Tensor) -> Tensor:
     return cka[: len(base), len(base) :]
 
 
-def _centred_grams(rows: Tensor) -> Tensor:
+def _centred_grams(sites: Sequence[Tensor]) -> Tensor:
     """U-centred Gram matrices (Szekely & Rizzo 2014): their inner products are n (n - 3) HSIC1.
 
-    [S, N, D] -> [S, N, N] float32
+    S times [N, D] -> [S, N, N] float32
     """
-    sites, n, _ = rows.shape
-    grams = rows.new_empty(sites, n, n, dtype=torch.float32)
-    for site in range(sites):
-        x = rows[site].float()
+    n = len(sites[0])
+    grams = sites[0].new_empty(len(sites), n, n, dtype=torch.float32)
+    for site, rows in enumerate(sites):
+        x = rows.float()
         x = x - x.mean(0)
         gram = x @ x.T
         spread = float(x.square().sum())
-        if spread <= _NO_VARIANCE * float(rows[site].float().square().sum()):
+        if spread <= _NO_VARIANCE * float(rows.float().square().sum()):
             grams[site] = 0
             continue
         gram.fill_diagonal_(0.0)

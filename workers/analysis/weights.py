@@ -49,16 +49,17 @@ def weight_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> WeightDifferenc
     spectra, tensors = [], 0
     for base, tuned in pairs:
         tensors += 1
-        difference = tuned.detach().double() - base.detach().double()
-        difference_sq += float(difference.square().sum())
-        base_sq += float(base.detach().double().square().sum())
-        if difference.ndim == 2 and bool(difference.any()):
-            noise = float(rounding_variance(tuned.detach()).mean())
-            matrix_sq += float(difference.square().sum())
-            rounding += noise * difference.numel()
-            edge = noise * (EDGE_MARGIN * sum(size**0.5 for size in difference.shape)) ** 2
-            spectrum = squared_singular_values(difference)
-            spectra.append(spectrum[spectrum > edge])
+        sums = _TensorSums.of(base.detach(), tuned.detach())
+        difference_sq += sums.difference_sq
+        base_sq += sums.base_sq
+        if sums.gram is not None:
+            noise = sums.rounding_sq / base.numel()
+            matrix_sq += sums.difference_sq
+            rounding += sums.rounding_sq
+            edge = noise * (EDGE_MARGIN * sum(size**0.5 for size in base.shape)) ** 2
+            spectrum = torch.linalg.eigvalsh(sums.gram).clamp_min(0).flip(0).double()
+            resolved = torch.finfo(sums.gram.dtype).eps * float(spectrum[0]) * len(spectrum) ** 0.5
+            spectra.append(spectrum[spectrum > max(edge, resolved)])
     if not tensors:
         raise ValueError("a relative norm needs tensors")
     relative = None if base_sq == 0 else (difference_sq / base_sq) ** 0.5
@@ -74,29 +75,72 @@ def weight_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> WeightDifferenc
     return WeightDifference(relative, sum(ranks) / len(ranks), shares, share)
 
 
+EXACT_SIDE = 1024
+"""Of wider matrices in half precision Gram matrices are summed in float32: what that blurs is below their rounding."""
+
+PART_NUMBERS = 1 << 22
+"""Numbers of a tensor that are in float64 at a time."""
+
 DIGITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
 """Binary digits of a weight, the implicit one counted."""
 
 
-def rounding_variance(weights: Tensor) -> Tensor:
-    """The mean squared error of rounding to the coarsest precision that holds these weights exactly, entry by entry.
+@dataclass(frozen=True)
+class _TensorSums:
+    """Of one tensor in both models. gram: the smaller Gram matrix of a matrix's difference; None: it did not move."""
+
+    difference_sq: float
+    base_sq: float
+    rounding_sq: float
+    gram: Tensor | None
+
+    @staticmethod
+    def of(base: Tensor, tuned: Tensor) -> _TensorSums:
+        """In parts, since a table of embeddings in float64 is larger than all that is in memory otherwise."""
+        matrix = base.ndim == 2
+        moved = matrix and not torch.equal(base, tuned)
+        turned = matrix and base.shape[0] < base.shape[1]
+
+        def parts(tensor: Tensor) -> tuple[Tensor, ...]:
+            rows = (tensor.T if turned else tensor) if matrix else tensor.flatten()
+            found: tuple[Tensor, ...] = rows.split(max(1, PART_NUMBERS // (rows.shape[1] if matrix else 1)))
+            return found
+
+        digits, side = (digits_of(tuned), min(base.shape)) if moved else (0, 0)
+        blurred = side > EXACT_SIDE and digits <= DIGITS[torch.float16]
+        gram = torch.zeros(side, side, dtype=torch.float32 if blurred else torch.float64, device=base.device)
+        difference_sq = base_sq = rounding_sq = 0.0
+        for one, other in zip(parts(base), parts(tuned), strict=True):
+            own = one.double()
+            difference = other.double() - own
+            difference_sq += float(difference.square().sum())
+            base_sq += float(own.square().sum())
+            if moved:
+                kept = difference.to(gram.dtype)
+                gram.addmm_(kept.T, kept)
+                rounding_sq += float(rounding_variance(other, digits).sum())
+        return _TensorSums(difference_sq, base_sq, rounding_sq, gram if moved else None)
+
+
+def digits_of(weights: Tensor) -> int:
+    """Binary digits of the coarsest precision that holds these weights exactly; 53: none of the usual ones does.
 
     A checkpoint's own precision is not asked for: weights that were ever rounded to bfloat16 are known by their digits.
     """
-    digits = next(
-        (digits for kind, digits in DIGITS.items() if torch.equal(weights.to(kind).to(weights.dtype), weights)), 53
-    )
+
+    def holds(kind: torch.dtype) -> bool:
+        return all(torch.equal(part.to(kind).to(part.dtype), part) for part in weights.flatten().split(PART_NUMBERS))
+
+    return next((digits for kind, digits in DIGITS.items() if holds(kind)), 53)
+
+
+def rounding_variance(weights: Tensor, digits: int | None = None) -> Tensor:
+    """The mean squared error of rounding to so many digits, by default those of `digits_of`, entry by entry."""
+    digits = digits_of(weights) if digits is None else digits
     spacing = torch.ldexp(
         torch.ones_like(weights, dtype=torch.float64), torch.frexp(weights.double()).exponent - digits
     )
     return torch.where(weights == 0, 0.0, spacing.square() / 12)
-
-
-def squared_singular_values(matrix: Tensor) -> Tensor:
-    """From the smaller Gram matrix in float64, which costs a fraction of a decomposition; falling, [min(m, n)]."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    squared: Tensor = torch.linalg.eigvalsh(wide @ wide.T)
-    return squared.clamp_min(0).flip(0)
 
 
 def effective_rank(squared: Tensor) -> float:

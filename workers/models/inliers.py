@@ -45,9 +45,9 @@ class Inliers:
     @staticmethod
     def of(causal: bool, batches: Sequence[tuple[Batch, list[Tensor], list[Tensor]]]) -> Inliers:
         """The rule whose limits follow from some batches and the states of both models on them."""
-        kept = [_without_first(batch.real, causal) for batch, *_ in batches]
+        kept = [without_first(batch.real, causal) for batch, *_ in batches]
         sides = [
-            torch.stack([_limit([states[layer][real] for states, real in zip(side, kept, strict=True)])
+            torch.stack([limit_of([states[layer][real] for states, real in zip(side, kept, strict=True)])
                          for layer in range(len(side[0]))])
             for side in ([base for _, base, _ in batches], [tuned for _, _, tuned in batches])
         ]  # fmt: skip
@@ -64,26 +64,33 @@ class Inliers:
             for state, limit in zip(states, limits.tolist(), strict=True):
                 outlying |= state.norm(dim=-1) > limit
         outlying &= batch.attention_mask.bool()
+        self.remember(batch, outlying)
+        return without(batch, outlying, self.causal)
+
+    def remember(self, batch: Batch, outlying: Tensor) -> None:
+        """Keeps which tokens of a batch are outliers, [B, T] bool."""
         for row in outlying.any(1).nonzero()[:, 0].tolist():
             self._seen[_key(batch, row)] = tuple(outlying[row].nonzero()[:, 0].tolist())
-        return self._applied(batch, outlying)
 
     def known(self, batch: Batch) -> Batch:
         """The batch with the outliers taken out that were found in these texts before; so other models see the same."""
         outlying = torch.zeros_like(batch.real)
         for row in range(len(outlying)) if self._seen else ():
             outlying[row, list(self._seen.get(_key(batch, row), ()))] = True
-        return self._applied(batch, outlying)
-
-    def _applied(self, batch: Batch, outlying: Tensor) -> Batch:
-        real = _without_first(batch.real & ~outlying, self.causal)
-        if self.causal:
-            outlying = outlying.clone()
-            outlying[:, 0] = True
-        return batch._replace(real=real, outlying=outlying)
+        return without(batch, outlying, self.causal)
 
 
-def _without_first(real: Tensor, causal: bool) -> Tensor:
+def without(batch: Batch, outlying: Tensor, causal: bool) -> Batch:
+    """The batch without its outliers, [B, T] bool, and without first tokens in a causal model."""
+    real = without_first(batch.real & ~outlying, causal)
+    if causal:
+        outlying = outlying.clone()
+        outlying[:, 0] = True
+    return batch._replace(real=real, outlying=outlying)
+
+
+def without_first(real: Tensor, causal: bool) -> Tensor:
+    """Which tokens count, [B, T] bool: in a causal model not the first of a text."""
     if not causal:
         return real
     kept = real.clone()
@@ -91,7 +98,7 @@ def _without_first(real: Tensor, causal: bool) -> Tensor:
     return kept
 
 
-def _limit(rows: list[Tensor]) -> Tensor:
+def limit_of(rows: list[Tensor]) -> Tensor:
     """What an inlier's norm is at most, from some rows [N, D] of one layer; infinite where there are none."""
     norms = torch.cat([one.norm(dim=-1) for one in rows])
     if not len(norms):

@@ -25,13 +25,17 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from backends.sources.checkpoint_folder import CONFIG
 from layerdrift.contract.errors import InputError
 from workers.models.staging import refuse_untaken
+from workers.models.structure import NotBlockwise
 from workers.models.texts import reads_padding
 
 _T = TypeVar("_T")
+
+disable_progress_bar()  # a worker's log is no terminal
 _OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _WEIGHTS: dict[str, Any] = {
     **_OFFLINE,
@@ -43,7 +47,7 @@ _WEIGHTS: dict[str, Any] = {
 }
 ANSWER = "the model's output for a small batch"
 _HEADED_CLASS = re.compile(r"For[A-Z]|LMHeadModel$")
-_HEADS = ("pooler", "classifier", "score", "cls.", "lm_head", "qa_outputs", "pre_classifier")
+HEADS = ("pooler", "classifier", "score", "cls.", "lm_head", "qa_outputs", "pre_classifier")
 
 
 def load_config(folder: Path, pointer: str, max_parameters: int) -> PretrainedConfig:
@@ -249,7 +253,7 @@ def load_headed(folder: Path, pointer: str, device: torch.device) -> Headed | No
     kind = head_kind(folder, pointer)
     if kind is None:
         return None
-    loader = _loader(kind, read_config(folder, pointer))
+    loader = loader_of(kind, read_config(folder, pointer))
     whole = whole_model(folder, pointer, device, loader, {})
     if whole.drawn:
         return None
@@ -257,7 +261,7 @@ def load_headed(folder: Path, pointer: str, device: torch.device) -> Headed | No
     return Headed(kind, whole.model)
 
 
-def _loader(kind: HeadKind, config: PretrainedConfig) -> Any:
+def loader_of(kind: HeadKind, config: PretrainedConfig) -> Any:
     """The class that opens a checkpoint with a head of this kind."""
     if kind == "causal_lm":
         candidates: list[Any] = [AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM]
@@ -269,7 +273,7 @@ def _checked(
     folder: Path, pointer: str, device: torch.device, load: Callable[[], tuple[PreTrainedModel, dict[str, Any]]]
 ) -> PreTrainedModel:
     model, info = loaded(folder, pointer, "the weights", load)
-    missing = sorted(name for name in info["missing_keys"] if not any(head in name for head in _HEADS))
+    missing = sorted(name for name in info["missing_keys"] if not any(head in name for head in HEADS))
     if missing:
         raise InputError.at(
             pointer, f"the weights lack {len(missing)} tensors that config.json requires, first {missing[0]}"
@@ -277,7 +281,7 @@ def _checked(
     body = below_heads(model)
     parts = {name for name, _ in (*body.named_children(), *body.named_parameters(recurse=False))}
     refuse_untaken(info["unexpected_keys"], parts, model.base_model_prefix, pointer)
-    misshapen = [entry for entry in info["mismatched_keys"] if not any(head in str(entry) for head in _HEADS)]
+    misshapen = [entry for entry in info["mismatched_keys"] if not any(head in str(entry) for head in HEADS)]
     if misshapen:
         raise InputError.at(pointer, f"a weight does not have the shape that config.json requires: {misshapen[0]}")
     for name, parameter in model.named_parameters():
@@ -292,7 +296,7 @@ def loaded(folder: Path, pointer: str, what: str, load: Callable[[], _T]) -> _T:
     """What `load` returns; InputError where it cannot read the files, which `what` says for people."""
     try:
         return load()
-    except InputError:
+    except (InputError, NotBlockwise):
         raise
     except ImportError as error:
         raise InputError.at(

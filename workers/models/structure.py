@@ -15,8 +15,15 @@ from layerdrift.contract.errors import InputError
 CAUSAL_TOLERANCE = 1e-4
 """A later token may move earlier states by this share of what it moves its own: kernels of experts round otherwise."""
 
+HALF_TOLERANCE = 1e-2
+"""The same of models in bfloat16 or float16."""
+
 _PROBE_TOKENS = 12
 _CHANGED_POSITIONS = (3, 7, 11)
+
+
+class NotBlockwise(Exception):
+    """The blocks of a model cannot run one at a time; the text says why. The whole model may."""
 
 
 def block_list(model: nn.Module) -> nn.ModuleList:
@@ -171,6 +178,7 @@ def is_causal(model: PreTrainedModel) -> bool:
     Tried at several positions, with a tolerance: expert kernels round otherwise when other tokens change.
     """
     inputs = probe_inputs(model, texts=1, tokens=_PROBE_TOKENS)
+    tolerance = HALF_TOLERANCE if model.dtype in (torch.bfloat16, torch.float16) else CAUSAL_TOLERANCE
     ids = inputs["input_ids"]
     vocabulary = int(model.config.get_text_config().vocab_size)
     with torch.inference_mode():
@@ -179,7 +187,7 @@ def is_causal(model: PreTrainedModel) -> bool:
             other = ids.clone()
             other[0, position] = (other[0, position] + 7) % vocabulary
             change = (model(**inputs | {"input_ids": other}).last_hidden_state - before).float().norm(dim=-1)[0]
-            if float(change[:position].max()) > CAUSAL_TOLERANCE * float(change[position]):
+            if float(change[:position].max()) > tolerance * float(change[position]):
                 return False
     return True
 
@@ -210,6 +218,32 @@ def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
     return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
+def embedding_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
+    """What layer 0 depends on, read off autograd's graph of one small run, without a gradient.
+
+    Args:
+        model: whose floating parameters need no gradient otherwise.
+    """
+    asked = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    for parameter in asked:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            first = run_states(model, probe_inputs(model, texts=1, tokens=4))[0]
+        found, waiting, seen = set[int](), [first.grad_fn], set[Any]()
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            found.add(id(getattr(node, "variable", None)))
+            waiting += [before for before, _ in node.next_functions]
+        return [parameter for parameter in asked if id(parameter) in found]
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(False)
+
+
 PartName = Literal["embeddings", "attention", "mlp", "norm"]
 
 
@@ -223,12 +257,17 @@ def weight_groups(model: nn.Module) -> list[dict[PartName, list[str]]]:
         {"embeddings": [names[id(parameter)] for parameter in parameters_before(model, 0)]}
     ]
     for block in blocks_of(model):
-        parts: dict[PartName, list[str]] = {}
-        for path, module in block.named_modules():
-            for parameter in module.parameters(recurse=False):
-                parts.setdefault(_part(path, module), []).append(names[id(parameter)])
-        groups.append(parts)
+        groups.append({part: [names[id(one)] for one in found.values()] for part, found in block_parts(block).items()})
     return groups
+
+
+def block_parts(block: nn.Module) -> dict[PartName, dict[str, nn.Parameter]]:
+    """The parameters of a block by part, each under its name inside the block."""
+    parts: dict[PartName, dict[str, nn.Parameter]] = {}
+    for path, module in block.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            parts.setdefault(_part(path, module), {})[f"{path}.{leaf}" if path else leaf] = parameter
+    return parts
 
 
 def _part(path: str, module: nn.Module) -> PartName:

@@ -24,12 +24,12 @@ from tests.builders.records import record
 from tests.builders.reports import report as whole_report
 from tests.builders.stages import stage_context
 from tests.builders.stores import MemoryDeployment
-from workers.analysis.moments import Frame, PairMoments
+from workers.analysis.moments import Frame
 from workers.models.inliers import Inliers
 from workers.models.states import StateReader
 from workers.publishing import keep_autoencoders, keep_centres, publish, publish_preliminary
 from workers.stages.common.moment_accumulator import TokenizationSpec
-from workers.stages.extract.stage import Extracted
+from workers.stages.extract.extracted import Extracted
 from workers.stages.sae.findings import Dictionaries, SaeResults
 from workers.stages.sae.rows import SaeRows
 
@@ -98,7 +98,7 @@ def test_centres_are_kept_with_how_the_texts_were_read(
     frame = Frame.of(rows[0], 3 * rows[1] + 1)
     inliers = Inliers(False, torch.arange(4.0), 2 * torch.arange(4.0)) if limits else None
     tokenization = TokenizationSpec(tiny_tokenizer(tmp_path), 17, False, StateReader(BLOCKS + 1, HIDDEN), inliers)
-    extracted = SimpleNamespace(moments={"token": PairMoments.zeros(frame)}, tokenization=tokenization)
+    extracted = SimpleNamespace(frame=frame, tokenization=tokenization)
     keep_centres(cast(Extracted, extracted), tmp_path / "centres", artifacts)
     kept = load(made.blobs.objects[key_names.artifact_object(made.jobs.get("an_1").owned, CENTRES)])
     assert int(kept["length"]) == 17

@@ -20,7 +20,7 @@ from workers.stages.compare.advice_blockers import unless_blocked
 from workers.stages.compare.head_outputs import Evaluated, base_with_head, evaluable_model
 from workers.stages.compare.outputs import class_names, common_order, known_targets
 from workers.stages.compare.stage import Compared
-from workers.stages.extract.stage import Extracted
+from workers.stages.extract.extracted import Extracted
 from workers.stages.sae.findings import Dictionaries, SaeResults
 from workers.stages.sae.latents import promoted
 from workers.stages.sae.splicing import SPLICE_TEXTS, Spliced, SplicedLoss, splices
@@ -63,6 +63,8 @@ def measure_effects(
         },
     )
     weights, warnings = base_weights(context)
+    if weights is None and trained is None and not swept:
+        return _without_models(compared, evaluated, warnings)
     tuned = evaluable_model(context.tuned, extracted.tokenization)[0]
     model = tuned.model if tuned else load_body(context.tuned.folder, "/tuned/uri", best_device())
     rows = resolved.split.analysed[: extracted.analysed]
@@ -87,6 +89,14 @@ def measure_effects(
     if any(drift > 0 for drift in compared.drift):
         recommendation = unless_blocked(recommendation, evaluated.blockers)
     return Effects(grafts, spliced, tokens, causal, recommendation, warnings)
+
+
+def _without_models(compared: Compared, evaluated: Evaluated, warnings: list[ReportWarning]) -> Effects:
+    """What stands where neither grafts nor splices nor a sweep were asked for, or can be made."""
+    recommendation = compared.recommendation
+    if any(drift > 0 for drift in compared.drift):
+        recommendation = unless_blocked(recommendation, evaluated.blockers)
+    return Effects(None, None, None, Causal(), recommendation, warnings)
 
 
 def preliminary(request: AnalysisRequest, compared: Compared, evaluated: Evaluated) -> Effects:

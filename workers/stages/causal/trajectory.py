@@ -13,8 +13,8 @@ from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import StateMemory
 from workers.stages.common.moment_accumulator import States, StatesOf
 from workers.stages.common.progress import Spans
+from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.nulls import accumulate_pair, states_of
-from workers.stages.extract.stage import Extracted
 from workers.stages.finetune.stage import FineTuned, Snapshot
 
 

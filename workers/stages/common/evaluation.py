@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from backends.tables.reading import Row
+from workers.models.known_head import KnownHead
 from workers.models.loading import HeadKind, body_of
 from workers.models.prefix import PrefixCache
 from workers.models.texts import Batch, batches, run
@@ -62,13 +63,15 @@ class Predicted(NamedTuple):
 class EvalSet:
     """The texts that models are asked about, and their right answers where they are known.
 
-    known: by `id` of a classifier, its states at these texts where they are known.
+    known: by `id` of a classifier, its states at these texts where they are known. heads: by `id` of a language model
+    of which no more than its head is in memory, that head on known states.
     """
 
     tokenization: TokenizationSpec
     rows: list[Row]
     kind: HeadKind
     known: Mapping[int, PrefixCache] = field(default_factory=dict)
+    heads: Mapping[int, KnownHead] = field(default_factory=dict)
 
     def batches(self) -> Iterator[Batch]:
         """All texts once."""
@@ -87,16 +90,33 @@ class EvalSet:
             scores if self.tokenization.units is None else _summed(scores, self.tokenization.units_of(len(scores.sums)))
         )
 
-    def predict(self, model: PreTrainedModel, batch: Batch, order: list[int] | None = None) -> Predicted:
+    def spans(self, batch: Batch) -> Iterator[tuple[int, int] | None]:
+        """The parts of a batch that are asked about one after another; None: all of it."""
+        head = next(iter(self.heads.values()), None)
+        yield from head.spans(batch) if head is not None else (None,)
+
+    def predict(
+        self,
+        model: PreTrainedModel,
+        batch: Batch,
+        order: list[int] | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> Predicted:
         """What a model answers on a batch.
 
         Args:
             order: the model's classes that are another model's class 0, 1 …; None: they are the same.
+            span: the tokens whose next ones are asked for, of `spans`.
         """
         with torch.inference_mode():
+            head = self.heads.get(id(model))
+            if head is not None and span is not None:
+                return _continued(head.logits(batch, span), batch, span)
             if self.kind == "classifier":
                 return self._classified(model, batch, order)
-            return self._masked(model, batch) if self.kind == "masked_lm" else _continued(model, batch)
+            return (
+                self._masked(model, batch) if self.kind == "masked_lm" else _continued(run(model, batch).logits, batch)
+            )
 
     def _classified(self, model: PreTrainedModel, batch: Batch, order: list[int] | None) -> Predicted:
         cache = self.known.get(id(model))
@@ -116,12 +136,18 @@ class EvalSet:
         return Predicted(logits[asked].float().log_softmax(-1), batch.input_ids[asked], texts[asked])
 
 
-def _continued(model: PreTrainedModel, batch: Batch) -> Predicted:
-    """The next token at every place that has a real one after it."""
-    logits = run(model, batch).logits.cpu()[:, :-1]
-    asked = batch.real[:, 1:]
+def _continued(logits: Tensor, batch: Batch, span: tuple[int, int] | None = None) -> Predicted:
+    """The next token at every place that has a real one after it.
+
+    Args:
+        logits: of the tokens of a span, by default of all, [B, last - first, V].
+    """
+    start, end = span or (0, batch.input_ids.shape[1])
+    asked = batch.real[:, start + 1 : end + 1]
+    answers = logits.cpu()[:, : asked.shape[1]]
     texts = torch.tensor(batch.indices)[:, None].expand_as(asked)
-    return Predicted(logits[asked].float().log_softmax(-1), batch.input_ids[:, 1:][asked], texts[asked])
+    following = batch.input_ids[:, start + 1 : end + 1]
+    return Predicted(answers[asked].float().log_softmax(-1), following[asked], texts[asked])
 
 
 UNKNOWN, UNLABELLED = -1, -2

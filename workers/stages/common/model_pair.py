@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
@@ -154,14 +156,18 @@ def weight_drift(pair: Pair) -> list[dict[PartName, WeightDrift]]:
     base, tuned = (dict(model.named_parameters()) for model in (pair.base, pair.tuned))
 
     def drift(names: list[str]) -> WeightDrift:
-        pairs = [(base[name], tuned[name]) for name in names]
-        found = weight_difference((one[: len(other)], other[: len(one)]) for one, other in pairs)
-        return WeightDrift(
-            relative_frobenius=found.relative_frobenius,
-            effective_rank=found.effective_rank,
-            top8_share=found.top_share[8] if found.top_share else None,
-            top16_share=found.top_share[16] if found.top_share else None,
-            rounding_share=found.rounding_share,
-        )
+        return drift_of_weights((base[name], tuned[name]) for name in names)
 
     return [{part: drift(names) for part, names in groups.items()} for groups in weight_groups(pair.base)]
+
+
+def drift_of_weights(pairs: Iterable[tuple[Tensor, Tensor]]) -> WeightDrift:
+    """Of some tensors in both models; rows that one of two has more than the other are left out."""
+    found = weight_difference((one[: len(other)], other[: len(one)]) for one, other in pairs)
+    return WeightDrift(
+        relative_frobenius=found.relative_frobenius,
+        effective_rank=found.effective_rank,
+        top8_share=found.top_share[8] if found.top_share else None,
+        top16_share=found.top_share[16] if found.top_share else None,
+        rounding_share=found.rounding_share,
+    )

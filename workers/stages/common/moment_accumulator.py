@@ -42,8 +42,9 @@ LEAST_SAMPLE: dict[ViewName, int] = {"token": 50, "cls": 5, "mean": 5}
 FRAME_TOKENS, FRAME_TEXTS, FRAME_BYTES = 4096, 512, 128 << 20
 """A view's frame is taken from its first rows: so many, or as many as fit into so much memory, or all."""
 
-TOKEN_SAMPLE = 2048
-"""Tokens of the random sample that the cross-layer map is computed on."""
+TOKEN_SAMPLE, TOKEN_SAMPLE_BYTES, GRAM_BYTES = 2048, 64 << 20, 256 << 20
+"""Tokens of the random sample that the cross-layer map is computed on: so many, or as many as there is room for, of their
+states and of a matrix of products for every layer of both models."""
 
 TEXT_SAMPLE, TEXT_SAMPLE_BYTES = 1000, 256 << 20
 """Texts of the sample that distances and probes are computed on: so many, or as many as fit into so much memory."""
@@ -101,11 +102,11 @@ class TokenizationSpec:
         reached = next((number for number, count in enumerate(counts, start=1) if count >= max_tokens), len(texts))
         return texts[:reached], counts[reached - 1]
 
-    def plan(self, texts: int, tokens: int, limit_bytes: float) -> GroupPlan | None:
-        """What is kept of the groups of the first texts, which have so many tokens."""
+    def plan(self, texts: int, tokens: int, limit_bytes: float, layers: int | None = None) -> GroupPlan | None:
+        """What is kept of the groups of the first texts, which have so many tokens; by default of all layers."""
         groups = int(self.groups_of(texts).max()) + 1
         rows: dict[ViewName, int] = {"token": tokens, "cls": texts, "mean": texts}
-        return GroupPlan.of((self.states.layers, self.states.width), rows, groups, limit_bytes)
+        return GroupPlan.of((layers or self.states.layers, self.states.width), rows, groups, limit_bytes)
 
     def grouped(self, texts: Sequence[Text]) -> Iterator[tuple[int, Batch]]:
         """Batches of one group of the analysed texts after another, whatever the texts' order means."""
@@ -168,6 +169,13 @@ def group_stores(folder: Path, plan: GroupPlan | None = None) -> dict[ViewName, 
 def group_count(units: int) -> int:
     """Groups that texts, or units of texts that are alike, are split into for intervals: of two units or more."""
     return max(1, min(GROUPS, units // 2))
+
+
+def token_sample(layers: int, width: int, seed: int) -> RowSample:
+    """A sample of tokens that is small enough for the cross-layer map of so many layers."""
+    numbers = 2 * layers * torch.float32.itemsize
+    size = min(TOKEN_SAMPLE, TOKEN_SAMPLE_BYTES // (numbers * width), math.isqrt(GRAM_BYTES // numbers))
+    return RowSample(size, torch.Generator().manual_seed(seed))
 
 
 class BatchRows(NamedTuple):
@@ -298,7 +306,8 @@ class MomentAccumulator:
         on_rows: OnRows | None = None,
     ) -> None:
         self._on_rows = on_rows
-        self.token_sample = RowSample(TOKEN_SAMPLE, torch.Generator().manual_seed(seed))
+        self._seed = seed
+        self._token_sample: RowSample | None = None
         self.groups = groups
         self._merged = merged
         self.views = {view: self._stream(view) for view in VIEWS}
@@ -334,7 +343,9 @@ class MomentAccumulator:
         one, other = (
             batch_rows(states, batch, self._causal, out) for states, out in zip((base, tuned), tokens, strict=True)
         )
-        self.token_sample.add(*tokens)
+        if self._token_sample is None:
+            self._token_sample = token_sample(len(base), base[0].shape[2], self._seed)
+        self._token_sample.add(*tokens)
         self.views["cls"].add(group, one.cls, other.cls)
         self.views["mean"].add(group, one.mean, other.mean)
         self._sample(batch, one.mean, other.mean)
@@ -349,6 +360,12 @@ class MomentAccumulator:
     def excluded_moments(self) -> PairMoments | None:
         """The moments of the words that do not count, under the token view's frame; None where there are none."""
         return self._excluded.moments(self.views["token"].frame)
+
+    def token_sample(self) -> tuple[Tensor, Tensor]:
+        """Rows of both models at random tokens, [L + 1, N, D] each; ValueError where no rows came."""
+        if self._token_sample is None:
+            raise ValueError("no rows received")
+        return self._token_sample.rows()
 
     def text_sample(self) -> TextSample:
         """The mean-view rows that were kept."""

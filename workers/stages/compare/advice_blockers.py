@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from workers.analysis.zones import GENERAL_CEILING
+from workers.models.checkpoint_tensors import tensors_in_parts
 from workers.models.loading import body_of
 from workers.results.effects import Recommendation
 from workers.results.measured import Measured
@@ -122,8 +124,10 @@ def relative_head_change(base: PreTrainedModel, tuned: PreTrainedModel) -> float
     if not pairs or any(one.shape != other.shape for one, other in pairs):
         return None
     with torch.no_grad():
-        difference = sum(float((other.float() - one.float()).square().sum()) for one, other in pairs)
-        size = sum(float(one.float().square().sum()) for one, _ in pairs)
+        split = (zip(tensors_in_parts(one), tensors_in_parts(other), strict=True) for one, other in pairs)
+        parts = list(chain.from_iterable(split))
+        difference = sum(float((other.float() - one.float()).square().sum()) for one, other in parts)
+        size = sum(float(one.float().square().sum()) for one, _ in parts)
     return (difference / size) ** 0.5 if size else None
 
 

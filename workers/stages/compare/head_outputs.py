@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from workers.models.device import best_device
+from workers.models.known_head import KnownHead, load_head
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
 from workers.models.prefix import PrefixCache
 from workers.results.outputs import Outputs
@@ -15,7 +16,8 @@ from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.moment_accumulator import TokenizationSpec
 from workers.stages.compare.advice_blockers import AdviceBlocker, blockers_of, relative_head_change
 from workers.stages.compare.outputs import outputs_of
-from workers.stages.extract.stage import Extracted
+from workers.stages.extract.extracted import Extracted
+from workers.stages.extract.last_states import LastStates
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,21 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
         InputError: a checkpoint cannot be loaded with its head.
     """
     resolved, on_progress = context.resolved, context.on_progress
-    tuned, warnings = evaluable_model(context.tuned, extracted.tokenization)
+    tuned, warnings = _asked_model(context.tuned, extracted)
     if tuned is None:
         return Evaluated(None, None, blockers_of(None, drift, None, extracted.analysed), warnings)
     eval_set = EvalSet(extracted.tokenization, resolved.split.analysed[: extracted.analysed], tuned.kind)
-    base = base_with_head(resolved, tuned)
+    base = _base_like(resolved, tuned, extracted)
     if tuned.kind == "classifier":
         eval_set = replace(eval_set, known=_known_states(extracted, base, tuned))
+    if _in_layers(extracted, tuned):
+        eval_set = replace(eval_set, heads=_known_heads(extracted.last_states, base, tuned))
     outputs, more = outputs_of(eval_set, base, tuned, on_progress)
     on_reference = None
     if extracted.reference is not None:
         general = EvalSet(extracted.reference.tokenization, extracted.reference.rows, tuned.kind)
+        if extracted.reference_states is not None and _in_layers(extracted, tuned):
+            general = replace(general, heads=_known_heads(extracted.reference_states, base, tuned))
         on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0))[0]
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
     blockers = blockers_of(outputs, drift, head_change, extracted.analysed)
@@ -57,6 +63,36 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
         ReportWarning(code=blocker.code, message=blocker.message) for blocker in blockers if blocker.code is not None
     ]
     return Evaluated(outputs, on_reference, blockers, warnings)
+
+
+def _in_layers(extracted: Extracted, tuned: Headed) -> bool:
+    """Whether no more than the heads of both models are in memory."""
+    return extracted.execution.mode == "layers" and tuned.kind == "causal_lm"
+
+
+def _asked_model(checkpoint: Checkpoint, extracted: Extracted) -> tuple[Headed | None, list[ReportWarning]]:
+    """As `evaluable_model`; of a language model that ran block by block its head alone."""
+    kind = head_kind(checkpoint.folder, "/tuned/uri")
+    if extracted.execution.mode == "whole" or kind != "causal_lm":
+        return evaluable_model(checkpoint, extracted.tokenization)
+    tuned = load_head(checkpoint.folder, "/tuned/uri", best_device(), extracted.last_states[1].dtype)
+    if tuned is None:
+        return None, _head_warnings(checkpoint)
+    unasked = _why_not_evaluable(tuned, extracted.tokenization)
+    return (None, unasked) if unasked else (tuned, [])
+
+
+def _base_like(resolved: Resolved, tuned: Headed, extracted: Extracted) -> Headed | None:
+    """As `base_with_head`, in memory as the tuned model is."""
+    if not _in_layers(extracted, tuned):
+        return base_with_head(resolved, tuned)
+    return load_head(resolved.base.folder, "/base/uri", best_device(), extracted.last_states[0].dtype)
+
+
+def _known_heads(states: tuple[LastStates, LastStates], base: Headed | None, tuned: Headed) -> dict[int, KnownHead]:
+    """By `id` of a model, its head on the states that its body had."""
+    sides = [(tuned, states[1])] + ([(base, states[0])] if base is not None else [])
+    return {id(headed.model): KnownHead(headed.model, kept.state) for headed, kept in sides}
 
 
 def _known_states(extracted: Extracted, base: Headed | None, tuned: Headed) -> dict[int, PrefixCache]:

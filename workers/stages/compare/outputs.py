@@ -83,8 +83,9 @@ def outputs_of(
         warnings.append(ReportWarning(code="different_classes", message=message))
     scores = _PairScores(tuned.kind, texts, targets)
     for number, batch in enumerate(eval_set.batches()):
-        found = eval_set.predict(tuned.model, batch)
-        scores.add(found, eval_set.predict(base.model, batch, order) if base is not None else None)
+        for span in eval_set.spans(batch):
+            found = eval_set.predict(tuned.model, batch, span=span)
+            scores.add(found, eval_set.predict(base.model, batch, order, span) if base is not None else None)
         on_progress(min(1.0, (number + 1) * len(batch.indices) / texts))
     return _as_outputs(eval_set, scores, names, base is not None), warnings
 

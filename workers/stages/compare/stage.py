@@ -1,9 +1,8 @@
-"""Stage `compare`: accumulated moments become similarities, drift, probes, zones and advice."""
+"""Stage `compare`: similarities of layers become drift, zones and advice, beside distances of texts and probes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
@@ -14,7 +13,7 @@ from torch import Tensor
 from layerdrift.contract.names import MUCH_MOVED, MeasureName, ViewName
 from layerdrift.contract.request import NoiseFloorName
 from workers.analysis.geometry import NEIGHBOURS, Geometry, PairDistances
-from workers.analysis.similarity import SiteSimilarity, cross_site_cka, drift_of, similarities
+from workers.analysis.similarity import SiteSimilarity, cross_site_cka, drift_of
 from workers.analysis.zones import GENERAL_CEILING, fit_zones, ramp_zones
 from workers.analysis.zones import Zone as FittedZone
 from workers.results.effects import Recommendation
@@ -27,8 +26,8 @@ from workers.stages.common.left_out import LeftOut
 from workers.stages.common.progress import OnProgress
 from workers.stages.compare.disagreement import similarity_warnings
 from workers.stages.compare.probes import Probed, probe
+from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.nulls import MeasuredNull, Nulls, SeedChanges
-from workers.stages.extract.stage import ALL_TOKENS_GAP, Extracted
 
 NUMERICAL_FACTOR, NUMERICAL_FACTOR_L2 = 4.0, 2.0
 """Another rounding of a model may move it twice as far as the numerical null did: twice its relative L2, four times its
@@ -39,6 +38,9 @@ LEAST_SCALE = 0.01
 
 SUPPORTED = 0.8
 """Steps that fewer fresh samples would give again give way to a ramp, where one describes the curve better."""
+
+ALL_TOKENS_GAP = 0.01
+"""Drift with all tokens that differs by more from drift without the outliers is worth a warning."""
 
 DRAWS = 400
 """Fresh samples that are drawn for the support of zones."""
@@ -90,32 +92,28 @@ class Compared:
 
 
 def compare(context: PairContext, extracted: Extracted) -> Compared:
-    """Reads every measure off the moments and the sampled texts."""
+    """Judges the layers by their similarities and the sampled texts."""
     request, on_progress = context.request, context.on_progress
-    by_view = {view: similarities(moments) for view, moments in extracted.moments.items()}
-    left_out = {
-        view: LeftOut.of(moments, extracted.groups.get(view), _part(on_progress, view))
-        for view, moments in extracted.moments.items()
-    }
+    views = extracted.views
     geometry = _geometry(extracted, on_progress)
     similarity = [
         {
             view: _similarity(
-                sites[layer],
-                left_out[view].of_layer(layer),
-                left_out[view].whole,
+                measured_view.sites[layer],
+                measured_view.left_out.of_layer(layer),
+                measured_view.left_out.whole,
                 geometry[layer] if view == "mean" else None,
                 _null_site(extracted.nulls.measured, view, layer),
             )
-            for view, sites in by_view.items()
+            for view, measured_view in views.items()
         }
-        for layer in range(len(by_view["token"]))
+        for layer in range(len(views["token"].sites))
     ]
-    token = by_view["token"]
+    token = views["token"].sites
     layers = [
         _layer_drift(site, similarity[layer]["token"].cka, extracted.nulls, layer) for layer, site in enumerate(token)
     ]
-    zones = _zones(layers, left_out["token"], request.seed)
+    zones = _zones(layers, views["token"].left_out, request.seed)
     identical = all(site.relative_l2 == 0 for site in token)
     probed = _probes(context, extracted)
     all_tokens = _all_tokens(extracted)
@@ -143,8 +141,7 @@ def _all_tokens(extracted: Extracted) -> list[AllTokens] | None:
     """The token view with the tokens that are left out elsewhere."""
     if extracted.all_tokens is None:
         return None
-    sites = similarities(extracted.all_tokens)
-    return [AllTokens(drift=drift_of(site), relative_l2=site.relative_l2) for site in sites]
+    return [AllTokens(drift=drift_of(site), relative_l2=site.relative_l2) for site in extracted.all_tokens]
 
 
 def _excluded_tokens(
@@ -166,10 +163,6 @@ def _excluded_tokens(
         f"instead of {drift[most]:.3f}"
     )
     return [ReportWarning(code="excluded_tokens", message=message)]
-
-
-def _part(on_progress: OnProgress, view: ViewName) -> Callable[[float], None]:
-    return lambda share: on_progress(0.2 * share, f"intervals of the {view} view")
 
 
 def _groups(extracted: Extracted) -> Tensor:
@@ -199,7 +192,7 @@ def _geometry(extracted: Extracted, on_progress: OnProgress) -> list[_SiteGeomet
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # sorting and counting use one core each
         for layer, one in enumerate(threads.map(of_layer, zip(*sample.rows, strict=True))):
             found.append(one)
-            on_progress(0.2 + 0.5 * (layer + 1) / len(sample.rows.base), f"distances between texts at layer {layer}")
+            on_progress(0.7 * (layer + 1) / len(sample.rows.base), f"distances between texts at layer {layer}")
     return found
 
 

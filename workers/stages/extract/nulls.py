@@ -16,6 +16,7 @@ from layerdrift.contract.request import NoiseFloorName
 from workers.analysis.geometry import Geometry, PairDistances
 from workers.analysis.moments import NotFinite, row_cosines
 from workers.analysis.similarity import SiteSimilarity, similarities
+from workers.models.derived_blocks import dithered
 from workers.models.loading import load_body, random_copy
 from workers.models.states import StateReader
 from workers.models.texts import Batch, Text
@@ -28,10 +29,6 @@ from workers.stages.finetune.stage import FineTuned
 
 NULL_TOKENS = 10_000
 """Tokens that a null is measured on: debiased measures do not depend on how many there are."""
-
-DITHER = 0.65
-"""Of bfloat16's spacing: how far weights are moved at random before they are rounded to it. The error is then as large
-for weights that bfloat16 holds exactly as for those in float32: of both a variance of 0.23 spacings squared."""
 
 LEFT_TOKENS = 5_000
 """Tokens that the base model is compared on with a copy of random weights: a reference, which needs no third digit."""
@@ -228,13 +225,6 @@ def numerical_twin(reader: StateReader, model: PreTrainedModel) -> StatesOf:
         return found
 
     return states
-
-
-def dithered(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Weights moved by up to DITHER of bfloat16's spacing where they lie, either way, uniformly."""
-    spacing = torch.ldexp(torch.ones_like(weights), torch.frexp(weights).exponent - 8)  # 8 bits: one of them implicit
-    moved = 2 * torch.rand(weights.shape, generator=generator).to(weights.device) - 1
-    return weights + DITHER * moved * torch.where(weights == 0, 0.0, spacing)
 
 
 def against(pair: Pair, other: StatesOf) -> Callable[[Batch], tuple[States, States]]:

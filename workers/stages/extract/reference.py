@@ -37,8 +37,7 @@ def reference_drift(
     Raises:
         InputError: they have too few tokens, or a model overflows on them.
     """
-    if not rows:
-        raise InputError.at("/dataset/reference", "the two tokenizers read every text of the reference differently")
+    require_reference(rows, MIN_ROWS)
     tokenization = replace(pair.tokenization, units=None)
     texts, tokens = tokenization.within([row.content for row in rows], REFERENCE_TOKENS)
     plan = tokenization.plan(len(texts), tokens, limit_bytes)
@@ -53,9 +52,7 @@ def reference_drift(
             accumulator.add(group, judged, base, tuned)
             read += len(batch.indices)
             on_progress(read / len(texts))
-        if accumulator.tokens < MIN_ROWS:
-            detail = f"the reference has {accumulator.tokens} tokens to compare; at least {MIN_ROWS} are needed"
-            raise InputError.at("/dataset/reference", detail)
+        require_reference(rows, accumulator.tokens)
         moments = accumulator.moments()["token"]
     except NotFinite as error:
         raise InputError.at(f"/{error.side}/uri", f"{error}, on the texts of the reference") from error
@@ -67,3 +64,12 @@ def reference_drift(
         for layer, site in enumerate(similarities(moments))
     ]
     return ReferenceDrift(drift, rows[: len(texts)], moments.n, tokenization)
+
+
+def require_reference(rows: list[Row], tokens: int) -> None:
+    """Raises InputError where there are no rows, or too few tokens to compare."""
+    if not rows:
+        raise InputError.at("/dataset/reference", "the two tokenizers read every text of the reference differently")
+    if tokens < MIN_ROWS:
+        detail = f"the reference has {tokens} tokens to compare; at least {MIN_ROWS} are needed"
+        raise InputError.at("/dataset/reference", detail)

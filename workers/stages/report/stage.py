@@ -27,7 +27,7 @@ from workers.stages.causal.stage import Effects
 from workers.stages.common.inputs import Resolved
 from workers.stages.compare.head_outputs import Evaluated
 from workers.stages.compare.stage import Compared
-from workers.stages.extract.stage import Extracted
+from workers.stages.extract.extracted import Extracted
 from workers.stages.finetune.stage import FineTuned
 from workers.stages.report.mapping import all_as, as_schema, optional_as
 from workers.stages.sae.findings import Quality, SaeResults
@@ -137,8 +137,8 @@ def _dataset(
         source=request.dataset.uri or "inline",
         sha256=resolved.dataset_sha256,
         rows=resolved.usable_rows,
-        analysed_texts=extracted.moments["mean"].n,
-        analysed_tokens=extracted.moments["token"].n,
+        analysed_texts=extracted.views["mean"].rows,
+        analysed_tokens=extracted.views["token"].rows,
         units=None
         if extracted.tokenization.units is None
         else int(extracted.tokenization.units_of(extracted.analysed).max()) + 1,

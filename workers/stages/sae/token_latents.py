@@ -11,7 +11,7 @@ from workers.results.tokens import TokenLatents
 from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS
-from workers.stages.extract.stage import Extracted
+from workers.stages.extract.extracted import Extracted
 from workers.stages.sae.findings import Dictionaries
 
 STRONGEST = 3

@@ -36,8 +36,8 @@ from workers.stages.compare.stage import (
     _zones,
     recommended,
 )
+from workers.stages.extract.extracted import Extracted, TokenCounts
 from workers.stages.extract.nulls import MeasuredNull, Nulls
-from workers.stages.extract.stage import Extracted, TokenCounts
 
 
 def site(cka: float | None, relative_l2: float | None = 0.3, **more: Any) -> SiteSimilarity:

@@ -1,0 +1,233 @@
+"""Extraction block by block against extraction from whole models, which is its judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from layerdrift.contract.errors import InputError
+from tests.builders.families import FAMILIES, made
+from tests.builders.models import save_model
+from tests.builders.stages import labelled, pair_context, request, resolved
+from tests.stages.test_families import IN_EVERY_RUN, saved
+from workers.models import known_head
+from workers.models.structure import blocks_of
+from workers.stages.common.context import PairContext
+from workers.stages.common.inputs import ReferenceTexts
+from workers.stages.common.layered_pair import layered_pair
+from workers.stages.compare.head_outputs import evaluate_outputs
+from workers.stages.compare.stage import compare
+from workers.stages.extract import last_states, stage
+from workers.stages.extract.by_layer import ByLayer, LayerMeasures
+from workers.stages.extract.extracted import Extracted
+from workers.stages.extract.layered import extract_layered
+from workers.stages.extract.stage import extract
+from workers.stages.extract.whole_models import extract_whole
+
+TOLERANCE = 1e-7
+"""Sums of the same numbers in another order; the rows of cls and mean are few, and measured another way."""
+
+
+def noised(family: str, scale: float = 0.3) -> Any:
+    model = made(family, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in blocks_of(model)[1].parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def context_of(family: str, folder: Path, base: Any = None, **more: Any) -> PairContext:
+    folders = (
+        saved(base or made(family, 0), folder / "base"),
+        saved(more.pop("tuned", noised(family)), folder / "tuned"),
+    )
+    given = dataclasses.replace(resolved(folders[0], texts=90), **more)
+    return pair_context(given, folders[1], folder / "scratch", request(seed=3))
+
+
+def layered(context: PairContext) -> Extracted:
+    given = context.resolved
+    pair = layered_pair(given.base, context.tuned, given.tokenizer, given.length, given.units)
+    return extract_layered(context, pair)
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Every number in a result, by where it stands."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: one for name, inner in value.items() for key, one in flat(inner, f"{path}.{name}").items()}
+    if isinstance(value, list | tuple):
+        return {key: one for number, inner in enumerate(value) for key, one in flat(inner, f"{path}[{number}]").items()}
+    return {path: value}
+
+
+def assert_same(one: Any, other: Any, tolerance: float = TOLERANCE) -> None:
+    left, right = flat(one), flat(other)
+    assert left.keys() == right.keys()
+    for path, value in left.items():
+        if isinstance(value, float) and isinstance(right[path], float):
+            assert math.isclose(value, right[path], rel_tol=tolerance, abs_tol=tolerance), path
+        else:
+            assert value == right[path], path
+
+
+SAME = ("views", "frame", "all_tokens", "counts", "tokens", "weights", "warnings", "models")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(one, marks=[] if one in IN_EVERY_RUN else pytest.mark.slow) for one in FAMILIES]
+)
+def test_what_is_measured_block_by_block_is_what_whole_models_give(family: str, tmp_path: Path) -> None:
+    reference = ReferenceTexts(labelled(60, seed=5), "file:///general.csv", "2" * 64)
+    context = context_of(family, tmp_path, reference=reference)
+    one, other = layered(context), extract_whole(context, None)
+    for name in SAME:
+        assert_same(getattr(one, name), getattr(other, name))
+    assert one.reference is not None
+    assert other.reference is not None
+    assert_same(one.reference.drift, other.reference.drift)
+    assert one.reference.tokens == other.reference.tokens
+    for side in (0, 1):
+        torch.testing.assert_close(one.token_sample[side], other.token_sample[side])
+        torch.testing.assert_close(one.text_sample.rows[side], other.text_sample.rows[side])
+    assert one.text_sample.texts == other.text_sample.texts
+    (twin,), (judge,) = one.nulls.measured, other.nulls.measured
+    assert twin.null.tokens == judge.null.tokens
+    for layer, site in enumerate(judge.similarity["token"]):
+        found = twin.similarity["token"][layer].relative_l2
+        assert found == pytest.approx(site.relative_l2, rel=0.3)  # other random numbers round the same weights
+    for drift, expected in zip(one.nulls.random_weights_drift, other.nulls.random_weights_drift, strict=True):
+        assert drift == pytest.approx(expected, abs=0.35)
+    assert_same(compare(context, one).zones, compare(context, other).zones, 1e-4)
+
+
+def test_a_large_model_is_read_block_by_block_and_a_small_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of("llama", tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr(stage, "extract_layered", lambda *_: asked.append("layers"))
+    monkeypatch.setattr(stage, "extract_whole", lambda *_: asked.append("whole"))
+    extract(context, None)
+    monkeypatch.setattr(stage, "LAYERED_BYTES", 0)
+    extract(context, None)
+    assert asked == ["whole", "layers"]
+
+
+def with_late_outliers() -> Any:
+    """A Llama whose second block makes one token of the vocabulary hundreds of times as long as the others."""
+    model: Any = made("llama", 0)
+    with torch.no_grad():
+        model.embed_tokens.weight[:, 0] = 0.0
+        model.embed_tokens.weight[7, 0] = 0.2
+        blocks: list[Any] = list(blocks_of(model))
+        for block in blocks:
+            for writing in (block.self_attn.o_proj, block.mlp.down_proj):
+                writing.weight[0] = 0.0
+        second = blocks[1].mlp
+        for reading in (second.gate_proj, second.up_proj):
+            reading.weight[0] = 0.0
+            reading.weight[0, 0] = 10.0
+        second.down_proj.weight[1:, 0] = 30.0
+    return model
+
+
+def test_outliers_that_a_later_layer_shows_are_left_out_of_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = with_late_outliers()
+    first: Any = blocks_of(tuned)[0]
+    with torch.no_grad():
+        first.mlp.up_proj.weight.mul_(1.5)
+    context = context_of("llama", tmp_path, with_late_outliers(), tuned=tuned)
+    redone: list[int] = []
+    measured = LayerMeasures.measured
+
+    def noted(self: LayerMeasures, *args: Any) -> ByLayer:
+        found = measured(self, *args)
+        redone.append(found.redone)
+        return found
+
+    monkeypatch.setattr(LayerMeasures, "measured", noted)
+    one, other = layered(context), extract_whole(context, None)
+    assert redone == [2]
+    assert one.counts.outliers == other.counts.outliers > 0
+    for name in SAME:
+        assert_same(getattr(one, name), getattr(other, name))
+
+
+def test_activations_that_overflow_name_the_model_and_the_layer(tmp_path: Path) -> None:
+    tuned = made("llama", 0)
+    second: Any = blocks_of(tuned)[1]
+    with torch.no_grad():
+        second.mlp.up_proj.weight.mul_(1e4)
+        second.mlp.down_proj.weight.fill_(3e38)
+    context = context_of("llama", tmp_path, tuned=tuned)
+    with pytest.raises(InputError, match="of the tuned model are NaN or infinite at layer 2") as raised:
+        layered(context)
+    assert raised.value.errors[0].pointer == "/tuned/uri"
+
+
+def test_a_model_whose_blocks_share_their_weights_runs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AlbertConfig, AlbertModel
+
+    config = AlbertConfig(
+        vocab_size=60, embedding_size=16, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64,
+    )  # fmt: skip
+    folder = save_model(AlbertModel(config), tmp_path / "albert")
+    monkeypatch.setattr(stage, "LAYERED_BYTES", 0)
+    extracted = extract(pair_context(resolved(folder, texts=60), folder, tmp_path / "scratch"), None)
+    assert extracted.views["token"].sites[0].relative_l2 == 0.0
+
+
+def test_what_is_written_on_the_way_is_gone_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workers.stages.common import moment_accumulator
+    from workers.stages.extract import view_rows
+
+    for module in (moment_accumulator, view_rows):
+        monkeypatch.setattr(module, "GROUP_MEMORY_BYTES", {"token": 0, "cls": 0, "mean": 0})
+    context = context_of("bert", tmp_path)
+    assert_same(layered(context).views, extract_whole(context, None).views)
+    assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_head_on_the_last_states_answers_as_the_whole_model(
+    family: str, on_disk: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_disk:
+        monkeypatch.setattr(last_states, "KEPT_BYTES", 2000)
+    monkeypatch.setattr(known_head, "LOGITS_BYTES", 60 * 4 * 9)  # so that a text is asked about in parts
+    reference = ReferenceTexts(labelled(40, seed=5), "file:///general.csv", "2" * 64)
+    context = context_of(
+        family, tmp_path, with_head(made(family, 0)), tuned=with_head(noised(family)), reference=reference
+    )
+    one, other = layered(context), extract_whole(context, None)
+    drift = [0.0, 0.1, 0.1, 0.1]
+    found, expected = evaluate_outputs(context, drift, one), evaluate_outputs(context, drift, other)
+    assert found.outputs is not None
+    assert found.outputs.perplexity_ratio is not None
+    assert_same(found, expected, 1e-5)
+
+
+def with_head(body: Any) -> Any:
+    """The language model around a body."""
+    kind = AutoModelForCausalLM._model_mapping[type(body.config)]
+    model: Any = kind(body.config)  # type: ignore[operator]
+    getattr(model, model.base_model_prefix).load_state_dict(body.state_dict())
+    weight = model.get_output_embeddings().weight
+    with torch.no_grad():
+        weight.copy_(0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
+    return model

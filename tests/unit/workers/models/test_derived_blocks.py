@@ -1,0 +1,73 @@
+"""The rounded twin and the model that was never trained, block by block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.builders.families import BLOCKS, FAMILIES, made
+from workers.models.blockwise import BlockFiles
+from workers.models.derived_blocks import DITHER, DitheredBlocks, RandomBlocks
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> BlockFiles:
+    made("llama", 0).save_pretrained(tmp_path)
+    return BlockFiles(tmp_path, "/base/uri", CPU)
+
+
+def test_a_twin_is_the_original_moved_by_less_than_two_spacings(original: BlockFiles) -> None:
+    twin = DitheredBlocks(original, range(60))
+    moved = 0
+    for number in range(BLOCKS):
+        with original.block(number) as block, twin.block(number) as other:
+            for name, weight in block.named_parameters():
+                found = other.get_parameter(name)
+                assert found.dtype == torch.bfloat16
+                spacing = torch.ldexp(torch.ones_like(weight), torch.frexp(weight).exponent - 8)
+                assert bool(((found.float() - weight).abs() <= (DITHER + 1) * spacing).all()), name
+                moved += int((found.float() != weight.bfloat16().float()).sum())
+        assert all(one.is_meta for one in twin.blocks[number].parameters())
+    assert moved > 0
+
+
+def test_two_twins_are_the_same(original: BlockFiles) -> None:
+    one, other = DitheredBlocks(original, range(60)), DitheredBlocks(original, range(60))
+    with original.block(0), one.block(0) as first, other.block(0) as second:
+        for name, weight in first.named_parameters():
+            assert torch.equal(weight, second.get_parameter(name))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_random_weights_are_drawn_like_those_of_a_new_model(family: str, tmp_path: Path) -> None:
+    trained = made(family, 0)
+    trained.save_pretrained(tmp_path)
+    found = RandomBlocks(BlockFiles(tmp_path, "/base/uri", CPU), torch.float32, seed=3, tokens=range(60))
+    fresh = type(trained)(trained.config)
+    for number in range(BLOCKS):
+        with found.block(number) as block:
+            for name, one in fresh.named_parameters():
+                if name not in dict(found.model.named_parameters()):
+                    continue
+                drawn = found.model.get_parameter(name)
+                if drawn.is_meta:
+                    continue
+                assert bool(torch.isfinite(drawn).all()), name
+                if one.numel() >= 200:  # enough for its spread to be known
+                    assert float(drawn.std()) == pytest.approx(float(one.detach().std()), rel=0.35, abs=1e-6), name
+            assert not any(weight.is_meta for weight in block.parameters())
+
+
+def test_random_weights_depend_on_the_seed_and_the_block_alone(original: BlockFiles) -> None:
+    def weights(seed: int, number: int) -> torch.Tensor:
+        drawn = RandomBlocks(original, torch.float32, seed, range(60))
+        with drawn.block(number) as block:
+            return block.get_parameter("mlp.up_proj.weight").clone()
+
+    assert torch.equal(weights(0, 1), weights(0, 1))
+    assert not torch.equal(weights(0, 1), weights(1, 1))
+    assert not torch.equal(weights(0, 1), weights(0, 2))

@@ -1,0 +1,233 @@
+"""Many forward passes side by side, block by block: all batches through block 1, then all through block 2.
+
+Each pass is the model's own forward in a coroutine that stops before every block. So one block is needed at a time, and
+nothing about masks, positions or what blocks hand on has to be known. The states are those of `workers.models.states`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
+
+from workers.models.blockwise import BlockwiseModel
+from workers.models.states import StateReader
+from workers.models.structure import NotBlockwise, first_tensor
+from workers.models.texts import Batch, known_tokens, padded_for
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+"""Relative difference of states that should be the same, as for cached prefixes; on the CPU there is none."""
+
+
+class Pass:
+    """The forward passes of one model on some batches; all stand before the same block.
+
+    Passes of several models go side by side: `start` each, then `advance` each, block by block.
+
+    Args:
+        reader: how the states of a block are laid out.
+        checked: the shortest batch runs twice, first and last of all: states that depend on what ran between are no
+            model's. The first of them is held against what the model lists itself, and must see no missing weight.
+
+    Attributes:
+        states: of each batch at the layer where the passes stand, [B, T, D] on the model's device.
+        layer: 0 before block 1, up to the depth.
+    """
+
+    def __init__(
+        self, blockwise: BlockwiseModel, batches: Sequence[Batch], reader: StateReader, checked: bool = True
+    ) -> None:
+        self.layer = 0
+        self.states: list[Tensor] = []
+        self._blockwise = blockwise
+        self._batches = list(batches)
+        self._reader = reader
+        self._checked = checked and bool(batches)
+        self._runs: list[_Run] = []
+        self._running: _Run | None = None
+
+    def start(self) -> None:
+        """Runs every batch to the first block.
+
+        Raises:
+            InputError: the tokenizer knows more tokens than the model.
+            NotBlockwise: as in `advance`.
+        """
+        for batch in self._batches:
+            known_tokens(self._blockwise.model, batch)
+        batches = self._batches
+        if self._checked:
+            shortest = min(batches, key=lambda batch: batch.input_ids.numel())
+            batches = [shortest, *batches, shortest]
+        self._runs = [_Run(self._blockwise.model, batch) for batch in batches]
+        if self._checked:
+            self._runs[0].listing = True
+        self._step()
+
+    def advance(self, on_batch: Callable[[int], None] | None = None) -> None:
+        """Runs all batches through the next block, whose weights are in memory.
+
+        Args:
+            on_batch: is told how many passes have gone through.
+
+        Raises:
+            NotBlockwise: the passes do not stand at one block, or the check failed.
+        """
+        self.layer += 1
+        self._step(on_batch)
+
+    def close(self) -> None:
+        """Ends the passes where they are."""
+        for run in self._runs:
+            run.end()
+        self._runs, self.states = [], []
+
+    def _step(self, on_batch: Callable[[int], None] | None = None) -> None:
+        """Lets every pass run to the block of `layer`, or to its end."""
+        due = None if self.layer == self._blockwise.depth else self.layer
+        with torch.inference_mode(), self._stopping():
+            for number, run in enumerate(self._runs, start=1):
+                self._running = run
+                with _NoMissingWeights() if run.listing else nullcontext():  # type: ignore[no-untyped-call]
+                    at = run.resume()
+                if at != due:
+                    name = type(self._blockwise.model).__name__
+                    raise NotBlockwise(f"the blocks of {name} do not run once each, one after another")
+                if on_batch is not None:
+                    on_batch(number)
+            found = [self._laid_out(run) for run in self._runs]
+        if self._checked:
+            self._require_same(found[0], found[-1])
+            if due is None:
+                self._runs[0].require_listed()
+            found = found[1:-1]
+        self.states = found
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Inside, a block that is called waits for its turn, and notes what it takes and passes on."""
+        blocks = self._blockwise.blocks
+        try:
+            for number, block in enumerate(blocks):
+                block.forward = self._stopped(number, block.forward)
+            yield
+        finally:
+            for block in blocks:
+                block.__dict__.pop("forward", None)
+
+    def _stopped(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def stopped(*args: Any, **kwargs: Any) -> Any:
+            run = self._running
+            if run is None:
+                raise RuntimeError("a block runs outside its pass")
+            if number == 0:
+                run.note(args or (kwargs.get("hidden_states"), *kwargs.values()), self._reader.copies)
+            run.wait(number)
+            answer = forward(*args, **kwargs)
+            run.note(answer, self._reader.copies)
+            return answer
+
+        return stopped
+
+    def _laid_out(self, run: _Run) -> Tensor:
+        if run.state is None:
+            raise NotBlockwise(f"a block of {type(self._blockwise.model).__name__} passes no state on")
+        tokens = run.batch.input_ids.shape[1]
+        return run.state[:, :tokens] if run.ended else self._reader.standard(run.state, tokens)
+
+    def _require_same(self, one: Tensor, other: Tensor) -> None:
+        if torch.equal(one, other):
+            return
+        tolerance = 0.0 if one.device.type == "cpu" else TOLERANCE.get(one.dtype, 0.0)
+        if not float((one - other).float().norm()) <= tolerance * float(one.float().norm()):
+            name = type(self._blockwise.model).__name__
+            raise NotBlockwise(f"the states of {name} on a text depend on the texts that run beside it")
+
+
+class _Run:
+    """One batch's forward pass, in a coroutine that answers with the number of the block that it waits at, then None.
+
+    state: what the last block passed on. listing: the model is asked to list its states, and all are kept.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
+        self.batch = batch
+        self.listing = False
+        self.state: Tensor | None = None
+        self.ended = False
+        self.coroutine = greenlet(self._forward)
+        self._model = model
+        self._seen: list[Tensor | None] = []
+        self._listed: Sequence[Tensor] = ()
+
+    def resume(self) -> int | None:
+        """Runs on to the next block, whose number comes back; None at the end."""
+        self.coroutine.parent = getcurrent()
+        stopped_at: int | None = self.coroutine.switch()
+        return stopped_at
+
+    def wait(self, block: int) -> None:
+        """Stops until it is resumed."""
+        parent = self.coroutine.parent
+        if parent is None:
+            raise RuntimeError("a pass needs somebody to go on for")
+        parent.switch(block)
+
+    def note(self, value: Any, copies: bool) -> None:
+        """The state in what a block takes or answers."""
+        state = first_tensor(value)
+        self.state = state.clone() if copies and state is not None else state
+        if self.listing:
+            self._seen.append(self.state)
+
+    def end(self) -> None:
+        """Leaves it where it stands, and comes back here, whichever pass is running when its memory is taken back."""
+        if self.coroutine and not self.coroutine.dead:
+            self.coroutine.parent = getcurrent()
+            self.coroutine.throw(GreenletExit)
+
+    def require_listed(self) -> None:
+        """Raises NotBlockwise where the model lists a state that was not seen: then it is not made by the blocks."""
+        seen = [state for state in self._seen if state is not None]
+        for layer, wanted in enumerate(self._listed):
+            if not any(_same(state, wanted) for state in seen):
+                raise NotBlockwise(
+                    f"the states that {type(self._model).__name__} lists at layer {layer} are not those of its blocks"
+                )
+
+    def _forward(self) -> None:
+        with padded_for(self._model, self.batch) as inputs:
+            pass  # the padding token is needed before the first block alone
+        options = {"output_hidden_states": True} if self.listing else {}
+        output = self._model(**inputs, **options)
+        self.state, self.ended = output.last_hidden_state, True
+        if self.listing:
+            self._seen.append(self.state)
+            self._listed = output.get("hidden_states") or ()
+
+
+class _NoMissingWeights(TorchDispatchMode):
+    """Inside, no operation takes a tensor without memory: some would answer with garbage."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for one in tree_leaves((args, kwargs or {})):
+            if isinstance(one, Tensor) and one.is_meta:
+                raise NotBlockwise(f"{func} needs a weight that belongs to no block, or to another one")
+        return func(*args, **(kwargs or {}))
+
+
+def _same(state: Tensor, wanted: Tensor) -> bool:
+    """Whether they are one state: as it is, with texts and tokens exchanged, or cut to the tokens of the texts."""
+    if state.dim() != wanted.dim():
+        return False
+    views = [state]
+    if state.dim() == 3:
+        views += [state.transpose(0, 1), state[:, : wanted.shape[1]]]
+    return any(view.shape == wanted.shape and torch.equal(view, wanted) for view in views)

@@ -1,0 +1,349 @@
+"""The measures of a pair in layer order: nothing but small results is kept of a layer when the next one comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.names import PartName, ViewName
+from workers.analysis.geometry import Geometry, PairDistances
+from workers.analysis.moments import Frame, NotFinite
+from workers.analysis.similarity import SiteSimilarity, row_drift
+from workers.analysis.streams import Rows
+from workers.models.device import give_memory_back
+from workers.models.inliers import Inliers, limit_of, without, without_first
+from workers.models.texts import Batch
+from workers.results.models import WeightDrift
+from workers.stages.common.layered_pair import LayeredPair
+from workers.stages.common.moment_accumulator import (
+    TEXT_SAMPLE,
+    TEXT_SAMPLE_BYTES,
+    GroupPlan,
+    TextSample,
+    token_sample,
+)
+from workers.stages.common.view_similarity import ViewSimilarity
+from workers.stages.extract.last_states import LastStates
+from workers.stages.extract.layer_walk import LayerStates, LayerWalk
+from workers.stages.extract.view_rows import ViewFound, ViewRows
+
+INLIER_TOKENS = 2048
+"""Tokens whose norms settle which later ones are outliers."""
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Texts that are read together, in batches of one group after another. tokens: about how many they have."""
+
+    texts: int
+    tokens: int
+    groups: list[int] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class NullFound:
+    """A null at one layer: its similarities by view, and its geometry where it was asked for."""
+
+    rows: int
+    views: dict[ViewName, SiteSimilarity]
+    geometry: Geometry | None
+
+
+@dataclass(frozen=True)
+class LayerFound:
+    """What is kept of a layer.
+
+    tokens, means: of both models, the sampled tokens and the means of sampled texts, [1, N, D] each. first, outliers:
+    tokens that were left out. shown: by batch of the shown texts, the drift of every token, [B, T].
+    """
+
+    views: dict[ViewName, ViewFound]
+    tokens: Rows
+    means: Rows
+    texts: list[int]
+    first: int
+    outliers: int
+    twin: NullFound | str
+    random: NullFound | str
+    reference: ViewFound | None
+    shown: list[Tensor]
+
+
+@dataclass(frozen=True)
+class ByLayer:
+    """All layers. inliers: the rule, which knows the outliers of all these texts. redone: layers measured twice."""
+
+    layers: list[LayerFound]
+    inliers: Inliers
+    last_states: tuple[LastStates, LastStates]
+    reference_states: tuple[LastStates, LastStates] | None
+    weights: list[dict[PartName, WeightDrift]]
+    redone: int
+
+    def view(self, name: ViewName) -> ViewSimilarity:
+        """One view of all layers."""
+        return ViewSimilarity.joined([layer.views[name].similarity for layer in self.layers])
+
+    def frame(self) -> Frame:
+        """Of the token view."""
+        frames = [layer.views["token"].frame for layer in self.layers]
+        return Frame(*(torch.cat([getattr(one, name) for one in frames]) for name in vars(frames[0])))
+
+    def with_others(self) -> list[SiteSimilarity] | None:
+        """The token view with the tokens that do not count; None where all do."""
+        found = [layer.views["token"].with_others for layer in self.layers]
+        return None if any(one is None for one in found) else [one for one in found if one is not None]
+
+    def token_sample(self) -> tuple[Tensor, Tensor]:
+        """Of both models, [L + 1, N, D] each."""
+        return tuple(torch.cat([layer.tokens[side] for layer in self.layers]) for side in (0, 1))  # type: ignore[return-value]
+
+    def text_sample(self) -> TextSample:
+        """The means of the sampled texts."""
+        base, tuned = (torch.cat([layer.means[side] for layer in self.layers]) for side in (0, 1))
+        return TextSample(Rows(base, tuned), self.layers[0].texts)
+
+
+class _Outliers:
+    """Which tokens are outliers, as far as the layers so far have told; [B, T] bool by batch.
+
+    Args:
+        settled_by: so many of the first batches settle what the norm of an inlier is at most.
+    """
+
+    def __init__(self, batches: Sequence[Batch], causal: bool, settled_by: int) -> None:
+        self.latest = 0
+        self.limits: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._batches = batches
+        self._causal = causal
+        self._settled_by = settled_by
+        self._found = [torch.zeros_like(batch.real) for batch in batches]
+
+    def look(self, states: LayerStates) -> None:
+        """Takes the outliers of a layer; `latest` is the last layer where there was a new one."""
+        before = sum(int(found.sum()) for found in self._found)
+        for limits, side in zip(self.limits, (states.base, states.tuned), strict=True):
+            first = zip(self._batches[: self._settled_by], side, strict=False)
+            limit = limit_of([state.cpu().float()[without_first(one.real, self._causal)] for one, state in first])
+            limits.append(limit)
+            for batch, found, state in zip(self._batches, self._found, side, strict=True):
+                found |= (state.float().norm(dim=-1) > limit.to(state.device)).cpu() & batch.attention_mask.bool()
+        if sum(int(found.sum()) for found in self._found) > before:
+            self.latest = states.layer
+
+    def judged(self, number: int) -> Batch:
+        """A batch without its outliers."""
+        return without(self._batches[number], self._found[number], self._causal)
+
+    def rule(self) -> Inliers:
+        """The rule of all layers, which remembers what it left out."""
+        rule = Inliers(self._causal, *(torch.stack(limits) for limits in self.limits))
+        for batch, found in zip(self._batches, self._found, strict=True):
+            rule.remember(batch, found)
+        return rule
+
+
+class LayerMeasures:
+    """Measures layer after layer.
+
+    Args:
+        compared, shown, reference: texts, walked in this order; shown ones are only told token by token.
+        twin_batches, random_batches: of the compared texts, how many batches the nulls are measured on.
+        seed: of the samples and of random weights. folder: for groups of texts. plan: as for `ViewRows`.
+    """
+
+    def __init__(
+        self,
+        pair: LayeredPair,
+        compared: TextSet,
+        shown: TextSet,
+        reference: TextSet | None,
+        null_tokens: tuple[int, int],
+        seed: int,
+        folder: Path,
+        plans: tuple[GroupPlan | None, GroupPlan | None],
+    ) -> None:
+        self._pair = pair
+        self._compared, self._shown, self._reference = compared, shown, reference
+        self._seed, self._folder = seed, folder
+        self._plan, self._reference_plan = plans
+        batches = [*compared.batches, *shown.batches, *(reference.batches if reference is not None else ())]
+        self._twin_batches, self._random_batches = (_reaching(compared.batches, most) for most in null_tokens)
+        self._walk = LayerWalk(pair, batches, self._twin_batches, self._random_batches, seed)
+        settled_by = _reaching(compared.batches, INLIER_TOKENS)
+        self._outliers = _Outliers(batches, pair.tokenization.causal, settled_by)
+
+    def measured(
+        self, on_progress: Callable[[float], None], weights_of: Callable[[int], dict[PartName, WeightDrift]]
+    ) -> ByLayer:
+        """All layers. Where a layer shows outliers that those below did not, these are measured again without them.
+
+        Args:
+            weights_of: the weight drift of a layer; its block is in memory.
+
+        Raises:
+            InputError: a model overflows, or a block cannot be read.
+            NotBlockwise: as in `LayerWalk.layers`.
+        """
+        last, layers, weights = self._pair.layers - 1, list[LayerFound](), [weights_of(0)]
+        ends: dict[str, tuple[LastStates, LastStates]] = {}
+        with closing(
+            self._walk.layers(
+                last, lambda share: on_progress(0.9 * share), lambda number: weights.append(weights_of(number + 1))
+            )
+        ) as walk:
+            for standing in walk:
+                self._outliers.look(standing)
+                layers.append(self._layer(standing))
+                if standing.layer == last:
+                    ends = self._ends(standing)
+        redone = self._outliers.latest
+        if redone:
+            give_memory_back()
+            again = self._walk.layers(redone - 1, lambda share: on_progress(0.9 + 0.1 * share), lambda _: None)
+            with closing(again) as walk:
+                for standing in walk:
+                    layers[standing.layer] = self._layer(standing)
+        return ByLayer(layers, self._outliers.rule(), ends["compared"], ends.get("reference"), weights, redone)
+
+    def _ends(self, standing: LayerStates) -> dict[str, tuple[LastStates, LastStates]]:
+        found = {"compared": self._last_states(standing, self._compared, 0)}
+        if self._reference is not None:
+            start = len(self._compared.batches) + len(self._shown.batches)
+            found["reference"] = self._last_states(standing, self._reference, start)
+        return found
+
+    def _last_states(self, standing: LayerStates, texts: TextSet, start: int) -> tuple[LastStates, LastStates]:
+        """Of both models at texts whose batches begin with number `start`."""
+        names = (f"last-{start}-base", f"last-{start}-tuned")
+        found = tuple(LastStates(texts.texts, self._folder / name) for name in names)
+        for number, batch in enumerate(texts.batches):
+            for kept, side in zip(found, (standing.base, standing.tuned), strict=True):
+                kept.add(batch, side[start + number].cpu())
+        return found[0], found[1]
+
+    def _layer(self, standing: LayerStates) -> LayerFound:
+        try:
+            return self._found(standing)
+        except NotFinite as error:
+            raise InputError.at(f"/{error.side}/uri", str(NotFinite(error.side, standing.layer))) from error
+
+    def _found(self, standing: LayerStates) -> LayerFound:
+        pair, compared = self._pair, self._compared
+        counts: dict[ViewName, int] = {"token": compared.tokens, "cls": compared.texts, "mean": compared.texts}
+        causal = pair.tokenization.causal
+        views = ViewRows(counts, pair.width, causal, self._folder / "moments", self._plan)
+        sample, means, others = token_sample(pair.layers, pair.width, self._seed), _TextMeans(pair), list[Rows]()
+        first = outliers = 0
+        for number, group in enumerate(compared.groups):
+            whole, batch = compared.batches[number], self._outliers.judged(number)
+            base, tuned = _float(standing.base[number]), _float(standing.tuned[number])
+            left_out = whole.real & ~batch.real
+            at_start = int(left_out[:, 0].sum()) if causal else 0
+            first, outliers = first + at_start, outliers + int(left_out.sum()) - at_start
+            rows = views.add(group, batch, base, tuned)
+            sample.add(*rows["token"])
+            means.add(batch, rows["mean"])
+            if bool(left_out.any()):
+                others.append(Rows(base[left_out][None], tuned[left_out][None]))
+        found = views.found(Rows.joined(others) if others else None)
+        views.clear()
+        return LayerFound(
+            views=found,
+            tokens=Rows(*sample.rows()),
+            means=means.rows(),
+            texts=means.texts,
+            first=first,
+            outliers=outliers,
+            twin=self._null(standing, standing.twin, ("token", "cls", "mean")),
+            random=self._null(standing, standing.random, ("token",)),
+            reference=self._of_reference(standing),
+            shown=self._of_shown(standing, found["token"].frame),
+        )
+
+    def _null(self, standing: LayerStates, states: list[Tensor] | str, views: tuple[ViewName, ...]) -> NullFound | str:
+        """The base model beside a null on the null's batches; the reason where there is none, or where it overflows."""
+        if isinstance(states, str):
+            return states
+        batches = [self._outliers.judged(number) for number in range(len(states))]
+        texts = sum(len(batch.indices) for batch in batches)
+        tokens = sum(int(batch.real.sum()) for batch in batches)
+        counts: dict[ViewName, int] = {view: tokens if view == "token" else texts for view in views}
+        rows = ViewRows(counts, self._pair.width, self._pair.tokenization.causal, self._folder / "null")
+        means = _TextMeans(self._pair)
+        try:
+            for number, (batch, state) in enumerate(zip(batches, states, strict=True)):
+                found = rows.add(0, batch, _float(standing.base[number]), _float(state))
+                means.add(batch, found["mean"])
+            similar = rows.found()
+        except NotFinite as error:
+            return str(NotFinite(error.side, standing.layer))
+        sites = {view: one.similarity.sites[0] for view, one in similar.items()}
+        geometry = PairDistances(*(side[0] for side in means.rows())).geometry() if "mean" in views else None
+        return NullFound(similar["token"].similarity.rows, sites, geometry)
+
+    def _of_reference(self, standing: LayerStates) -> ViewFound | None:
+        reference = self._reference
+        if reference is None:
+            return None
+        start = len(self._compared.batches) + len(self._shown.batches)
+        causal = self._pair.tokenization.causal
+        counts: dict[ViewName, int] = {"token": reference.tokens}
+        rows = ViewRows(counts, self._pair.width, causal, self._folder / "reference-moments", self._reference_plan)
+        for number, group in enumerate(reference.groups, start=start):
+            batch = self._outliers.judged(number)
+            rows.add(group, batch, _float(standing.base[number]), _float(standing.tuned[number]))
+        found = rows.found()["token"]
+        rows.clear()
+        return found
+
+    def _of_shown(self, standing: LayerStates, frame: Frame) -> list[Tensor]:
+        start, found = len(self._compared.batches), []
+        for number in range(start, start + len(self._shown.batches)):
+            base, tuned = (_float(side[number])[None].double() for side in (standing.base, standing.tuned))
+            centred = base - frame.base[:, None, None], tuned - frame.tuned[:, None, None]
+            found.append(row_drift(*centred, frame.spreads())[0])
+        return found
+
+
+class _TextMeans:
+    """Means of the first texts, as many as the sample of all layers holds."""
+
+    def __init__(self, pair: LayeredPair) -> None:
+        self.texts: list[int] = []
+        self._kept: list[Rows] = []
+        row_bytes = 2 * pair.layers * pair.width * torch.float32.itemsize
+        self._limit = min(TEXT_SAMPLE, TEXT_SAMPLE_BYTES // row_bytes)
+
+    def add(self, batch: Batch, means: Rows) -> None:
+        """Takes the means [1, B, D] of the batch's texts that have a token that counts."""
+        texts = [index for index, real in zip(batch.indices, batch.real.any(1).tolist(), strict=True) if real]
+        kept = [place for place, text in enumerate(texts) if text < self._limit]
+        if kept:
+            self.texts += [texts[place] for place in kept]
+            self._kept.append(Rows(means.base[:, kept], means.tuned[:, kept]))
+
+    def rows(self) -> Rows:
+        """Of both models, [1, N, D] each."""
+        return Rows.joined(self._kept)
+
+
+def _float(state: Tensor) -> Tensor:
+    return state.float().cpu()
+
+
+def _reaching(batches: Sequence[Batch], tokens: int) -> int:
+    """How many of the first batches have so many tokens together; all, where they have fewer."""
+    seen = 0
+    for number, batch in enumerate(batches, start=1):
+        seen += int(batch.real.sum())
+        if seen >= tokens:
+            return number
+    return len(batches)

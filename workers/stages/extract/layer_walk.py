@@ -1,0 +1,162 @@
+"""Both models and their nulls on the same batches, one layer after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.models.blockwise import BlockwiseModel
+from workers.models.derived_blocks import DitheredBlocks, RandomBlocks
+from workers.models.device import fast_dtype
+from workers.models.layer_order import Pass
+from workers.models.states import StateReader
+from workers.models.structure import NotBlockwise
+from workers.models.texts import Batch
+from workers.stages.common.layered_pair import LayeredPair
+
+OnBlock = Callable[[int], None]
+"""Is told the number of a block of which both models have the weights, 0 to depth - 1."""
+
+
+@dataclass(frozen=True)
+class LayerStates:
+    """States at one layer by batch, [B, T, D] each, on the models' device.
+
+    twin, random: of the first batches, of the base model rounded otherwise and of one that was never trained; or why
+    there are none.
+    """
+
+    layer: int
+    base: list[Tensor]
+    tuned: list[Tensor]
+    twin: list[Tensor] | str
+    random: list[Tensor] | str
+
+
+@dataclass(frozen=True)
+class LayerWalk:
+    """What is walked.
+
+    batches: of all texts. twin_batches, random_batches: so many of the first ones are read by the nulls.
+    seed: of the random weights.
+    """
+
+    pair: LayeredPair
+    batches: Sequence[Batch]
+    twin_batches: int
+    random_batches: int
+    seed: int
+
+    def layers(
+        self, last: int, on_progress: Callable[[float], None], on_block: OnBlock
+    ) -> Generator[LayerStates, None, None]:
+        """The states at layers 0 to `last`; those of a layer are gone at the next one.
+
+        Raises:
+            NotBlockwise: the models' blocks cannot run one at a time after all.
+            InputError: the weights of a block cannot be read.
+        """
+        pair = self.pair
+        reader = pair.tokenization.states
+        passes: list[Pass] = [Pass(side, self.batches, reader) for side in (pair.base, pair.tuned)]
+        nulls: list[_NullPass] = [_NullPass(reader, self._twin), _NullPass(reader, self._random)]
+        every: list[Pass | _NullPass] = [*passes, *nulls]
+        try:
+            for one in every:
+                one.start()
+            for layer in range(last + 1):
+                twin, random = (one.states for one in nulls)
+                if isinstance(twin, list):
+                    twin = self._joined(twin)
+                yield LayerStates(layer, passes[0].states, passes[1].states, twin, random)
+                if layer == last:
+                    return
+                with pair.block(layer):
+                    on_block(layer)
+                    for number, one in enumerate(every):
+                        on_progress((layer + number / len(every)) / last)
+                        one.advance()
+        finally:
+            for one in every:
+                one.close()
+
+    def _twin(self) -> tuple[BlockwiseModel, list[Batch]]:
+        halves = [batch.rows(rows, length) for batch in self._read_by_twin for rows, length in _halves(batch)]
+        return DitheredBlocks(self.pair.base, _tokens(halves)), halves
+
+    @property
+    def _read_by_twin(self) -> Sequence[Batch]:
+        return self.batches[: self.twin_batches]
+
+    def _joined(self, halves: list[Tensor]) -> list[Tensor]:
+        """The states of all halves where their texts stand in the batches, [B, T, D] each."""
+        left, found = iter(halves), []
+        for batch in self._read_by_twin:
+            whole = halves[0].new_zeros(*batch.input_ids.shape, halves[0].shape[2])
+            for rows, length in _halves(batch):
+                whole[rows, :length] = next(left)
+            found.append(whole)
+        return found
+
+    def _random(self) -> tuple[BlockwiseModel, list[Batch]]:
+        batches = list(self.batches[: self.random_batches])
+        dtype = fast_dtype(self.pair.base.device)
+        return RandomBlocks(self.pair.base, dtype, self.seed, _tokens(batches)), batches
+
+
+class _NullPass:
+    """The pass of a model that is compared with the base model: where it does not run, the walk goes on without it."""
+
+    def __init__(self, reader: StateReader, model: Callable[[], tuple[BlockwiseModel, list[Batch]]]) -> None:
+        self._reader = reader
+        self._model = model
+        self._blocks: BlockwiseModel | None = None
+        self._pass: Pass | None = None
+        self._reason = ""
+
+    @property
+    def states(self) -> list[Tensor] | str:
+        """By batch; or why there are none."""
+        return self._reason if self._pass is None else self._pass.states
+
+    def start(self) -> None:
+        def begin() -> None:
+            self._blocks, batches = self._model()
+            self._pass = Pass(self._blocks, batches, self._reader, checked=False)
+            self._pass.start()
+
+        self._tried(begin)
+
+    def advance(self) -> None:
+        def go_on() -> None:
+            if self._pass is not None and self._blocks is not None:
+                with self._blocks.block(self._pass.layer):
+                    self._pass.advance()
+
+        self._tried(go_on)
+
+    def close(self) -> None:
+        if self._pass is not None:
+            self._pass.close()
+        self._pass = None
+
+    def _tried(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (RuntimeError, NotBlockwise) as error:
+            self.close()
+            self._reason = (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _halves(batch: Batch) -> list[tuple[Tensor, int]]:
+    """The rows of both halves of a batch, and the tokens of each: other texts stand beside each other there."""
+    rows = len(batch.indices)
+    halves = (torch.arange(1, rows, 2), torch.arange(0, rows, 2))
+    return [(half, int(batch.attention_mask[half].sum(1).max())) for half in halves if len(half)]
+
+
+def _tokens(batches: Sequence[Batch]) -> set[int]:
+    return {token for batch in batches for token in batch.input_ids.unique().tolist()}
