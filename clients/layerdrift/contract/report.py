@@ -707,6 +707,7 @@ WARNING_CODES: Final = (
     "noise_floor_not_computed",
     "outlier_features",
     "outlier_norms",
+    "ran_whole",
     "repeated_texts",
     "sae_on_analysed_texts",
     "sae_on_trained_texts",
@@ -740,6 +741,13 @@ class Engine(ReportModel):
     packages: dict[str, str]
     device: str
     threads: int
+    execution: Literal["whole", "layers"] = Field(
+        default="whole",
+        description="how the models ran: `whole` in memory, or in `layers`, one block of each at a time",
+    )
+    execution_reason: str | None = Field(
+        default=None, description="why large models ran whole; null: they ran in layers, or are small"
+    )
 
 
 class Timings(ReportModel):

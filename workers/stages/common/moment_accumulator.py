@@ -43,8 +43,8 @@ FRAME_TOKENS, FRAME_TEXTS, FRAME_BYTES = 4096, 512, 128 << 20
 """A view's frame is taken from its first rows: so many, or as many as fit into so much memory, or all."""
 
 TOKEN_SAMPLE, TOKEN_SAMPLE_BYTES, GRAM_BYTES = 2048, 64 << 20, 256 << 20
-"""Tokens of the random sample that the cross-layer map is computed on: so many, or as many as there is room for, of their
-states and of a matrix of products for every layer of both models."""
+"""Tokens of the random sample that the cross-layer map is computed on: so many, or as many as there is room for, of
+their states and of a matrix of products for every layer of both models."""
 
 TEXT_SAMPLE, TEXT_SAMPLE_BYTES = 1000, 256 << 20
 """Texts of the sample that distances and probes are computed on: so many, or as many as fit into so much memory."""

@@ -16,6 +16,7 @@ from workers.analysis.similarity import row_drift, similarities
 from workers.models.inliers import Inliers
 from workers.models.texts import Batch, Text, batches, count_tokens
 from workers.results.tokens import TokenDrift, TokenText
+from workers.results.warnings import ReportWarning
 from workers.stages.common.context import PairContext
 from workers.stages.common.model_pair import Pair, load_pair, model_info, weight_drift
 from workers.stages.common.moment_accumulator import (
@@ -124,8 +125,15 @@ def extract_whole(context: PairContext, finetuned: FineTuned | None, reason: str
             *cut_texts(counts, pair.tokenization.length, request.analysis.max_length),
             *about_intervals(plan),
             *nulls.warnings,
+            *_ran_whole(reason),
         ],
     )
+
+
+def _ran_whole(reason: str | None) -> list[ReportWarning]:
+    if reason is None:
+        return []
+    return [ReportWarning(code="ran_whole", message=f"both models were whole in memory: {reason}")]
 
 
 class _Read(NamedTuple):

@@ -27,7 +27,7 @@ from workers.stages.causal.stage import Effects
 from workers.stages.common.inputs import Resolved
 from workers.stages.compare.head_outputs import Evaluated
 from workers.stages.compare.stage import Compared
-from workers.stages.extract.extracted import Extracted
+from workers.stages.extract.extracted import Execution, Extracted
 from workers.stages.finetune.stage import FineTuned
 from workers.stages.report.mapping import all_as, as_schema, optional_as
 from workers.stages.sae.findings import Quality, SaeResults
@@ -79,7 +79,7 @@ def build_report(
         name=record.title,
         compared=record.compared or request.compared,
         created_at=datetime.now(UTC),
-        engine=_engine(),
+        engine=_engine(extracted.execution),
         request=request,
         models={
             "base": as_schema(schema.ModelInfo, extracted.models["base"]),
@@ -119,13 +119,15 @@ def _warnings(results: StageResults) -> list[ReportWarning]:
     ]
 
 
-def _engine() -> schema.Engine:
+def _engine(execution: Execution) -> schema.Engine:
     return schema.Engine(
         version=__version__,
         python=platform.python_version(),
         packages={name: version(name) for name in PACKAGES},
         device=device_name(best_device()),
         threads=torch.get_num_threads(),
+        execution=execution.mode,
+        execution_reason=execution.reason,
     )
 
 

@@ -1,0 +1,160 @@
+"""`make bench-scale`: pairs of language models, each through a worker of its own; time and memory beside the estimates.
+
+The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel
+
+from deploy.embedded.demo_inputs import fetch
+from deploy.embedded.stack import Stack
+from layerdrift.contract.report import Report
+from layerdrift.contract.request import AnalysisRequest
+from layerdrift.sdk import Client
+from tests.benchmarks.document import publish
+from tests.benchmarks.scale_models import lora_of, qwen3, smollm
+
+INPUTS = Path("var/demo").resolve()
+SCRATCH = Path("var/scale").resolve()
+WAIT_SECONDS = 3_600.0
+MIB = 2**20
+PLAIN: dict[str, Any] = {"sae": None, "grafts": False, "probes": False}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one pair. holds: within what was asked of it."""
+
+    name: str
+    seconds: float
+    peak_mb: int
+    estimated_mb: int
+    estimated_s: float
+    execution: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A pair, its request, and what must hold of a report."""
+
+    name: str
+    base: Path
+    tuned: Path
+    tokens: int
+    holds: Callable[[Report, float], bool]
+
+
+def main() -> None:
+    """Prints and publishes the figures; names of pairs on the command line leave out the others."""
+    wanted = sys.argv[1:]
+    reviews = fetch(INPUTS).reviews
+    chat = smollm(SCRATCH)
+    passes = _two_passes(chat)
+    print(f"two forward passes of SmolLM2 over 5,000 tokens in float32: {passes:.1f} s", flush=True)
+    shallow: list[int] = []
+    found = []
+    for name, made in _pairs(chat, passes, shallow).items():
+        if not wanted or name in wanted:
+            found.append(_measured(made(), reviews))
+            print(found[-1], flush=True)
+    rows = "\n".join(
+        f"| {one.name} | {one.execution} | {one.seconds:.0f} s | {one.peak_mb:,} MiB | {one.estimated_s:.0f} s | "
+        f"{one.estimated_mb:,} MiB | {'yes' if one.holds else 'no'} |"
+        for one in found
+    )
+    publish(
+        "Language models (`make bench-scale`)",
+        f"""
+Each pair through the API and a fresh worker; no autoencoders, no grafts, no probes. Peak: the worker's resident memory,
+mapped files included. Two forward passes of SmolLM2 over 5,000 tokens in float32 take {passes:.0f} s here. Held means:
+SmolLM2 within twice its two passes and 1.5 GB; 28 blocks within 3 GiB; 56 blocks within 10 % of the peak of 28.
+
+| pair | ran | time | peak | estimated time | estimated peak | holds |
+|---|---|---|---|---|---|---|
+{rows}
+""",
+    )
+    print(json.dumps({"pairs": [asdict(one) for one in found]}))
+
+
+def _pairs(chat: Path, passes: float, shallow: list[int]) -> dict[str, Callable[[], Asked]]:
+    def of_chat() -> Asked:
+        return Asked(
+            "SmolLM2-135M-Instruct and a LoRA, 5,000 tokens",
+            chat,
+            lora_of(chat),
+            5_000,
+            lambda report, seconds: seconds < 2 * passes and report.timings.peak_memory_bytes < 1.5e9,
+        )
+
+    def of_28() -> Asked:
+        def holds(report: Report, _: float) -> bool:
+            shallow.append(report.timings.peak_memory_bytes)
+            return shallow[0] < 3 * 2**30
+
+        return Asked("random Qwen3, 28 blocks, bfloat16, 4,000 tokens", *qwen3(chat, 28, SCRATCH), 4_000, holds)
+
+    def of_56() -> Asked:
+        def holds(report: Report, _: float) -> bool:
+            return bool(shallow) and report.timings.peak_memory_bytes < 1.1 * shallow[0]
+
+        return Asked("random Qwen3, 56 blocks, bfloat16, 4,000 tokens", *qwen3(chat, 56, SCRATCH), 4_000, holds)
+
+    return {"smollm2": of_chat, "qwen3-28": of_28, "qwen3-56": of_56}
+
+
+def _measured(asked: Asked, reviews: Path) -> Figures:
+    request = AnalysisRequest.model_validate(
+        {
+            "base": {"uri": asked.base.as_uri()},
+            "tuned": {"uri": asked.tuned.as_uri()},
+            "dataset": {"uri": reviews.as_uri(), "label_column": None, "max_examples": 2_000},
+            "analysis": {**PLAIN, "max_tokens": asked.tokens},
+        }
+    )
+    with tempfile.TemporaryDirectory() as home:
+        variables = {"LAYERDRIFT_HOME": home, "LAYERDRIFT_MODEL_ROOTS": f"{INPUTS}{os.pathsep}{SCRATCH}"}
+        with Stack({**os.environ, **variables}) as stack, Client(stack.url) as client:
+            estimate = client.estimate(request)
+            started = time.monotonic()
+            made = client.submit(request)
+            report = client.wait(made.id, WAIT_SECONDS)
+            seconds = time.monotonic() - started
+    return Figures(
+        asked.name,
+        round(seconds, 1),
+        report.timings.peak_memory_bytes // MIB,
+        estimate.memory_bytes // MIB,
+        estimate.seconds,
+        report.engine.execution,
+        asked.holds(report, seconds),
+    )
+
+
+def _two_passes(folder: Path) -> float:
+    """Seconds of two forward passes over 5,000 tokens, in batches of 1,000."""
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.randint(0, 40_000, (10, 100), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        model(input_ids=ids)
+        started = time.monotonic()
+        for _ in range(10):
+            model(input_ids=ids)
+    return time.monotonic() - started
+
+
+if __name__ == "__main__":
+    main()

