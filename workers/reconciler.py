@@ -14,6 +14,7 @@ from backends.queue import QueueName
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import LayerdriftError
 from workers import scratch_folders
+from workers.capacity import capacity
 
 EVERY_SECONDS = 5.0
 ALIVE_SECONDS = 20.0
@@ -48,7 +49,8 @@ class Reconciler:
     def look(self) -> list[str]:
         """One look at the open jobs; the ids that were announced again."""
         jobs, leases = self._deployment.jobs, self._deployment.leases
-        self._deployment.workers.announce(self._worker, self._queues, ALIVE_SECONDS)
+        own = capacity(self._deployment.settings.scratch)
+        self._deployment.workers.announce(self._worker, self._queues, ALIVE_SECONDS, own)
         restored = jobs.restore()
         if restored:
             logger.warning("Redis had no jobs; %d records were restored from S3", restored)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from backends.estimates.execution import runs_in_layers
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.request import AnalysisRequest
 
@@ -23,6 +24,9 @@ LOADED = 2_000
 DISTANCE_TEXTS = 1_000
 PROCESS_BYTES = 1_700 << 20
 """A worker without a model: Python, torch and transformers."""
+
+SUSPENDED, SAMPLES, LOGITS = 2.5, 256 << 20, 1 << 30
+"""A suspended forward pass holds so many times its states. Memory of samples of all layers, and of logits."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,14 @@ class Workload:
     download: int
 
 
-def workload(request: AnalysisRequest, model: ModelSizes, data: DataSizes, tuned_bytes: int = 0) -> Workload:
+def workload(
+    request: AnalysisRequest, model: ModelSizes, data: DataSizes, tuned_bytes: int = 0, adapter: bool = False
+) -> Workload:
     """The work of one request.
 
     Args:
         tuned_bytes: of the tuned checkpoint's files; 0 for a fine-tune.
+        adapter: the tuned checkpoint is one.
     """
     work = _Work(request, model, data)
     download = model.bytes + tuned_bytes + data.bytes
@@ -86,7 +93,7 @@ def workload(request: AnalysisRequest, model: ModelSizes, data: DataSizes, tuned
     }
     return Workload(
         {stage: operations for stage, operations in by_stage.items() if operations is not None},
-        _memory(request, model, work.tokens),
+        _memory(request, model, work.tokens, adapter),
         _scratch(request, model, work.tokens),
         download,
     )
@@ -165,24 +172,44 @@ class _Work:
         return depths * sweep.seeds * 0.7 * tuned
 
 
-def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
+def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter: bool) -> int:
     """The largest of what the stages hold at once."""
-    layers, width, sae = model.blocks + 1, model.width, request.analysis.sae
-    weights = FLOAT32 * model.parameters
-    sums = VIEWS * 3 * layers * width**2 * FLOAT64
-    remembered = min(512 << 20, int(2 * FLOAT32 * layers * width * min(tokens, NULL_TOKENS) * 1.3))
-    stages = [4 * weights + sums + remembered]
+    weights, sae = FLOAT32 * model.parameters, request.analysis.sae
+    if runs_in_layers(request, model.bytes):
+        stages = [_in_layers(model, tokens)]
+        if request.analysis.grafts:
+            stages.append(2 * weights + LOGITS)
+    else:
+        layers, width = model.blocks + 1, model.width
+        sums = VIEWS * 3 * layers * width**2 * FLOAT64
+        remembered = min(512 << 20, int(2 * FLOAT32 * layers * width * min(tokens, NULL_TOKENS) * 1.3))
+        stages = [4 * weights + sums + remembered]
+    if adapter:
+        stages.append(2 * weights)
     if request.finetune is not None:
         stages.append(5 * weights)
     if sae is not None:
-        latents = sae.width * width
-        stacks = 2 * layers * (2 + ("match" in sae.comparisons)) * 2 * latents * width * FLOAT32
-        stages.append(2 * stacks + 64 * 1024 * width)
+        latents = sae.width * model.width
+        stacks = 2 * (model.blocks + 1) * (2 + ("match" in sae.comparisons)) * 2 * latents * model.width * FLOAT32
+        stages.append(2 * stacks + 64 * 1024 * model.width)
     return PROCESS_BYTES + max(stages)
+
+
+def _in_layers(model: ModelSizes, tokens: float) -> int:
+    """Embeddings and a block of both models, the states between layers, and the sums of one layer."""
+    stored = min(FLOAT32, max(BFLOAT16, model.bytes / max(1, model.parameters)))
+    outside, block = model.parameters - model.block_parameters, model.block_parameters / max(1, model.blocks)
+    weights = 2 * outside * stored + block * (3 * stored + BFLOAT16)
+    passes = 2 * tokens + min(tokens, NULL_TOKENS) + min(tokens, RANDOM_TOKENS)
+    states = SUSPENDED * passes * model.width * stored
+    sums = 12 * model.width**2 * FLOAT64 if 4 * tokens > model.width else 12 * tokens**2 * FLOAT64
+    return int(weights + states + sums + SAMPLES)
 
 
 def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
     layers, width, sae = model.blocks + 1, model.width, request.analysis.sae
+    if runs_in_layers(request, model.bytes):
+        layers = 1
     groups = GROUPS * VIEWS * 3 * layers * width**2 * FLOAT32
     if sae is None:
         return groups

@@ -37,6 +37,10 @@ PROBES = "probes/"
 """Prefix: objects that the service writes to learn what the store can do, and deletes at once."""
 
 
+CAPACITIES = "ld:capacities"
+"""Hash of what workers have, by their names."""
+
+
 def workers(queue: str) -> str:
     """Sorted set of the workers that listen to a queue, by the time until which they said so, seconds since 1970."""
     return f"ld:workers:{queue}"

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from backends.deployment import Deployment
+from backends.estimates.fitting import require_room
 from backends.estimates.workload import workload
 from backends.jobs.identity import analysis_id
 from backends.jobs.records import Delivery, JobRecord
@@ -56,7 +57,7 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
     """Pins the request and makes its job, unless it is there already.
 
     Raises:
-        InputError: the request points at something unusable.
+        InputError: the request points at something unusable, or no worker can hold it.
         RateError: the tenant has too many open jobs.
         UnavailableError: S3 is unavailable.
     """
@@ -66,6 +67,7 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         deployment.webhooks.check(webhook)
     sources = deployment.sources.of(tenant)
     asked = Pinned(submission.request, sources.pin(submission.request))
+    operations = _work(deployment, sources, asked)
     request, pins = _with_uploads(deployment.uploads, tenant, asked)
     fresh = JobRecord(
         id=analysis_id(tenant, request, pins),
@@ -78,7 +80,7 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
         trace=submission.trace,
-        operations=_operations(sources, asked),
+        operations=operations,
     )
 
     def admit() -> None:
@@ -117,14 +119,21 @@ def _upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -
     return {uri: uploads.get(tenant, uri.removeprefix(SCHEME)).filename.removesuffix(".zip") for uri in sent}
 
 
-def _operations(sources: Sources, asked: Pinned) -> dict[StageName, float]:
-    """The work of each stage, for the time that is left; none where the sizes cannot be read."""
+def _work(deployment: Deployment, sources: Sources, asked: Pinned) -> dict[StageName, float]:
+    """The work of each stage, for the time that is left; none where the sizes cannot be read.
+
+    Raises:
+        InputError: no live worker can hold it.
+    """
     try:
         sizes = sources.sizes(asked.request, asked.pins)
     except LayerdriftError as error:
         logger.warning("no estimate: %s", error.detail)
         return {}
-    return workload(asked.request, sizes.model, sizes.data, sizes.tuned_bytes).operations
+    adapter = asked.pins.tuned is not None and asked.pins.tuned.adapter
+    capacities = deployment.workers.capacities("cpu")  # those with a GPU listen there too
+    require_room(asked.request, sizes, capacities, deployment.settings.scratch_bytes, adapter)
+    return workload(asked.request, sizes.model, sizes.data, sizes.tuned_bytes, adapter).operations
 
 
 def _with_webhook(record: JobRecord, webhook: Webhook) -> JobRecord:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import redis
 
 from backends.deployment import Deployment
+from backends.estimates.capacity import Capacity
 from backends.estimates.rates import Rates
 from backends.jobs.leases import LeaseStore
 from backends.jobs.records import JobRecord
@@ -165,9 +166,12 @@ class MemoryWorkers(WorkerRegistry):
 
     def __init__(self) -> None:
         self.live: dict[str, list[str]] = {}
+        self.told: dict[str, Capacity] = {}
 
-    def announce(self, name: str, queues: Iterable[str], seconds: float) -> None:
+    def announce(self, name: str, queues: Iterable[str], seconds: float, capacity: Capacity | None = None) -> None:
         self.live[name] = list(queues)
+        if capacity is not None:
+            self.told[name] = capacity
 
     def withdraw(self, name: str, queues: Iterable[str]) -> None:
         self.live.pop(name, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,25 @@ def test_the_time_that_is_left_is_told_while_an_analysis_runs(
     known = [seconds for seconds in left if seconds is not None]
     assert known
     assert all(seconds > 0 for seconds in known)
+
+
+def test_a_pair_that_no_worker_can_hold_is_refused_with_what_would_help(
+    http: httpx.Client, roots: Path, base_folder: Path
+) -> None:
+    """The configuration of a large model: an estimate is all that is asked of it before any work."""
+    folders = []
+    for name in ("huge", "huge-tuned"):
+        folder = roots / name
+        shutil.copytree(base_folder, folder)
+        config = json.loads((folder / "config.json").read_text())
+        large = {"hidden_size": 8192, "num_hidden_layers": 80, "intermediate_size": 32768, "num_attention_heads": 64}
+        (folder / "config.json").write_text(json.dumps(config | large))
+        folders.append(folder)
+    request = body(*folders, analysis={"sae": None})
+    before = len(http.get("/v1/analyses", params={"limit": 100}).json()["items"])
+    answer = http.post("/v1/analyses", json=request)
+    assert answer.status_code == 422
+    assert "no worker can hold this analysis: it needs about" in answer.text
+    assert answer.json()["errors"][0]["pointer"] == "/base/uri"
+    assert estimated(http, request).memory_bytes > 2**38
+    assert len(http.get("/v1/analyses", params={"limit": 100}).json()["items"]) == before

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from backends.deployment import Deployment
+from backends.estimates.capacity import Capacity
 from backends.jobs.records import Delivery, Wanted
 from backends.queue import QUEUES, celery_app
 from backends.settings import Settings
@@ -232,3 +233,15 @@ def test_credentials_that_are_refused_read_nothing(settings: Settings, deploymen
     stranger = BlobStore.connect(settings.model_copy(update={"s3_secret_key": SecretStr("wrong")}))
     with pytest.raises(DeniedError, match="cannot be read with the service's credentials"):
         stranger.get("secret")
+
+
+def test_workers_tell_what_they_have_while_they_live(deployment: Deployment, valkey: redis.Redis) -> None:
+    small = Capacity(cores=2, memory_bytes=8 << 30, scratch_bytes=1 << 40)
+    deployment.workers.announce("one", ["cpu"], 60, small)
+    deployment.workers.announce("two", ["cpu"], 60)  # of a version that told nothing
+    deployment.workers.announce("dead", ["cpu"], -1, small)
+    valkey.hset(key_names.CAPACITIES, "two", '{"another": "version"}')
+    assert deployment.workers.capacities("cpu") == [small]
+    assert valkey.hkeys(key_names.CAPACITIES) == [b"one"]
+    deployment.workers.withdraw("one", ["cpu"])
+    assert deployment.workers.capacities("cpu") == []

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from backends.estimates import execution
 from layerdrift.contract.errors import InputError
 from tests.builders.families import FAMILIES, made
 from tests.builders.models import save_model
@@ -119,7 +120,7 @@ def test_a_large_model_is_read_block_by_block_and_a_small_one_whole(
     monkeypatch.setattr(stage, "extract_layered", lambda *_: asked.append("layers"))
     monkeypatch.setattr(stage, "extract_whole", lambda *_: asked.append("whole"))
     extract(context, None)
-    monkeypatch.setattr(stage, "LAYERED_BYTES", 0)
+    monkeypatch.setattr(execution, "LAYERED_BYTES", 0)
     extract(context, None)
     assert asked == ["whole", "layers"]
 
@@ -186,7 +187,7 @@ def test_a_model_whose_blocks_share_their_weights_runs_whole(tmp_path: Path, mon
         intermediate_size=32, max_position_embeddings=64,
     )  # fmt: skip
     folder = save_model(AlbertModel(config), tmp_path / "albert")
-    monkeypatch.setattr(stage, "LAYERED_BYTES", 0)
+    monkeypatch.setattr(execution, "LAYERED_BYTES", 0)
     extracted = extract(pair_context(resolved(folder, texts=60), folder, tmp_path / "scratch"), None)
     assert extracted.views["token"].sites[0].relative_l2 == 0.0
     assert extracted.execution.mode == "whole"

@@ -1,0 +1,13 @@
+"""Whether a pair runs block by block or whole: told by the estimate, and done by the worker."""
+
+from __future__ import annotations
+
+from layerdrift.contract.request import AnalysisRequest
+
+LAYERED_BYTES = 256 << 20
+"""Files of a model that are larger are read block by block."""
+
+
+def runs_in_layers(request: AnalysisRequest, base_bytes: int) -> bool:
+    """Whether the pair is large, and nothing needs its models whole: no autoencoders, and no fine-tune."""
+    return base_bytes > LAYERED_BYTES and request.analysis.sae is None and request.finetune is None
