@@ -45,8 +45,7 @@ def require_room(
         work = workload(less, sizes.model, sizes.data, sizes.tuned_bytes, adapter)
         if any(_fits(work, worker, scratch_limit) for worker in workers):
             raise InputError.at(pointer, f"{detail}. Set {words}: then about {work.memory / GIB:.1f} GiB are enough")
-    advice = " Merge the adapter and give the full checkpoint, which is read block by block." if adapter else ""
-    raise InputError.at("/base/uri", f"{detail}. Start a worker with more memory.{advice}")
+    raise InputError.at("/base/uri", f"{detail}. Start a worker with more memory")
 
 
 def _smaller(request: AnalysisRequest) -> Iterator[tuple[str, str, AnalysisRequest]]:

@@ -184,7 +184,7 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
         sums = VIEWS * 3 * layers * width**2 * FLOAT64
         remembered = min(512 << 20, int(2 * FLOAT32 * layers * width * min(tokens, NULL_TOKENS) * 1.3))
         stages = [4 * weights + sums + remembered]
-    if adapter:
+    if adapter and not (runs_in_layers(request, model.bytes) and not request.analysis.grafts):
         stages.append(2 * weights)
     if request.finetune is not None:
         stages.append(5 * weights)

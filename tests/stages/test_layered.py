@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from backends.estimates import execution
@@ -18,9 +21,10 @@ from tests.builders.models import save_model
 from tests.builders.stages import labelled, pair_context, request, resolved
 from tests.stages.test_families import IN_EVERY_RUN, saved
 from workers.models import known_head
+from workers.models.adapters import merge_adapter
 from workers.models.structure import blocks_of
 from workers.stages.common.context import PairContext
-from workers.stages.common.inputs import ReferenceTexts
+from workers.stages.common.inputs import Checkpoint, ReferenceTexts, UnmergedAdapter
 from workers.stages.common.layered_pair import layered_pair
 from workers.stages.compare.head_outputs import evaluate_outputs
 from workers.stages.compare.stage import compare
@@ -235,3 +239,79 @@ def with_head(body: Any) -> Any:
     with torch.no_grad():
         weight.copy_(0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
     return model
+
+
+def lora(model: Any, targets: list[str], folder: Path, **more: Any) -> Path:
+    """An adapter of a language model whose change is not nothing."""
+    torch.manual_seed(2)
+    config = LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM", **more)
+    get_peft_model(copy.deepcopy(model), config).save_pretrained(str(folder))
+    return folder
+
+
+ADAPTERS = {
+    "attention": ("llama", ["q_proj", "v_proj"], {}),
+    "every projection": ("llama", ["q_proj", "k_proj", "o_proj", "up_proj", "down_proj"], {}),
+    "dora": ("llama", ["q_proj", "v_proj"], {"use_dora": True}),
+    "conv1d": ("gpt2", ["c_attn"], {"fan_in_fan_out": True}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTERS))
+def test_an_adapter_that_is_not_merged_gives_what_the_merged_checkpoint_gives(name: str, tmp_path: Path) -> None:
+    family, targets, more = ADAPTERS[name]
+    model = with_head(made(family, 0))
+    base, adapter = saved(model, tmp_path / "base"), lora(model, targets, tmp_path / "adapter", **more)
+    merged = tmp_path / "merged"
+    merge_adapter(base, adapter, merged, "/tuned/uri")
+    light = tmp_path / "light"
+    light.mkdir()
+    shutil.copyfile(base / "config.json", light / "config.json")
+    unmerged = Checkpoint(light, "file:///tuned", "1" * 64, UnmergedAdapter(adapter, never))
+    given = resolved(base, texts=60)
+    asked = request(seed=3)
+    contexts = [
+        pair_context(given, tuned, tmp_path / f"scratch-{number}", asked)
+        for number, tuned in enumerate((unmerged, Checkpoint(merged, "file:///tuned", "1" * 64)))
+    ]
+    one, other = (layered(context) for context in contexts)
+    for kind in (*SAME, "reference"):
+        assert_same(getattr(one, kind), getattr(other, kind))
+    assert max(compare(contexts[0], one).drift) > 1e-4
+    drift = [0.0, 0.1, 0.1, 0.1]
+    assert_same(evaluate_outputs(contexts[0], drift, one), evaluate_outputs(contexts[1], drift, other), 1e-5)
+
+
+def never(_: Path) -> None:
+    raise AssertionError("nothing asked for merged weights")
+
+
+@pytest.mark.parametrize("more", [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [5, 6]}])
+def test_an_adapter_that_changes_more_than_blocks_is_merged(
+    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "LAYERED_BYTES", 0)
+    model = with_head(made("llama", 0))
+    base, adapter = saved(model, tmp_path / "base"), lora(model, ["q_proj"], tmp_path / "adapter", **more)
+    light = tmp_path / "light"
+    light.mkdir()
+    asked: list[Path] = []
+
+    def merge(into: Path) -> None:
+        asked.append(into)
+        merge_adapter(base, adapter, into, "/tuned/uri")
+
+    tuned = Checkpoint(light, "file:///tuned", "1" * 64, UnmergedAdapter(adapter, merge))
+    extracted = extract(pair_context(resolved(base, texts=60), tuned, tmp_path / "scratch"), None)
+    assert asked == [light]
+    assert extracted.execution.reason == "the adapter changes more than the weights of blocks"
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    base = saved(with_head(made("llama", 0)), tmp_path / "base")
+    other = with_head(made("gpt2", 0))
+    adapter = lora(other, ["c_attn"], tmp_path / "adapter", fan_in_fan_out=True)
+    tuned = Checkpoint(tmp_path, "file:///tuned", "1" * 64, UnmergedAdapter(adapter, never))
+    with pytest.raises(InputError, match="the adapter does not fit this base") as raised:
+        layered(pair_context(resolved(base, texts=60), tuned, tmp_path / "scratch"))
+    assert raised.value.errors[0].pointer == "/tuned/uri"

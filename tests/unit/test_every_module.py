@@ -39,6 +39,7 @@ TESTED_ELSEWHERE = {
     "workers/stages/common/training.py": ("tests/stages/test_training.py", "trainings of tiny models"),
     "workers/stages/compare/outputs.py": ("tests/stages/test_causal.py", "answers of tiny models"),
     "workers/stages/compare/probes.py": ("tests/stages/test_whole_comparison.py", "probes of tiny models"),
+    "workers/models/adapter_blocks.py": ("tests/stages/test_layered.py", "held against merged checkpoints"),
     "workers/models/checkpoint_tensors.py": ("tests/unit/workers/models/test_blockwise.py", "read as blocks alone"),
     "workers/models/known_head.py": ("tests/stages/test_layered.py", "heads on the states of tiny models"),
     "workers/stages/common/layered_pair.py": ("tests/stages/test_layered.py", "pairs of tiny models"),

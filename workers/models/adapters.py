@@ -71,7 +71,7 @@ _EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in", 
 
 
 @dataclass(frozen=True)
-class _Adapter:
+class AdapterFiles:
     """An adapter as its files have it: its method's configuration, what else stands in it, and its weights."""
 
     config: PeftConfig
@@ -86,7 +86,7 @@ def merge_adapter(base: Path, adapter: Path, target: Path, pointer: str, base_ur
     Raises:
         InputError: the adapter is broken, NaN, or fits another base.
     """
-    found = _read(adapter, pointer)
+    found = read_adapter(adapter, pointer)
     whole = _base_for(base, found)
     merged = loaded(adapter, pointer, "the adapter", lambda: _merged(whole.model, found, adapter))
     if any(not _holds(found, name) for name in whole.drawn):
@@ -95,10 +95,11 @@ def merge_adapter(base: Path, adapter: Path, target: Path, pointer: str, base_ur
     for name in TOKENIZER_FILES:
         if (adapter / name).exists():
             shutil.copyfile(adapter / name, target / name)
-    return _other_base(found, base, base_uri)
+    return other_base(found, base, base_uri)
 
 
-def _read(folder: Path, pointer: str) -> _Adapter:
+def read_adapter(folder: Path, pointer: str) -> AdapterFiles:
+    """An adapter's files; InputError where they are broken, empty or not finite."""
     stored = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     weights = loaded(folder, pointer, "the adapter", lambda: load_file(folder / ADAPTER_WEIGHTS))
     for name, tensor in weights.items():
@@ -107,7 +108,7 @@ def _read(folder: Path, pointer: str) -> _Adapter:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError.at(pointer, f"the adapter's weight {name} contains NaN or infinite values")
     config = loaded(folder, pointer, "the adapter's configuration", lambda: _config(stored))
-    return _Adapter(config, stored, weights, pointer)
+    return AdapterFiles(config, stored, weights, pointer)
 
 
 def _config(stored: dict[str, Any]) -> PeftConfig:
@@ -118,10 +119,10 @@ def _config(stored: dict[str, Any]) -> PeftConfig:
     return config
 
 
-def _base_for(base: Path, adapter: _Adapter) -> Whole:
+def _base_for(base: Path, adapter: AdapterFiles) -> Whole:
     """The base model under the head whose modules the adapter's names are of, with embeddings as large as it needs."""
     config = read_config(base, "/base/uri")
-    kind = _model_class(config, adapter)
+    kind = adapter_class(config, adapter)
     options: dict[str, Any] = {}
     if kind in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
         options["num_labels"] = _labels(adapter)
@@ -140,7 +141,7 @@ def _base_for(base: Path, adapter: _Adapter) -> Whole:
     return whole
 
 
-def _holds(adapter: _Adapter, parameter: str) -> bool:
+def _holds(adapter: AdapterFiles, parameter: str) -> bool:
     """Whether the adapter's file has a whole parameter of the model, not just a change of it."""
     for name in adapter.weights:
         if any(part.startswith(_TUNERS) for part in name.split(".")):
@@ -151,7 +152,7 @@ def _holds(adapter: _Adapter, parameter: str) -> bool:
     return False
 
 
-def _model_class(config: PretrainedConfig, adapter: _Adapter) -> Any:
+def adapter_class(config: PretrainedConfig, adapter: AdapterFiles) -> Any:
     """The class that has a module for every one of the adapter's tensors: by its task where that fits, else any."""
     architecture = (config.architectures or [""])[0]
     own = next((kind for suffix, kind in _ARCHITECTURES.items() if architecture.endswith(suffix)), None)
@@ -172,7 +173,7 @@ def _model_class(config: PretrainedConfig, adapter: _Adapter) -> Any:
     )
 
 
-def _without_module(config: PretrainedConfig, kind: Any, adapter: _Adapter) -> Iterator[str]:
+def _without_module(config: PretrainedConfig, kind: Any, adapter: AdapterFiles) -> Iterator[str]:
     """The adapter's tensors for which a class has no module."""
     with torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=False)
@@ -190,7 +191,7 @@ def _module(name: str) -> str:
     return ".".join(parts[:end])
 
 
-def _labels(adapter: _Adapter) -> int:
+def _labels(adapter: AdapterFiles) -> int:
     for name, tensor in adapter.weights.items():
         if name.endswith(_HEAD_WEIGHTS):
             if tensor.dim() != 2 or len(tensor) > MAX_LABELS:
@@ -203,7 +204,7 @@ def _labels(adapter: _Adapter) -> int:
     return 2
 
 
-def _embedding_rows(adapter: _Adapter) -> int | None:
+def _embedding_rows(adapter: AdapterFiles) -> int | None:
     """Rows of the vocabulary that the adapter was trained with, where it holds tensors of embeddings."""
     found = []
     for name, tensor in adapter.weights.items():
@@ -217,7 +218,7 @@ def _embedding_rows(adapter: _Adapter) -> int | None:
     return max(found, default=None)
 
 
-def _merged(model: PreTrainedModel, adapter: _Adapter, folder: Path) -> PreTrainedModel:
+def _merged(model: PreTrainedModel, adapter: AdapterFiles, folder: Path) -> PreTrainedModel:
     """The model with the adapter in it; InputError where the adapter's weights are missing, misshapen or left over."""
     modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     tied = untied(model)
@@ -245,7 +246,7 @@ def _merged(model: PreTrainedModel, adapter: _Adapter, folder: Path) -> PreTrain
     return merged
 
 
-def _unloaded(wrapped: Any, adapter: _Adapter) -> PreTrainedModel:
+def _unloaded(wrapped: Any, adapter: AdapterFiles) -> PreTrainedModel:
     """The plain model, the adapter's changes added to its weights."""
     try:
         merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
@@ -269,13 +270,13 @@ def _tied_where_equal(model: PreTrainedModel) -> None:
         config.tie_word_embeddings = same  # transformers takes it back once it sees the copy
 
 
-def _modules_not_saved(adapter: _Adapter, modules: set[str]) -> list[str]:
+def _modules_not_saved(adapter: AdapterFiles, modules: set[str]) -> list[str]:
     """Whole modules of the model that the adapter's configuration says it trained, and its file does not hold."""
     named = adapter.stored.get("modules_to_save") or []
     return [name for name in named if name in modules and not _is_saved(name, adapter)]
 
 
-def _keep_saved_modules(adapter: _Adapter) -> None:
+def _keep_saved_modules(adapter: AdapterFiles) -> None:
     """Asks for the whole modules that the file holds, and no others."""
     named = adapter.stored.get("modules_to_save")
     if named:
@@ -283,11 +284,11 @@ def _keep_saved_modules(adapter: _Adapter) -> None:
         adapter.config.modules_to_save = kept or None  # type: ignore[attr-defined]
 
 
-def _is_saved(module: str, adapter: _Adapter) -> bool:
+def _is_saved(module: str, adapter: AdapterFiles) -> bool:
     return any(module in name.split(".") for name in adapter.weights)
 
 
-def _other_base(adapter: _Adapter, base: Path, base_uri: str) -> list[ReportWarning]:
+def other_base(adapter: AdapterFiles, base: Path, base_uri: str) -> list[ReportWarning]:
     """A warning where the adapter names another base model than the request does."""
     named = str(adapter.stored.get("base_model_name_or_path") or "")
     own = str(json.loads((base / "config.json").read_text(encoding="utf-8")).get("_name_or_path") or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,11 +37,33 @@ class ReferenceTexts:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A staged checkpoint: its folder here, where it came from, and the hash of its files."""
+    """A staged checkpoint: its folder here, where it came from, and the hash of its files.
 
-    folder: Path
+    adapter: where the tuned model is one and need not be merged: its folder, and what merges it into `light`.
+    """
+
+    light: Path
     uri: str
     fingerprint: str
+    adapter: UnmergedAdapter | None = None
+
+    @property
+    def folder(self) -> Path:
+        """With whole weights: an adapter is merged now where it was not. InputError where it cannot be.
+
+        `light` is the same folder; of an adapter it has the configuration and the tokenizer, weights only after this.
+        """
+        if self.adapter is not None and not any(self.light.glob("*.safetensors")):
+            self.adapter.merge(self.light)
+        return self.light
+
+
+@dataclass(frozen=True)
+class UnmergedAdapter:
+    """A staged adapter. merge: writes the merged checkpoint into a folder."""
+
+    folder: Path
+    merge: Callable[[Path], object]
 
 
 @dataclass(frozen=True)

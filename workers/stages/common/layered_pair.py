@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
+from workers.models.adapter_blocks import AdapterBlocks
 from workers.models.blockwise import BlockFiles
 from workers.models.device import best_device
 from workers.models.inliers import Inliers
@@ -17,7 +18,7 @@ from workers.models.loading import ANSWER, loaded
 from workers.models.states import StateReader
 from workers.models.structure import NotBlockwise, embedding_parameters, is_causal
 from workers.models.texts import usable_length
-from workers.stages.common.inputs import Checkpoint
+from workers.stages.common.inputs import Checkpoint, UnmergedAdapter
 from workers.stages.common.moment_accumulator import TokenizationSpec
 
 
@@ -26,7 +27,7 @@ class LayeredPair:
     """Both models, and how texts are read. embeddings: the names of the parameters that layer 0 depends on."""
 
     base: BlockFiles
-    tuned: BlockFiles
+    tuned: BlockFiles | AdapterBlocks
     tokenization: TokenizationSpec
     embeddings: list[str]
 
@@ -66,6 +67,8 @@ def layered_pair(
     """
     device = best_device()
     one = BlockFiles(base.folder, "/base/uri", device)
+    if tuned.adapter is not None:
+        return _with_adapter(one, base, tuned.adapter, tokenizer, length, units)
     other = BlockFiles(tuned.folder, "/tuned/uri", device)
     if type(one.model) is not type(other.model) or one.depth != other.depth:
         raise InputError.at(
@@ -79,6 +82,21 @@ def layered_pair(
     if _tried(other, tuned)[0] != states:
         raise InputError.at("/tuned/uri", "the two models have states of different shapes")
     length = min(usable_length(tokenizer, side.model, length) for side in (one, other))
+    return LayeredPair(one, other, TokenizationSpec(tokenizer, length, causal, states, units=units), embeddings)
+
+
+def _with_adapter(
+    one: BlockFiles,
+    base: Checkpoint,
+    adapter: UnmergedAdapter,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    units: tuple[int, ...] | None,
+) -> LayeredPair:
+    """The base, and the same with the adapter in it: both read each block once."""
+    other = AdapterBlocks(one, adapter.folder)
+    states, causal, embeddings = _tried(one, base)
+    length = usable_length(tokenizer, one.model, length)
     return LayeredPair(one, other, TokenizationSpec(tokenizer, length, causal, states, units=units), embeddings)
 
 

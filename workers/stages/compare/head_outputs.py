@@ -40,7 +40,7 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
         InputError: a checkpoint cannot be loaded with its head.
     """
     resolved, on_progress = context.resolved, context.on_progress
-    tuned, warnings = _asked_model(context.tuned, extracted)
+    tuned, warnings = _asked_model(context.tuned, resolved.base, extracted)
     if tuned is None:
         return Evaluated(None, None, blockers_of(None, drift, None, extracted.analysed), warnings)
     eval_set = EvalSet(extracted.tokenization, resolved.split.analysed[: extracted.analysed], tuned.kind)
@@ -70,12 +70,15 @@ def _in_layers(extracted: Extracted, tuned: Headed) -> bool:
     return extracted.execution.mode == "layers" and tuned.kind == "causal_lm"
 
 
-def _asked_model(checkpoint: Checkpoint, extracted: Extracted) -> tuple[Headed | None, list[ReportWarning]]:
+def _asked_model(
+    checkpoint: Checkpoint, base: Checkpoint, extracted: Extracted
+) -> tuple[Headed | None, list[ReportWarning]]:
     """As `evaluable_model`; of a language model that ran block by block its head alone."""
-    kind = head_kind(checkpoint.folder, "/tuned/uri")
+    kind = head_kind(checkpoint.light, "/tuned/uri")
     if extracted.execution.mode == "whole" or kind != "causal_lm":
         return evaluable_model(checkpoint, extracted.tokenization)
-    tuned = load_head(checkpoint.folder, "/tuned/uri", best_device(), extracted.last_states[1].dtype)
+    weights = base.light if checkpoint.adapter is not None else checkpoint.light  # such an adapter leaves the head
+    tuned = load_head(weights, "/tuned/uri", best_device(), extracted.last_states[1].dtype)
     if tuned is None:
         return None, _head_warnings(checkpoint)
     unasked = _why_not_evaluable(tuned, extracted.tokenization)
@@ -129,8 +132,8 @@ def _why_not_evaluable(tuned: Headed, tokenization: TokenizationSpec) -> list[Re
 
 def _head_warnings(checkpoint: Checkpoint) -> list[ReportWarning]:
     """Why the outputs of a model without a usable head are not evaluated."""
-    reason = head_refusal(checkpoint.folder, "/tuned/uri")
-    if reason is None and head_kind(checkpoint.folder, "/tuned/uri") is not None:
+    reason = head_refusal(checkpoint.light, "/tuned/uri")
+    if reason is None and head_kind(checkpoint.light, "/tuned/uri") is not None:
         reason = "its files do not contain the complete head that config.json names"
     reason = reason or "it has no head"
     message = f"the tuned model's outputs were not evaluated: {reason}. Its representations were still compared"

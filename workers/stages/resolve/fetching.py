@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from backends.sources.checkpoint_files import fingerprint
+from backends.sources.checkpoint_files import TOKENIZER_FILES, file_sha256, fingerprint
+from backends.sources.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from backends.sources.pinning import PinnedModel, Pins, Sources, shape_error
-from workers.models.adapters import merge_adapter
+from workers.models.adapters import merge_adapter, other_base, read_adapter
 from workers.models.loading import load_config
 from workers.models.staging import stage_checkpoint
 from workers.results.warnings import ReportWarning
-from workers.stages.common.inputs import Checkpoint
+from workers.stages.common.inputs import Checkpoint, UnmergedAdapter
 from workers.stages.common.progress import OnProgress
 
 
@@ -25,9 +28,18 @@ class Fetched(NamedTuple):
 
 
 def fetch_checkpoints(
-    pins: Pins, sources: Sources, folder: Path, max_parameters: int, on_progress: OnProgress
+    pins: Pins,
+    sources: Sources,
+    folder: Path,
+    max_parameters: int,
+    on_progress: OnProgress,
+    layered: Callable[[int], bool] = lambda _: False,
 ) -> Fetched:
-    """The pinned checkpoints in `folder`, adapters merged.
+    """The pinned checkpoints in `folder`; adapters are merged.
+
+    Args:
+        layered: whether a pair with so many bytes in the base's files runs block by block: then an adapter is merged
+            where somebody asks for the merged weights.
 
     Raises:
         InputError: one is unusable, or is no longer what was pinned.
@@ -41,7 +53,8 @@ def fetch_checkpoints(
         on_progress(0.4, f"fetching {pins.tuned.uri}")
         fetching = _within(on_progress, 0.4, 0.8)
         if pins.tuned.adapter:
-            tuned, more = _adapted(sources, pins.tuned, base, folder, fetching)
+            merging = not layered(sum(path.stat().st_size for path in base.light.glob("*.safetensors")))
+            tuned, more = _adapted(sources, pins.tuned, base, folder, fetching, merging)
         else:
             tuned, more = _checkpoint(sources, pins.tuned, "/tuned/uri", folder / "tuned", max_parameters, fetching)
         warnings = [*warnings, *more]
@@ -69,18 +82,47 @@ def _checkpoint(
 
 
 def _adapted(
-    sources: Sources, pinned: PinnedModel, base: Checkpoint, folder: Path, on_progress: Callable[[float], None]
+    sources: Sources,
+    pinned: PinnedModel,
+    base: Checkpoint,
+    folder: Path,
+    on_progress: Callable[[float], None],
+    merging: bool,
 ) -> tuple[Checkpoint, list[ReportWarning]]:
-    """The base model with a PEFT adapter merged into it."""
+    """The base model with a PEFT adapter merged into it, now or later."""
     adapter, target = folder / "adapter", folder / "tuned"
     sources.fetch_model(pinned, "/tuned/uri", adapter, on_progress)
+    if not merging:
+        return _unmerged(pinned, base, adapter, target)
     warnings = merge_adapter(base.folder, adapter, target, "/tuned/uri", base.uri)
     return Checkpoint(target, pinned.uri, fingerprint(target)), warnings
 
 
+def _unmerged(
+    pinned: PinnedModel, base: Checkpoint, adapter: Path, target: Path
+) -> tuple[Checkpoint, list[ReportWarning]]:
+    """The adapter as it is, beside the configuration of its base and its tokenizer."""
+    files = read_adapter(adapter, "/tuned/uri")
+    target.mkdir()
+    shutil.copyfile(base.light / CONFIG, target / CONFIG)
+    for name in TOKENIZER_FILES:
+        source = next((one / name for one in (adapter, base.light) if (one / name).exists()), None)
+        if source is not None:
+            shutil.copyfile(source, target / name)
+    digest = hashlib.sha256(base.fingerprint.encode())
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        digest.update(f"{name} {file_sha256(adapter / name)}\n".encode())
+
+    def merge(into: Path) -> object:
+        return merge_adapter(base.folder, adapter, into, "/tuned/uri", base.uri)
+
+    found = Checkpoint(target, pinned.uri, digest.hexdigest(), UnmergedAdapter(adapter, merge))
+    return found, other_base(files, base.light, base.uri)
+
+
 def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int) -> None:
     one = load_config(base.folder, "/base/uri", max_parameters)
-    other = load_config(tuned.folder, "/tuned/uri", max_parameters)
+    other = load_config(tuned.light, "/tuned/uri", max_parameters)
     for what, name in (("blocks", "num_hidden_layers"), ("hidden width", "hidden_size")):
         sizes = [getattr(config.get_text_config(), name, None) for config in (one, other)]
         if sizes[0] != sizes[1]:

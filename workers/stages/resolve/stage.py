@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from backends.estimates.execution import runs_in_layers
 from backends.sources.pinning import Pins, Sources, of_reference
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
@@ -38,8 +39,10 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
     usable, warnings = distinct(dataset.rows)
     split = split_rows(usable, request)
     reference = _reference(request, pins, sources, folder, usable)
-    fetched = fetch_checkpoints(pins, sources, folder, max_parameters, on_progress)
-    tuned = fetched.tuned.folder if fetched.tuned else None
+    fetched = fetch_checkpoints(
+        pins, sources, folder, max_parameters, on_progress, lambda size: runs_in_layers(request, size)
+    )
+    tuned = fetched.tuned.light if fetched.tuned else None
     others = reference.rows if reference is not None else []
     common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in (*usable, *others)])
     if common.differing:

@@ -58,13 +58,13 @@ def test_a_setting_that_is_made_already_is_not_named_again() -> None:
 def test_where_no_setting_helps_it_says_so() -> None:
     pointer, detail = refused(request(sae=None, grafts=False), worker(2))
     assert pointer == "/base/uri"
-    assert detail.endswith("Start a worker with more memory.")
+    assert detail.endswith("Start a worker with more memory")
 
 
-def test_an_adapter_of_a_large_base_is_to_be_merged_elsewhere() -> None:
-    pointer, detail = refused(request(sae=None, grafts=False), worker(24), adapter=True)
-    assert pointer == "/base/uri"
-    assert "Merge the adapter and give the full checkpoint" in detail
+def test_an_adapter_of_a_large_base_needs_no_more_than_a_whole_checkpoint_where_it_is_not_merged() -> None:
+    require_room(request(sae=None, grafts=False), SIZES, [worker(24)], 20 * GIB, adapter=True)
+    pointer, detail = refused(request(sae=None), worker(48), adapter=True)
+    assert (pointer, "Set analysis.grafts to false" in detail) == ("/analysis/grafts", True)
 
 
 def test_disk_counts_as_memory_does() -> None:
