@@ -297,7 +297,7 @@ def test_a_real_model_and_itself_show_exactly_nothing(client: Client, roots: Pat
         token = layer.similarity["token"]
         assert (token.relative_l2.value, token.cka.value) == (0.0, 1.0)
     codes = {warning.code for warning in report.warnings}
-    assert codes == {"repeated_texts", "identical_models", "answers_not_evaluated", "texts_cut"}
+    assert codes == {"repeated_texts", "identical_models", "identical_bodies", "answers_not_evaluated", "texts_cut"}
     assert len(report.zones) == 1
 
 
