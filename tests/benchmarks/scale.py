@@ -133,6 +133,7 @@ def _measured(asked: Asked, reviews: Path) -> Figures:
             made = client.submit(request)
             report = client.wait(made.id, WAIT_SECONDS)
             seconds = time.monotonic() - started
+    print(report.timings.stages, flush=True)
     return Figures(
         asked.name,
         round(seconds, 1),

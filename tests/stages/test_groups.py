@@ -119,8 +119,8 @@ def test_a_probe_holds_units_out_whole_and_classes_evenly() -> None:
     ("shape", "limit", "plan"),
     [
         ((7, 384), 5 * GIB, GroupPlan()),  # MiniLM
-        ((17, 2048), 20 * GIB, GroupPlan()),
-        ((17, 2048), 10 * GIB, GroupPlan(merged=2)),  # Llama-3.2-1B
+        ((13, 768), 1.5 * GIB, GroupPlan(merged=2)),
+        ((17, 2048), 20 * GIB, GroupPlan(merged=2)),  # Llama-3.2-1B
         ((17, 2048), 5 * GIB, GroupPlan(every={"token": 16, "cls": 1, "mean": 1})),
         ((33, 4096), 5 * GIB, GroupPlan(every={"token": 64, "cls": 4, "mean": 4})),  # Llama-3.1-8B
         ((33, 4096), GIB // 8, None),

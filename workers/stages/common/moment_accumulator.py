@@ -35,6 +35,9 @@ GROUPS = 20
 MERGED, LEAST_GROUPS, ROOM = (1, 2), 10, 1.5
 """Groups of wide models are merged by two where ten are left. A group has a little more than its share of the rows."""
 
+WIDE = 1024
+"""From this width on there are half as many groups: each left-out measure costs products of D x D."""
+
 SAMPLE_SHARE: dict[ViewName, float] = {"token": 0.5, "cls": 0.25, "mean": 0.25}
 LEAST_SAMPLE: dict[ViewName, int] = {"token": 50, "cls": 5, "mean": 5}
 """Where that does not help, a sample of each view's rows is kept in its share of the room, of so many or more."""
@@ -144,10 +147,10 @@ class GroupPlan:
         def size(view: ViewName, count: int, every: int) -> int:
             return count * GroupStore.bytes_for(*shape, math.ceil(ROOM * rows[view] / count / every))
 
-        for merged in MERGED:
+        possible = [merged for merged in MERGED if merged == 1 or math.ceil(groups / merged) >= LEAST_GROUPS]
+        for merged in possible[-1:] if shape[1] >= WIDE else possible:
             count = math.ceil(groups / merged)
-            enough = merged == 1 or count >= LEAST_GROUPS
-            if enough and sum(size(view, count, 1) for view in rows) <= limit_bytes:
+            if sum(size(view, count, 1) for view in rows) <= limit_bytes:
                 return GroupPlan(merged)
         sample: dict[ViewName, int] = {}
         for view, least in LEAST_SAMPLE.items():

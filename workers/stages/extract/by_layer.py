@@ -202,15 +202,16 @@ class LayerMeasures:
             for standing in walk:
                 self._outliers.look(standing)
                 layers.append(self._layer(standing))
+                give_memory_back()  # what a layer took lies between what is kept of it
                 if standing.layer == last:
                     ends = self._ends(standing)
         redone = self._outliers.latest
         if redone:
-            give_memory_back()
             again = self._walk.layers(redone - 1, lambda share: on_progress(0.9 + 0.1 * share), lambda _: None)
             with closing(again) as walk:
                 for standing in walk:
                     layers[standing.layer] = self._layer(standing)
+                    give_memory_back()
         return ByLayer(layers, self._outliers.rule(), ends["compared"], ends.get("reference"), weights, redone)
 
     def _ends(self, standing: LayerStates) -> dict[str, tuple[LastStates, LastStates]]:
