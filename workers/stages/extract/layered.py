@@ -10,6 +10,7 @@ from torch import Tensor
 from layerdrift.contract.names import PartName, ViewName
 from layerdrift.contract.request import NoiseFloorName
 from workers.analysis.similarity import MIN_ROWS, drift_of
+from workers.models.mapped_pages import give_pages_back
 from workers.models.structure import block_parts
 from workers.models.texts import Batch, Text, batches, count_tokens
 from workers.results.models import WeightDrift
@@ -125,7 +126,11 @@ def _weights(pair: LayeredPair, layer: int) -> dict[PartName, WeightDrift]:
     if layer == 0:
         tables = (dict(side.model.named_parameters()) for side in (base, tuned))
         one, other = tables
-        return {"embeddings": drift_of_weights((one[name], other[name]) for name in pair.embeddings)}
+        found: dict[PartName, WeightDrift] = {
+            "embeddings": drift_of_weights((one[name], other[name]) for name in pair.embeddings)
+        }
+        give_pages_back(table[name] for table in (one, other) for name in pair.embeddings)  # few rows are read again
+        return found
     parts, others = block_parts(base.blocks[layer - 1]), block_parts(tuned.blocks[layer - 1])
     return {
         part: drift_of_weights((one, others[part][name]) for name, one in found.items())
