@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -115,6 +115,9 @@ test-faults: $(STAMP)  ## servers and workers killed, stopped, emptied and fille
 
 test-slow: $(STAMP) chromium $(PEERS_STAMP)  ## verdicts on five real pairs, the tutorial, restarts: slow tests (half an hour)
 	$(BIN)/pytest -m slow
+
+layer-families: $(STAMP)  ## tries every family of transformers block by block; then make compatibility
+	@$(BIN)/python -m tests.cases.layer_families
 
 compatibility: $(STAMP)  ## docs/compatibility.md from the tested cases
 	@$(BIN)/python -m tests.cases.document

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -18,16 +18,19 @@ _LOCK = ".lock"
 
 @contextmanager
 def held(folder: Path) -> Iterator[Path]:
-    """Inside, the folder is in use; it need not be there. Afterwards it is gone."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock_of(folder)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Inside, the folder is in use; it need not be there. Afterwards it is gone.
+
+    Where nothing can be written there is no lock either: the job's first stage says what is wrong.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(_lock_of(folder).open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            remove(folder)
 
 
 def left_behind(scratch: Path, older_than: float) -> Iterator[Path]:
@@ -44,7 +47,8 @@ def left_behind(scratch: Path, older_than: float) -> Iterator[Path]:
 def remove(folder: Path) -> None:
     """Removes a folder that was left behind, and its lock."""
     shutil.rmtree(folder, ignore_errors=True)
-    _lock_of(folder).unlink(missing_ok=True)
+    with suppress(OSError):
+        _lock_of(folder).unlink()
 
 
 def _lock_of(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from transformers import (
     BertConfig,
@@ -78,6 +79,13 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 DECODERS = {"gpt2", "llama", "qwen2"}
+
+
+IN_EVERY_RUN = ("bert", "gpt2", "llama")
+"""An encoder and two decoders; the other families are slow tests."""
+
+OF_FAMILIES = [pytest.param(one, marks=[] if one in IN_EVERY_RUN else pytest.mark.slow) for one in FAMILIES]
+"""For `pytest.mark.parametrize`."""
 
 
 def made(family: str, seed: int) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from tests.cases import good_inputs, of_a_kind, right_before, wrong_numbers
+from tests.cases import good_inputs, layer_families, of_a_kind, right_before, wrong_numbers
 from tests.cases.case import Area, Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
@@ -34,7 +34,26 @@ def page() -> str:
             parts.append("| input | answer | to know |\n|---|---|---|")
             parts += [f"| {_cell(case.what)} | {case.answer} | {_cell(case.note)} |" for case in rows]
             parts.append("")
+    parts += _families()
     return "\n".join(parts)
+
+
+def _families() -> list[str]:
+    """How the families of transformers that can be made small run where they are large."""
+    found = layer_families.known()
+    exact = sorted(name for name, one in found.items() if one == "exact")
+    rounded = sorted(name for name, one in found.items() if one == "exact but for rounding")
+    rows = [f"| {name} | {_cell(one)} |" for name, one in sorted(found.items()) if name not in {*exact, *rounded}]
+    return [
+        "## Large models: block by block or whole\n",
+        "Pairs of large models run block by block ([decision 13](decisions/0013-layer-order.md)). Of "
+        f"{len(found)} text families of transformers that can be made small, {len(exact)} give the states of the whole "
+        "model to the last bit (`make layer-families` tries them). The others run whole:\n",
+        "| family | why |\n|---|---|",
+        *rows,
+        f"\nExact: {', '.join(exact)}.\n",
+        f"Exact but for rounding, which depends on where weights lie in memory: {', '.join(rounded)}.\n",
+    ]
 
 
 def _cell(text: str) -> str:

@@ -10,7 +10,7 @@ from transformers import AutoModelForTextEncoding, PreTrainedModel
 
 from backends.sources.checkpoint_configs import READ_ENCODER_DECODERS
 from layerdrift.contract.errors import InputError
-from tests.builders.families import BLOCKS, DECODERS, FAMILIES, made
+from tests.builders.families import BLOCKS, DECODERS, FAMILIES, OF_FAMILIES, made
 from tests.builders.models import tiny_tokenizer
 from tests.builders.stages import pair_context, resolved
 from workers.models.loading import load_classifier, load_config
@@ -25,12 +25,6 @@ def saved(model: PreTrainedModel, folder: Path) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer(folder).save_pretrained(folder)
     return folder
-
-
-IN_EVERY_RUN = ("bert", "gpt2", "llama")
-"""An encoder and two decoders; the other families are slow tests."""
-
-OF_FAMILIES = [pytest.param(one, marks=[] if one in IN_EVERY_RUN else pytest.mark.slow) for one in FAMILIES]
 
 
 @pytest.mark.parametrize("family", OF_FAMILIES)

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 
 from backends.estimates import execution
 from layerdrift.contract.errors import InputError
-from tests.builders.families import FAMILIES, made
+from tests.builders.families import OF_FAMILIES, made
 from tests.builders.models import save_model
 from tests.builders.stages import labelled, pair_context, request, resolved
-from tests.stages.test_families import IN_EVERY_RUN, saved
+from tests.stages.test_families import saved
 from workers.models import known_head
 from workers.models.adapters import merge_adapter
 from workers.models.structure import blocks_of
@@ -89,9 +89,7 @@ def assert_same(one: Any, other: Any, tolerance: float = TOLERANCE) -> None:
 SAME = ("views", "frame", "all_tokens", "counts", "tokens", "weights", "warnings", "models")
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(one, marks=[] if one in IN_EVERY_RUN else pytest.mark.slow) for one in FAMILIES]
-)
+@pytest.mark.parametrize("family", OF_FAMILIES)
 def test_what_is_measured_block_by_block_is_what_whole_models_give(family: str, tmp_path: Path) -> None:
     reference = ReferenceTexts(labelled(60, seed=5), "file:///general.csv", "2" * 64)
     context = context_of(family, tmp_path, reference=reference)

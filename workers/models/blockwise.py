@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from layerdrift.contract.errors import InputError
 from workers.models.checkpoint_tensors import ModelTensors, buffers_to, main_dtype, set_parameter, stored_tensors
 from workers.models.device import fast_dtype
-from workers.models.loading import body_class, is_multimodal, loaded, read_config
+from workers.models.loading import body_class, is_multimodal, read_config
 from workers.models.structure import NotBlockwise, block_list
 
 REST = -1
@@ -102,7 +102,11 @@ class BlockFiles(BlockwiseModel):
             raise NotBlockwise(f"{config.model_type} is multimodal")
         stored = stored_tensors(folder, pointer)
         self.dtype = dtype or usable_dtype(main_dtype(stored), device)
-        super().__init__(loaded(folder, pointer, "the model", lambda: without_weights(config, self.dtype)), device)
+        try:
+            model = without_weights(config, self.dtype)
+        except Exception as error:  # the whole model may be built all the same
+            raise NotBlockwise(f"it cannot be built without its weights: {str(error).splitlines()[0]}") from error
+        super().__init__(model, device)
         self._prefix = next(name for name, module in self.model.named_modules() if module is self.blocks)
         self._shared = self._shared_parameters()
         self._kept: set[int] = set()

@@ -30,6 +30,7 @@ from backends.sources.checkpoint_files import INDEX, WEIGHTS
 from layerdrift.contract.errors import InputError
 from workers.models.loading import HEADS, loaded
 from workers.models.staging import refuse_untaken
+from workers.models.structure import NotBlockwise
 
 PART_NUMBERS = 1 << 22
 """Numbers that are looked at together for NaN."""
@@ -217,9 +218,11 @@ def set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def buffers_to(model: nn.Module, device: torch.device) -> None:
-    """Moves all buffers."""
+    """Moves all buffers; NotBlockwise where one has no value."""
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                raise NotBlockwise(f"the buffer {name} of {type(module).__name__} is made of its weights")
             module._buffers[name] = buffer.to(device)
 
 

@@ -64,3 +64,10 @@ def test_the_folder_of_a_killed_process_is_left_behind_and_goes_with_its_lock(tm
 
 def test_a_scratch_that_is_not_there_has_none(tmp_path: Path) -> None:
     assert list(left_behind(tmp_path / "none", time.time())) == []
+
+
+def test_where_nothing_can_be_written_the_job_is_let_in_to_fail_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "scratch").write_text("no folder")
+    with held(tmp_path / "scratch" / "an_1.a") as folder, pytest.raises(OSError, match=r"Not a directory|File exists"):
+        folder.mkdir(parents=True)
+    assert (tmp_path / "scratch").read_text() == "no folder"

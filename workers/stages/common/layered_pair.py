@@ -112,4 +112,7 @@ def _tried(side: BlockFiles, checkpoint: Checkpoint) -> tuple[StateReader, bool,
             embeddings = [names[id(parameter)] for parameter in embedding_parameters(model)]
             return reader, is_causal(model), embeddings
 
-    return loaded(checkpoint.folder, side.pointer, ANSWER, attempt)
+    try:
+        return loaded(checkpoint.folder, side.pointer, ANSWER, attempt)
+    except InputError as error:  # of stand-ins: what is wrong with the model itself, the whole one tells
+        raise NotBlockwise(error.detail) from error

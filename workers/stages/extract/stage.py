@@ -5,6 +5,8 @@ Block by block where the models are large and nothing asks for them whole; else 
 
 from __future__ import annotations
 
+import torch
+
 from backends.estimates.execution import runs_in_layers
 from workers.models.structure import NotBlockwise
 from workers.stages.common.context import PairContext
@@ -27,6 +29,8 @@ def extract(context: PairContext, finetuned: FineTuned | None) -> Extracted:
         try:
             pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length, resolved.units)
             return extract_layered(context, pair)
-        except NotBlockwise as error:
-            reason = str(error)
+        except torch.OutOfMemoryError:
+            raise
+        except (NotBlockwise, RuntimeError) as error:  # of a model that cannot do without its other blocks
+            reason = (str(error) or type(error).__name__).splitlines()[0]
     return extract_whole(context, finetuned, reason)

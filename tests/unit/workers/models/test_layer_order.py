@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.builders.families import BLOCKS, FAMILIES, made
+from tests.builders.families import BLOCKS, OF_FAMILIES, made
 from workers.models.blockwise import BlockFiles
 from workers.models.layer_order import Pass
 from workers.models.states import StateReader
@@ -48,7 +48,7 @@ def walked(blockwise: BlockFiles, reader: StateReader, **options: bool) -> list[
     return layers
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", OF_FAMILIES)
 def test_the_states_are_those_of_the_whole_model_to_the_last_bit(family: str, tmp_path: Path) -> None:
     model = made(family, 0).eval()
     reader = StateReader.of(model, "")
