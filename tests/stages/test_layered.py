@@ -86,7 +86,14 @@ def assert_same(one: Any, other: Any, tolerance: float = TOLERANCE) -> None:
             assert value == right[path], path
 
 
-SAME = ("views", "frame", "all_tokens", "counts", "tokens", "weights", "warnings", "models")
+SAME = ("views", "frame", "counts", "tokens", "weights", "warnings", "models")
+
+
+def assert_same_extracted(one: Extracted, other: Extracted) -> None:
+    for name in SAME:
+        assert_same(getattr(one, name), getattr(other, name))
+    left, right = ([(site.cka, site.relative_l2) for site in found.all_tokens or ()] for found in (one, other))
+    assert_same(left, right)
 
 
 @pytest.mark.parametrize("family", OF_FAMILIES)
@@ -94,8 +101,7 @@ def test_what_is_measured_block_by_block_is_what_whole_models_give(family: str, 
     reference = ReferenceTexts(labelled(60, seed=5), "file:///general.csv", "2" * 64)
     context = context_of(family, tmp_path, reference=reference)
     one, other = layered(context), extract_whole(context, None)
-    for name in SAME:
-        assert_same(getattr(one, name), getattr(other, name))
+    assert_same_extracted(one, other)
     assert one.reference is not None
     assert other.reference is not None
     assert_same(one.reference.drift, other.reference.drift)
@@ -145,8 +151,9 @@ def with_late_outliers() -> Any:
     return model
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 0), (0.0, 2)], ids=["states wait on disk", "no room for them"])
 def test_outliers_that_a_later_layer_shows_are_left_out_of_the_earlier_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    share: float, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = with_late_outliers()
     first: Any = blocks_of(tuned)[0]
@@ -162,11 +169,11 @@ def test_outliers_that_a_later_layer_shows_are_left_out_of_the_earlier_ones(
         return found
 
     monkeypatch.setattr(LayerMeasures, "measured", noted)
+    monkeypatch.setattr("workers.stages.extract.layered.WAITING_SHARE", share)
     one, other = layered(context), extract_whole(context, None)
-    assert redone == [2]
+    assert redone == [expected]
     assert one.counts.outliers == other.counts.outliers > 0
-    for name in SAME:
-        assert_same(getattr(one, name), getattr(other, name))
+    assert_same_extracted(one, other)
 
 
 def test_activations_that_overflow_name_the_model_and_the_layer(tmp_path: Path) -> None:

@@ -150,8 +150,8 @@ class PairMoments:
         self.weighted[site].baddbmm_(norms.expand(2, *norms.shape), block.rows)
         self.squares[site].addmm_(norms, norms.T)
         self.xy[site].addmm_(x.T, y)
-        _add_gram(self.xx[site], x)
-        _add_gram(self.yy[site], y)
+        add_gram(self.xx[site], x)
+        add_gram(self.yy[site], y)
 
     def clear(self) -> None:
         """Makes these the moments of no rows again."""
@@ -210,7 +210,7 @@ class _Block(NamedTuple):
         return block
 
 
-def _add_gram(gram: Tensor, rows: Tensor) -> None:
+def add_gram(gram: Tensor, rows: Tensor) -> None:
     """Adds rows^T rows in strips that leave out most of what lies below the diagonal; see `symmetric`."""
     width = rows.shape[1]
     for start in range(0, width, STRIP):

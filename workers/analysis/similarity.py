@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from workers.analysis.moments import PairMoments, symmetric
+
+Number = TypeVar("Number", float, Tensor)
 
 MIN_ROWS = 20
 """Fewer rows than this say nothing about similarity: every measure is then undefined."""
@@ -69,9 +72,19 @@ def similarities(moments: PairMoments, near: Sequence[NuclearNorm] | None = None
         near: of the cross-covariances of almost the same rows, by site: saves a decomposition for each.
     """
     if moments.n < MIN_ROWS:
-        reason = f"only {moments.n} rows; at least {MIN_ROWS} are needed"
-        return [SiteSimilarity(None, None, None, None, undefined=reason)] * moments.sites
+        return [too_few_rows(moments.n)] * moments.sites
     return [_site(moments, site, near[site] if near is not None else None) for site in range(moments.sites)]
+
+
+def too_few_rows(count: int) -> SiteSimilarity:
+    """What is said of fewer than MIN_ROWS rows."""
+    reason = f"only {count} rows; at least {MIN_ROWS} are needed"
+    return SiteSimilarity(None, None, None, None, undefined=reason)
+
+
+def varies(spread: float, n: int, mean: Tensor) -> bool:
+    """Whether n rows of one mean [D] and a summed squared distance from it are more than one vector and rounding."""
+    return spread > _NO_VARIANCE * (spread + n * float(mean.square().sum()))
 
 
 def nuclear_norms(moments: PairMoments) -> list[NuclearNorm]:
@@ -91,25 +104,37 @@ class NuclearNorm:
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        left, self._values, right = torch.linalg.svd(matrix)
-        self._matrix, self._left, self._right = matrix, left.T.float(), right.T.float()
-        self._direction = left @ right
+        self._matrix = matrix
+        self._left, self._values, right = torch.linalg.svd(matrix)
+        self._right = right.T
         self._pairs = self._values[:, None] + self._values[None, :]
         self._square = max(float(matrix.square().sum()), torch.finfo(matrix.dtype).tiny)
         self.value = float(self._values.sum())
 
     def near(self, matrix: Tensor) -> float:
         """Of a matrix close to a multiple of this one, float64; off by about 1 % of their difference."""
-        scale = float((matrix * self._matrix).sum()) / self._square
-        step = matrix - scale * self._matrix
-        first = float((self._direction * step).sum())
-        turned = (self._left @ step.float() @ self._right).double()
-        turned = turned - turned.T
+        step = self._left.T @ (matrix - self._matrix) @ self._right
+        near = self._expanded(step)
+        return near if near is not None else float(torch.linalg.svdvals(matrix).sum())
+
+    def less(self, base: Tensor, tuned: Tensor) -> float:
+        """Of this matrix less base^T tuned, of few rows [n, D] each; off by as much."""
+        near = self._expanded(-(base @ self._left).T @ (tuned @ self._right))
+        return near if near is not None else float(torch.linalg.svdvals(self._matrix - base.T @ tuned).sum())
+
+    def _expanded(self, step: Tensor) -> float | None:
+        """The second-order expansion, `step` [D, D] in the singular vectors; None where the step is not small.
+
+        The multiple c is the one that is nearest to the matrix.
+        """
+        along = step.diagonal()
+        scale = 1 + float(along @ self._values) / self._square
+        turned = step - step.T
         sums = scale * self._pairs
         if bool((turned.abs() > SMALL_STEP * sums).any()):
-            return float(torch.linalg.svdvals(matrix).sum())
+            return None
         second = torch.where(sums > 0, turned.square() / sums, 0.0)  # nothing turns where both values are 0
-        return scale * self.value + first + float(second.sum()) / 4
+        return self.value + float(along.sum()) + float(second.sum()) / 4
 
 
 def _site(moments: PairMoments, site: int, near: NuclearNorm | None = None) -> SiteSimilarity:
@@ -154,8 +179,7 @@ class _Side:
         return self.gram - n * torch.outer(self.mean, self.mean)
 
     def varies(self, n: int, centre: Tensor) -> bool:
-        spread = float(self.covariance(n).trace())
-        return spread > _NO_VARIANCE * (spread + n * float((self.mean + centre).square().sum()))
+        return varies(float(self.covariance(n).trace()), n, self.mean + centre)
 
 
 @dataclass(frozen=True)
@@ -211,11 +235,21 @@ def _debiased_cka(sums: _SiteSums) -> float | None:
     return _hsic1(n, sums.cross_covariance(), both, traces) / math.sqrt(of_x * of_y)
 
 
+def hsic1(n: Number, norm: Number, traces: tuple[Number, Number], square_products: Number) -> Number:
+    """From n >= 4 centred rows of two models: HSIC1 of Song et al. 2012 in its feature-space form.
+
+    Args:
+        norm: squared Frobenius norm of the sum of x y^T. traces: sums of |x|^2 and of |y|^2.
+        square_products: sum of |x|^2 |y|^2.
+    """
+    correction = traces[0] * traces[1] / ((n - 1) * (n - 2)) - n / (n - 2) * square_products
+    return (norm + correction) / (n * (n - 3))
+
+
 def _hsic1(n: int, covariance: Tensor, square_products: float, traces: tuple[float, float] | None = None) -> float:
     """Of the sums of centred outer products; `traces` are those of both sides' own, by default this one's twice."""
-    one, other = traces or (float(covariance.trace()),) * 2
-    correction = one * other / ((n - 1) * (n - 2)) - n / (n - 2) * square_products
-    return (float(covariance.square().sum()) + correction) / (n * (n - 3))
+    own = float(covariance.trace())
+    return hsic1(float(n), float(covariance.square().sum()), traces or (own, own), square_products)
 
 
 def _square_products(

@@ -40,9 +40,14 @@ def start_threads() -> None:
     torch.set_num_threads(threads)
 
 
-def give_memory_back() -> None:
-    """Returns what freed tensors took to the machine: else it stays with the process, below whatever comes next."""
-    gc.collect()
+def give_memory_back(garbage: bool = True) -> None:
+    """Returns what freed tensors took to the machine: else it stays with the process, below whatever comes next.
+
+    Args:
+        garbage: whether to look for tensors in cycles first, which takes a tenth of a second.
+    """
+    if garbage:
+        gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     with suppress(AttributeError):  # glibc alone has it

@@ -28,13 +28,25 @@ from workers.stages.common.moment_accumulator import (
     TextSample,
     token_sample,
 )
+from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.view_similarity import ViewSimilarity
 from workers.stages.extract.last_states import LastStates
+from workers.stages.extract.layer_files import LayerFiles
 from workers.stages.extract.layer_walk import LayerStates, LayerWalk
 from workers.stages.extract.view_rows import ViewFound, ViewRows
 
+BLOCKS, LAYERS = "block", "layer"
+"""Spans of the progress: the models' blocks, then what is measured of the layers that wait."""
+
 INLIER_TOKENS = 2048
 """Tokens whose norms settle which later ones are outliers."""
+
+
+BothLast = tuple[LastStates, LastStates]
+"""The last layer of both models."""
+
+_Ends = tuple[BothLast, BothLast | None]
+"""Of the compared texts, and of the reference texts where there are some."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +94,8 @@ class ByLayer:
 
     layers: list[LayerFound]
     inliers: Inliers
-    last_states: tuple[LastStates, LastStates]
-    reference_states: tuple[LastStates, LastStates] | None
+    last_states: BothLast
+    reference_states: BothLast | None
     weights: list[dict[PartName, WeightDrift]]
     redone: int
 
@@ -127,7 +139,12 @@ class _Outliers:
         self._found = [torch.zeros_like(batch.real) for batch in batches]
 
     def look(self, states: LayerStates) -> None:
-        """Takes the outliers of a layer; `latest` is the last layer where there was a new one."""
+        """Takes the outliers of a layer; `latest` is the last layer where there was a new one.
+
+        Raises:
+            InputError: a state is NaN or infinite.
+        """
+        self._require_finite(states)
         before = sum(int(found.sum()) for found in self._found)
         for limits, side in zip(self.limits, (states.base, states.tuned), strict=True):
             first = zip(self._batches[: self._settled_by], side, strict=False)
@@ -137,6 +154,12 @@ class _Outliers:
                 found |= (state.float().norm(dim=-1) > limit.to(state.device)).cpu() & batch.attention_mask.bool()
         if sum(int(found.sum()) for found in self._found) > before:
             self.latest = states.layer
+
+    def _require_finite(self, states: LayerStates) -> None:
+        for name, side in (("base", states.base), ("tuned", states.tuned)):
+            for batch, state in zip(self._batches, side, strict=True):
+                if not bool(state[batch.real.to(state.device)].isfinite().all()):
+                    raise InputError.at(f"/{name}/uri", str(NotFinite(name, states.layer)))
 
     def judged(self, number: int) -> Batch:
         """A batch without its outliers."""
@@ -150,13 +173,27 @@ class _Outliers:
         return rule
 
 
+@dataclass(frozen=True)
+class LayerPlan:
+    """How layers are measured.
+
+    groups, reference_groups: as for `ViewRows`. null_tokens: how many of the compared tokens the twin and the random
+    model read. seed: of the samples and of random weights. waiting_bytes: disk that states of all layers may take.
+    """
+
+    groups: GroupPlan | None
+    reference_groups: GroupPlan | None
+    null_tokens: tuple[int, int]
+    seed: int
+    waiting_bytes: float
+
+
 class LayerMeasures:
     """Measures layer after layer.
 
     Args:
         compared, shown, reference: texts, walked in this order; shown ones are only told token by token.
-        twin_batches, random_batches: of the compared texts, how many batches the nulls are measured on.
-        seed: of the samples and of random weights. folder: for groups of texts. plan: as for `ViewRows`.
+        folder: for what waits on disk.
     """
 
     def __init__(
@@ -165,25 +202,23 @@ class LayerMeasures:
         compared: TextSet,
         shown: TextSet,
         reference: TextSet | None,
-        null_tokens: tuple[int, int],
-        seed: int,
+        plan: LayerPlan,
         folder: Path,
-        plans: tuple[GroupPlan | None, GroupPlan | None],
     ) -> None:
         self._pair = pair
         self._compared, self._shown, self._reference = compared, shown, reference
-        self._seed, self._folder = seed, folder
-        self._plan, self._reference_plan = plans
+        self._plan, self._folder = plan, folder
         batches = [*compared.batches, *shown.batches, *(reference.batches if reference is not None else ())]
-        self._twin_batches, self._random_batches = (_reaching(compared.batches, most) for most in null_tokens)
-        self._walk = LayerWalk(pair, batches, self._twin_batches, self._random_batches, seed)
+        twin, random = (_reaching(compared.batches, most) for most in plan.null_tokens)
+        self._walk = LayerWalk(pair, batches, twin, random, plan.seed)
         settled_by = _reaching(compared.batches, INLIER_TOKENS)
         self._outliers = _Outliers(batches, pair.tokenization.causal, settled_by)
 
-    def measured(
-        self, on_progress: Callable[[float], None], weights_of: Callable[[int], dict[PartName, WeightDrift]]
-    ) -> ByLayer:
-        """All layers. Where a layer shows outliers that those below did not, these are measured again without them.
+    def measured(self, on_progress: OnProgress, weights_of: Callable[[int], dict[PartName, WeightDrift]]) -> ByLayer:
+        """All layers, without the tokens that are outliers in any of them.
+
+        Which these are is known after the last layer. Until then the states wait on disk. Where they have no room
+        there, each layer is measured as it comes, and again where a later one shows further outliers.
 
         Args:
             weights_of: the weight drift of a layer; its block is in memory.
@@ -192,36 +227,55 @@ class LayerMeasures:
             InputError: a model overflows, or a block cannot be read.
             NotBlockwise: as in `LayerWalk.layers`.
         """
-        last, layers, weights = self._pair.layers - 1, list[LayerFound](), [weights_of(0)]
-        ends: dict[str, tuple[LastStates, LastStates]] = {}
-        with closing(
-            self._walk.layers(
-                last, lambda share: on_progress(0.9 * share), lambda number: weights.append(weights_of(number + 1))
-            )
-        ) as walk:
-            for standing in walk:
-                self._outliers.look(standing)
-                layers.append(self._layer(standing))
-                give_memory_back()  # what a layer took lies between what is kept of it
-                if standing.layer == last:
-                    ends = self._ends(standing)
-        redone = self._outliers.latest
+        spans = Spans(on_progress, {BLOCKS: 3.0, LAYERS: 2.0})
+        weights, depth = [weights_of(0)], self._pair.layers - 1
+        waiting = LayerFiles(self._folder / "layers", self._plan.waiting_bytes, depth + 1)
+        found, ends = list[LayerFound](), list[_Ends]()
+
+        def take(standing: LayerStates) -> None:
+            self._outliers.look(standing)
+            if not found and waiting.fits(standing):
+                waiting.put(standing)
+            else:
+                found.append(self._layer(standing))
+            if standing.layer == depth:
+                ends.append(self._ends(standing))
+
+        self._walked(depth, spans.span(BLOCKS), take, lambda block: weights.append(weights_of(block + 1)))
+        on_layer = spans.span(LAYERS)
+        redone = 0 if len(waiting) else self._outliers.latest
+        for standing in waiting.each():
+            found.append(self._layer(standing))
+            give_memory_back(garbage=False)
+            on_layer(len(found) / (depth + 1), f"{LAYERS} {len(found)} of {depth + 1}")
         if redone:
-            again = self._walk.layers(redone - 1, lambda share: on_progress(0.9 + 0.1 * share), lambda _: None)
-            with closing(again) as walk:
-                for standing in walk:
-                    layers[standing.layer] = self._layer(standing)
-                    give_memory_back()
-        return ByLayer(layers, self._outliers.rule(), ends["compared"], ends.get("reference"), weights, redone)
+            again = list[LayerFound]()
+            self._walked(redone - 1, on_layer, lambda standing: again.append(self._layer(standing)), lambda _: None)
+            found[:redone] = again
+        waiting.clear()
+        return ByLayer(found, self._outliers.rule(), *ends[0], weights, redone)
 
-    def _ends(self, standing: LayerStates) -> dict[str, tuple[LastStates, LastStates]]:
-        found = {"compared": self._last_states(standing, self._compared, 0)}
-        if self._reference is not None:
-            start = len(self._compared.batches) + len(self._shown.batches)
-            found["reference"] = self._last_states(standing, self._reference, start)
-        return found
+    def _walked(
+        self, last: int, on_progress: OnProgress, take: Callable[[LayerStates], None], on_block: Callable[[int], None]
+    ) -> None:
+        """Lets `take` have the layers up to the last one."""
 
-    def _last_states(self, standing: LayerStates, texts: TextSet, start: int) -> tuple[LastStates, LastStates]:
+        def progress(share: float) -> None:
+            on_progress(share, f"{BLOCKS} {min(last, 1 + int(share * last))} of {last}")
+
+        with closing(self._walk.layers(last, progress, on_block)) as walk:
+            for standing in walk:
+                take(standing)
+                give_memory_back(garbage=False)  # what a layer took lies between what is kept of it
+
+    def _ends(self, standing: LayerStates) -> _Ends:
+        compared = self._last_states(standing, self._compared, 0)
+        if self._reference is None:
+            return compared, None
+        start = len(self._compared.batches) + len(self._shown.batches)
+        return compared, self._last_states(standing, self._reference, start)
+
+    def _last_states(self, standing: LayerStates, texts: TextSet, start: int) -> BothLast:
         """Of both models at texts whose batches begin with number `start`."""
         names = (f"last-{start}-base", f"last-{start}-tuned")
         found = tuple(LastStates(texts.texts, self._folder / name) for name in names)
@@ -231,17 +285,11 @@ class LayerMeasures:
         return found[0], found[1]
 
     def _layer(self, standing: LayerStates) -> LayerFound:
-        try:
-            return self._found(standing)
-        except NotFinite as error:
-            raise InputError.at(f"/{error.side}/uri", str(NotFinite(error.side, standing.layer))) from error
-
-    def _found(self, standing: LayerStates) -> LayerFound:
         pair, compared = self._pair, self._compared
         counts: dict[ViewName, int] = {"token": compared.tokens, "cls": compared.texts, "mean": compared.texts}
         causal = pair.tokenization.causal
-        views = ViewRows(counts, pair.width, causal, self._folder / "moments", self._plan)
-        sample, means, others = token_sample(pair.layers, pair.width, self._seed), _TextMeans(pair), list[Rows]()
+        views = ViewRows(counts, pair.width, causal, self._folder / "moments", self._plan.groups)
+        sample, means, others = token_sample(pair.layers, pair.width, self._plan.seed), _TextMeans(pair), list[Rows]()
         first = outliers = 0
         for number, group in enumerate(compared.groups):
             whole, batch = compared.batches[number], self._outliers.judged(number)
@@ -297,7 +345,8 @@ class LayerMeasures:
         start = len(self._compared.batches) + len(self._shown.batches)
         causal = self._pair.tokenization.causal
         counts: dict[ViewName, int] = {"token": reference.tokens}
-        rows = ViewRows(counts, self._pair.width, causal, self._folder / "reference-moments", self._reference_plan)
+        folder, groups = self._folder / "reference-moments", self._plan.reference_groups
+        rows = ViewRows(counts, self._pair.width, causal, folder, groups)
         for number, group in enumerate(reference.groups, start=start):
             batch = self._outliers.judged(number)
             rows.add(group, batch, _float(standing.base[number]), _float(standing.tuned[number]))

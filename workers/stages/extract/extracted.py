@@ -59,7 +59,7 @@ class Extracted:
 
     tokenization: how texts were read, and which tokens counted.
     views: what each view's rows say of every layer. frame: what the token view's rows were centred at.
-    all_tokens: by layer, of the token view with the tokens that do not count; None where all do.
+    all_tokens: by layer, CKA and relative L2 of the token view with the tokens that do not count; None where all do.
     token_sample: base and tuned rows at random tokens, each [L + 1, N, D].
     last_states: of the base and the tuned model. reference_states: the same on the texts of the reference, where the
         models ran block by block.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -23,11 +23,10 @@ from workers.stages.common.layered_pair import LayeredPair
 from workers.stages.common.model_pair import drift_of_weights, model_info
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, TokenizationSpec
 from workers.stages.common.view_similarity import ViewSimilarity
-from workers.stages.extract.by_layer import ByLayer, LayerMeasures, NullFound, TextSet
+from workers.stages.extract.by_layer import ByLayer, LayerMeasures, LayerPlan, NullFound, TextSet
 from workers.stages.extract.extracted import MOMENTS_SHARE, Execution, Extracted, TokenCounts
 from workers.stages.extract.nulls import (
     DESCRIPTIONS,
-    LEFT_TOKENS,
     NOTHING_LEFT,
     NULL_TOKENS,
     RANDOM_SEED,
@@ -44,6 +43,12 @@ from workers.stages.extract.read_texts import (
     within,
 )
 from workers.stages.extract.reference import REFERENCE_TOKENS, ReferenceDrift, require_reference
+
+WAITING_SHARE = 0.5
+"""Of the scratch, for the states of all layers, which wait there until the outliers are known."""
+
+LEFT_TOKENS_IN_LAYERS = 2048
+"""Tokens that a copy of random weights reads: each one costs as much as one of the pair."""
 
 
 def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
@@ -68,12 +73,16 @@ def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
         compared,
         TextSet(len(shown), 0, batches=told),
         reference.texts if reference is not None else None,
-        (NULL_TOKENS, LEFT_TOKENS),
-        RANDOM_SEED + request.seed,
+        LayerPlan(
+            groups=plan,
+            reference_groups=reference.plan if reference is not None else None,
+            null_tokens=(NULL_TOKENS, LEFT_TOKENS_IN_LAYERS),
+            seed=RANDOM_SEED + request.seed,
+            waiting_bytes=context.scratch_bytes * WAITING_SHARE,
+        ),
         context.folder,
-        (plan, reference.plan if reference is not None else None),
     )
-    found = measures.measured(_of_layers(context, pair), lambda layer: _weights(pair, layer))
+    found = measures.measured(context.on_progress, lambda layer: _weights(pair, layer))
     views: dict[ViewName, ViewSimilarity] = {view: found.view(view) for view in found.layers[0].views}
     first, outliers = found.layers[0].first, found.layers[0].outliers
     require_tokens(views["token"].rows, first + outliers)
@@ -113,11 +122,6 @@ def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
 def _read(spec: TokenizationSpec, texts: Sequence[Text], tokens: int) -> TextSet:
     read = list(spec.grouped(texts))
     return TextSet(len(texts), tokens, [group for group, _ in read], [batch for _, batch in read])
-
-
-def _of_layers(context: PairContext, pair: LayeredPair) -> Callable[[float], None]:
-    depth = pair.base.depth
-    return lambda share: context.on_progress(share, f"block {min(depth, 1 + int(share * depth / 0.9))} of {depth}")
 
 
 def _weights(pair: LayeredPair, layer: int) -> dict[PartName, WeightDrift]:

@@ -1,24 +1,25 @@
 """Rows of the three views at one layer as batches come, and their similarities at the end.
 
-Few rows are kept as they are and measured in as few directions; of many the moments are summed.
+Rows are kept as they are while there is room; of more of them the moments are summed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from layerdrift.contract.names import ViewName
-from workers.analysis.few_rows import few, rotated, standardised
 from workers.analysis.moments import Frame, NotFinite, PairMoments
+from workers.analysis.row_similarity import similarities_of_rows
 from workers.analysis.similarity import SiteSimilarity, similarities
 from workers.analysis.streams import Group, Rows, StreamedMoments
 from workers.models.texts import Batch
 from workers.scratch import GroupStore
+from workers.stages.common.intervals import MIN_GROUPS
 from workers.stages.common.left_out import LeftOut
 from workers.stages.common.moment_accumulator import (
     FRAME_BYTES,
@@ -30,12 +31,15 @@ from workers.stages.common.moment_accumulator import (
 )
 from workers.stages.common.view_similarity import ViewSimilarity
 
+HELD_BYTES = 256 << 20
+"""Room for the rows of a view of both models."""
+
 
 @dataclass(frozen=True)
 class ViewFound:
     """A view at one layer: its similarities, and the frame of its rows; of a single site.
 
-    with_others: of these rows and of others that do not count; None where there are none.
+    with_others: CKA and relative L2 of these rows and of others that do not count; None where there are none.
     """
 
     similarity: ViewSimilarity
@@ -57,9 +61,9 @@ class ViewRows:
     ) -> None:
         self._causal = causal
         self._merged = plan.merged if plan is not None else 1
-        self._views: dict[ViewName, _FewRows | _ManyRows] = {
-            view: _FewRows(grouped=plan is not None)
-            if few(count, width)
+        self._views: dict[ViewName, _HeldRows | _ManyRows] = {
+            view: _HeldRows(view, grouped=plan is not None)
+            if 2 * count * width * torch.float32.itemsize <= HELD_BYTES
             else _ManyRows(view, folder / view, plan.every[view] if plan is not None else None)
             for view, count in counts.items()
         }
@@ -122,67 +126,45 @@ class _ManyRows:
             self._store.clear()
 
 
-class _FewRows:
-    """The rows themselves."""
+class _HeldRows:
+    """The rows themselves, by group."""
 
-    def __init__(self, grouped: bool) -> None:
+    def __init__(self, view: ViewName, grouped: bool) -> None:
+        self._frame_rows = FRAME_TOKENS if view == "token" else FRAME_TEXTS
         self._grouped = grouped
-        self._rows: list[tuple[int, Rows]] = []
+        self._rows: dict[int, list[Rows]] = {}
 
     def add(self, group: int, rows: Rows) -> None:
         for side, part in zip(("base", "tuned"), rows, strict=True):
             if not bool(torch.isfinite(part).all()):
                 raise NotFinite(side, 0)
         if rows.n:
-            self._rows.append((group, rows))
+            self._rows.setdefault(group, []).append(rows)
 
     def found(self, others: Rows | None) -> ViewFound:
         if not self._rows:
             raise ValueError("no rows received")
-        rows = Rows.joined([part for _, part in self._rows])
-        frame = Frame.of(*rows)
-        plain = self._similarity(rotated(rows))
-        scaled = self._similarity(rotated(standardised(rows, frame)))
-        groups = zip(plain.left_out.by_group, scaled.left_out.by_group, strict=True)
-        left_out = [[_with_standardised(*pair) for pair in zip(*sites, strict=True)] for sites in groups]
-        site = _with_standardised(plain.sites[0], scaled.sites[0])
-        return ViewFound(ViewSimilarity(rows.n, [site], LeftOut(left_out)), frame, _whole(rows, others))
+        groups = [Rows.joined(parts) for parts in self._rows.values()]
+        frame = Frame.of(*_first(groups, self._frame_rows))
+        grouped = self._grouped and len(groups) >= MIN_GROUPS
+        found = similarities_of_rows(groups, frame, grouped, others)
+        left_out = LeftOut([[site] for site in found.left_out])
+        similarity = ViewSimilarity(sum(group.n for group in groups), [found.whole], left_out)
+        return ViewFound(similarity, frame, found.with_others)
 
     def clear(self) -> None:
-        self._rows = []
-
-    def _similarity(self, rows: Rows) -> ViewSimilarity:
-        frame = Frame.of(*rows)
-        total, groups = PairMoments.zeros(frame), list(self._by_group(rows))
-        total.add(*rows)
-        store = GroupStore(Path(), sum(part.base.nbytes + part.tuned.nbytes for part in groups))
-        for part in groups if self._grouped else ():
-            store.put(part)
-        return ViewSimilarity.of(total, store, lambda _: None)
-
-    def _by_group(self, rows: Rows) -> Iterable[Rows]:
-        """The rows of one group after another."""
-        start, last = 0, 0
-        for number, (group, part) in enumerate(self._rows):
-            last += part.n
-            if number + 1 == len(self._rows) or self._rows[number + 1][0] != group:
-                yield rows.part(start, last)
-                start = last
+        self._rows = {}
 
 
-def _whole(rows: Rows, others: Rows | None) -> SiteSimilarity | None:
-    if others is None:
-        return None
-    every = Rows.joined([rows, others])
-    turned = rotated(every) if 2 * every.n <= every.base.shape[2] else every
-    moments = PairMoments.zeros(Frame.of(*turned))
-    moments.add(*turned)
-    return similarities(moments)[0]
-
-
-def _with_standardised(site: SiteSimilarity, scaled: SiteSimilarity) -> SiteSimilarity:
-    """Its CKA of standardised features is the CKA of rows that were standardised before."""
-    return replace(site, cka_standardized=scaled.cka) if site.cka is not None else site
+def _first(groups: Sequence[Rows], count: int) -> Rows:
+    """So many of the first rows, or all."""
+    kept, left = list[Rows](), count
+    for group in groups:
+        kept.append(group.part(0, left))
+        left -= kept[-1].n
+        if left <= 0:
+            break
+    return Rows.joined(kept)
 
 
 def _forget(_: Group) -> None:

@@ -1,4 +1,4 @@
-"""Views of one layer: few rows measured as they are give what sums of many rows give."""
+"""Views of one layer: rows that are held give what sums of rows give."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.analysis.moments import NotFinite
 from workers.analysis.streams import Rows
 from workers.models.texts import Batch
 from workers.stages.common.moment_accumulator import GroupPlan
-from workers.stages.extract.view_rows import ViewRows, _FewRows, _ManyRows
+from workers.stages.extract.view_rows import ViewRows, _HeldRows, _ManyRows
 
 WIDTH = 300
 
@@ -23,12 +23,12 @@ def group(number: int, count: int = 7) -> Rows:
     return Rows(base, base + 0.3 * torch.randn(1, count, WIDTH, generator=generator))
 
 
-def test_few_rows_give_what_sums_of_them_give_with_and_without_each_group(tmp_path: Path) -> None:
-    few, many, others = _FewRows(grouped=True), _ManyRows("mean", tmp_path, 1), group(99)
+def test_held_rows_give_what_sums_of_them_give_with_and_without_each_group(tmp_path: Path) -> None:
+    held, many, others = _HeldRows("mean", grouped=True), _ManyRows("mean", tmp_path, 1), group(99)
     for number in range(8):
-        few.add(number, group(number))
+        held.add(number, group(number))
         many.add(number, group(number))
-    one, judge = few.found(others), many.found(others)
+    one, judge = held.found(others), many.found(others)
     assert one.similarity.rows == judge.similarity.rows == 56
     assert one.with_others is not None
     assert judge.with_others is not None
@@ -42,25 +42,25 @@ def test_few_rows_give_what_sums_of_them_give_with_and_without_each_group(tmp_pa
 
 
 def test_rows_that_do_not_vary_have_no_cka_of_either_kind() -> None:
-    few = _FewRows(grouped=False)
-    few.add(0, Rows(torch.ones(1, 30, WIDTH), torch.ones(1, 30, WIDTH)))
-    (site,) = few.found(None).similarity.sites
+    held = _HeldRows("mean", grouped=False)
+    held.add(0, Rows(torch.ones(1, 30, WIDTH), torch.ones(1, 30, WIDTH)))
+    (site,) = held.found(None).similarity.sites
     assert (site.cka, site.cka_standardized, site.relative_l2) == (None, None, 0.0)
 
 
 @pytest.mark.parametrize(("side", "number"), [("base", 0), ("tuned", 1)])
-def test_few_rows_that_are_not_finite_name_the_model(side: str, number: int) -> None:
+def test_held_rows_that_are_not_finite_name_the_model(side: str, number: int) -> None:
     rows = group(0)
     rows[number][0, 3, 5] = torch.nan
     with pytest.raises(NotFinite) as raised:
-        _FewRows(grouped=False).add(0, rows)
+        _HeldRows("mean", grouped=False).add(0, rows)
     assert raised.value.side == side
 
 
 def test_the_number_of_rows_decides_how_a_view_is_measured(tmp_path: Path) -> None:
-    views = ViewRows({"token": 1000, "cls": 20, "mean": 20}, WIDTH, False, tmp_path, GroupPlan())
+    views = ViewRows({"token": 112_000, "cls": 111_000, "mean": 20}, WIDTH, False, tmp_path, GroupPlan())
     kinds = {view: type(rows) for view, rows in views._views.items()}
-    assert kinds == {"token": _ManyRows, "cls": _FewRows, "mean": _FewRows}
+    assert kinds == {"token": _ManyRows, "cls": _HeldRows, "mean": _HeldRows}
 
 
 def test_a_batch_becomes_rows_of_all_views(tmp_path: Path) -> None:

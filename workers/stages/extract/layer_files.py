@@ -1,0 +1,59 @@
+"""The states of all layers on disk, until it is known which tokens count in every one of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workers.stages.extract.layer_walk import LayerStates
+
+
+class LayerFiles:
+    """One file for each layer, in the states' own precision.
+
+    Args:
+        folder: is made, and removed with all layers. room_bytes: what the files may take together.
+        layers: how many will come, L + 1.
+    """
+
+    def __init__(self, folder: Path, room_bytes: float, layers: int) -> None:
+        self._folder = folder
+        self._room = room_bytes
+        self._layers = layers
+        self._kept: list[Path] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def fits(self, standing: LayerStates) -> bool:
+        """Whether all layers have room, of as many states as this one."""
+        sizes = [sum(state.nbytes for state in states) for states in _tensors(standing).values()]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._layers * sum(sizes) <= min(self._room, shutil.disk_usage(self._folder).free / 2)
+
+    def put(self, standing: LayerStates) -> None:
+        """Writes a layer; they come in order."""
+        path = self._folder / f"{standing.layer:04d}.pt"
+        torch.save(vars(standing) | _tensors(standing), path)
+        self._kept.append(path)
+
+    def each(self) -> Iterator[LayerStates]:
+        """All layers, in the processor's memory; a file is gone once its layer was read."""
+        for path in self._kept:
+            yield LayerStates(**torch.load(path, weights_only=True))
+            path.unlink()
+
+    def clear(self) -> None:
+        """Removes all files."""
+        self._kept = []
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _tensors(standing: LayerStates) -> dict[str, list[Tensor]]:
+    """The states by their name, in the processor's memory; without those that are not there."""
+    found = {name: states for name, states in vars(standing).items() if isinstance(states, list)}
+    return {name: [state.cpu() for state in states] for name, states in found.items()}
