@@ -20,8 +20,8 @@ from workers.analysis.rowsums import BY_ROW, NORMS, centre_and_sum
 BLOCK_ROWS = 2048
 """Rows whose outer products are summed at a time: so many that reading the sums does not count."""
 
-STRIP = 96
-"""Columns of a Gram matrix that are computed at a time."""
+STRIP, STRIPS = 96, 8
+"""Columns of a Gram matrix that are computed at a time: so many, or an eighth of them, whatever is more."""
 
 SMALL_SUMS = ("weighted", "squares", "scalars")
 SUMS = ("xx", "yy", "xy", *SMALL_SUMS)
@@ -213,8 +213,9 @@ class _Block(NamedTuple):
 def add_gram(gram: Tensor, rows: Tensor) -> None:
     """Adds rows^T rows in strips that leave out most of what lies below the diagonal; see `symmetric`."""
     width = rows.shape[1]
-    for start in range(0, width, STRIP):
-        gram[start : start + STRIP, start:].addmm_(rows[:, start : start + STRIP].T, rows[:, start:])
+    strip = max(STRIP, width // STRIPS)
+    for start in range(0, width, strip):
+        gram[start : start + strip, start:].addmm_(rows[:, start : start + strip].T, rows[:, start:])
 
 
 def symmetric(grams: Tensor) -> Tensor:

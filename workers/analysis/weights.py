@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.analysis.moments import add_gram
+
 LORA_RANKS = (8, 16)
 
 EDGE_MARGIN = 1.1
@@ -57,7 +59,7 @@ def weight_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> WeightDifferenc
             matrix_sq += sums.difference_sq
             rounding += sums.rounding_sq
             edge = noise * (EDGE_MARGIN * sum(size**0.5 for size in base.shape)) ** 2
-            spectrum = torch.linalg.eigvalsh(sums.gram).clamp_min(0).flip(0).double()
+            spectrum = torch.linalg.eigvalsh(sums.gram, UPLO="U").clamp_min(0).flip(0).double()
             resolved = torch.finfo(sums.gram.dtype).eps * float(spectrum[0]) * len(spectrum) ** 0.5
             spectra.append(spectrum[spectrum > max(edge, resolved)])
     if not tensors:
@@ -87,7 +89,9 @@ DIGITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
 
 @dataclass(frozen=True)
 class _TensorSums:
-    """Of one tensor in both models. gram: the smaller Gram matrix of a matrix's difference; None: it did not move."""
+    """Of one tensor in both models. gram: the smaller Gram matrix of a matrix's difference, of which the part above
+    the diagonal counts; None: it did not move.
+    """
 
     difference_sq: float
     base_sq: float
@@ -98,7 +102,6 @@ class _TensorSums:
     def of(base: Tensor, tuned: Tensor) -> _TensorSums:
         """In parts, since a table of embeddings in float64 is larger than all that is in memory otherwise."""
         matrix = base.ndim == 2
-        moved = matrix and not torch.equal(base, tuned)
         turned = matrix and base.shape[0] < base.shape[1]
 
         def parts(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -106,20 +109,25 @@ class _TensorSums:
             found: tuple[Tensor, ...] = rows.split(max(1, PART_NUMBERS // (rows.shape[1] if matrix else 1)))
             return found
 
-        digits, side = (digits_of(tuned), min(base.shape)) if moved else (0, 0)
-        blurred = side > EXACT_SIDE and digits <= DIGITS[torch.float16]
-        gram = torch.zeros(side, side, dtype=torch.float32 if blurred else torch.float64, device=base.device)
-        difference_sq = base_sq = rounding_sq = 0.0
+        base_sq = sum(_square_sum(one) for one in parts(base))
+        if torch.equal(base, tuned):
+            return _TensorSums(0.0, base_sq, 0.0, None)
+        digits, side = digits_of(tuned), min(base.shape) if matrix else 0
+        coarse = digits <= DIGITS[torch.float16] and base.dtype != torch.float64
+        kind = torch.float32 if coarse and side > EXACT_SIDE else torch.float64
+        gram = torch.zeros(side, side, dtype=kind, device=base.device)
+        difference_sq = 0.0
         for one, other in zip(parts(base), parts(tuned), strict=True):
-            own = one.double()
-            difference = other.double() - own
-            difference_sq += float(difference.square().sum())
-            base_sq += float(own.square().sum())
-            if moved:
-                kept = difference.to(gram.dtype)
-                gram.addmm_(kept.T, kept)
-                rounding_sq += float(rounding_variance(other, digits).sum())
-        return _TensorSums(difference_sq, base_sq, rounding_sq, gram if moved else None)
+            difference = other.to(kind) - one.to(kind)
+            difference_sq += _square_sum(difference)
+            if matrix:
+                add_gram(gram, difference)
+        rounding_sq = sum(rounding_square_sum(other, digits) for other in parts(tuned)) if matrix else 0.0
+        return _TensorSums(difference_sq, base_sq, rounding_sq, gram if matrix else None)
+
+
+def _square_sum(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64).square())
 
 
 def digits_of(weights: Tensor) -> int:
@@ -134,13 +142,15 @@ def digits_of(weights: Tensor) -> int:
     return next((digits for kind, digits in DIGITS.items() if holds(kind)), 53)
 
 
-def rounding_variance(weights: Tensor, digits: int | None = None) -> Tensor:
-    """The mean squared error of rounding to so many digits, by default those of `digits_of`, entry by entry."""
-    digits = digits_of(weights) if digits is None else digits
-    spacing = torch.ldexp(
-        torch.ones_like(weights, dtype=torch.float64), torch.frexp(weights.double()).exponent - digits
-    )
-    return torch.where(weights == 0, 0.0, spacing.square() / 12)
+def rounding_square_sum(weights: Tensor, digits: int) -> float:
+    """The mean squared error of rounding to so many digits, spacing^2 / 12, summed over weights that float32 holds.
+
+    It depends on a weight's exponent alone, so exponents are counted; weights below 1e-38 add nothing.
+    """
+    biased = (weights.to(torch.float32).view(torch.int32) >> 23) & 0xFF
+    counts = torch.bincount(biased.flatten(), minlength=256)[1:].double()
+    spacings = torch.ldexp(counts.new_ones(255), torch.arange(1, 256, device=counts.device) - 126 - digits)
+    return float((counts * spacings.square()).sum()) / 12
 
 
 def effective_rank(squared: Tensor) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workers.analysis import weights
-from workers.analysis.weights import effective_rank, weight_difference
+from workers.analysis.weights import effective_rank, rounding_square_sum, weight_difference
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -106,3 +106,11 @@ def test_what_was_zero_has_no_relative_norm_once_it_moves() -> None:
 def test_the_effective_rank_of_an_even_spectrum_is_its_length() -> None:
     assert effective_rank(torch.ones(7)) == pytest.approx(7.0)
     assert effective_rank(torch.tensor([1.0, 0.0, 0.0])) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("kind", "digits"), [(torch.bfloat16, 8), (torch.float16, 11), (torch.float32, 24)])
+def test_the_rounding_of_weights_is_the_variance_of_their_spacing(kind: torch.dtype, digits: int) -> None:
+    values = torch.cat([draw(500), 1e-3 * draw(500, seed=1), torch.tensor([0.0, -1.0, 2.0**-130])]).to(kind)
+    spacing = torch.ldexp(torch.ones(len(values), dtype=torch.float64), torch.frexp(values.double()).exponent - digits)
+    judge = torch.where(values == 0, 0.0, spacing.square() / 12).sum()
+    assert rounding_square_sum(values, digits) == pytest.approx(float(judge), rel=1e-12)
