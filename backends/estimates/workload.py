@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from backends.estimates.execution import runs_in_layers
 from layerdrift.contract.analysis import StageName
-from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.request import AnalysisRequest, SaeSettings
 
 CHARACTERS_OF_TOKEN, SPECIAL_TOKENS = 4.0, 2
 FLOAT32, FLOAT64, BFLOAT16 = 4, 8, 2
@@ -151,7 +151,8 @@ class _Work:
         rows = max(self.data.rows - self.texts, self.texts // 2) * self.row_tokens
         share = 1 + 0.5 * ("match" in sae.comparisons) + 0.25 * ("warm_start" in sae.comparisons)
         share += 2.0 * ("crosscoder" in sae.comparisons) + 0.5 * sae.random_weights
-        training = 4.0 * 2 * self.layers * sae.tokens * sae.width * self.model.width * self.model.width * share
+        layers = len(_sae_layers(sae, self.model))
+        training = 4.0 * 2 * layers * sae.tokens * sae.width * self.model.width * self.model.width * share
         return self._forward(2 * min(sae.tokens / SAE_EPOCHS, rows)) + training
 
     def causal(self) -> float:
@@ -160,7 +161,8 @@ class _Work:
         grafted = (self.model.blocks * min(self.texts, 500) * self.row_tokens) if settings.grafts else 0.0
         spliced = 0.0
         if settings.sae is not None:
-            spliced = 6.0 * self.layers * min(self.texts, SPLICED_TEXTS) * self.row_tokens
+            layers = len(_sae_layers(settings.sae, self.model))
+            spliced = 6.0 * layers * min(self.texts, SPLICED_TEXTS) * self.row_tokens
         along = (finetune.checkpoints if finetune is not None else 0) * min(self.tokens, NULL_TOKENS)
         return self._forward(1.5 * grafted + spliced + along) + self._sweep()
 
@@ -189,10 +191,18 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
     if request.finetune is not None:
         stages.append(5 * weights)
     if sae is not None:
-        latents = sae.width * model.width
-        stacks = 2 * (model.blocks + 1) * (2 + ("match" in sae.comparisons)) * 2 * latents * model.width * FLOAT32
+        numbers = 2 * sae.width * model.width**2 * len(_sae_layers(sae, model))
+        stacks = 2 * numbers * (2 + ("match" in sae.comparisons)) * FLOAT32
         stages.append(2 * stacks + 64 * 1024 * model.width)
     return PROCESS_BYTES + max(stages)
+
+
+def _sae_layers(sae: SaeSettings, model: ModelSizes) -> list[int]:
+    """The layers that get autoencoders; all that are named where the model does not have them all."""
+    try:
+        return sae.layers_of(model.blocks + 1)
+    except ValueError:
+        return sae.layers or []
 
 
 def _in_layers(model: ModelSizes, tokens: float) -> int:
@@ -214,4 +224,5 @@ def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
     if sae is None:
         return groups
     rows = sae.tokens // SAE_EPOCHS + min(HELDOUT_ROWS, int(tokens))
-    return groups + int(2 * layers * width * BFLOAT16 * rows * (1.5 if sae.random_weights else 1.0))
+    stored = 2 * len(_sae_layers(sae, model)) * width * BFLOAT16 * rows
+    return groups + int(stored * (1.5 if sae.random_weights else 1.0))

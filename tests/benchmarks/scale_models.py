@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     Qwen3Config,
@@ -86,6 +87,40 @@ def qwen3(tokenizer: Path, blocks: int, folder: Path) -> tuple[Path, Path]:
         _write(skeleton, path, noise)
         config.save_pretrained(path)
     return base, tuned
+
+
+def llama_8b(tokenizer: Path, folder: Path) -> tuple[Path, Path]:
+    """A random Llama of 8B parameters in bfloat16, shard by shard, and a LoRA adapter of rank 16 on its attention."""
+    base, tuned = folder / "llama-8b", folder / "llama-8b-lora"
+    if (tuned / "adapter_config.json").exists():
+        return base, tuned
+    heads: dict[str, Any] = {"num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32}
+    shape: dict[str, Any] = {"hidden_size": 4096, "intermediate_size": 14_336, "vocab_size": 128_256}
+    config = LlamaConfig(**shape, **heads, max_position_embeddings=4096)
+    config.architectures, config.dtype = ["LlamaForCausalLM"], torch.bfloat16
+    with torch.device("meta"):
+        skeleton = LlamaForCausalLM(config)
+    shutil.rmtree(base, ignore_errors=True)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(base)
+    _write(skeleton, base, 0.0)
+    config.save_pretrained(base)
+    _write_lora(skeleton, base, tuned, 16)
+    return base, tuned
+
+
+def _write_lora(skeleton: PreTrainedModel, base: Path, folder: Path, rank: int) -> None:
+    """An adapter whose update of the query and value projections is about 1 % of their weights."""
+    config = LoraConfig(r=rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    config.base_model_name_or_path, config.inference_mode = str(base), True
+    generator, tensors = torch.Generator().manual_seed(1), dict[str, Tensor]()
+    for name, parameter in skeleton.named_parameters():
+        if name.split(".")[-2] in ("q_proj", "v_proj"):
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            outputs, inputs = parameter.shape
+            tensors[f"{module}.lora_A.weight"] = torch.randn(rank, inputs, generator=generator) * inputs**-0.5
+            tensors[f"{module}.lora_B.weight"] = torch.randn(outputs, rank, generator=generator) * 0.01
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _write(skeleton: PreTrainedModel, path: Path, noise: float) -> None:

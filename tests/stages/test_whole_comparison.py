@@ -156,8 +156,8 @@ def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tm
     rows = rows_for_saes(resolved(base, texts=400, spare=spare), base, tmp_path / "scratch", asked)
     assert rows.from_analysed_rows is (spare < 600)
     trained = train_saes(stage_context(tmp_path, asked), rows, None)
-    assert len(trained.layers) == BLOCKS + 1
-    for layer in trained.layers:
+    assert len(trained.comparisons) == BLOCKS + 1
+    for layer in trained.comparisons:
         assert layer.transfer_excess == 0.0
         assert layer.warm_start is not None
         assert layer.warm_start.tuned == layer.warm_start.floor
@@ -206,7 +206,7 @@ def test_a_shift_and_a_stretch_of_a_layer_are_no_lost_feature(base: Path, tmp_pa
             moved.add(own)
         stores.append(moved)
     rows = replace(rows, train=stores[0], heldout=stores[1])
-    for layer in train_saes(stage_context(tmp_path, asked), rows, None).layers:
+    for layer in train_saes(stage_context(tmp_path, asked), rows, None).comparisons:
         assert layer.transfer_excess == pytest.approx(0.0, abs=0.02)
 
 
@@ -269,10 +269,37 @@ def test_comparisons_that_are_not_asked_for_are_not_trained(base: Path, tmp_path
     rows = rows_for_saes(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
     trained = train_saes(stage_context(tmp_path, asked), rows, None)
     assert trained.crosscoders is None
-    for layer in trained.layers:
+    for layer in trained.comparisons:
         assert layer.warm_start is None
         assert layer.match is None
         assert layer.base == layer.tuned
+
+
+def test_layers_that_are_chosen_alone_get_autoencoders(base: Path, tmp_path: Path) -> None:
+    """What is said of a layer does not depend on which others are chosen."""
+    sae = {"tokens": 20_000, "width": 4, "k": 8, "random_weights": True, "comparisons": ["transfer", "match"]}
+    given = resolved(base, texts=400, spare=600)
+    found = {}
+    for name, layers in (("all", None), ("last", [BLOCKS])):
+        asked = request(analysis={"sae": {**sae, "layers": layers}})
+        rows = rows_for_saes(given, base, tmp_path / name, asked)
+        assert rows.train.rows
+        found[name] = train_saes(stage_context(tmp_path / name, asked), rows, None)
+    assert found["all"].layers == list(range(BLOCKS + 1))
+    assert found["last"].layers == found["last"].dictionaries.layers == [BLOCKS]
+    (last,), every = found["last"].comparisons, found["all"].comparisons
+    assert len(found["last"].controls or []) == 1
+    assert last.base.fvu == pytest.approx(every[BLOCKS].base.fvu, rel=0.05)
+    assert {name for run in found["last"].runs for name in run.autoencoders} == {
+        f"{side}/layer-{BLOCKS:02d}" for side in ("base", "tuned", "base-again", "random")
+    }
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused(base: Path, tmp_path: Path) -> None:
+    asked = request(analysis={"sae": {"tokens": 20_000, "layers": [0, BLOCKS + 1]}})
+    with pytest.raises(InputError, match=f"there is no layer {BLOCKS + 1}") as raised:
+        extracted_pair(resolved(base), base, tmp_path / "scratch", asked)
+    assert raised.value.errors[0].pointer == "/analysis/sae/layers"
 
 
 @pytest.mark.parametrize("spare", [0, 600])
@@ -291,14 +318,14 @@ def test_a_model_that_was_never_trained_is_the_control(tmp_path: Path, spare: in
         random, pair = (torch.cat(list(store.shards()), 1) for store in (rows.control.heldout, rows.heldout))
         assert not torch.allclose(random, pair[: BLOCKS + 1], atol=0.1)
         trained = train_saes(stage_context(tmp_path, asked), rows, None)
-        made.append((trained.layers, trained.controls))
+        made.append((trained.comparisons, trained.controls))
     assert made[0] == made[1]
     without = request(analysis={"sae": sae})
     plain_rows = rows_for_saes(given, own, tmp_path / "plain", without)
     layers, controls = made[0]
     plain = train_saes(stage_context(tmp_path, without), plain_rows, None)
     assert plain.controls is None
-    assert plain.layers == layers
+    assert plain.comparisons == layers
     assert controls is not None
     for layer, control in zip(layers, controls, strict=True):
         assert control.fvu not in (layer.base.fvu, 0.0)

@@ -694,6 +694,7 @@ WARNING_CODES: Final = (
     "blank_texts",
     "different_classes",
     "few_sae_tokens",
+    "few_tokens_per_latent",
     "identical_bodies",
     "identical_models",
     "labels_as_numbers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal, Self, get_args
@@ -258,8 +259,19 @@ ComparisonName = Literal["transfer", "warm_start", "match", "crosscoder"]
 DEFAULT_COMPARISONS: Final[tuple[ComparisonName, ...]] = ("transfer", "warm_start", "match")
 
 
+SAE_ALL_UP_TO, SAE_SPREAD = 13, 8
+"""Models of so many layers or fewer have autoencoders at all of them; of deeper ones, at most so many layers."""
+
+
 class SaeSettings(RequestModel):
-    """Sparse autoencoders, trained on every layer of both models."""
+    """Sparse autoencoders, trained on layers of both models."""
+
+    layers: list[Annotated[int, Field(ge=0, le=1_000)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="layers that get autoencoders, 0 (embeddings) to the number of blocks; null: all of a model of up "
+        "to 12 blocks, of a deeper one at most 8, evenly spaced down from the last",
+    )
 
     architecture: Literal["batch_topk", "topk", "jumprelu", "relu_l1"] = Field(
         default="batch_topk",
@@ -311,6 +323,24 @@ class SaeSettings(RequestModel):
     @classmethod
     def _each_once(cls, comparisons: list[ComparisonName]) -> list[ComparisonName]:
         return sorted(set(comparisons), key=get_args(ComparisonName).index)
+
+    @field_validator("layers")
+    @classmethod
+    def _in_order(cls, layers: list[int] | None) -> list[int] | None:
+        return None if layers is None else sorted(set(layers))
+
+    def layers_of(self, layers: int) -> list[int]:
+        """The layers that get autoencoders, of a model with so many, L + 1.
+
+        Raises:
+            ValueError: it has no such layer.
+        """
+        if self.layers is None:
+            step = 1 if layers <= SAE_ALL_UP_TO else math.ceil((layers - 1) / SAE_SPREAD)
+            return sorted(range(layers - 1, -1 if step == 1 else 0, -step))
+        if self.layers[-1] >= layers:
+            raise ValueError(f"there is no layer {self.layers[-1]}; the model's layers are 0 to {layers - 1}")
+        return self.layers
 
 
 class FreezeSweep(RequestModel):

@@ -27,7 +27,7 @@ def render(report: Report) -> str:
 
 def layer_table(report: Report) -> str:
     """A row for each layer."""
-    with_sae = report.layers[0].sae is not None
+    saes = [layer.sae for layer in report.layers if layer.sae is not None]
     head = [
         "layer",
         "zone",
@@ -40,11 +40,12 @@ def layer_table(report: Report) -> str:
     ]
     head += ["centred cosine", "relative L2"]
     head += [f"graft ({graft.measure})"] if (graft := report.causal.graft) else []
-    head += ["SAE FVU base", "SAE FVU tuned", "transfer excess"] if with_sae else []
-    if (sae := report.layers[0].sae) and sae.warm_start:
+    head += ["SAE FVU base", "SAE FVU tuned", "transfer excess"] if saes else []
+    warmed = any(sae.warm_start is not None for sae in saes)
+    if warmed:
         head += ["latents beyond the floor: new", "lost", "shifted"]
     lines = [_row(head), _row(["---"] * 2 + ["---:"] * (len(head) - 2))]
-    return "\n".join(lines + [_row(_cells(layer)) for layer in report.layers])
+    return "\n".join(lines + [_row(_filled(_cells(layer), len(head))) for layer in report.layers])
 
 
 def _cells(layer: Layer) -> list[str]:
@@ -72,6 +73,11 @@ def _cells(layer: Layer) -> list[str]:
             cells.append(sentences.excess(warm.lost_excess, warm.lost_error))
             cells.append(sentences.excess(warm.shifted_excess, warm.shifted_error))
     return cells
+
+
+def _filled(cells: list[str], columns: int) -> list[str]:
+    """A layer without autoencoders has no numbers of theirs."""
+    return cells + ["—"] * (columns - len(cells))
 
 
 def _row(cells: list[str]) -> str:

@@ -117,7 +117,7 @@ def test_every_autoencoder_is_stored_under_its_layer_and_leaves_no_file_behind(
     rows, contexts, size = stored(tmp_path)
     stack = side(size, 0).stack
     dictionaries = Dictionaries(
-        stack, torch.zeros(2, size), None, changed=[[]], others=[[]], firing=[torch.zeros(size, 2)]
+        [0], stack, torch.zeros(2, size), None, changed=[[]], others=[[]], firing=[torch.zeros(size, 2)]
     )
     context = stage_context(tmp_path / "job")
     context.folder.mkdir()

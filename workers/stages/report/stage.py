@@ -199,21 +199,24 @@ def _layers(results: StageResults) -> list[schema.Layer]:
     ]
 
 
-def _sae(trained: SaeResults, spliced: Spliced | None, index: int) -> schema.LayerSae:
-    """A layer's autoencoders, with what the models' answers say of them."""
-    layer = trained.layers[index]
-    of_base = spliced.base[index] if spliced is not None and spliced.base is not None else None
+def _sae(trained: SaeResults, spliced: Spliced | None, index: int) -> schema.LayerSae | None:
+    """A layer's autoencoders, with what the models' answers say of them; None where it has none."""
+    if index not in trained.layers:
+        return None
+    place = trained.layers.index(index)
+    layer = trained.comparisons[place]
+    of_base = spliced.base[place] if spliced is not None and spliced.base is not None else None
     return schema.LayerSae(
         base=_quality(layer.base, of_base),
-        tuned=_quality(layer.tuned, spliced.tuned[index] if spliced is not None else None),
-        random_weights=_quality(trained.controls[index], None) if trained.controls is not None else None,
+        tuned=_quality(layer.tuned, spliced.tuned[place] if spliced is not None else None),
+        random_weights=_quality(trained.controls[place], None) if trained.controls is not None else None,
         transfer_fvu=layer.transfer_fvu,
         transfer_excess=layer.transfer_excess,
         withheld=layer.withheld,
         warm_start=optional_as(schema.WarmStart, layer.warm_start),
         match=optional_as(schema.Match, layer.match),
-        crosscoder=as_schema(schema.Crosscoder, trained.crosscoders[index]) if trained.crosscoders else None,
-        ablation=optional_as(schema.LatentAblation, spliced.ablations[index]) if spliced else None,
+        crosscoder=as_schema(schema.Crosscoder, trained.crosscoders[place]) if trained.crosscoders else None,
+        ablation=optional_as(schema.LatentAblation, spliced.ablations[place]) if spliced else None,
     )
 
 

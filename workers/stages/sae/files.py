@@ -29,11 +29,11 @@ class NamedSae(NamedTuple):
 def named(dictionaries: Dictionaries) -> Iterator[NamedSae]:
     """All that are worth keeping: of both models, and the tuned model's that went on from the base model's."""
     layout = dictionaries.layout
-    for layer in range(layout.layers):
-        yield NamedSae(f"base/layer-{layer:02d}", dictionaries.stack, layout.base(layer), layer)
-        yield NamedSae(f"tuned/layer-{layer:02d}", dictionaries.stack, layout.tuned(layer), layer)
+    for place, layer in enumerate(dictionaries.layers):
+        yield NamedSae(f"base/layer-{layer:02d}", dictionaries.stack, layout.base(place), layer)
+        yield NamedSae(f"tuned/layer-{layer:02d}", dictionaries.stack, layout.tuned(place), layer)
         if dictionaries.warmed is not None:
-            yield NamedSae(f"warm-start/layer-{layer:02d}", dictionaries.warmed, layout.tuned(layer), layer)
+            yield NamedSae(f"warm-start/layer-{layer:02d}", dictionaries.warmed, layout.tuned(place), layer)
 
 
 def save_sae(stack: SaeStack, site: int, folder: Path, metadata: dict[str, Any]) -> None:

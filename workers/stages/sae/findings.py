@@ -47,13 +47,15 @@ class LayerComparison:
 class Dictionaries:
     """The trained autoencoders, for what is asked of them afterwards.
 
-    stack: as `layout` has it. means: [2 (L + 1), D] of the held-out inliers.
+    layers: the models' layers that have autoencoders, in order; what is by layer below is by their places here.
+    stack: as `layout` has it. means: [2 S, D] of the held-out inliers, of S layers.
     warmed: the ones that went on from the base model's, at the same sites; None without a warm start.
     firing: by layer, of those [F, 2]: logarithms of how often latents fire and of how strongly.
     changed, others: by layer, the tuned model's latents that are new or shifted, of fates that are beyond floor and
     chance, and all others alive.
     """
 
+    layers: list[int]
     stack: SaeStack
     means: Tensor
     warmed: SaeStack | None
@@ -66,20 +68,21 @@ class Dictionaries:
         """Of `means`, `warmed` and the first two parts of `stack`."""
         return SiteLayout.of_pair(len(self.means))
 
-    @property
-    def layers(self) -> int:
-        """L + 1."""
-        return self.layout.layers
+    def place(self, layer: int) -> int:
+        """Of a model's layer among those that have autoencoders; ValueError where it has none."""
+        return self.layers.index(layer)
 
 
 @dataclass(frozen=True)
 class SaeResults:
-    """All of it. layers: 0 to L. controls: of a model that was never trained, by layer; None: not asked for.
+    """All of it, by the layers of the models that have autoencoders.
 
+    controls: of a model that was never trained; None: not asked for.
     latents: the most changed ones of all layers. runs: how the trainings went.
     """
 
-    layers: list[LayerComparison]
+    layers: list[int]
+    comparisons: list[LayerComparison]
     controls: list[Quality] | None
     crosscoders: list[Crosscoder] | None
     latents: list[ChangedLatent]

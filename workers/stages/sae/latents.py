@@ -131,7 +131,8 @@ def promoted(
     for latent in latents:
         lost = latent.fate == "lost"
         stack = dictionaries.stack if lost else dictionaries.warmed
-        row = stack.W_dec[layout.base(latent.layer) if lost else layout.tuned(latent.layer), latent.index]
+        place = dictionaries.place(latent.layer)
+        row = stack.W_dec[layout.base(place) if lost else layout.tuned(place), latent.index]
         tokens = (weights @ row).topk(min(EXAMPLES, len(weights))).indices.tolist()
         found.append([str(tokenizer.decode([token])) for token in tokens])
     return found

@@ -18,7 +18,7 @@ from workers.scratch import ActivationStore
 from workers.stages.common.context import PairContext
 from workers.stages.common.inputs import Resolved
 from workers.stages.common.model_pair import Pair, fast_states, load_pair
-from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, TokenizationSpec, token_rows
+from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, States, TokenizationSpec, token_rows
 from workers.stages.common.progress import Spans
 from workers.stages.common.site_layout import joined
 from workers.stages.extract.contexts import Contexts
@@ -46,12 +46,13 @@ class ControlRows:
 class SaeRows:
     """Rows for the autoencoders, base sites before tuned ones; `texts` were drawn on for training.
 
-    contexts: of the held-out rows. control: where it is asked for.
+    contexts: of the held-out rows. layers: the models' layers that rows are of. control: where it is asked for.
     """
 
     train: ActivationStore
     heldout: ActivationStore
     contexts: Contexts
+    layers: list[int]
     texts: int
     from_trained_rows: bool
     from_analysed_rows: bool
@@ -73,11 +74,16 @@ def sae_rows(context: PairContext, tokenization: TokenizationSpec, heldout: Held
     )
     spans = Spans(context.on_progress, {OF_PAIR: 2.0, OF_RANDOM: float(sae.random_weights)})
     limit = sae_bytes(request, context.scratch_bytes) * TRAIN_SHARE
-    train = row_store(tokenization, context.folder / "train", sae.tokens // SAE_EPOCHS, limit)
+    shape = len(heldout.layers), tokenization.states.width
+    train = row_store(shape, context.folder / "train", sae.tokens // SAE_EPOCHS, limit)
     bounds = train.max_rows, heldout.rows.max_rows
-    found = _spare_rows(resolved, pair, lambda batch: _pair_rows(pair, batch), train, heldout, spans.span(OF_PAIR))
+
+    def rows_of(batch: Batch) -> Tensor:
+        return _pair_rows(pair, batch, heldout.layers)
+
+    found = _spare_rows(resolved, pair, rows_of, train, heldout, spans.span(OF_PAIR))
     if sae.random_weights:
-        control = _control_rows(context.part(spans.span(OF_RANDOM)), pair, bounds)
+        control = _control_rows(context.part(spans.span(OF_RANDOM)), pair, bounds, heldout.layers)
         found = replace(found, control=control)
     return found
 
@@ -111,10 +117,12 @@ def _spare_rows(
         heldout = _shared(heldout, train, train.folder.with_name(f"{train.folder.name}-measured"))
     trained = used > len(split.spare) + len(split.held_out) and bool(split.train)
     measured, contexts = heldout.rows, heldout.contexts
-    return SaeRows(train, measured, contexts, used, from_trained_rows=trained, from_analysed_rows=too_few)
+    return SaeRows(
+        train, measured, contexts, heldout.layers, used, from_trained_rows=trained, from_analysed_rows=too_few
+    )
 
 
-def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int]) -> ControlRows:
+def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int], layers: list[int]) -> ControlRows:
     """The rows of the same tokens, in the same order, of a model that was never trained.
 
     Args:
@@ -126,7 +134,7 @@ def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int]) -> 
     model = random_copy(pair.base, context.request.seed)
 
     def rows_of(batch: Batch) -> Tensor:
-        return token_rows(fast_states(pair.tokenization, model, batch), pair.tokenization.known(batch))
+        return token_rows(_at(layers, fast_states(pair.tokenization, model, batch)), pair.tokenization.known(batch))
 
     train, heldout = (
         ActivationStore(context.folder / f"control-{name}", max_rows=rows)
@@ -137,15 +145,19 @@ def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int]) -> 
             break
         heldout.add(rows_of(batch))
         on_progress(0.2 * heldout.rows / heldout.max_rows)
-    compared = HeldoutRows(heldout, Contexts(pair.tokenization.tokenizer, []))
+    compared = HeldoutRows(heldout, Contexts(pair.tokenization.tokenizer, []), layers)
     found = _spare_rows(resolved, pair, rows_of, train, compared, lambda share: on_progress(0.2 + 0.8 * share))
     return ControlRows(found.train, found.heldout)
 
 
-def _pair_rows(pair: Pair, batch: Batch) -> Tensor:
+def _pair_rows(pair: Pair, batch: Batch, layers: list[int]) -> Tensor:
     base, tuned = pair.fast_states(batch)
     batch = pair.tokenization.rule.mark(batch, base, tuned)
-    return joined(token_rows(base, batch), token_rows(tuned, batch))
+    return joined(token_rows(_at(layers, base), batch), token_rows(_at(layers, tuned), batch))
+
+
+def _at(layers: list[int], states: States) -> States:
+    return [states[layer] for layer in layers]
 
 
 def _spare_batches(pair: Pair, texts: list[Text]) -> Iterator[Batch]:
@@ -162,4 +174,4 @@ def _shared(compared: HeldoutRows, train: ActivationStore, folder: Path) -> Held
         train.add(shard[:, :room])
         measured.add(shard[:, room:])
         room = max(0, room - shard.shape[1])
-    return HeldoutRows(measured, compared.contexts.without_first(taken))
+    return HeldoutRows(measured, compared.contexts.without_first(taken), compared.layers)

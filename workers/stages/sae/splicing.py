@@ -35,7 +35,9 @@ LEAST_LOSS = 1e-3
 
 @dataclass(frozen=True)
 class Spliced:
-    """By layer: the loss recovered in each model that could be asked, and the ablation of the tuned one's latents."""
+    """By layer that has autoencoders: the loss recovered in each model that could be asked, and the ablation of the
+    tuned one's latents.
+    """
 
     base: list[Measured] | None
     tuned: list[Measured]
@@ -129,25 +131,25 @@ def loss_recovered(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, si
     return ratio(*loss.grouped(Scores(flat.sums - rebuilt.sums, flat.sums - own.sums)))
 
 
-def ablation(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, seed: int) -> LatentAblation | None:
+def ablation(loss: SplicedLoss, dictionaries: Dictionaries, place: int, seed: int) -> LatentAblation | None:
     """How far the answers move without a layer's changed latents; None where none changed.
 
     Beside it the same without other sets that fire about as often and as strongly, where there are as many others.
     """
-    changed, others = dictionaries.changed[layer], dictionaries.others[layer]
+    changed, others = dictionaries.changed[place], dictionaries.others[place]
     if not changed or dictionaries.warmed is None:
         return None
-    stack, site = dictionaries.warmed, dictionaries.layout.tuned(layer)
+    stack, site = dictionaries.warmed, dictionaries.layout.tuned(place)
     draws = matched_draws(
         torch.tensor(changed),
         torch.tensor(others),
-        dictionaries.firing[layer],
+        dictionaries.firing[place],
         DRAWS,
         ALIKE,
         torch.Generator().manual_seed(seed),
     )
     edits = [_without(stack, site, latents) for latents in (changed, *draws)]
-    found = [loss.mean_of(scores) for scores in loss.divergences(layer, edits)]
+    found = [loss.mean_of(scores) for scores in loss.divergences(dictionaries.layers[place], edits)]
     cost, by_chance = found[0], torch.tensor([one.value for one in found[1:]], dtype=torch.float64)
     return LatentAblation(
         latents=len(changed),
@@ -181,12 +183,12 @@ def splices(
     of_tuned: list[Measured] = []
     ablations: list[LatentAblation | None] = []
     layers, layout = dictionaries.layers, dictionaries.layout
-    for layer in range(layers):
+    for place, layer in enumerate(layers):
         if base is not None:
-            of_base.append(loss_recovered(base, dictionaries, layer, layout.base(layer)))
-        of_tuned.append(loss_recovered(tuned, dictionaries, layer, layout.tuned(layer)))
+            of_base.append(loss_recovered(base, dictionaries, layer, layout.base(place)))
+        of_tuned.append(loss_recovered(tuned, dictionaries, layer, layout.tuned(place)))
         heard = of_tuned[-1].value is not None
-        ablations.append(ablation(tuned, dictionaries, layer, context.request.seed) if heard else None)
-        context.on_progress((layer + 1) / layers, f"autoencoders of layer {layer} in the models")
+        ablations.append(ablation(tuned, dictionaries, place, context.request.seed) if heard else None)
+        context.on_progress((place + 1) / len(layers), f"autoencoders of layer {layer} in the models")
     info = SpliceInfo(loss="kl" if tuned.by_divergence else "cross_entropy", examples=texts)
     return Spliced(of_base if base is not None else None, of_tuned, ablations, info)

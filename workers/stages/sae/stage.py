@@ -33,6 +33,9 @@ MIN_BATCH_ROWS = 128
 NORMALISATION_ROWS = 8192
 FEW_DISTINCT_TOKENS = 20_000
 
+TOKENS_PER_LATENT = 100
+"""Training tokens for each latent, repetitions counted; Gao et al. 2024 train on thousands."""
+
 WARM_SHARE = 0.25
 """Of the steps: how long an autoencoder is trained on after a warm start."""
 
@@ -66,26 +69,28 @@ def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections
     runs = Runs(rows.train, request.seed, settings.early_stop, spans, context.checkpointing)
     stack = _initial(normalisation, config, request.seed, layout)
     outcome = runs.run(stack, config, TRAINING)
-    sae_runs = [_told("training", outcome, _names(layers, "base", "tuned", *(["base-again"] if matched else [])))]
+    trained = ["base", "tuned", *(["base-again"] if matched else [])]
+    sae_runs = [_told("training", outcome, _names(rows.layers, *trained))]
     warmed = None
     if "warm_start" in comparisons:
         warmed, warm_outcome = _warm_started(stack, layout, config, outcome, runs)
-        sae_runs.append(_told("warm_start", warm_outcome, _names(layers, "base", "tuned")))
+        sae_runs.append(_told("warm_start", warm_outcome, _names(rows.layers, "base", "tuned")))
     crosscoders: list[Crosscoder] | None = None
     if "crosscoder" in comparisons:
         crosscoding = Crosscoding(normalisation.scale, sample, config, request.seed)
         crossed = crosscoding.train(runs)
-        sae_runs.append(_told("crosscoder", crossed, _names(layers, "pair", "base-twice")))
+        sae_runs.append(_told("crosscoder", crossed, _names(rows.layers, "pair", "base-twice")))
         crosscoders = crosscoding.measured(rows.heldout, crossed, spans.span(MEASURING_CROSSCODERS))
         del crosscoding
     controls = None
     if rows.control is not None:
         controls, control_outcome = _controls(context, rows.control, settings, spans)
-        sae_runs.append(_told("random_weights", control_outcome, _names(layers, "random")))
+        sae_runs.append(_told("random_weights", control_outcome, _names(rows.layers, "random")))
     measured, latents, dictionaries = _measured(
         _Stacks(layout, stack, warmed, outcome.dead_fraction), rows, directions, spans.span(MEASURING)
     )
-    return SaeResults(measured, controls, crosscoders, latents, dictionaries, sae_runs, _warnings(rows, outcome))
+    warnings = _warnings(rows, config, outcome)
+    return SaeResults(rows.layers, measured, controls, crosscoders, latents, dictionaries, sae_runs, warnings)
 
 
 @dataclass(frozen=True)
@@ -102,18 +107,18 @@ def _measured(
     stacks: _Stacks, rows: SaeRows, directions: LabelDirections | None, on_progress: OnProgress
 ) -> tuple[list[LayerComparison], list[ChangedLatent], Dictionaries]:
     """By layer what the comparisons find, the latents that changed most, and the autoencoders for later stages."""
-    layers = stacks.layout.layers
     measured, candidates, changed, means, firing = [], list[Candidate](), [], [], []
-    for layer in range(layers):
-        evaluation = _LayerEvaluation(stacks, rows, layer)
+    for place in range(len(rows.layers)):
+        evaluation = _LayerEvaluation(stacks, rows, place)
         measured.append(evaluation.measured())
         candidates += evaluation.latents(directions)
         changed.append(evaluation.changed())
         means.append(evaluation.means())
         firing.append(evaluation.firing())
-        on_progress((layer + 1) / layers)
+        on_progress((place + 1) / len(rows.layers))
     base, tuned = (torch.stack(side) for side in zip(*means, strict=True))
     dictionaries = Dictionaries(
+        rows.layers,
         stacks.stack,
         joined(base, tuned),
         stacks.warmed,
@@ -146,8 +151,8 @@ def _costs(settings: SaeSettings, control: bool) -> dict[str, float]:
     return costs | {MEASURING: 0.2}
 
 
-def _names(layers: int, *groups: str) -> list[str]:
-    return [f"{group}/layer-{layer:02d}" for group in groups for layer in range(layers)]
+def _names(layers: list[int], *groups: str) -> list[str]:
+    return [f"{group}/layer-{layer:02d}" for group in groups for layer in layers]
 
 
 def _told(name: SaeRunName, outcome: Outcome, autoencoders: list[str]) -> SaeRun:
@@ -229,15 +234,19 @@ def _first_rows(store: ActivationStore, count: int) -> Tensor:
 
 
 class _LayerEvaluation:
-    """What one layer's autoencoders say of the pair, on rows that they were not trained on."""
+    """What one layer's autoencoders say of the pair, on rows that they were not trained on.
 
-    def __init__(self, stacks: _Stacks, rows: SaeRows, layer: int) -> None:
+    Args:
+        place: of the layer among those that have autoencoders.
+    """
+
+    def __init__(self, stacks: _Stacks, rows: SaeRows, place: int) -> None:
         stack, warmed = stacks.stack, stacks.warmed
         self._stacks = stacks
         self._stack = stack
         self._rows = rows
-        self._layer = layer
-        self._base, self._tuned = stacks.layout.base(layer), stacks.layout.tuned(layer)
+        self._place = place
+        self._base, self._tuned = stacks.layout.base(place), stacks.layout.tuned(place)
         self._on_base = self._fit(stack, self._base, self._base)
         self._on_tuned = self._fit(stack, self._tuned, self._tuned)
         self._warm = self._warm_starts(warmed) if warmed is not None else None
@@ -279,10 +288,9 @@ class _LayerEvaluation:
         before = Side(self._stack, self._base, self._base, self._on_base.firing_rates)
         after, fates = self._warm.after, self._warm.tuned
         chosen = chosen_latents(fates, self._warm.floor, before.rates, after.rates)
-        rows = self._rows
-        return evidence(
-            self._layer, chosen, fates.cosines, before, after, HeldoutRows(rows.heldout, rows.contexts), directions
-        )
+        rows, layer = self._rows, self._rows.layers[self._place]
+        heldout = HeldoutRows(rows.heldout, rows.contexts, rows.layers)
+        return evidence(layer, chosen, fates.cosines, before, after, heldout, directions)
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Of the held-out rows of usual norm in the base model and in the tuned one, [D] each."""
@@ -321,7 +329,7 @@ class _LayerEvaluation:
     def _match(self) -> Match | None:
         dictionaries = self._stack.W_dec
         base, rates = dictionaries[self._base], self._on_base.firing_rates
-        own = self._stacks.layout.base_again(self._layer)
+        own = self._stacks.layout.base_again(self._place)
         again = self._fit(self._stack, own, self._base)
         floor = matching(base, dictionaries[own], rates, again.firing_rates)
         found = matching(base, dictionaries[self._tuned], rates, self._on_tuned.firing_rates)
@@ -426,8 +434,15 @@ def _inlier_rows(store: ActivationStore, stack: SaeStack, source: int) -> Iterat
             yield rows[stack.inliers(source, rows)]
 
 
-def _warnings(rows: SaeRows, outcome: Outcome) -> list[ReportWarning]:
+def _warnings(rows: SaeRows, config: SaeConfig, outcome: Outcome) -> list[ReportWarning]:
     found = []
+    planned = config.steps * config.batch // config.latents
+    if planned < TOKENS_PER_LATENT:
+        message = (
+            f"{planned} training tokens for each of {config.latents} latents; below {TOKENS_PER_LATENT}, many latents "
+            "are not learnt. Raise analysis.sae.tokens, or lower analysis.sae.width"
+        )
+        found.append(ReportWarning(code="few_tokens_per_latent", message=message))
     if rows.train.rows < FEW_DISTINCT_TOKENS:
         message = (
             f"the autoencoders saw {rows.train.rows} distinct tokens; below {FEW_DISTINCT_TOKENS} they learn the texts "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.analysis.sae import SaeStack
 from workers.models.texts import batches
 from workers.results.tokens import TokenLatents
 from workers.stages.common.context import PairContext
@@ -22,7 +21,7 @@ MAX_ENTRIES = 180_000
 def token_latents(context: PairContext, extracted: Extracted, dictionaries: Dictionaries) -> list[TokenLatents | None]:
     """By shown text, the latents of its tokens; None of texts beyond MAX_ENTRIES."""
     shown, resolved, layout = extracted.tokens, context.resolved, dictionaries.layout
-    strongest, count = budget([len(text.tokens) for text in shown.texts], dictionaries.layers)
+    strongest, count = budget([len(text.tokens) for text in shown.texts], len(dictionaries.layers))
     texts = extracted.shown[:count]
     pair = load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
     found: dict[int, TokenLatents] = {}
@@ -32,8 +31,8 @@ def token_latents(context: PairContext, extracted: Extracted, dictionaries: Dict
             length = int(batch.attention_mask[row].sum())
             base, tuned = (side[:, row, :length] for side in sides)
             found[index] = TokenLatents(
-                base=_strongest(dictionaries.stack, layout.base_sites, base, strongest),
-                tuned=_strongest(dictionaries.stack, layout.tuned_sites, tuned, strongest),
+                base=_strongest(dictionaries, layout.base_sites, base, strongest),
+                tuned=_strongest(dictionaries, layout.tuned_sites, tuned, strongest),
             )
             context.on_progress(1.0, f"latents of the shown texts: {len(found)} of {count}")
     return [found.get(index) for index in range(len(shown.texts))]
@@ -56,15 +55,19 @@ def budget(tokens: list[int], layers: int) -> tuple[int, int]:
     return strongest, count
 
 
-def _strongest(stack: SaeStack, sites: list[int], rows: Tensor, count: int) -> list[list[list[tuple[int, float]]]]:
-    """Of these sites, by layer; rows: [layers, T, D]. Only latents that are active."""
-    found = []
-    for site, states in zip(sites, rows, strict=True):
-        top = stack.encode(site, states).topk(count, dim=1)
-        found.append(
-            [
-                [(index, round(value, 3)) for index, value in zip(indices, values, strict=True) if value > 0]
-                for indices, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-            ]
-        )
+def _strongest(
+    dictionaries: Dictionaries, sites: list[int], rows: Tensor, count: int
+) -> list[list[list[tuple[int, float]]]]:
+    """By layer and token, the latents that are active: none at layers without autoencoders.
+
+    Args:
+        sites: of the layers with autoencoders. rows: [L + 1, T, D].
+    """
+    found: list[list[list[tuple[int, float]]]] = [[[] for _ in states] for states in rows]
+    for site, layer in zip(sites, dictionaries.layers, strict=True):
+        top = dictionaries.stack.encode(site, rows[layer]).topk(count, dim=1)
+        found[layer] = [
+            [(index, round(value, 3)) for index, value in zip(indices, values, strict=True) if value > 0]
+            for indices, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
     return found

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.request import AnalysisRequest, SaeSettings
 
 PAIR: dict[str, Any] = {
     "base": {"uri": "file:///models/a"},
@@ -73,3 +73,27 @@ def test_every_field_of_the_request_is_described() -> None:
         if "description" not in field
     ]
     assert undescribed == []
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (2, [0, 1]),
+        (13, list(range(13))),
+        (14, [1, 3, 5, 7, 9, 11, 13]),
+        (31, [2, 6, 10, 14, 18, 22, 26, 30]),
+        (33, [4, 8, 12, 16, 20, 24, 28, 32]),
+        (81, [10, 20, 30, 40, 50, 60, 70, 80]),
+    ],
+)
+def test_deep_models_have_autoencoders_at_evenly_spaced_layers_down_from_the_last(
+    layers: int, expected: list[int]
+) -> None:
+    assert SaeSettings().layers_of(layers) == expected
+
+
+def test_chosen_layers_are_in_order_and_must_be_there() -> None:
+    settings = SaeSettings(layers=[3, 1, 3])
+    assert settings.layers_of(4) == [1, 3]
+    with pytest.raises(ValueError, match="there is no layer 3; the model's layers are 0 to 2"):
+        settings.layers_of(3)

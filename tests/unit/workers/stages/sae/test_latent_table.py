@@ -21,7 +21,7 @@ def test_the_table_has_every_latent_with_the_tokens_it_is_strongest_on(tmp_path:
     stack = side(size, 0).stack
     write_latents(
         tmp_path / "latents.parquet",
-        Dictionaries(stack, torch.zeros(2, size), stack, [[]], [[]], [torch.zeros(size, 2)]),
+        Dictionaries([0], stack, torch.zeros(2, size), stack, [[]], [[]], [torch.zeros(size, 2)]),
         rows,
         contexts,
         lambda fraction, detail="", numbers=NO_NUMBERS: None,

@@ -22,9 +22,9 @@ from workers.stages.sae.latents import chosen_latents, evidence, leaning, promot
 def found_of(folder: Path, word: str) -> tuple[list[tuple[str, str, str]], list[float]]:
     """Where the latent of a word fires in the tuned model: contexts and activations."""
     rows, contexts, size = stored(folder)
-    index = tiny_tokenizer(folder).get_vocab()[word]
+    index, heldout = tiny_tokenizer(folder).get_vocab()[word], HeldoutRows(rows, contexts, [0])
     (one,) = without_false_labels(
-        evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), HeldoutRows(rows, contexts), None)
+        evidence(0, {"new": [index]}, torch.ones(size), side(size, 0), side(size, 1), heldout, None)
     )
     assert [example.activation for example in one.base] == [example.activation / 2 for example in one.tuned]
     return [(example.before, example.token, example.after) for example in one.tuned], [
@@ -60,7 +60,7 @@ def test_what_a_latent_leans_to_and_points_to(tmp_path: Path) -> None:
         torch.zeros(size),
         side(size, 0),
         side(size, 1),
-        HeldoutRows(rows, contexts),
+        HeldoutRows(rows, contexts, [0]),
         LabelDirections(["yes", "no"], vectors, torch.zeros(1, 99, 2, size)),
     )
     assert candidate.leaning is not None
@@ -105,7 +105,7 @@ def test_a_direction_promotes_the_tokens_whose_embeddings_it_has(tmp_path: Path)
         SaeStack.initial(Normalisation(ones, torch.zeros(2, HIDDEN), ones), 3, torch.Generator()) for _ in range(2)
     )
     base.W_dec[0, 1], warmed.W_dec[1, 2] = embeddings[bad], embeddings[good]
-    dictionaries = Dictionaries(base, torch.zeros(2, HIDDEN), warmed, [[]], [[]], [torch.zeros(3, 2)])
+    dictionaries = Dictionaries([0], base, torch.zeros(2, HIDDEN), warmed, [[]], [[]], [torch.zeros(3, 2)])
     latent = ChangedLatent(layer=0, index=1, fate="lost", cosine=0, base_rate=0.1, tuned_rate=0, base=[], tuned=[])
     new = replace(latent, index=2, fate="new")
     found = promoted([latent, new], dictionaries, model, tokenizer)

@@ -103,7 +103,7 @@ def asked(model: PreTrainedModel, folder: Path, labels: bool = True) -> tuple[Sp
     means = torch.cat(found, 1).double().mean(1).repeat(2, 1)
     changed, others = ([list[int]() for _ in range(BLOCKS + 1)] for _ in range(2))
     firing = [torch.zeros(2 * HIDDEN, 2)] * (BLOCKS + 1)
-    dictionaries = Dictionaries(perfect(means), means, perfect(means), changed, others, firing)
+    dictionaries = Dictionaries(list(range(BLOCKS + 1)), perfect(means), means, perfect(means), changed, others, firing)
     return SplicedLoss(eval_set, model, targets), dictionaries
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.builders.latents import side
+from workers.stages.sae.findings import Dictionaries
 from workers.stages.sae.token_latents import MAX_ENTRIES, STRONGEST, _strongest, budget
 
 
@@ -47,6 +48,7 @@ def test_a_report_never_lists_more_than_its_limit(tokens: list[int], layers: int
 def test_the_strongest_active_latents_of_every_token_come_first() -> None:
     """Each latent is a feature; below 0.5 it is silent."""
     stack = side(4, 0).stack
-    rows = torch.tensor([[[0.6, 0.9, 0.1, 0.7]], [[0.0, 0.2, 2.0, 0.4]]])
-    assert _strongest(stack, [0, 1], rows, 2) == [[[(1, 0.9), (3, 0.7)]], [[(2, 2.0)]]]
-    assert _strongest(stack, [0, 1], 0.1 * rows, 2) == [[[]], [[]]]
+    found = Dictionaries([0, 2], stack, torch.zeros(4, 4), None, [[], []], [[], []], [])
+    rows = torch.tensor([[[0.6, 0.9, 0.1, 0.7]], [[9.0, 9.0, 9.0, 9.0]], [[0.0, 0.2, 2.0, 0.4]]])
+    assert _strongest(found, [0, 1], rows, 2) == [[[(1, 0.9), (3, 0.7)]], [[]], [[(2, 2.0)]]]
+    assert _strongest(found, [0, 1], 0.1 * rows, 2) == [[[]], [[]], [[]]]
