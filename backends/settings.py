@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         default=20 * GIB, ge=2**26, description="disk space that a job may use for activations and sums"
     )
     max_dataset_bytes: int = Field(default=GIB, ge=2**10, description="largest data set file")
-    max_model_bytes: int = Field(default=100 * GIB, ge=2**20, description="largest checkpoint, all files together")
+    max_model_bytes: int = Field(default=200 * GIB, ge=2**20, description="largest checkpoint, all files together")
     hf_endpoint: str = Field(
         default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
         description="hub for hf: URIs; default: HF_ENDPOINT, or Hugging Face's",
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         default=4 * GIB, ge=2**20, description="memory for the model pairs used to inspect texts"
     )
     link_seconds: int = Field(default=3600, ge=1, le=604_800, description="lifetime of links to artifacts")
-    max_parameters: int = Field(default=20_000_000_000, ge=1, description="largest model, in parameters")
+    max_parameters: int = Field(default=100_000_000_000, ge=1, description="largest model, in parameters")
     report_cache_seconds: int = Field(default=86_400, ge=1, description="how long Redis caches a report")
     checkpoint_seconds: int = Field(
         default=120,
@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     )
     cancel_seconds: int = Field(
         default=60, ge=1, description="a cancelled job's process is ended if the job does not stop within this time"
+    )
+    stall_seconds: int = Field(
+        default=1800,
+        ge=1,
+        description="a job that reports no progress for this long is taken from its worker process, which is ended",
     )
     max_attempts: int = Field(default=3, ge=1, description="a job fails after losing this many workers")
 

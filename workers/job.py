@@ -18,8 +18,8 @@ from layerdrift.contract.errors import LayerdriftError, Problem, StageError, Una
 from layerdrift.contract.policy import Decision
 from layerdrift.policies import starter_decision
 from workers import scratch_folders
-from workers.lease_keeper import Lease, leased
-from workers.models.device import start_threads
+from workers.lease_keeper import Lease, end_process, leased
+from workers.models.device import is_device_fault, start_threads
 from workers.pipeline import run_stages, stages_of
 from workers.progress_writer import Cancelled, LeaseLost, ProgressWriter, StageFailed
 from workers.training_states import BucketCheckpoints
@@ -31,6 +31,10 @@ _AWAY = (UnavailableError, redis.RedisError)
 """What a stage raises while a server behind it is unavailable: no fault of the job's."""
 
 
+class DeviceFault(Exception):
+    """The device of this process answers nothing any more: the job goes on in another process."""
+
+
 LEAST_FINETUNE = 2.0
 """Seconds below which a fine-tune was taken over from an earlier job."""
 
@@ -38,12 +42,17 @@ LEAST_FINETUNE = 2.0
 def run_job(deployment: Deployment, analysis_id: str) -> None:
     """Runs a job if no other worker holds it, and leaves its record in a final state.
 
-    A worker that dies, or that Redis or S3 fail, leaves the record open: the lease ends and the job is announced again.
+    A worker that dies, or that Redis, S3 or its device fail, leaves the record open: the lease ends and the job is
+    announced again.
     """
     start_threads()
     gc.freeze()  # modules are no garbage: looking through them after every stage took most of a small job's time
     with logs.bound(job_id=analysis_id):
-        _run_leased(deployment, analysis_id)
+        try:
+            _run_leased(deployment, analysis_id)
+        except DeviceFault as fault:
+            logger.error("%s: the device is of no more use; ending this process", analysis_id, exc_info=fault.__cause__)
+            end_process()
 
 
 def _run_leased(deployment: Deployment, analysis_id: str) -> None:
@@ -84,9 +93,7 @@ def _taken(record: JobRecord, max_attempts: int) -> JobRecord:
 
 def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) -> JobRecord:
     """The record at its end, or as it was where another worker is to go on."""
-    writer = ProgressWriter(
-        deployment.jobs, record.id, stages_of(record), lease.lost, _expected_seconds(deployment, record)
-    )
+    writer = ProgressWriter(deployment.jobs, record.id, stages_of(record), lease, _expected_seconds(deployment, record))
     drift: list[float] | None = None
     decision: Decision | None = None
     try:
@@ -98,11 +105,7 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
     except Cancelled:
         status, error = Status.CANCELLED, None
     except StageFailed as failure:
-        if lease.lost.is_set():
-            logger.warning("%s: lost the lease; another worker continues", record.id)
-            return record
-        if isinstance(failure.__cause__, _AWAY):
-            logger.warning("%s: returned to the queue in stage %s: %s", record.id, failure.stage, failure.__cause__)
+        if _left_open(record, failure, lease):
             return record
         status, error = Status.FAILED, _problem(failure)
         logger.error("%s: stage %s failed", record.id, failure.stage, exc_info=failure.__cause__)
@@ -122,6 +125,23 @@ def _run(deployment: Deployment, record: JobRecord, folder: Path, lease: Lease) 
         _record_rates(deployment, record, writer)
     logger.info("%s: %s", record.id, ended.status)
     return ended
+
+
+def _left_open(record: JobRecord, failure: StageFailed, lease: Lease) -> bool:
+    """Whether a failure is none of the job's, so that another worker goes on with it.
+
+    Raises:
+        DeviceFault: nor can this process.
+    """
+    if lease.lost.is_set():
+        logger.warning("%s: lost the lease; another worker continues", record.id)
+        return True
+    if is_device_fault(failure.__cause__):
+        raise DeviceFault from failure.__cause__
+    if isinstance(failure.__cause__, _AWAY):
+        logger.warning("%s: returned to the queue in stage %s: %s", record.id, failure.stage, failure.__cause__)
+        return True
+    return False
 
 
 def _expected_seconds(deployment: Deployment, record: JobRecord) -> dict[StageName, float]:
@@ -163,6 +183,6 @@ def _worker_lost(times: int) -> Problem:
         type="urn:layerdrift:worker-lost",
         title="Worker lost",
         status=500,
-        detail=f"{times} workers took this job and none finished it: they died or were stopped. If memory is the "
+        detail=f"{times} workers took this job and none finished it: they died, hung or were stopped. If memory is the "
         "cause, use fewer or shorter texts, smaller autoencoders, or a larger machine; otherwise post it again",
     )

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import redis
 
@@ -21,12 +21,29 @@ from layerdrift.contract.errors import UnavailableError
 logger = logging.getLogger(__name__)
 
 
+class Pulse:
+    """When a job last said that it goes on."""
+
+    def __init__(self) -> None:
+        self.beat()
+
+    def beat(self) -> None:
+        """It does."""
+        self._at = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the last beat."""
+        return time.monotonic() - self._at
+
+
 @dataclass(frozen=True)
 class Lease:
     """The right to run a job: `lost` is set when it may have gone to another worker."""
 
     owner: str
-    lost: threading.Event
+    lost: threading.Event = field(default_factory=threading.Event)
+    pulse: Pulse = field(default_factory=Pulse)
 
 
 @contextmanager
@@ -34,7 +51,8 @@ def leased(deployment: Deployment, analysis_id: str) -> Iterator[Lease | None]:
     """Holds the job's lease, renewed from a thread. None: somebody else holds it.
 
     A job that was cancelled `cancel_seconds` ago and still goes on is stuck in something that never asks: it is
-    ended with its process, which the pool replaces.
+    ended with its process, which the pool replaces. A job that has told no progress for `stall_seconds` is taken from
+    its process in the same way, and goes on elsewhere.
     """
     jobs, leases, settings = deployment.jobs, deployment.leases, deployment.settings
     seconds, patience = settings.lease_seconds, settings.cancel_seconds
@@ -42,14 +60,16 @@ def leased(deployment: Deployment, analysis_id: str) -> Iterator[Lease | None]:
     if not leases.take(analysis_id, owner, seconds):
         yield None
         return
-    lost, ended = threading.Event(), threading.Event()
+    lease, ended = Lease(owner), threading.Event()
 
     def renew() -> None:
         cancelled_at: float | None = None
         while not ended.wait(min(seconds, patience) / 3):
             try:
+                if lease.pulse.silent_seconds > settings.stall_seconds:
+                    _hand_on(deployment, analysis_id, lease)
                 if not leases.renew(analysis_id, owner, seconds):
-                    lost.set()
+                    lease.lost.set()
                     return
                 if cancelled_at is None and jobs.get(analysis_id).cancel_requested:
                     cancelled_at = time.monotonic()
@@ -61,7 +81,7 @@ def leased(deployment: Deployment, analysis_id: str) -> Iterator[Lease | None]:
     heart = threading.Thread(target=renew, name=f"lease-{analysis_id}", daemon=True)
     heart.start()
     try:
-        yield Lease(owner, lost)
+        yield lease
     finally:
         ended.set()
         heart.join()
@@ -82,8 +102,18 @@ def _give_up(deployment: Deployment, analysis_id: str, owner: str) -> None:
     if ended:
         logger.warning("%s: cancelled but still running; ending its process", analysis_id)
         deployment.leases.release(analysis_id, owner)
-        _end_process()
+        end_process()
 
 
-def _end_process() -> None:
+def _hand_on(deployment: Deployment, analysis_id: str, lease: Lease) -> None:
+    """Ends this process with a job that hangs, in a kernel or a read: the next worker takes it up."""
+    logger.error("%s: no progress for %.0f s; ending its process", analysis_id, lease.pulse.silent_seconds)
+    lease.lost.set()
+    with suppress(redis.RedisError):
+        deployment.leases.release(analysis_id, lease.owner)
+    end_process()
+
+
+def end_process() -> None:
+    """At once, without the clean-up that a process with a broken device would hang in; the pool starts another."""
     os._exit(os.EX_SOFTWARE)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from threading import Event
 from typing import Final
 
 import redis
@@ -17,6 +16,7 @@ from backends.jobs.records import JobRecord
 from backends.jobs.store import JobStore
 from layerdrift.contract.analysis import Progress, Stage, StageName
 from layerdrift.contract.errors import UnavailableError
+from workers.lease_keeper import Lease
 from workers.results.pending import PendingStage
 from workers.stages.common.progress import NO_NUMBERS, Numbers
 
@@ -57,7 +57,7 @@ class ProgressWriter:
         jobs: JobStore,
         analysis_id: str,
         stages: list[StageName],
-        lease_lost: Event,
+        lease: Lease,
         expected: Mapping[StageName, float] | None = None,
     ) -> None:
         self.seconds: dict[str, float] = {}
@@ -66,7 +66,7 @@ class ProgressWriter:
         self._stages = [Stage(name=name) for name in stages]
         self._current = 0
         self._written = 0.0
-        self._lease_lost = lease_lost
+        self._lease = lease
         self._expected = expected or {}
         self._began = time.monotonic()
 
@@ -77,6 +77,7 @@ class ProgressWriter:
         Raises:
             StageFailed: whatever went wrong inside, but for a cancellation.
         """
+        self._lease.pulse.beat()
         self._current = next(index for index, stage in enumerate(self._stages) if stage.name == name)
         started = self._began = time.monotonic()
         self._set(status="running", started_at=datetime.now(UTC))
@@ -95,7 +96,8 @@ class ProgressWriter:
 
     def on_progress(self, fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
         """The current stage has come so far."""
-        if self._lease_lost.is_set():
+        self._lease.pulse.beat()
+        if self._lease.lost.is_set():
             raise LeaseLost
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         told = {"detail": detail} if detail else {}
@@ -143,7 +145,7 @@ class ProgressWriter:
         self._stages[self._current] = self._stages[self._current].model_copy(update=changes)
 
     def _write(self) -> None:
-        if self._lease_lost.is_set():
+        if self._lease.lost.is_set():
             raise LeaseLost
         progress = self.progress()
 

@@ -80,9 +80,9 @@ def main() -> None:
         "Language models (`make bench-scale`)",
         f"""
 Each pair through the API and a fresh worker; no autoencoders, no grafts, no probes unless the analysis is the default
-one. Peak: the worker's resident memory, mapped files included. Two forward passes of SmolLM2 over 5,000 tokens in float32
-take {passes:.0f} s here. Held means: SmolLM2 within twice its two passes and 1.5 GB; its default analysis within 20 minutes
-and 4 GiB; 28 blocks within 3 GiB; 56 blocks within 10 % of the peak of 28; 8B parameters within 8 GiB.
+one. Peak: the worker's resident memory, mapped files included. Two forward passes of SmolLM2 over 5,000 tokens in
+float32 take {passes:.0f} s here. Held means: SmolLM2 within twice its two passes and 1.5 GB; its default analysis
+within 20 minutes and 4 GiB; 28 blocks within 3 GiB; 56 blocks within 10 % of the peak of 28; 8B within 8 GiB.
 
 | pair | ran | time | peak | estimated time | estimated peak | holds |
 |---|---|---|---|---|---|---|

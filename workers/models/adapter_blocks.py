@@ -22,6 +22,7 @@ from layerdrift.contract.errors import InputError
 from workers.models.adapters import AdapterFiles, adapter_class, read_adapter
 from workers.models.blockwise import BlockFiles, BlockwiseModel, without_weights
 from workers.models.checkpoint_tensors import buffers_to
+from workers.models.device import FATAL
 from workers.models.loading import body_of, loaded
 from workers.models.structure import NotBlockwise, block_list
 
@@ -71,6 +72,8 @@ class AdapterBlocks(BlockwiseModel):
             layer.merge(safe_merge=True)
         except ValueError as error:  # NaN after the merge
             raise InputError.at(self.pointer, f"the adapter cannot be merged: {error}") from error
+        except FATAL:
+            raise
         except (RuntimeError, NotImplementedError) as error:
             raise NotBlockwise(f"the adapter does not merge into a block: {error}") from error
         layer.merged_adapters.clear()

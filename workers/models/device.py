@@ -10,6 +10,21 @@ from contextlib import suppress
 import numba
 import torch
 
+FATAL = (torch.OutOfMemoryError, torch.AcceleratorError)
+"""What running a model another way does not mend: too little memory, and a device that answers nothing from then on."""
+
+_FAULTS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side assert")
+
+
+def is_device_fault(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that the device is of no more use to this process."""
+    while error is not None:
+        told = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        if isinstance(error, torch.AcceleratorError) or (told and any(fault in str(error) for fault in _FAULTS)):
+            return True
+        error = error.__cause__
+    return False
+
 
 def best_device() -> torch.device:
     """The first CUDA device where there is one, else the CPU."""

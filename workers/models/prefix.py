@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from workers.models.device import FATAL
 from workers.models.structure import block_list
 from workers.models.texts import Batch, run
 
@@ -119,6 +120,8 @@ class PrefixCache:
                 whole = run(self._model, batch).logits.float()
                 with self._skipping(padded):
                     short = run(self._model, batch).logits.float()
+        except FATAL:
+            raise
         except RuntimeError:  # states of another shape than the blocks pass on
             return False
         finally:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from layerdrift.contract.errors import InputError
+from workers.models.device import FATAL
 
 CAUSAL_TOLERANCE = 1e-4
 """A later token may move earlier states by this share of what it moves its own: kernels of experts round otherwise."""
@@ -210,6 +211,8 @@ def parameters_before(model: nn.Module, block: int) -> list[nn.Parameter]:
         states = run_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         try:
             gradients = torch.autograd.grad(states[block].sum(), parameters, allow_unused=True)
+        except FATAL:
+            raise
         except RuntimeError as error:  # blocks that write over what their gradient needs, as in RWKV
             name = type(model).__name__
             raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import torch
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
@@ -172,7 +173,7 @@ def test_a_stage_that_fails_after_the_lease_was_lost_is_no_failure_of_the_job(
 ) -> None:
     def stages(_: MemoryDeployment, writer: ProgressWriter, __: Path) -> Report:
         with writer.stage(StageName.RESOLVE):
-            writer._lease_lost.set()
+            writer._lease.lost.set()
             raise FileNotFoundError("rows of the scratch")
 
     found = run(stages)
@@ -254,3 +255,35 @@ def test_a_job_runs_without_an_estimate(made: MemoryDeployment, run: Callable[[S
     made.rates.away = True
     found = run(sound)
     assert (found.status, found.progress.seconds_left) == (Status.SUCCEEDED, None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.AcceleratorError("an illegal memory access was encountered"), RuntimeError("CUDA error: device lost")],
+    ids=["as torch calls it", "as a library does"],
+)
+def test_a_broken_device_ends_the_process_and_leaves_the_job_to_another(
+    error: RuntimeError, made: MemoryDeployment, run: Callable[[Stages], JobRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+    monkeypatch.setattr(module, "end_process", lambda: ended.append(dict(made.leases.holders)))
+
+    def stages(_: MemoryDeployment, writer: ProgressWriter, __: Path) -> Report:
+        with writer.stage(StageName.EXTRACT):
+            raise error
+
+    found = run(stages)
+    assert (found.status, found.attempts, found.error) == (Status.RUNNING, 1, None)
+    assert ended == [{}]  # the lease was given back before
+
+
+def test_too_little_memory_of_the_device_fails_the_job(
+    run: Callable[[Stages], JobRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "end_process", lambda: pytest.fail("the process goes on"))
+
+    def stages(_: MemoryDeployment, writer: ProgressWriter, __: Path) -> Report:
+        with writer.stage(StageName.EXTRACT):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert run(stages).status is Status.FAILED

@@ -27,7 +27,7 @@ def made(tmp_path: Path) -> MemoryDeployment:
 def process_ended(monkeypatch: pytest.MonkeyPatch) -> Event:
     """Set where the process would have ended."""
     ended = Event()
-    monkeypatch.setattr(lease_keeper, "_end_process", ended.set)
+    monkeypatch.setattr(lease_keeper, "end_process", ended.set)
     return ended
 
 
@@ -128,3 +128,34 @@ def test_a_job_that_nobody_cancelled_is_left_to_run(made: MemoryDeployment, proc
         assert looked.wait(PATIENCE)
     assert not process_ended.is_set()
     assert quick.jobs.records["an_1"].status is Status.RUNNING
+
+
+def test_a_job_that_hangs_is_handed_on_and_its_process_ends(tmp_path: Path, process_ended: Event) -> None:
+    running = record(analysis_id="an_1").model_copy(update={"status": Status.RUNNING})
+    made = MemoryDeployment(tmp_path, running, lease_seconds=0.03, cancel_seconds=60, stall_seconds=0.05)
+    with leased(made.given, "an_1") as lease:
+        assert lease is not None
+        assert process_ended.wait(PATIENCE)
+        assert lease.lost.is_set()
+        assert made.leases.holders == {}
+    assert made.jobs.get("an_1").status is Status.RUNNING  # for the next worker
+
+
+def test_a_job_that_hangs_is_ended_also_while_redis_is_away(tmp_path: Path, process_ended: Event) -> None:
+    made = MemoryDeployment(
+        tmp_path, record(analysis_id="an_1"), lease_seconds=0.03, cancel_seconds=60, stall_seconds=0.05
+    )
+    with leased(made.given, "an_1"):
+        made.leases.away = True
+        assert process_ended.wait(PATIENCE)
+
+
+def test_a_job_that_tells_its_progress_is_left_to_run(tmp_path: Path, process_ended: Event) -> None:
+    made = MemoryDeployment(
+        tmp_path, record(analysis_id="an_1"), lease_seconds=0.03, cancel_seconds=60, stall_seconds=0.5
+    )
+    with leased(made.given, "an_1") as lease:
+        assert lease is not None
+        for _ in range(20):
+            lease.pulse.beat()
+            assert not process_ended.wait(0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +13,7 @@ from layerdrift.contract.errors import UnavailableError
 from tests.builders.records import record
 from tests.builders.stores import MemoryJobs
 from workers import progress_writer
+from workers.lease_keeper import Lease
 from workers.progress_writer import WRITE_EVERY_SECONDS, Cancelled, LeaseLost, ProgressWriter, StageFailed
 
 STAGES = [StageName.RESOLVE, StageName.COMPARE, StageName.SAE, StageName.CAUSAL]
@@ -42,12 +42,12 @@ def jobs(clock: Clock) -> MemoryJobs:
 
 
 @pytest.fixture
-def lost() -> Event:
-    return Event()
+def lease() -> Lease:
+    return Lease("me")
 
 
-def writer_of(jobs: MemoryJobs, lost: Event, **expected: float) -> ProgressWriter:
-    return ProgressWriter(jobs, "an_1", STAGES, lost, {StageName(name): value for name, value in expected.items()})
+def writer_of(jobs: MemoryJobs, lease: Lease, **expected: float) -> ProgressWriter:
+    return ProgressWriter(jobs, "an_1", STAGES, lease, {StageName(name): value for name, value in expected.items()})
 
 
 def written(jobs: MemoryJobs) -> Progress:
@@ -58,8 +58,8 @@ def first_stage(jobs: MemoryJobs) -> Stage:
     return written(jobs).stages[0]
 
 
-def test_a_stage_is_written_when_it_begins_and_when_it_ends(jobs: MemoryJobs, lost: Event, clock: Clock) -> None:
-    writer = writer_of(jobs, lost)
+def test_a_stage_is_written_when_it_begins_and_when_it_ends(jobs: MemoryJobs, lease: Lease, clock: Clock) -> None:
+    writer = writer_of(jobs, lease)
     with writer.stage(StageName.RESOLVE):
         assert (first_stage(jobs).status, first_stage(jobs).fraction) == ("running", 0.0)
         clock.now += 2.5
@@ -68,8 +68,8 @@ def test_a_stage_is_written_when_it_begins_and_when_it_ends(jobs: MemoryJobs, lo
     assert writer.seconds == {"resolve": 2.5}
 
 
-def test_progress_between_two_writes_waits_for_the_next_one(jobs: MemoryJobs, lost: Event, clock: Clock) -> None:
-    writer = writer_of(jobs, lost)
+def test_progress_between_two_writes_waits_for_the_next_one(jobs: MemoryJobs, lease: Lease, clock: Clock) -> None:
+    writer = writer_of(jobs, lease)
     with writer.stage(StageName.RESOLVE):
         writer.on_progress(0.25)
         assert first_stage(jobs).fraction == 0.0
@@ -80,17 +80,17 @@ def test_progress_between_two_writes_waits_for_the_next_one(jobs: MemoryJobs, lo
 
 
 @pytest.mark.parametrize(("told", "shown"), [(-0.5, 0.0), (1.5, 1.0), (0.3, 0.3)])
-def test_a_fraction_stays_between_0_and_1(jobs: MemoryJobs, lost: Event, told: float, shown: float) -> None:
-    writer = writer_of(jobs, lost)
+def test_a_fraction_stays_between_0_and_1(jobs: MemoryJobs, lease: Lease, told: float, shown: float) -> None:
+    writer = writer_of(jobs, lease)
     with writer.stage(StageName.RESOLVE):
         writer.on_progress(told)
         assert writer.progress().stages[0].fraction == shown
 
 
 def test_numbers_that_are_not_finite_are_left_out_and_a_detail_stays_until_the_next(
-    jobs: MemoryJobs, lost: Event
+    jobs: MemoryJobs, lease: Lease
 ) -> None:
-    writer = writer_of(jobs, lost)
+    writer = writer_of(jobs, lease)
     with writer.stage(StageName.RESOLVE):
         writer.on_progress(0.1, "step 1", {"step": 1.0, "loss": math.nan, "fvu_highest": math.inf})
         writer.on_progress(0.2)
@@ -100,8 +100,8 @@ def test_numbers_that_are_not_finite_are_left_out_and_a_detail_stays_until_the_n
         assert writer.progress().stages[0].numbers == {"step": 2.0}
 
 
-def test_an_error_in_a_stage_comes_with_the_stage_and_its_cause(jobs: MemoryJobs, lost: Event) -> None:
-    writer = writer_of(jobs, lost)
+def test_an_error_in_a_stage_comes_with_the_stage_and_its_cause(jobs: MemoryJobs, lease: Lease) -> None:
+    writer = writer_of(jobs, lease)
     with pytest.raises(StageFailed) as raised, writer.stage(StageName.COMPARE):
         raise ZeroDivisionError
     assert raised.value.stage is StageName.COMPARE
@@ -110,8 +110,8 @@ def test_an_error_in_a_stage_comes_with_the_stage_and_its_cause(jobs: MemoryJobs
     assert writer.seconds == {}
 
 
-def test_a_job_that_was_asked_to_stop_stops_at_its_next_write(jobs: MemoryJobs, lost: Event, clock: Clock) -> None:
-    writer = writer_of(jobs, lost)
+def test_a_job_that_was_asked_to_stop_stops_at_its_next_write(jobs: MemoryJobs, lease: Lease, clock: Clock) -> None:
+    writer = writer_of(jobs, lease)
 
     def ask_and_go_on() -> None:
         jobs.cancel("an_1")
@@ -125,11 +125,11 @@ def test_a_job_that_was_asked_to_stop_stops_at_its_next_write(jobs: MemoryJobs, 
     assert (stage.status, stage.fraction) == ("cancelled", 0.3)
 
 
-def test_a_worker_that_lost_its_lease_writes_nothing_more(jobs: MemoryJobs, lost: Event, clock: Clock) -> None:
-    writer = writer_of(jobs, lost)
+def test_a_worker_that_lost_its_lease_writes_nothing_more(jobs: MemoryJobs, lease: Lease, clock: Clock) -> None:
+    writer = writer_of(jobs, lease)
 
     def lose_and_go_on() -> None:
-        lost.set()
+        lease.lost.set()
         clock.now += WRITE_EVERY_SECONDS
         writer.on_progress(0.5)
 
@@ -143,40 +143,40 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(jobs: MemoryJobs, lost
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), UnavailableError("gone")])
-def test_a_progress_that_cannot_be_written_stops_no_job(jobs: MemoryJobs, lost: Event, error: Exception) -> None:
-    writer = writer_of(jobs, lost)
+def test_a_progress_that_cannot_be_written_stops_no_job(jobs: MemoryJobs, lease: Lease, error: Exception) -> None:
+    writer = writer_of(jobs, lease)
     jobs.fails = error
     with writer.stage(StageName.RESOLVE):
         writer.on_progress(0.5)
     assert writer.progress().stages[0].status == "succeeded"
 
 
-def test_the_progress_of_a_job_that_has_ended_is_left_as_it_is(jobs: MemoryJobs, lost: Event) -> None:
+def test_the_progress_of_a_job_that_has_ended_is_left_as_it_is(jobs: MemoryJobs, lease: Lease) -> None:
     jobs.update("an_1", lambda found: found.ended(Status.FAILED))
     before = jobs.get("an_1")
-    with writer_of(jobs, lost).stage(StageName.RESOLVE):
+    with writer_of(jobs, lease).stage(StageName.RESOLVE):
         pass
     assert jobs.get("an_1") == before
 
 
-def test_pending_stages_are_those_after_the_one_that_runs_and_add_to_the_report(jobs: MemoryJobs, lost: Event) -> None:
-    writer = writer_of(jobs, lost, sae=12.345)
+def test_pending_stages_are_those_after_the_one_that_runs_and_add_to_the_report(jobs: MemoryJobs, lease: Lease) -> None:
+    writer = writer_of(jobs, lease, sae=12.345)
     with writer.stage(StageName.COMPARE):
         assert [(one.stage, one.expected_seconds) for one in writer.pending()] == [("sae", 12.3), ("causal", None)]
     with writer.stage(StageName.SAE):
         assert [one.stage for one in writer.pending()] == ["causal"]
 
 
-def test_without_an_estimate_nothing_is_said_of_the_time_left(jobs: MemoryJobs, lost: Event) -> None:
-    writer = writer_of(jobs, lost)
+def test_without_an_estimate_nothing_is_said_of_the_time_left(jobs: MemoryJobs, lease: Lease) -> None:
+    writer = writer_of(jobs, lease)
     with writer.stage(StageName.RESOLVE):
         assert writer.progress().seconds_left is None
 
 
 def test_the_time_left_follows_the_estimate_first_and_then_the_stages_own_pace(
-    jobs: MemoryJobs, lost: Event, clock: Clock
+    jobs: MemoryJobs, lease: Lease, clock: Clock
 ) -> None:
-    writer = writer_of(jobs, lost, compare=100.0, sae=40.0, causal=10.0)
+    writer = writer_of(jobs, lease, compare=100.0, sae=40.0, causal=10.0)
     with writer.stage(StageName.COMPARE):
         assert writer.progress().seconds_left == 150.0
         clock.now += 8.0
@@ -185,3 +185,13 @@ def test_the_time_left_follows_the_estimate_first_and_then_the_stages_own_pace(
         writer.on_progress(0.4)  # 8 s for 0.4 of it: 12 s for the rest, and 50 s of later stages
         assert writer.progress().seconds_left == 62.0
     assert writer.progress().seconds_left == 50.0
+
+
+def test_every_word_of_a_stage_is_a_beat_of_the_lease(jobs: MemoryJobs, lease: Lease) -> None:
+    beats = []
+    lease.pulse.beat = lambda: beats.append(1)  # type: ignore[method-assign]
+    writer = writer_of(jobs, lease)
+    with writer.stage(StageName.RESOLVE):
+        writer.on_progress(0.5)
+        writer.on_progress(0.6)
+    assert len(beats) == 3

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workers.models.blockwise import BlockwiseModel
 from workers.models.derived_blocks import DitheredBlocks, RandomBlocks
-from workers.models.device import fast_dtype
+from workers.models.device import FATAL, fast_dtype
 from workers.models.layer_order import Pass
 from workers.models.states import StateReader
 from workers.models.structure import NotBlockwise
@@ -146,6 +146,8 @@ class _NullPass:
     def _tried(self, step: Callable[[], None]) -> None:
         try:
             step()
+        except FATAL:
+            raise
         except (RuntimeError, NotBlockwise) as error:
             self.close()
             self._reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -17,6 +17,7 @@ from workers.analysis.geometry import Geometry, PairDistances
 from workers.analysis.moments import NotFinite, row_cosines
 from workers.analysis.similarity import SiteSimilarity, similarities
 from workers.models.derived_blocks import dithered
+from workers.models.device import FATAL
 from workers.models.loading import load_body, random_copy
 from workers.models.states import StateReader
 from workers.models.texts import Batch, Text
@@ -145,7 +146,7 @@ def _numerical_null(
     try:
         states = against(pair, numerical_twin(reader, pair.base))
         return measured_null("numerical", pair.tokenization, texts, states, on_progress)
-    except torch.OutOfMemoryError:
+    except FATAL:
         raise
     except RuntimeError as error:
         reason = str(error).splitlines()[0]

@@ -5,9 +5,8 @@ Block by block where the models are large and nothing asks for them whole; else 
 
 from __future__ import annotations
 
-import torch
-
 from backends.estimates.execution import runs_in_layers
+from workers.models.device import FATAL
 from workers.models.structure import NotBlockwise
 from workers.stages.common.context import PairContext
 from workers.stages.common.layered_pair import layered_pair
@@ -29,7 +28,7 @@ def extract(context: PairContext, finetuned: FineTuned | None) -> Extracted:
         try:
             pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length, resolved.units)
             return extract_layered(context, pair)
-        except torch.OutOfMemoryError:
+        except FATAL:
             raise
         except (NotBlockwise, RuntimeError) as error:  # of a model that cannot do without its other blocks
             reason = (str(error) or type(error).__name__).splitlines()[0]
