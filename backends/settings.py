@@ -59,14 +59,20 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         default=None, ge=1024, le=65535, description="port for a worker's Prometheus metrics; unset: none"
     )
-    workers: int = Field(
-        default=1,
+    workers: int | None = Field(
+        default=None,
         ge=1,
         le=64,
-        description="analyses that the embedded stack runs at a time, sharing the cores",
+        description="analyses that the embedded stack runs at a time, sharing the cores; default: one for each GPU, "
+        "one without",
     )
     scratch_bytes: int = Field(
         default=20 * GIB, ge=2**26, description="disk space that a job may use for activations and sums"
+    )
+    checkpoint_cache_bytes: int = Field(
+        default=40 * GIB,
+        ge=0,
+        description="disk space for fetched checkpoints that a machine keeps for the next job or attempt; 0: none",
     )
     max_dataset_bytes: int = Field(default=GIB, ge=2**10, description="largest data set file")
     max_model_bytes: int = Field(default=200 * GIB, ge=2**20, description="largest checkpoint, all files together")
@@ -98,7 +104,8 @@ class Settings(BaseSettings):
     checkpoint_seconds: int = Field(
         default=120,
         ge=1,
-        description="interval between checkpoints of a long autoencoder training, for another worker to resume from",
+        description="least time between checkpoints of a long autoencoder training, for another worker to resume from; "
+        "saving takes at most a twentieth of the training, so large ones are saved less often",
     )
     lease_seconds: int = Field(
         default=30, ge=3, description="a job is reassigned after its worker has been silent this long"
@@ -162,3 +169,8 @@ class Settings(BaseSettings):
     def scratch(self) -> Path:
         """Where a worker keeps what it needs for the time of a job."""
         return self.home.resolve() / "scratch"
+
+    @property
+    def checkpoint_cache(self) -> Path:
+        """Where fetched checkpoints are kept; on the disk of the scratch."""
+        return self.home.resolve() / "checkpoint-cache"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backends.estimates.capacity import Capacity
 from workers.cores import cores
+from workers.devices import devices
 
 CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
@@ -18,7 +19,7 @@ def capacity(scratch: Path) -> Capacity:
         cores=cores(),
         memory_bytes=memory_bytes(),
         scratch_bytes=_free(scratch),
-        device="cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu",
+        device="cuda" if devices() else "cpu",
     )
 
 

@@ -6,10 +6,17 @@ import os
 import signal
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 
-from celery.signals import celeryd_init, setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+from billiard import current_process
+from celery.signals import (
+    celeryd_init,
+    setup_logging,
+    worker_process_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from prometheus_client import start_http_server
 
 from backends.deployment import Deployment
@@ -19,10 +26,11 @@ from backends.queue import QueueName, celery_app
 from backends.settings import Settings
 from workers import tasks
 from workers.cores import cores
+from workers.devices import devices, take_one
 from workers.reconciler import Reconciler
 from workers.webhook_dispatcher import WebhookDispatcher
 
-QUEUES: tuple[QueueName, ...] = ALL_QUEUES if any(Path("/dev").glob("nvidia[0-9]*")) else ("cpu",)
+QUEUES: tuple[QueueName, ...] = ALL_QUEUES if devices() else ("cpu",)
 """What this worker listens to: both queues where there is a GPU."""
 
 os.environ.setdefault(
@@ -31,6 +39,7 @@ os.environ.setdefault(
 
 app = celery_app(Settings())
 app.select_queues(QUEUES)
+app.conf.worker_concurrency = max(1, devices())  # a process for each device, and never a share of the CPU by default
 app.conf.imports = (tasks.__name__, __name__)  # what a spawned child of the pool is to know
 
 COLD_SHUTDOWN_SECONDS = 5.0
@@ -44,6 +53,11 @@ def _share_cores(options: dict[str, Any] | None = None, **_: Any) -> None:
     processes = int((options or {}).get("concurrency") or app.conf.worker_concurrency or os.cpu_count() or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+
+
+@worker_process_init.connect
+def _take_device(**_: Any) -> None:
+    take_one(getattr(current_process(), "index", 0))
 
 
 @setup_logging.connect

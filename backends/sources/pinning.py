@@ -44,6 +44,7 @@ from backends.sources.checkpoint_folder import (
     folder_of,
     listed,
 )
+from backends.sources.file_cache import FileCache
 from backends.sources.hub import HubRepository
 from backends.sources.locations import Location, PinnedFile
 from backends.sources.mlflow_registry import MlflowVersion
@@ -170,6 +171,8 @@ class Sources:
         self._settings = settings
         self._blobs = blobs
         self._opener = Opener(settings, blobs, tenant)
+        self._tenant = tenant
+        self._cache = FileCache(settings.checkpoint_cache, settings.checkpoint_cache_bytes)
 
     @property
     def max_dataset_bytes(self) -> int:
@@ -179,7 +182,7 @@ class Sources:
     def of(self, tenant: str) -> Self:
         """The same, as a tenant sees them."""
         theirs = copy.copy(self)
-        theirs._opener = Opener(self._settings, self._blobs, tenant)
+        theirs._opener, theirs._tenant = Opener(self._settings, self._blobs, tenant), tenant
         return theirs
 
     def pin(self, request: AnalysisRequest) -> Pins:
@@ -390,13 +393,20 @@ class Sources:
         location = self._reopen(pinned, pointer)
         self._check_unchanged(location, pinned.files, pointer, pinned.uri)
         target.mkdir(parents=True)
-        _check_room(target, sum(file.size for file in pinned.files), pinned.uri)
-        total, done = max(1, sum(file.size for file in pinned.files)), 0
-        for file in pinned.files:
+        source = f"{self._tenant} {pinned.uri} {pinned.revision} {pinned.folder}"
+        left = [file for file in pinned.files if not self._cache.take(f"{source} {file}", target / file.name)]
+        missing = sum(file.size for file in left)
+        if shutil.disk_usage(target).free < missing:
+            self._cache.shrink(0)
+        _check_room(target, missing, pinned.uri)
+        done = 0
+        for file in left:
             with (target / file.name).open("wb") as stream:
                 for chunk in self._chunks(location, file, pointer, pinned.uri):
                     done += stream.write(chunk)
-                    on_progress(min(1.0, done / total))
+                    on_progress(min(1.0, done / max(1, missing)))
+            if file.name.endswith(".safetensors"):  # others may be changed where they are
+                self._cache.keep(f"{source} {file}", target / file.name)
         return fingerprint(target)
 
     @staticmethod

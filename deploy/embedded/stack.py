@@ -218,7 +218,9 @@ class Stack:
 
     def _worker(self, env: dict[str, str]) -> Program:
         argv = [sys.executable, "-m", "celery", "-A", "workers.main", "worker"]
-        argv += [f"--concurrency={self.settings.workers}", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
+        argv += ["--loglevel=INFO", "--without-gossip", "--without-mingle"]
+        if self.settings.workers is not None:
+            argv.append(f"--concurrency={self.settings.workers}")
         return Program(
             "worker",
             argv,

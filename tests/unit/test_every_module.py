@@ -35,7 +35,6 @@ TESTED_ELSEWHERE = {
     "workers/pipeline.py": ("tests/integration/test_pipeline.py", "all stages of a job, on real stores"),
     "workers/stages/causal/stage.py": ("tests/stages/test_causal.py", "whole models, grafted and spliced"),
     "workers/stages/causal/trajectory.py": ("tests/stages/test_nulls.py", "the snapshots of a real fine-tune"),
-    "workers/stages/common/checkpointing.py": ("tests/stages/test_training.py", "a protocol without logic"),
     "workers/stages/common/training.py": ("tests/stages/test_training.py", "trainings of tiny models"),
     "workers/stages/compare/outputs.py": ("tests/stages/test_causal.py", "answers of tiny models"),
     "workers/stages/compare/probes.py": ("tests/stages/test_whole_comparison.py", "probes of tiny models"),

@@ -128,11 +128,13 @@ def _plain_name(name: str) -> str:
 
 
 def _rename(path: Path, names: list[str]) -> None:
-    """Writes a file anew under plain names."""
+    """Puts a file with plain names in its place; not into it, since it may be kept for other jobs."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {_plain_name(name): file.get_tensor(name).clone() for name in names}
-    save_file(tensors, path, metadata=metadata)
+    anew = path.with_suffix(".renamed")
+    save_file(tensors, anew, metadata=metadata)
+    anew.replace(path)
 
 
 def _rename_index(folder: Path) -> None:

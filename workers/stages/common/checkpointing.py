@@ -29,12 +29,20 @@ class NoCheckpoints:
         """Does nothing."""
 
 
+SAVING_SHARE = 0.05
+"""Of the time of a training, at most, for saving its states: large ones are saved less often."""
+
+
 @dataclass(frozen=True)
 class Checkpointing:
     """Where runs keep their states, and how many seconds of training lie between two of these, at least."""
 
     checkpoints: Checkpoints
     seconds: float
+
+    def pause(self, took: float) -> float:
+        """Seconds to train on before the next state, after one that took so long to save; 0: none was saved yet."""
+        return max(self.seconds, took * (1 - SAVING_SHARE) / SAVING_SHARE)
 
 
 NO_CHECKPOINTING = Checkpointing(NoCheckpoints(), float("inf"))

@@ -73,16 +73,18 @@ class Runs:
         generator = torch.Generator().manual_seed(self._seed + self._number)
         self._number += 1
         batches = self._store.training_batches(config.steps, config.batch, generator, skipped=trainer.done)
-        saved = time.monotonic()
+        saved, pause = time.monotonic(), self._checkpointing.pause(0.0)
         while trainer.done < trainer.end:
             states = next(batches)
             rows = rows_of(states) if rows_of else (states[site % len(states)] for site in range(stack.sites))
             trainer.step(rows, _after_site(on_progress, what, trainer))
             if self._early_stop:
                 trainer.end_on_plateau()
-            if time.monotonic() - saved >= self._checkpointing.seconds:
+            began = time.monotonic()
+            if began - saved >= pause:
                 self._checkpointing.checkpoints.save(name, trainer.done, _kept(trainer, on_progress, what))
                 saved = time.monotonic()
+                pause = self._checkpointing.pause(saved - began)
         if there is not stack:
             stack.take(there)
         dead, outliers = trainer.dead_fraction.cpu(), trainer.outlier_share.cpu()

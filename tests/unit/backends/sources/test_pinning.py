@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from backends.settings import Settings
+from backends.sources import file_cache
 from backends.sources.pinning import Sources
 from backends.storage.blobs import BlobStore
-from layerdrift.contract.errors import InputError
+from layerdrift.contract.errors import InputError, StageError
 from layerdrift.contract.request import AnalysisRequest
 
 
@@ -176,3 +179,40 @@ def test_the_services_own_bucket_is_closed_but_for_checkpoints(root: Path, sourc
     stolen = request.dataset.model_copy(update={"uri": "s3://layerdrift/jobs/an_x.jsonl"})
     with pytest.raises(InputError, match="own bucket"):
         sources.pin(request.model_copy(update={"dataset": stolen}))
+
+
+def fetched(sources: Sources, base: Path, target: Path) -> Path:
+    root = base.parent
+    sources.fetch_model(sources.pin(pair(base, base, root / "data.csv")).base, "/base/uri", target, lambda _: None)
+    return target / "model.safetensors"
+
+
+def test_weights_are_fetched_once_for_all_jobs_of_a_machine(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_cache, "SMALLEST", 1)
+    settings = Settings(model_roots=[root], home=tmp_path / "home")
+    sources = Sources(settings, BlobStore(None, settings.s3_bucket))
+    base = checkpoint(root / "a")
+    one, other = (fetched(sources, base, tmp_path / name) for name in ("one", "other"))
+    assert one.samefile(other)
+    assert not one.samefile(base / "model.safetensors")
+    assert not (tmp_path / "one" / "config.json").samefile(tmp_path / "other" / "config.json")
+    of_another = fetched(sources.of("another"), base, tmp_path / "theirs")
+    assert not of_another.samefile(one)
+    (base / "model.safetensors").write_bytes(b"WEIGHTS")
+    os.utime(base / "model.safetensors", (1, 1))
+    changed = fetched(sources, base, tmp_path / "changed")
+    assert (changed.read_bytes(), one.read_bytes()) == (b"WEIGHTS", b"weights")
+
+
+def test_a_full_disk_takes_the_kept_files_first(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_cache, "SMALLEST", 1)
+    settings = Settings(model_roots=[root], home=tmp_path / "home")
+    sources = Sources(settings, BlobStore(None, settings.s3_bucket))
+    fetched(sources, checkpoint(root / "a"), tmp_path / "one")
+    assert list(settings.checkpoint_cache.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3))
+    with pytest.raises(StageError, match="No space left"):
+        fetched(sources, checkpoint(root / "b"), tmp_path / "two")
+    assert list(settings.checkpoint_cache.iterdir()) == []
