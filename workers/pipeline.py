@@ -142,7 +142,8 @@ class _Stages:
         settings, probed = context.request.analysis.sae, results.compared.probed
         with self._stage(StageName.SAE):
             spans = Spans(context.on_progress, {SAE_ROWS: 1.0, SAE_TRAINING: 3.0})
-            rows = sae_rows(context.part(spans.span(SAE_ROWS, "")), results.extracted.tokenization, heldout)
+            extracted, along = results.extracted, context.part(spans.span(SAE_ROWS, ""))
+            rows = sae_rows(along, extracted.tokenization, heldout, layered=extracted.execution.mode == "layers")
             directions = probed.directions if probed else None
             saes = train_saes(context.part(spans.span(SAE_TRAINING, "")), rows, directions)
             shown = token_latents(context, results.extracted, saes.dictionaries)

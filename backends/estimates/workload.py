@@ -22,11 +22,18 @@ LOADED = 2_000
 """Matrix products of D x D by which a layer is loaded and its weights are compared."""
 
 DISTANCE_TEXTS = 1_000
-PROCESS_BYTES = 1_700 << 20
-"""A worker without a model: Python, torch and transformers."""
+PROCESS_BYTES, LAYERED_PROCESS_BYTES = 1_700 << 20, 800 << 20
+"""A worker without a model: Python, torch and transformers, and what a whole pair's sums leave in its heap."""
 
 SUSPENDED, SAMPLES, LOGITS = 2.5, 256 << 20, 1 << 30
 """A suspended forward pass holds so many times its states. Memory of samples of all layers, and of logits."""
+
+SMALL_BATCHES, PER_WEIGHT, OF_ROWS, DECOMPOSED = 1.3, 2_500, 30, 60
+"""In layers: batches of one group of texts are small; a block's weights are read, drawn, rounded and compared; products
+of D x D for each row of a view, and for each layer."""
+
+GRAFTED_TEXTS, GRAFTED_TOKENS, SPLICED_TOKENS = 500, 5_000, 2_500
+LAYERED_RANDOM_TOKENS = 2_048
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,7 @@ class _Work:
         self.texts = min(request.dataset.max_examples, max(1, data.rows))
         self.tokens = min(float(request.analysis.max_tokens), self.texts * self.row_tokens)
         self.layers = model.blocks + 1
+        self.layered = runs_in_layers(request, model.bytes)
 
     def _forward(self, count: float) -> float:
         """Of one model on so many tokens, with the attention that texts of this length take."""
@@ -134,13 +142,27 @@ class _Work:
         noise_floors, width = self.request.analysis.noise_floors, self.model.width
         nulls = 1 + 2 * ("reseed" in noise_floors) + ("label_shuffle" in noise_floors)
         null_tokens = nulls * min(self.tokens, NULL_TOKENS)
+        if self.layered:
+            return self._extract_layered(null_tokens)
         forwards = self._forward(2 * self.tokens + null_tokens + min(self.tokens, RANDOM_TOKENS))
         moments = (self.tokens + null_tokens) * 6.0 * self.layers * width**2
         return forwards + moments + self.layers * width**3 * LOADED
 
+    def _extract_layered(self, null_tokens: float) -> float:
+        """The same block by block; views are measured here, of the rows, with each group left out."""
+        width, block = self.model.width, self.model.block_parameters
+        passes = 2 * self.tokens + null_tokens + min(self.tokens, LAYERED_RANDOM_TOKENS)
+        weights = block * (PER_WEIGHT + 1.5 * width)
+        texts = 2 * self.texts * min(self.texts, width) ** 2
+        rows = OF_ROWS * (self.tokens + null_tokens / 3) * min(self.tokens, width) ** 2 + OF_ROWS * texts
+        return SMALL_BATCHES * self._forward(passes) + weights + self.layers * (rows + DECOMPOSED * width**3)
+
     def compare(self) -> float:
         """Similarities of all groups of texts, and the distances between texts."""
         distances = min(self.texts, DISTANCE_TEXTS) ** 2 * 20_000
+        if self.layered:
+            outside = self.model.parameters - self.model.block_parameters
+            return self.layers * distances + 2 * self.tokens * outside
         return self.layers * (self.model.width**3 * VIEWS * (GROUPS + 8) * 10 + distances)
 
     def sae(self) -> float | None:
@@ -158,13 +180,18 @@ class _Work:
     def causal(self) -> float:
         """Grafts, splices, the snapshots of a fine-tune, and the freeze sweep."""
         settings, finetune = self.request.analysis, self.request.finetune
-        grafted = (self.model.blocks * min(self.texts, 500) * self.row_tokens) if settings.grafts else 0.0
+        grafted = self.model.blocks * self._asked(GRAFTED_TEXTS, GRAFTED_TOKENS) if settings.grafts else 0.0
         spliced = 0.0
         if settings.sae is not None:
             layers = len(_sae_layers(settings.sae, self.model))
-            spliced = 6.0 * layers * min(self.texts, SPLICED_TEXTS) * self.row_tokens
+            spliced = 6.0 * layers * self._asked(SPLICED_TEXTS, SPLICED_TOKENS)
         along = (finetune.checkpoints if finetune is not None else 0) * min(self.tokens, NULL_TOKENS)
         return self._forward(1.5 * grafted + spliced + along) + self._sweep()
+
+    def _asked(self, texts: int, tokens: int) -> float:
+        """Tokens of what a model is asked again and again; large models are taken for language models."""
+        found = min(self.texts, texts) * self.row_tokens
+        return min(found, float(tokens)) if self.layered else found
 
     def _sweep(self) -> float:
         sweep, tuned = self.request.analysis.freeze_sweep, self.finetune()
@@ -194,7 +221,7 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
         numbers = 2 * sae.width * model.width**2 * len(_sae_layers(sae, model))
         stacks = 2 * numbers * (2 + ("match" in sae.comparisons)) * FLOAT32
         stages.append(2 * stacks + 64 * 1024 * model.width)
-    return PROCESS_BYTES + max(stages)
+    return (LAYERED_PROCESS_BYTES if runs_in_layers(request, model.bytes) else PROCESS_BYTES) + max(stages)
 
 
 def _sae_layers(sae: SaeSettings, model: ModelSizes) -> list[int]:
@@ -210,17 +237,21 @@ def _in_layers(model: ModelSizes, tokens: float) -> int:
     stored = min(FLOAT32, max(BFLOAT16, model.bytes / max(1, model.parameters)))
     outside, block = model.parameters - model.block_parameters, model.block_parameters / max(1, model.blocks)
     weights = 2 * outside * stored + block * (3 * stored + BFLOAT16)
-    passes = 2 * tokens + min(tokens, NULL_TOKENS) + min(tokens, RANDOM_TOKENS)
-    states = SUSPENDED * passes * model.width * stored
-    sums = 12 * model.width**2 * FLOAT64 if 4 * tokens > model.width else 12 * tokens**2 * FLOAT64
+    states = SUSPENDED * _passed_tokens(tokens) * model.width * stored
+    sums = 12 * min(tokens, model.width) ** 2 * FLOAT64
     return int(weights + states + sums + SAMPLES)
+
+
+def _passed_tokens(tokens: float) -> float:
+    """Tokens of both models and of the two nulls."""
+    return 2 * tokens + min(tokens, NULL_TOKENS) + min(tokens, LAYERED_RANDOM_TOKENS)
 
 
 def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
     layers, width, sae = model.blocks + 1, model.width, request.analysis.sae
-    if runs_in_layers(request, model.bytes):
-        layers = 1
     groups = GROUPS * VIEWS * 3 * layers * width**2 * FLOAT32
+    if runs_in_layers(request, model.bytes):  # the states of all layers wait there
+        groups = int(layers * _passed_tokens(tokens) * width * max(BFLOAT16, model.bytes / max(1, model.parameters)))
     if sae is None:
         return groups
     rows = sae.tokens // SAE_EPOCHS + min(HELDOUT_ROWS, int(tokens))

@@ -34,6 +34,7 @@ from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.layered import extract_layered
 from workers.stages.extract.stage import extract
 from workers.stages.extract.whole_models import extract_whole
+from workers.stages.sae.rows import sae_rows
 
 TOLERANCE = 1e-7
 """Sums of the same numbers in another order; the rows of cls and mean are few, and measured another way."""
@@ -320,3 +321,32 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the adapter does not fit this base") as raised:
         layered(pair_context(resolved(base, texts=60), tuned, tmp_path / "scratch"))
     assert raised.value.errors[0].pointer == "/tuned/uri"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0], ids=["states wait on disk", "no room for them"])
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_rows_for_autoencoders_are_those_of_whole_models(
+    family: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the compared texts exactly, of spare ones as `fast_states` has them: to about 1 %."""
+    monkeypatch.setattr("workers.stages.extract.layered.WAITING_SHARE", share)
+    monkeypatch.setattr("workers.stages.sae.layered_rows.CHUNK_BYTES", 1 << 18)  # several chunks
+    spare = labelled(200, seed=8)
+    asked = request(seed=3, analysis={"sae": {"tokens": 10_000, "layers": [0, 2]}})
+    found = []
+    for name, way in (("layers", layered), ("whole", lambda context: extract_whole(context, None))):
+        context = context_of(family, tmp_path / name)
+        given = dataclasses.replace(context.resolved, split=dataclasses.replace(context.resolved.split, spare=spare))
+        context = dataclasses.replace(context, resolved=given, request=asked)
+        extracted = way(context)
+        assert extracted.heldout is not None
+        heldout = torch.cat(list(extracted.heldout.rows.shards()), 1)
+        rows = sae_rows(context, extracted.tokenization, extracted.heldout, layered=name == "layers")
+        train = torch.cat(list(rows.train.shards()), 1)
+        contexts = [rows.contexts.texts(40).tolist(), rows.contexts.labels(40)]
+        found.append((heldout, train, contexts, (rows.texts, rows.from_trained_rows, rows.from_analysed_rows)))
+    (heldout, train, *one), (judge, expected, *other) = found
+    assert one == other
+    assert torch.equal(heldout, judge)
+    assert train.shape == expected.shape
+    assert float((train.float() - expected.float()).norm() / expected.float().norm()) < 0.01

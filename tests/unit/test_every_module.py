@@ -45,6 +45,7 @@ TESTED_ELSEWHERE = {
     "workers/stages/extract/by_layer.py": ("tests/stages/test_layered.py", "held against whole models"),
     "workers/stages/extract/extracted.py": ("tests/unit/workers/stages/extract/test_read_texts.py", "two shares"),
     "workers/stages/extract/layer_walk.py": ("tests/stages/test_layered.py", "held against whole models"),
+    "workers/stages/sae/layered_rows.py": ("tests/stages/test_layered.py", "held against whole models"),
     "workers/stages/extract/layered.py": ("tests/stages/test_layered.py", "held against whole models"),
     "workers/stages/extract/stage.py": ("tests/stages/test_layered.py", "which of two ways is taken"),
     "workers/stages/extract/nulls.py": ("tests/stages/test_nulls.py", "nulls of tiny models"),

@@ -64,9 +64,14 @@ def similarities_of_rows(
     by_row = _by_row(rows, (frame.base[0], frame.tuned[0]), subsets)
     plain, scaled = features.directions(), features.scaled(frame).directions()
     products = _Products.of(plain)
-    sums = _Sums.of(plain, products, subsets)
-    of_scaled = products.scaled(frame) if plain is features else _Products.of(scaled)
-    standardised = _Sums.of(scaled, of_scaled, subsets).cka()
+    if plain is features:
+        of_scaled = products.scaled(frame)
+        changes, scaled_changes = _changes_of_both(plain, scaled, (products, of_scaled), subsets)
+    else:
+        of_scaled = _Products.of(scaled)
+        changes, scaled_changes = (_changes(*given, subsets) for given in ((plain, products), (scaled, of_scaled)))
+    sums = _Sums.of(plain, products, subsets, changes)
+    standardised = _Sums.of(scaled, of_scaled, subsets, scaled_changes).cka()
     nuclear = _nuclear_norms(plain, products.cross, subsets)
     means = features.means(subsets)
     sites = []
@@ -97,7 +102,8 @@ def cka_of_rows(rows: Rows) -> SiteSimilarity:
         return too_few_rows(rows.n)
     subsets, features = _Subsets.of([rows.n], intervals=False), _Centred.of(rows)
     plain = features.directions()
-    sums = _Sums.of(plain, _Products.of(plain), subsets)
+    products = _Products.of(plain)
+    sums = _Sums.of(plain, products, subsets, _changes(plain, products, subsets))
     (site,) = _plain_sites(_by_row(rows, features.centres, subsets), sums, features.means(subsets), subsets)
     return site
 
@@ -199,10 +205,13 @@ class _Centred:
     def moved(self, subsets: _Subsets) -> tuple[Tensor, Tensor]:
         """The mean of each subset of the rows as they are read, [C, D] of each model."""
         means = []
-        for side in (0, 1):
-            sums = [self.part(first, last)[side].sum(0) for first, last, without in subsets.parts() if without]
-            nothing = self.centres[side].new_zeros(1, self.base.shape[1])
-            means.append(torch.cat([nothing, *(-one[None] for one in sums)]) / subsets.left[:, None])
+        for number, (side, centre) in enumerate(zip((self.base, self.tuned), self.centres, strict=True)):
+            moved = torch.zeros(subsets.many, side.shape[1], dtype=torch.float64)
+            for first, last, without in subsets.parts():
+                if without:
+                    moved[without] = (last - first) * centre - side[first:last].sum(0, dtype=torch.float64)
+            scale = 1 if self.scales is None else self.scales[number]
+            means.append(moved / subsets.left[:, None] * scale)
         return means[0], means[1]
 
     def means(self, subsets: _Subsets) -> tuple[Tensor, Tensor]:
@@ -248,13 +257,14 @@ class _Sums(NamedTuple):
     quartic: list[Tensor]
 
     @staticmethod
-    def of(rows: _Centred, products: _Products, subsets: _Subsets) -> _Sums:
+    def of(rows: _Centred, products: _Products, subsets: _Subsets, changes: Tensor) -> _Sums:
+        """From what the squared norms of `products` change by in each subset, [3, C]."""
         n, means = subsets.left, rows.moved(subsets)
         mean_norms = [mean.square().sum(1) for mean in means]
-        norms = [product.square().sum() - torch.zeros_like(n) for product in products]
+        norms = [product.square().sum() + change for product, change in zip(products, changes, strict=True)]
         sums = torch.zeros(8, subsets.many, dtype=torch.float64)  # traces, quartic, and products with the means
         for start, last, without in subsets.parts():
-            both = x, y = rows.part(start, last)
+            both = rows.part(start, last)
             along = [side @ mean.T for side, mean in zip(both, means, strict=True)]
             a, b = (
                 side.square().sum(1, keepdim=True) - 2 * by_mean + norm
@@ -264,8 +274,6 @@ class _Sums(NamedTuple):
             terms = torch.stack([a, b, a * a, a * b, b * b, p * p, p * q, q * q]).sum(1)
             if without:
                 terms[:, without] = 0
-                for norm, change in zip(norms, _changes(x, y, products), strict=True):
-                    norm[without] += change
             sums += terms
         pairs = ((0, 0), (0, 1), (1, 1))
         for norm, along_mean, (one, other) in zip(norms, sums[5:], pairs, strict=True):
@@ -282,18 +290,53 @@ class _Sums(NamedTuple):
         return torch.where((of_x > 0) & (of_y > 0), both / (of_x * of_y).sqrt(), torch.nan).tolist()
 
 
-def _changes(x: Tensor, y: Tensor, products: _Products) -> Iterator[Tensor]:
-    """What the squared norms of `products` change by without rows x and y [n, D]: |A - B|^2 - |A|^2, B = x^T y."""
-    few = len(x) < x.shape[1]
-    grams = (x @ x.T, y @ y.T) if few else None
-    for product, one, other in zip(products, (x, x, y), (x, y, y), strict=True):
-        if grams is not None:
-            own = (grams[one is y] * grams[other is y]).sum()
-            shared = ((one @ product) * other).sum()
-        else:
-            theirs = one.T @ other
-            own, shared = theirs.square().sum(), (theirs * product).sum()
-        yield own - 2 * shared
+def _changes(rows: _Centred, products: _Products, subsets: _Subsets) -> Tensor:
+    """What the squared norm of each product A changes by in each subset: |A - B|^2 - |A|^2, B of a group; [3, C]."""
+    found = torch.zeros(3, subsets.many, dtype=torch.float64)
+    for first, last, without in subsets.parts():
+        if without:
+            found[:, without] = _without_rows(*rows.part(first, last), products)
+    return found
+
+
+def _changes_of_both(
+    plain: _Centred, scaled: _Centred, products: tuple[_Products, _Products], subsets: _Subsets
+) -> tuple[Tensor, Tensor]:
+    """As `_changes`, of rows and of the same rows scaled, [3, C] each: of a group of many rows, by one product."""
+    if scaled.scales is None:
+        raise ValueError("these rows have no scales")
+    x, y = (scale.square() for scale in scaled.scales)
+    weights = ((x, x), (x, y), (y, y))
+    found, of_scaled = torch.zeros(2, 3, subsets.many, dtype=torch.float64)
+    for first, last, without in subsets.parts():
+        if not without:
+            continue
+        if last - first < plain.base.shape[1]:
+            found[:, without] = _without_rows(*plain.part(first, last), products[0])
+            of_scaled[:, without] = _without_rows(*scaled.part(first, last), products[1])
+            continue
+        for number, (product, left, right) in enumerate(_pairs(products[0], *plain.part(first, last))):
+            terms = left.T @ right
+            terms *= terms - 2 * product
+            found[number, without] = terms.sum()
+            of_scaled[number, without] = weights[number][0] @ terms @ weights[number][1]
+    return found, of_scaled
+
+
+def _without_rows(x: Tensor, y: Tensor, products: _Products) -> Tensor:
+    """Of rows [n, D] of both models, |A - B|^2 - |A|^2 for each product A; [3]."""
+    if len(x) >= x.shape[1]:
+        theirs = ((left.T @ right, product) for product, left, right in _pairs(products, x, y))
+        return torch.stack([(own * (own - 2 * product)).sum() for own, product in theirs])
+    of_x, of_y = x @ x.T, y @ y.T
+    owns = torch.stack([(of_x * of_x).sum(), (of_x * of_y).sum(), (of_y * of_y).sum()])
+    shared = torch.stack([((left @ product) * right).sum() for product, left, right in _pairs(products, x, y)])
+    return owns - 2 * shared
+
+
+def _pairs(products: _Products, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each product with the rows that it is of."""
+    yield from zip(products, (x, x, y), (x, y, y), strict=True)
 
 
 def _nuclear_norms(rows: _Centred, cross: Tensor, subsets: _Subsets) -> list[float]:

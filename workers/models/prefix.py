@@ -25,6 +25,10 @@ _AGREEMENT = 1e-3
 """Relative difference of the answers with and without the cache, on its first use; beyond it the cache is given up."""
 
 
+_UNLIKE = (RuntimeError, LookupError, AttributeError, TypeError, ValueError)
+"""What is raised where blocks pass on more than their states, or states of another shape."""
+
+
 class _Skipped(nn.Module):
     """Stands where a block stood and answers with given states in the form of the block's own answer."""
 
@@ -117,12 +121,12 @@ class PrefixCache:
         self._model.eval()
         try:
             with torch.no_grad():
-                whole = run(self._model, batch).logits.float()
+                whole = _at_tokens(run(self._model, batch).logits, batch)
                 with self._skipping(padded):
-                    short = run(self._model, batch).logits.float()
+                    short = _at_tokens(run(self._model, batch).logits, batch)
         except FATAL:
             raise
-        except RuntimeError:  # states of another shape than the blocks pass on
+        except _UNLIKE:
             return False
         finally:
             for module, training in modes:
@@ -142,6 +146,12 @@ class PrefixCache:
         finally:
             for index, block in enumerate(kept):
                 blocks[index] = block
+
+
+def _at_tokens(logits: Tensor, batch: Batch) -> Tensor:
+    """The logits of texts [B, C] as they are; of those of tokens [B, T, C] the ones that are no padding."""
+    found = logits.float()
+    return found[batch.attention_mask.to(found.device).bool()] if found.dim() == 3 else found
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import takewhile
 
 from transformers import PreTrainedModel
@@ -20,11 +19,12 @@ from workers.stages.causal.sweep import NOT_RETRAINED
 from workers.stages.common.context import PairContext
 from workers.stages.common.evaluation import EvalSet, Evaluator, Measure, Scores
 from workers.stages.common.intervals import ratio
+from workers.stages.common.known_states import KnownStates, above
 from workers.stages.common.progress import OnProgress
 from workers.stages.compare.outputs import gained, known_targets, measured
 
-GRAFT_TEXTS = 500
-"""Texts that every graft is judged on: one evaluation for each layer, twice."""
+GRAFT_TEXTS, GRAFT_TOKENS = 500, 5_000
+"""Texts that every graft is judged on, one evaluation for each layer, twice; and their tokens, as `EvalSet.first`."""
 
 
 def base_weights(context: PairContext) -> tuple[BaseWeights | None, list[ReportWarning]]:
@@ -55,24 +55,27 @@ def graft_costs(
     """
     if headed:
         untied(model)
-    asked = replace(eval_set, rows=eval_set.rows[:GRAFT_TEXTS])
+    asked = eval_set.first(GRAFT_TEXTS, GRAFT_TOKENS)
     targets = known_targets(asked, model) if headed and asked.kind == "classifier" else None
     evaluator = Evaluator(asked, headed, targets)
     whole = evaluator.scores(model)
     ungrafted = measured(asked, whole, evaluator.measure)
     body, layers = body_of(model), len(weights.prefix)
+    own = KnownStates.of(model, asked) if headed else None
+    with weights.grafted(body, weights.prefix[-1]):
+        of_base = KnownStates.of(model, asked) if headed else None
 
-    def with_grafted(names: list[str]) -> Scores:
+    def with_grafted(names: list[str], known: KnownStates | None, layer: int) -> Scores:
         if weights.same(body, names):
             return whole
         with weights.grafted(body, names):
-            return evaluator.scores(model)
+            return evaluator.scores(model, above(known, layer, model, asked))
 
     found = []
     for layer in range(layers):
-        prefix = with_grafted(weights.prefix[layer])
+        prefix = with_grafted(weights.prefix[layer], of_base, layer)
         on_progress((layer + 0.5) / layers, f"base layers 0 to {layer} in the tuned model")
-        block = with_grafted(weights.block[layer]) if layer else prefix
+        block = with_grafted(weights.block[layer], own, layer - 1) if layer else prefix
         on_progress((layer + 1) / layers, f"base block {layer} in the tuned model")
         found.append(
             LayerGraft(

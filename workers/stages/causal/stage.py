@@ -23,7 +23,7 @@ from workers.stages.compare.stage import Compared
 from workers.stages.extract.extracted import Extracted
 from workers.stages.sae.findings import Dictionaries, SaeResults
 from workers.stages.sae.latents import promoted
-from workers.stages.sae.splicing import SPLICE_TEXTS, Spliced, SplicedLoss, splices
+from workers.stages.sae.splicing import SPLICE_TEXTS, SPLICE_TOKENS, Spliced, SplicedLoss, splices
 
 SPLICES, GRAFTS, SWEEP = "autoencoders in the models", "grafts", "freeze sweep"
 """Spans of the progress."""
@@ -116,7 +116,7 @@ def _spliced(
     """Both models where the base has a head of the same classes, else the tuned one alone."""
     if base is not None and tuned.kind == "classifier" and common_order(base, class_names(tuned.model)) is None:
         base = None
-    asked = replace(eval_set, rows=eval_set.rows[:SPLICE_TEXTS])
+    asked = eval_set.first(SPLICE_TEXTS, SPLICE_TOKENS)
 
     def loss(model: PreTrainedModel) -> SplicedLoss:
         targets = known_targets(asked, model) if asked.kind == "classifier" else None

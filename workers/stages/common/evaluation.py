@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -63,7 +63,7 @@ class Predicted(NamedTuple):
 class EvalSet:
     """The texts that models are asked about, and their right answers where they are known.
 
-    known: by `id` of a classifier, its states at these texts where they are known. heads: by `id` of a language model
+    known: by `id` of a model, its states at these texts where they are known. heads: by `id` of a language model
     of which no more than its head is in memory, that head on known states.
     """
 
@@ -79,6 +79,13 @@ class EvalSet:
         yield from batches(
             self.tokenization.tokenizer, [row.content for row in self.rows], size, self.tokenization.length
         )
+
+    def first(self, texts: int, tokens: int) -> EvalSet:
+        """The first texts; of a causal language model, which answers at every token, the first with so many tokens."""
+        rows = self.rows[:texts]
+        if self.kind == "causal_lm":
+            rows = rows[: len(self.tokenization.within([row.content for row in rows], tokens)[0])]
+        return replace(self, rows=rows)
 
     def grouped(self, scores: Scores) -> Scores:
         """Sums by text become sums by group of texts, [N] -> [G], for a jackknife."""
@@ -114,14 +121,17 @@ class EvalSet:
                 return _continued(head.logits(batch, span), batch, span)
             if self.kind == "classifier":
                 return self._classified(model, batch, order)
-            return (
-                self._masked(model, batch) if self.kind == "masked_lm" else _continued(run(model, batch).logits, batch)
-            )
+            if self.kind == "masked_lm":
+                return self._masked(model, batch)
+            return _continued(self._logits(model, batch), batch)
+
+    def _logits(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        cache = self.known.get(id(model))
+        found: Tensor = run(model, batch).logits if cache is None else cache.logits(batch, batch.indices)
+        return found
 
     def _classified(self, model: PreTrainedModel, batch: Batch, order: list[int] | None) -> Predicted:
-        cache = self.known.get(id(model))
-        logits = run(model, batch).logits if cache is None else cache.logits(batch, batch.indices)
-        log_probs = logits.float().cpu().log_softmax(-1)
+        log_probs = self._logits(model, batch).float().cpu().log_softmax(-1)
         if order is not None:
             log_probs = log_probs[:, order]
         return Predicted(log_probs, torch.full((len(batch.indices),), -1), torch.tensor(batch.indices))
@@ -260,11 +270,16 @@ class Evaluator:
         elif eval_set.kind == "classifier":
             self.measure = "kl" if targets is None else "accuracy"
 
-    def scores(self, model: PreTrainedModel) -> Scores:
-        """Of the model as it is now; the first call fixes what `kl` and `state_change` are measured from."""
+    def scores(self, model: PreTrainedModel, asked: EvalSet | None = None) -> Scores:
+        """Of the model as it is now; the first call fixes what `kl` and `state_change` are measured from.
+
+        Args:
+            asked: the same texts with states that are known now.
+        """
+        asked = asked or self._eval_set
         if self.measure == "perplexity":
-            return self._perplexity(model)
-        answers = self._mean_states(model) if self.measure == "state_change" else self._log_probs(model)
+            return _perplexity(asked, model)
+        answers = self._mean_states(model) if self.measure == "state_change" else _log_probs(asked, model)
         if self._reference is None:
             self._reference = answers
         ones = torch.ones(len(answers), dtype=torch.float64)
@@ -276,18 +291,6 @@ class Evaluator:
         change = (exact - self._reference.double()).square().sum(1)
         return Scores(change, self._reference.double().square().sum(1))
 
-    def _perplexity(self, model: PreTrainedModel) -> Scores:
-        texts = len(self._eval_set.rows)
-        sums, counts = torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64)
-        for batch in self._eval_set.batches():
-            found = quality(self._eval_set.predict(model, batch), self._eval_set.kind, texts)
-            sums, counts = sums + found.sums, counts + found.counts
-        return Scores(sums, counts)
-
-    def _log_probs(self, model: PreTrainedModel) -> Tensor:
-        found = [self._eval_set.predict(model, batch) for batch in self._eval_set.batches()]
-        return _in_order(found[0].log_probs, [(one.log_probs, one.texts) for one in found], len(self._eval_set.rows))
-
     def _mean_states(self, model: PreTrainedModel) -> Tensor:
         parts = []
         for batch in self._eval_set.batches():
@@ -297,6 +300,20 @@ class Evaluator:
             kept = torch.tensor(batch.indices)[batch.real.any(1)]
             parts.append((batch_rows(last, batch, causal=False).mean[0], kept))
         return _in_order(parts[0][0], parts, len(self._eval_set.rows))
+
+
+def _perplexity(asked: EvalSet, model: PreTrainedModel) -> Scores:
+    texts = len(asked.rows)
+    sums, counts = torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64)
+    for batch in asked.batches():
+        found = quality(asked.predict(model, batch), asked.kind, texts)
+        sums, counts = sums + found.sums, counts + found.counts
+    return Scores(sums, counts)
+
+
+def _log_probs(asked: EvalSet, model: PreTrainedModel) -> Tensor:
+    found = [asked.predict(model, batch) for batch in asked.batches()]
+    return _in_order(found[0].log_probs, [(one.log_probs, one.texts) for one in found], len(asked.rows))
 
 
 def _in_order(like: Tensor, parts: list[tuple[Tensor, Tensor]], texts: int) -> Tensor:

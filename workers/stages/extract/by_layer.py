@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from workers.models.device import give_memory_back
 from workers.models.inliers import Inliers, limit_of, without, without_first
 from workers.models.texts import Batch
 from workers.results.models import WeightDrift
+from workers.site_rows import SiteRows
 from workers.stages.common.layered_pair import LayeredPair
 from workers.stages.common.moment_accumulator import (
     TEXT_SAMPLE,
@@ -30,6 +31,7 @@ from workers.stages.common.moment_accumulator import (
 )
 from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.view_similarity import ViewSimilarity
+from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.extract.last_states import LastStates
 from workers.stages.extract.layer_files import LayerFiles
 from workers.stages.extract.layer_walk import LayerStates, LayerWalk
@@ -179,6 +181,7 @@ class LayerPlan:
 
     groups, reference_groups: as for `ViewRows`. null_tokens: how many of the compared tokens the twin and the random
     model read. seed: of the samples and of random weights. waiting_bytes: disk that states of all layers may take.
+    heldout: where rows for autoencoders go; None: there are none.
     """
 
     groups: GroupPlan | None
@@ -186,6 +189,7 @@ class LayerPlan:
     null_tokens: tuple[int, int]
     seed: int
     waiting_bytes: float
+    heldout: HeldoutRows | None = None
 
 
 class LayerMeasures:
@@ -213,6 +217,7 @@ class LayerMeasures:
         self._walk = LayerWalk(pair, batches, twin, random, plan.seed)
         settled_by = _reaching(compared.batches, INLIER_TOKENS)
         self._outliers = _Outliers(batches, pair.tokenization.causal, settled_by)
+        self._aside = _RowsAside(plan.heldout, pair.width) if plan.heldout is not None else None
 
     def measured(self, on_progress: OnProgress, weights_of: Callable[[int], dict[PartName, WeightDrift]]) -> ByLayer:
         """All layers, without the tokens that are outliers in any of them.
@@ -253,6 +258,8 @@ class LayerMeasures:
             self._walked(redone - 1, on_layer, lambda standing: again.append(self._layer(standing)), lambda _: None)
             found[:redone] = again
         waiting.clear()
+        if self._aside is not None:
+            self._aside.finish(self._outliers.judged(number) for number in range(len(self._compared.batches)))
         return ByLayer(found, self._outliers.rule(), *ends[0], weights, redone)
 
     def _walked(
@@ -299,6 +306,8 @@ class LayerMeasures:
             first, outliers = first + at_start, outliers + int(left_out.sum()) - at_start
             rows = views.add(group, batch, base, tuned)
             sample.add(*rows["token"])
+            if self._aside is not None:
+                self._aside.add(standing.layer, number, rows["token"])
             means.add(batch, rows["mean"])
             if bool(left_out.any()):
                 others.append(Rows(base[left_out][None], tuned[left_out][None]))
@@ -361,6 +370,39 @@ class LayerMeasures:
             centred = base - frame.base[:, None, None], tuned - frame.tuned[:, None, None]
             found.append(row_drift(*centred, frame.spreads())[0])
         return found
+
+
+class _RowsAside:
+    """Rows of compared tokens at the layers that get autoencoders, site after site."""
+
+    def __init__(self, heldout: HeldoutRows, width: int) -> None:
+        self._heldout = heldout
+        self._places = {layer: place for place, layer in enumerate(heldout.layers)}
+        self._sites = SiteRows(heldout.rows.folder.with_name("heldout-sites"), 2 * len(self._places), width)
+        self._count = 0
+
+    def add(self, layer: int, batch: int, rows: Rows) -> None:
+        """Takes the token rows [1, N, D] of a batch of both models, until there are enough; batch 0 begins a layer."""
+        place = self._places.get(layer)
+        if place is None:
+            return
+        sites = (place, len(self._places) + place)
+        if not batch:
+            self._count = 0
+            for site in sites:
+                self._sites.restart(site)
+        if self._count < self._heldout.rows.max_rows:
+            self._count += rows.n
+            for site, side in zip(sites, rows, strict=True):
+                self._sites.add(site, side[0])
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """Once all layers are there: stores the rows, and which tokens of the batches they are."""
+        self._sites.into(self._heldout.rows)
+        for batch in batches:
+            if len(self._heldout.contexts) >= self._heldout.rows.max_rows:
+                return
+            self._heldout.contexts.add(batch)
 
 
 class _TextMeans:

@@ -48,6 +48,10 @@ class Contexts:
         self._starts: dict[int, int] = {}
         self._contexts: dict[int, TokenContext] = {}
 
+    def __len__(self) -> int:
+        """How many rows are known."""
+        return len(self._texts)
+
     def add(self, batch: Batch) -> None:
         """Takes note of a batch whose real tokens became rows, text after text."""
         for text, ids, real in zip(batch.indices, batch.input_ids, batch.real, strict=True):

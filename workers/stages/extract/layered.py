@@ -25,6 +25,7 @@ from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, 
 from workers.stages.common.view_similarity import ViewSimilarity
 from workers.stages.extract.by_layer import ByLayer, LayerMeasures, LayerPlan, NullFound, TextSet
 from workers.stages.extract.extracted import MOMENTS_SHARE, Execution, Extracted, TokenCounts
+from workers.stages.extract.heldout_rows import heldout_rows
 from workers.stages.extract.nulls import (
     DESCRIPTIONS,
     NOTHING_LEFT,
@@ -68,6 +69,8 @@ def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
     shown = shown_texts(request, texts)
     told = list(batches(spec.tokenizer, shown, BATCH_TEXTS, spec.length, BATCH_TOKENS))
     reference = _Reference.of(context, spec, room)
+    labels = [row.label for row in resolved.split.analysed[: len(texts)]]
+    heldout = heldout_rows(context, spec, labels)
     measures = LayerMeasures(
         pair,
         compared,
@@ -79,6 +82,7 @@ def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
             null_tokens=(NULL_TOKENS, LEFT_TOKENS_IN_LAYERS),
             seed=RANDOM_SEED + request.seed,
             waiting_bytes=context.scratch_bytes * WAITING_SHARE,
+            heldout=heldout,
         ),
         context.folder,
     )
@@ -103,7 +107,7 @@ def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
         tokens=_token_drift(context, pair, shown, told, found),
         shown=shown,
         last_states=found.last_states,
-        heldout=None,
+        heldout=heldout,
         weights=found.weights,
         nulls=nulls,
         reference=reference.drift(found) if reference is not None else None,

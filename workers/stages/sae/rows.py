@@ -19,10 +19,11 @@ from workers.stages.common.context import PairContext
 from workers.stages.common.inputs import Resolved
 from workers.stages.common.model_pair import Pair, fast_states, load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, States, TokenizationSpec, token_rows
-from workers.stages.common.progress import Spans
+from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.site_layout import joined
 from workers.stages.extract.contexts import Contexts
 from workers.stages.extract.heldout_rows import TRAIN_SHARE, HeldoutRows, row_store, sae_bytes
+from workers.stages.sae.layered_rows import fill_by_layer
 
 SAE_EPOCHS = 2
 """An autoencoder sees each token twice or more: running the models costs more than a second look."""
@@ -31,7 +32,11 @@ SAE_EPOCHS = 2
 SPARE_TEXTS_AT_ONCE = 1024
 
 OF_PAIR, OF_RANDOM = "tokens for the autoencoders", "tokens of a random model"
+OF_COMPARED, OF_SPARE = "compared texts through a random model", "spare texts through a random model"
 """Spans of the progress."""
+
+Fill = Callable[[Iterator[Batch], ActivationStore, OnProgress], int]
+"""Runs models over batches until a store is full, and tells how many texts that took."""
 
 
 @dataclass(frozen=True)
@@ -59,58 +64,74 @@ class SaeRows:
     control: ControlRows | None = None
 
 
-def sae_rows(context: PairContext, tokenization: TokenizationSpec, heldout: HeldoutRows) -> SaeRows:
+def sae_rows(
+    context: PairContext, tokenization: TokenizationSpec, heldout: HeldoutRows, layered: bool = False
+) -> SaeRows:
     """Runs both models, and a random one where it is asked for, over texts that were not compared.
 
     Args:
         tokenization: how the compared texts were read, with the rule for outliers.
         heldout: of the compared texts, on which the autoencoders are measured.
+        layered: whether the models run block by block; a random one does not.
     """
     request, resolved, sae = context.request, context.resolved, context.request.analysis.sae
     if sae is None:
         raise ValueError("no autoencoders were asked for")
-    pair = replace(
-        load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length), tokenization=tokenization
-    )
     spans = Spans(context.on_progress, {OF_PAIR: 2.0, OF_RANDOM: float(sae.random_weights)})
     limit = sae_bytes(request, context.scratch_bytes) * TRAIN_SHARE
     shape = len(heldout.layers), tokenization.states.width
     train = row_store(shape, context.folder / "train", sae.tokens // SAE_EPOCHS, limit)
     bounds = train.max_rows, heldout.rows.max_rows
 
+    if layered:
+        fill = fill_by_layer(context, tokenization, heldout.layers)
+        return _spare_rows(resolved, tokenization, fill, train, heldout, spans.span(OF_PAIR))
+    pair = replace(
+        load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length), tokenization=tokenization
+    )
+
     def rows_of(batch: Batch) -> Tensor:
         return _pair_rows(pair, batch, heldout.layers)
 
-    found = _spare_rows(resolved, pair, rows_of, train, heldout, spans.span(OF_PAIR))
+    found = _spare_rows(resolved, tokenization, _filling(rows_of), train, heldout, spans.span(OF_PAIR))
     if sae.random_weights:
         control = _control_rows(context.part(spans.span(OF_RANDOM)), pair, bounds, heldout.layers)
         found = replace(found, control=control)
     return found
 
 
+def _filling(rows_of: Callable[[Batch], Tensor]) -> Fill:
+    """A batch at a time; `rows_of`: of all sites at a batch's tokens that count, [S, N, D]."""
+
+    def fill(spare: Iterator[Batch], train: ActivationStore, on_progress: OnProgress) -> int:
+        used = 0
+        for batch in spare:
+            used += len(batch.indices)
+            train.add(rows_of(batch))
+            on_progress(train.rows / train.max_rows)
+            if train.full:
+                break
+        return used
+
+    return fill
+
+
 def _spare_rows(
     resolved: Resolved,
-    pair: Pair,
-    rows_of: Callable[[Batch], Tensor],
+    tokenization: TokenizationSpec,
+    fill: Fill,
     train: ActivationStore,
     heldout: HeldoutRows,
-    on_progress: Callable[[float], None],
+    on_progress: OnProgress,
 ) -> SaeRows:
     """Runs models over texts that are not compared, spare ones first, until there are rows enough.
 
     Args:
-        rows_of: the rows of all sites at a batch's real tokens, [S, N, D].
         train: where they go. heldout: of the compared texts; with too few others most of them are trained on.
     """
     split = resolved.split
     texts = [row.content for row in chain(split.spare, split.held_out, split.train)]
-    used = 0
-    for batch in _spare_batches(pair, texts):
-        used += len(batch.indices)
-        train.add(rows_of(batch))
-        on_progress(train.rows / train.max_rows)
-        if train.full:
-            break
+    used = fill(_spare_batches(tokenization, texts), train, on_progress)
     too_few = train.rows < min(train.max_rows, heldout.rows.rows)
     if too_few:
         used += len(split.analysed)
@@ -140,13 +161,16 @@ def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int], lay
         ActivationStore(context.folder / f"control-{name}", max_rows=rows)
         for name, rows in zip(("train", "heldout"), bounds, strict=True)
     )
+    spans = Spans(on_progress, {OF_COMPARED: 0.2, OF_SPARE: 0.8})
+    on_compared = spans.span(OF_COMPARED)
     for _, batch in pair.tokenization.grouped(texts):
         if heldout.full:
             break
         heldout.add(rows_of(batch))
-        on_progress(0.2 * heldout.rows / heldout.max_rows)
+        on_compared(heldout.rows / heldout.max_rows)
     compared = HeldoutRows(heldout, Contexts(pair.tokenization.tokenizer, []), layers)
-    found = _spare_rows(resolved, pair, rows_of, train, compared, lambda share: on_progress(0.2 + 0.8 * share))
+    fill, on_spare = _filling(rows_of), spans.span(OF_SPARE)
+    found = _spare_rows(resolved, pair.tokenization, fill, train, compared, on_spare)
     return ControlRows(found.train, found.heldout)
 
 
@@ -160,10 +184,10 @@ def _at(layers: list[int], states: States) -> States:
     return [states[layer] for layer in layers]
 
 
-def _spare_batches(pair: Pair, texts: list[Text]) -> Iterator[Batch]:
+def _spare_batches(tokenization: TokenizationSpec, texts: list[Text]) -> Iterator[Batch]:
     for start in range(0, len(texts), SPARE_TEXTS_AT_ONCE):
         part = texts[start : start + SPARE_TEXTS_AT_ONCE]
-        yield from batches(pair.tokenization.tokenizer, part, BATCH_TEXTS, pair.tokenization.length, BATCH_TOKENS)
+        yield from batches(tokenization.tokenizer, part, BATCH_TEXTS, tokenization.length, BATCH_TOKENS)
 
 
 def _shared(compared: HeldoutRows, train: ActivationStore, folder: Path) -> HeldoutRows:

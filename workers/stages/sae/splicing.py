@@ -20,14 +20,17 @@ from workers.results.measured import Measured
 from workers.stages.common.context import StageContext
 from workers.stages.common.evaluation import EvalSet, Predicted, Scores, by_text, kl_bits, quality
 from workers.stages.common.intervals import ratio
+from workers.stages.common.known_states import KnownStates, above
 from workers.stages.sae.findings import Dictionaries
 
-SPLICE_TEXTS = 200
-"""Texts that every splice is judged on: two evaluations of each layer."""
+SPLICE_TEXTS, SPLICE_TOKENS = 200, 2_500
+"""Texts that every splice is judged on, two evaluations of each layer; and their tokens, as `EvalSet.first`."""
 
-ABLATION_TEXTS, DRAWS, ALIKE = 50, 20, 10
-"""Texts that a layer's changed latents are taken out on, sets that are taken out instead, and the least number of
-latents that count as firing alike."""
+ABLATION_TEXTS, ABLATION_TOKENS = 50, 600
+"""Of these, what a layer's changed latents are taken out on."""
+
+DRAWS, ALIKE = 20, 10
+"""Sets that are taken out instead, and the least number of latents that count as firing alike."""
 
 LEAST_LOSS = 1e-3
 """Nats by which the mean in the states' place must raise the loss: of less there is nothing to recover."""
@@ -56,6 +59,7 @@ class SplicedLoss:
         self._eval_set = eval_set
         self._model = model
         self._targets = targets
+        self._known = KnownStates.of(model, eval_set)
         self.by_divergence = eval_set.kind == "classifier" and targets is None
         own = (eval_set.predict(model, batch) for batch in eval_set.batches())
         self._own = list(own) if self.by_divergence else None  # of a language model they would fill the memory
@@ -71,7 +75,7 @@ class SplicedLoss:
 
     def divergences(self, layer: int, edits: list[Edit]) -> list[Scores]:
         """How far each edit of the states at a layer moves the answers to the first ABLATION_TEXTS texts: KL, nats."""
-        asked = replace(self._eval_set, rows=self._eval_set.rows[:ABLATION_TEXTS])
+        asked = above(self._known, layer, self._model, self._eval_set).first(ABLATION_TEXTS, ABLATION_TOKENS)
         texts = len(asked.rows)
         zeros = torch.zeros(texts, dtype=torch.float64)
         found = [Scores(zeros, zeros)] * len(edits)
@@ -91,10 +95,11 @@ class SplicedLoss:
         return ratio(*self._eval_set.grouped(scores), bounds=(0.0, math.inf))
 
     def _answers(self, layer: int, edit: Edit) -> Iterator[Predicted]:
-        for batch in self._eval_set.batches():
-            tokenization = self._eval_set.tokenization
+        asked = above(self._known, layer, self._model, self._eval_set)
+        for batch in asked.batches():
+            tokenization = asked.tokenization
             with tokenization.states.edited(body_of(self._model), layer, edit, tokenization.known(batch).real):
-                found = self._eval_set.predict(self._model, batch)
+                found = asked.predict(self._model, batch)
             yield found
 
     def _scores(self, answers: Iterator[Predicted]) -> Scores:

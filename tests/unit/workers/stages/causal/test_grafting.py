@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from transformers import AlbertConfig, AlbertModel
+from transformers import AlbertConfig, AlbertModel, PreTrainedModel
 
 from backends.tables.reading import Row
 from tests.builders.heads import BERT_SIZES, causal_lm, classifier, seeded
@@ -18,8 +19,10 @@ from workers.models.loading import body_of
 from workers.models.states import StateReader
 from workers.results.effects import GraftInfo, LayerGraft
 from workers.results.measured import Measured
+from workers.stages.causal import grafting
 from workers.stages.causal.grafting import base_weights, graft_costs, predicted_by_grafts
 from workers.stages.causal.sweep import NOT_RETRAINED
+from workers.stages.common import known_states
 from workers.stages.common.evaluation import EvalSet
 from workers.stages.common.moment_accumulator import TokenizationSpec
 
@@ -126,6 +129,36 @@ def test_a_language_models_cost_is_its_relative_rise_of_perplexity(tmp_path: Pat
     for graft in found:
         assert graft.prefix.value is not None
         assert graft.prefix_cost.value == pytest.approx(graft.prefix.value / told.ungrafted - 1, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "causal_lm"])
+def test_grafts_on_known_states_cost_what_whole_models_say(
+    kind: Literal["classifier", "causal_lm"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make: Callable[..., PreTrainedModel] = classifier if kind == "classifier" else causal_lm
+    causal = kind == "causal_lm"
+    tokenization = TokenizationSpec(tiny_tokenizer(tmp_path), 32, causal, StateReader(BLOCKS + 1, HIDDEN))
+    weights = BaseWeights(body_of(make(seed=0)), tmp_path / "grafts")
+    found = []
+    for room in (1 << 30, 0):
+        monkeypatch.setattr(known_states, "KEPT_BYTES", room)
+        found.append(graft_costs(weights, make(seed=1), EvalSet(tokenization, ROWS, kind), True, on_progress))
+    (one, told), (judge, expected) = found
+    assert told == expected
+    for graft, other in zip(one, judge, strict=True):
+        for name in ("prefix", "block", "prefix_cost"):
+            assert getattr(graft, name).value == pytest.approx(getattr(other, name).value, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [40, 10_000])
+def test_a_language_model_is_asked_no_more_than_a_number_of_tokens(
+    tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grafting, "GRAFT_TOKENS", tokens)
+    tokenization = TokenizationSpec(tiny_tokenizer(tmp_path), 32, True, StateReader(BLOCKS + 1, HIDDEN))
+    weights = BaseWeights(body_of(causal_lm(0)), tmp_path / "grafts")
+    _, told = graft_costs(weights, causal_lm(1), EvalSet(tokenization, ROWS, "causal_lm"), True, on_progress)
+    assert (told.examples < len(ROWS)) is (tokens == 40)
 
 
 @pytest.mark.parametrize("grafts", [True, False])

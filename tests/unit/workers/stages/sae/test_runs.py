@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tests.builders.checkpoints import InMemory
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack
 from workers.scratch import ActivationStore
+from workers.stages.common import checkpointing as checkpointing_module
 from workers.stages.common.checkpointing import NO_CHECKPOINTING, Checkpointing
 from workers.stages.common.progress import NO_NUMBERS, Numbers, Spans
 from workers.stages.sae.runs import Outcome, Runs
@@ -20,6 +21,12 @@ WIDTH, LATENTS, BATCH = 16, 64, 128
 
 class Stopped(Exception):
     """Somebody stopped the job."""
+
+
+@pytest.fixture(autouse=True)
+def saved_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long saving takes."""
+    monkeypatch.setattr(checkpointing_module, "SAVING_SHARE", 1.0)
 
 
 def planted(rows: int) -> Tensor:
