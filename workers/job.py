@@ -18,7 +18,8 @@ from layerdrift.contract.errors import LayerdriftError, Problem, StageError, Una
 from layerdrift.contract.policy import Decision
 from layerdrift.policies import starter_decision
 from workers import scratch_folders
-from workers.lease_keeper import Lease, end_process, leased
+from workers.lease import Lease
+from workers.lease_keeper import end_process, leased
 from workers.models.device import is_device_fault, start_threads
 from workers.pipeline import run_stages, stages_of
 from workers.progress_writer import Cancelled, LeaseLost, ProgressWriter, StageFailed

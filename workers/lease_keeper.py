@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 import redis
 
@@ -17,33 +16,9 @@ from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import UnavailableError
+from workers.lease import Lease
 
 logger = logging.getLogger(__name__)
-
-
-class Pulse:
-    """When a job last said that it goes on."""
-
-    def __init__(self) -> None:
-        self.beat()
-
-    def beat(self) -> None:
-        """It does."""
-        self._at = time.monotonic()
-
-    @property
-    def silent_seconds(self) -> float:
-        """Since the last beat."""
-        return time.monotonic() - self._at
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to run a job: `lost` is set when it may have gone to another worker."""
-
-    owner: str
-    lost: threading.Event = field(default_factory=threading.Event)
-    pulse: Pulse = field(default_factory=Pulse)
 
 
 @contextmanager

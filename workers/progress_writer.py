@@ -16,7 +16,7 @@ from backends.jobs.records import JobRecord
 from backends.jobs.store import JobStore
 from layerdrift.contract.analysis import Progress, Stage, StageName
 from layerdrift.contract.errors import UnavailableError
-from workers.lease_keeper import Lease
+from workers.lease import Lease
 from workers.results.pending import PendingStage
 from workers.stages.common.progress import NO_NUMBERS, Numbers
 

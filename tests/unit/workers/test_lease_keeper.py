@@ -11,7 +11,8 @@ from layerdrift.contract.analysis import Status
 from tests.builders.records import record
 from tests.builders.stores import MemoryDeployment
 from workers import lease_keeper
-from workers.lease_keeper import Lease, leased
+from workers.lease import Lease
+from workers.lease_keeper import leased
 
 PATIENCE = 10.0
 """Seconds that a test waits for a thread before it fails."""

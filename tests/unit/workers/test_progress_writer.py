@@ -13,7 +13,7 @@ from layerdrift.contract.errors import UnavailableError
 from tests.builders.records import record
 from tests.builders.stores import MemoryJobs
 from workers import progress_writer
-from workers.lease_keeper import Lease
+from workers.lease import Lease
 from workers.progress_writer import WRITE_EVERY_SECONDS, Cancelled, LeaseLost, ProgressWriter, StageFailed
 
 STAGES = [StageName.RESOLVE, StageName.COMPARE, StageName.SAE, StageName.CAUSAL]
