@@ -71,6 +71,11 @@ def main() -> None:
         if not wanted or name in wanted:
             found.append(_measured(made(), reviews))
             print(found[-1], flush=True)
+            _publish(found, passes)  # an hour's run that is broken off leaves what it has
+    print(json.dumps({"pairs": [asdict(one) for one in found]}))
+
+
+def _publish(found: list[Figures], passes: float) -> None:
     rows = "\n".join(
         f"| {one.name} | {one.execution} | {one.seconds:.0f} s | {one.peak_mb:,} MiB | {one.estimated_s:.0f} s | "
         f"{one.estimated_mb:,} MiB | {'yes' if one.holds else 'no'} |"
@@ -89,7 +94,6 @@ within 20 minutes and 4 GiB; 28 blocks within 3 GiB; 56 blocks within 10 % of th
 {rows}
 """,
     )
-    print(json.dumps({"pairs": [asdict(one) for one in found]}))
 
 
 def _pairs(chat: Path, passes: float, shallow: list[int]) -> dict[str, Callable[[], Asked]]:
@@ -138,8 +142,8 @@ def _pairs(chat: Path, passes: float, shallow: list[int]) -> dict[str, Callable[
         "smollm2": of_chat,
         "smollm2-default": of_default,
         "qwen3-28": of_28,
-        "qwen3-56": of_56,
         "llama-8b": of_8b,
+        "qwen3-56": of_56,
     }
 
 
