@@ -134,7 +134,9 @@ class _Stages:
                 evaluated=evaluated,
                 effects=preliminary(context.request, compared, evaluated),
             )
-            so_far = build_report(self.record, results, self.writer.seconds, self.writer.pending())
+            so_far = build_report(
+                self.record, results, self.writer.seconds, self.writer.expected, self.writer.pending()
+            )
             publish_preliminary(self.deployment, self.record, so_far)
         return results
 
@@ -167,7 +169,7 @@ class _Stages:
 
     def report(self, results: StageResults) -> Report:
         with self._stage(StageName.REPORT):
-            report = build_report(self.record, results, self.writer.seconds)
+            report = build_report(self.record, results, self.writer.seconds, self.writer.expected)
             publish(self.deployment, self.record.owned, report, self.artifacts)
         return report
 

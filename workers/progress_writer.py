@@ -50,7 +50,11 @@ class StageFailed(Exception):
 
 
 class ProgressWriter:
-    """Writes the progress of one job, a few times a second at most, and raises when it is to stop."""
+    """Writes the progress of one job, a few times a second at most, and raises when it is to stop.
+
+    Attributes:
+        seconds: of the stages that have ended. expected: of all stages, as estimated before the first one.
+    """
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class ProgressWriter:
         self._current = 0
         self._written = 0.0
         self._lease = lease
-        self._expected = expected or {}
+        self.expected = dict(expected or {})
         self._began = time.monotonic()
 
     @contextmanager
@@ -111,7 +115,7 @@ class ProgressWriter:
             PendingStage(
                 stage=stage.name.value,
                 fields=ADDED_FIELDS[stage.name],
-                expected_seconds=_rounded(self._expected.get(stage.name)),
+                expected_seconds=_rounded(self.expected.get(stage.name)),
             )
             for stage in self._stages[self._current + 1 :]
             if stage.name in ADDED_FIELDS
@@ -129,13 +133,13 @@ class ProgressWriter:
 
     def _seconds_left(self) -> float | None:
         """Of the stage that runs by how far it is, once that says something; of later ones as expected."""
-        if not self._expected:
+        if not self.expected:
             return None
         current = self._stages[self._current]
-        later = sum(self._expected.get(stage.name, 0.0) for stage in self._stages[self._current + 1 :])
+        later = sum(self.expected.get(stage.name, 0.0) for stage in self._stages[self._current + 1 :])
         if current.status != "running":
             return _rounded(later)
-        spent, expected = time.monotonic() - self._began, self._expected.get(current.name, 0.0)
+        spent, expected = time.monotonic() - self._began, self.expected.get(current.name, 0.0)
         own = max(0.0, expected * (1 - current.fraction))
         if current.fraction > TELLING_FRACTION:
             own = spent / current.fraction * (1 - current.fraction)

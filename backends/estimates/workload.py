@@ -32,7 +32,7 @@ SMALL_BATCHES, PER_WEIGHT, OF_ROWS, DECOMPOSED = 1.3, 2_500, 30, 60
 """In layers: batches of one group of texts are small; a block's weights are read, drawn, rounded and compared; products
 of D x D for each row of a view, and for each layer."""
 
-GRAFTED_TEXTS, GRAFTED_TOKENS, SPLICED_TOKENS = 500, 5_000, 2_500
+GRAFTED_TEXTS, GRAFTED_TOKENS, SPLICED_TOKENS = 500, 2_500, 2_500
 LAYERED_RANDOM_TOKENS = 2_048
 
 
@@ -206,8 +206,9 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
     weights, sae = FLOAT32 * model.parameters, request.analysis.sae
     if runs_in_layers(request, model.bytes):
         stages = [_in_layers(model, tokens)]
-        if request.analysis.grafts:
-            stages.append(2 * weights + LOGITS)
+        if request.analysis.grafts or sae is not None:  # whole models are asked, with states of all layers
+            asked = min(tokens, float(GRAFTED_TOKENS))
+            stages.append(2 * weights + LOGITS + int(2 * FLOAT32 * model.blocks * model.width * asked))
     else:
         layers, width = model.blocks + 1, model.width
         sums = VIEWS * 3 * layers * width**2 * FLOAT64

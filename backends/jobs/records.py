@@ -59,6 +59,7 @@ class JobRecord(BaseModel):
     deliveries: list[Delivery] = []
     drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
     operations: dict[StageName, float] = Field(default={}, description="work of each stage, as `workload` counts it")
+    memory_bytes: int | None = Field(default=None, description="peak memory, as `workload` estimates it; null: unknown")
     verdict: Decision | None = Field(default=None, description="of the starter policy")
     preliminary: bool = Field(default=False, description="whether a preliminary report was written")
     trace: str | None = Field(default=None, description="traceparent of the request that made it")

@@ -12,13 +12,12 @@ from pydantic import BaseModel
 
 from backends.deployment import Deployment
 from backends.estimates.fitting import require_room
-from backends.estimates.workload import workload
+from backends.estimates.workload import Workload, workload
 from backends.jobs.identity import analysis_id
 from backends.jobs.records import Delivery, JobRecord
 from backends.sources.pinning import PinnedDataset, Pins, Sources
 from backends.sources.uploaded import pinned_upload
 from backends.storage.uploads import INLINE_NAME, SCHEME, UploadStore
-from layerdrift.contract.analysis import StageName
 from layerdrift.contract.errors import LayerdriftError, RateError
 from layerdrift.contract.request import AnalysisRequest, Label, TextsRef, Webhook
 from layerdrift.contract.upload import Upload
@@ -67,7 +66,7 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         deployment.webhooks.check(webhook)
     sources = deployment.sources.of(tenant)
     asked = Pinned(submission.request, sources.pin(submission.request))
-    operations = _work(deployment, sources, asked)
+    work = _work(deployment, sources, asked)
     request, pins = _with_uploads(deployment.uploads, tenant, asked)
     fresh = JobRecord(
         id=analysis_id(tenant, request, pins),
@@ -80,7 +79,8 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
         trace=submission.trace,
-        operations=operations,
+        operations=work.operations if work is not None else {},
+        memory_bytes=work.memory if work is not None else None,
     )
 
     def admit() -> None:
@@ -119,8 +119,8 @@ def _upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -
     return {uri: uploads.get(tenant, uri.removeprefix(SCHEME)).filename.removesuffix(".zip") for uri in sent}
 
 
-def _work(deployment: Deployment, sources: Sources, asked: Pinned) -> dict[StageName, float]:
-    """The work of each stage, for the time that is left; none where the sizes cannot be read.
+def _work(deployment: Deployment, sources: Sources, asked: Pinned) -> Workload | None:
+    """What the request takes, for the time that is left; None where the sizes cannot be read.
 
     Raises:
         InputError: no live worker can hold it.
@@ -129,11 +129,11 @@ def _work(deployment: Deployment, sources: Sources, asked: Pinned) -> dict[Stage
         sizes = sources.sizes(asked.request, asked.pins)
     except LayerdriftError as error:
         logger.warning("no estimate: %s", error.detail)
-        return {}
+        return None
     adapter = asked.pins.tuned is not None and asked.pins.tuned.adapter
     capacities = deployment.workers.capacities("cpu")  # those with a GPU listen there too
     require_room(asked.request, sizes, capacities, deployment.settings.scratch_bytes, adapter)
-    return workload(asked.request, sizes.model, sizes.data, sizes.tuned_bytes, adapter).operations
+    return workload(asked.request, sizes.model, sizes.data, sizes.tuned_bytes, adapter)
 
 
 def _with_webhook(record: JobRecord, webhook: Webhook) -> JobRecord:

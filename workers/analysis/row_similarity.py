@@ -92,17 +92,25 @@ def similarities_of_rows(
                 relative_l2_centred=math.sqrt(max(0.0, difference_sq - n * shift) / spread),
             )
             sites.append(found)
-    with_others = cka_of_rows(Rows.joined([rows, others])) if others is not None else None
+    with_others = None
+    if others is not None:
+        every = Rows.joined([rows, others])
+        added = products.with_rows(features, others) if plain is features else None
+        with_others = cka_of_rows(every, added)
     return RowSimilarities(sites[0], sites[1:], with_others)
 
 
-def cka_of_rows(rows: Rows) -> SiteSimilarity:
-    """Of rows [1, N, D] at one site: cosine, CKA and relative L2 alone, without a frame or a decomposition."""
+def cka_of_rows(rows: Rows, products: _Products | None = None) -> SiteSimilarity:
+    """Of rows [1, N, D] at one site: cosine, CKA and relative L2 alone, without a frame or a decomposition.
+
+    Args:
+        products: of these rows, where they are known.
+    """
     if rows.n < MIN_ROWS:
         return too_few_rows(rows.n)
     subsets, features = _Subsets.of([rows.n], intervals=False), _Centred.of(rows)
-    plain = features.directions()
-    products = _Products.of(plain)
+    plain = features.directions() if products is None else features
+    products = products or _Products.of(plain)
     sums = _Sums.of(plain, products, subsets, _changes(plain, products, subsets))
     (site,) = _plain_sites(_by_row(rows, features.centres, subsets), sums, features.means(subsets), subsets)
     return site
@@ -238,6 +246,19 @@ class _Products(NamedTuple):
             add_gram(found.tuned, y)
         return _Products(symmetric(found.base), found.cross, symmetric(found.tuned))
 
+    def with_rows(self, rows: _Centred, others: Rows) -> _Products:
+        """Of the rows that these are of and of others, about the mean of all."""
+        more = _Centred(others.base[0], others.tuned[0], rows.centres)
+        x, y = more.part(0, others.n)
+        left, right = x.sum(0), y.sum(0)  # the rows themselves sum up to 0
+        shifts, count = ((left, left), (left, right), (right, right)), rows.rows + others.n
+        return _Products(
+            *(
+                product + one.T @ other - torch.outer(*shift) / count
+                for (product, one, other), shift in zip(_pairs(self, x, y), shifts, strict=True)
+            )
+        )
+
     def scaled(self, frame: Frame) -> _Products:
         """Of the same rows, every feature in units of its deviation."""
         x, y = frame.base_scale[0], frame.tuned_scale[0]
@@ -347,11 +368,11 @@ def _nuclear_norms(rows: _Centred, cross: Tensor, subsets: _Subsets) -> list[flo
     found = [whole.value]
     for first, last, without in subsets.parts():
         left = float(subsets.left[without]) ** 0.5
-        parts = [
+        x, y = (
             torch.cat([side, left * mean[without, None]])
             for side, mean in zip(rows.part(first, last), means, strict=True)
-        ]
-        found.append(whole.less(*parts))
+        )
+        found.append(whole.less(x, y) if len(x) < x.shape[1] else whole.near(cross - x.T @ y))
     return found
 
 

@@ -756,6 +756,12 @@ class Timings(ReportModel):
 
     stages: dict[str, float] = Field(description="seconds per stage")
     peak_memory_bytes: int = Field(description="peak resident memory of the worker process")
+    estimated_stages: dict[str, float] = Field(
+        default={}, description="seconds per stage as estimated when the job began; empty: no estimate"
+    )
+    estimated_memory_bytes: int | None = Field(
+        default=None, description="peak memory as estimated when the request came; null: no estimate"
+    )
 
 
 class PendingStage(ReportModel):

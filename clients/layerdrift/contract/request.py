@@ -259,7 +259,7 @@ ComparisonName = Literal["transfer", "warm_start", "match", "crosscoder"]
 DEFAULT_COMPARISONS: Final[tuple[ComparisonName, ...]] = ("transfer", "warm_start", "match")
 
 
-SAE_ALL_UP_TO, SAE_SPREAD = 13, 8
+SAE_ALL_UP_TO, SAE_SPREAD = 13, 6
 """Models of so many layers or fewer have autoencoders at all of them; of deeper ones, at most so many layers."""
 
 
@@ -270,7 +270,7 @@ class SaeSettings(RequestModel):
         default=None,
         min_length=1,
         description="layers that get autoencoders, 0 (embeddings) to the number of blocks; null: all of a model of up "
-        "to 12 blocks, of a deeper one at most 8, evenly spaced down from the last",
+        "to 12 blocks, of a deeper one at most 6, evenly spaced down from the last",
     )
 
     architecture: Literal["batch_topk", "topk", "jumprelu", "relu_l1"] = Field(

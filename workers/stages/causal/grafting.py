@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import takewhile
 
 from transformers import PreTrainedModel
@@ -23,7 +24,7 @@ from workers.stages.common.known_states import KnownStates, above
 from workers.stages.common.progress import OnProgress
 from workers.stages.compare.outputs import gained, known_targets, measured
 
-GRAFT_TEXTS, GRAFT_TOKENS = 500, 5_000
+GRAFT_TEXTS, GRAFT_TOKENS = 500, 2_500
 """Texts that every graft is judged on, one evaluation for each layer, twice; and their tokens, as `EvalSet.first`."""
 
 
@@ -61,9 +62,6 @@ def graft_costs(
     whole = evaluator.scores(model)
     ungrafted = measured(asked, whole, evaluator.measure)
     body, layers = body_of(model), len(weights.prefix)
-    own = KnownStates.of(model, asked) if headed else None
-    with weights.grafted(body, weights.prefix[-1]):
-        of_base = KnownStates.of(model, asked) if headed else None
 
     def with_grafted(names: list[str], known: KnownStates | None, layer: int) -> Scores:
         if weights.same(body, names):
@@ -71,19 +69,29 @@ def graft_costs(
         with weights.grafted(body, names):
             return evaluator.scores(model, above(known, layer, model, asked))
 
-    found = []
-    for layer in range(layers):
-        prefix = with_grafted(weights.prefix[layer], of_base, layer)
-        on_progress((layer + 0.5) / layers, f"base layers 0 to {layer} in the tuned model")
-        block = with_grafted(weights.block[layer], own, layer - 1) if layer else prefix
-        on_progress((layer + 1) / layers, f"base block {layer} in the tuned model")
-        found.append(
-            LayerGraft(
-                prefix=measured(asked, prefix, evaluator.measure),
-                block=measured(asked, block, evaluator.measure),
-                prefix_cost=_cost(asked, whole, prefix, evaluator.measure),
-            )
+    def prefixes() -> Iterator[Scores]:
+        with weights.grafted(body, weights.prefix[-1]):
+            of_base = KnownStates.of(model, asked) if headed else None
+        for layer, names in enumerate(weights.prefix):
+            yield with_grafted(names, of_base, layer)
+            on_progress((layer + 1) / layers / 2, f"base layers 0 to {layer} in the tuned model")
+
+    def blocks() -> Iterator[Scores]:
+        own = KnownStates.of(model, asked) if headed else None
+        for layer, names in enumerate(weights.block[1:], start=1):
+            yield with_grafted(names, own, layer - 1)
+            on_progress((layers + layer + 1) / layers / 2, f"base block {layer} in the tuned model")
+
+    of_prefixes = list(prefixes())  # one after the other: of each, the states at all layers are in memory
+    of_blocks = [of_prefixes[0], *blocks()]
+    found = [
+        LayerGraft(
+            prefix=measured(asked, prefix, evaluator.measure),
+            block=measured(asked, block, evaluator.measure),
+            prefix_cost=_cost(asked, whole, prefix, evaluator.measure),
         )
+        for prefix, block in zip(of_prefixes, of_blocks, strict=True)
+    ]
     if ungrafted.value is None:
         raise ValueError("the tuned model could not be evaluated")
     return found, GraftInfo(measure=evaluator.measure, ungrafted=ungrafted.value, examples=len(asked.rows))

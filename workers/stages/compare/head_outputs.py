@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 from workers.models.device import best_device
@@ -44,7 +45,7 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
     if tuned is None:
         return Evaluated(None, None, blockers_of(None, drift, None, extracted.analysed), warnings)
     eval_set = EvalSet(extracted.tokenization, resolved.split.analysed[: extracted.analysed], tuned.kind)
-    base = _base_like(resolved, tuned, extracted)
+    base = _base_like(context, tuned, extracted)
     if tuned.kind == "classifier":
         eval_set = replace(eval_set, known=_known_states(extracted, base, tuned))
     if _in_layers(extracted, tuned):
@@ -85,10 +86,13 @@ def _asked_model(
     return (None, unasked) if unasked else (tuned, [])
 
 
-def _base_like(resolved: Resolved, tuned: Headed, extracted: Extracted) -> Headed | None:
-    """As `base_with_head`, in memory as the tuned model is."""
+def _base_like(context: PairContext, tuned: Headed, extracted: Extracted) -> Headed | None:
+    """As `base_with_head`, in memory as the tuned model is; where an adapter left the head, in the same memory."""
+    resolved = context.resolved
     if not _in_layers(extracted, tuned):
         return base_with_head(resolved, tuned)
+    if context.tuned.adapter is not None:
+        return tuned._replace(model=copy.copy(tuned.model))
     return load_head(resolved.base.folder, "/base/uri", best_device(), extracted.last_states[0].dtype)
 
 

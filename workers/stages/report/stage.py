@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +13,7 @@ import torch
 from backends.jobs.records import JobRecord
 from layerdrift import __version__
 from layerdrift.contract import report as schema
+from layerdrift.contract.analysis import StageName
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device, device_name, peak_memory_bytes
@@ -66,9 +67,14 @@ def build_report(
     record: JobRecord,
     results: StageResults,
     stage_seconds: dict[str, float],
+    expected: Mapping[StageName, float],
     pending: Sequence[PendingStage] = (),
 ) -> Report:
-    """The report of an analysis; a preliminary one where stages are pending."""
+    """The report of an analysis; a preliminary one where stages are pending.
+
+    Args:
+        stage_seconds, expected: by stage, what it took and what was estimated before.
+    """
     request, resolved, extracted = record.request, results.resolved, results.extracted
     compared, effects = results.compared, results.effects
     finetuned, saes = results.finetuned, results.saes
@@ -103,7 +109,12 @@ def build_report(
         autoencoders=results.stored.autoencoders if results.stored else None,
         latent_table=results.stored.latents if results.stored else None,
         warnings=all_as(schema.ReportWarning, _warnings(results)),
-        timings=schema.Timings(stages=stage_seconds, peak_memory_bytes=peak_memory_bytes()),
+        timings=schema.Timings(
+            stages=stage_seconds,
+            peak_memory_bytes=peak_memory_bytes(),
+            estimated_stages={stage.value: round(seconds, 1) for stage, seconds in expected.items()},
+            estimated_memory_bytes=record.memory_bytes,
+        ),
     )
 
 

@@ -272,6 +272,16 @@ def test_a_preliminary_report_says_so_and_has_no_verdict() -> None:
     assert "starter policy:" not in text
 
 
+def test_estimates_stand_beside_what_was_used() -> None:
+    found = report()
+    assert "estimated" not in html.render(found).split("<footer")[-1]
+    found.timings.estimated_stages = {"extract": 2.4}
+    found.timings.estimated_memory_bytes = 3 * 2**30
+    page = html.render(found)
+    assert "peak memory 1.00 GiB (estimated 3.00)" in page
+    assert "extract 1.5 (estimated 2)" in page
+
+
 def test_equal_reports_give_equal_pages() -> None:
     assert html.render(report()) == usual_page()
 
