@@ -295,6 +295,16 @@ def test_layers_that_are_chosen_alone_get_autoencoders(base: Path, tmp_path: Pat
     }
 
 
+@pytest.mark.parametrize(("width", "told"), [(16, True), (4, False)])
+def test_few_training_tokens_for_each_latent_are_told(width: int, told: bool, base: Path, tmp_path: Path) -> None:
+    asked = request(
+        analysis={"sae": {"tokens": 10_000, "width": width, "k": 8, "layers": [1], "comparisons": ["transfer"]}}
+    )
+    rows = rows_for_saes(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
+    trained = train_saes(stage_context(tmp_path, asked), rows, None)
+    assert ("few_tokens_per_latent" in {warning.code for warning in trained.warnings}) is told
+
+
 def test_a_layer_that_the_model_does_not_have_is_refused(base: Path, tmp_path: Path) -> None:
     asked = request(analysis={"sae": {"tokens": 20_000, "layers": [0, BLOCKS + 1]}})
     with pytest.raises(InputError, match=f"there is no layer {BLOCKS + 1}") as raised:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from layerdrift.contract.errors import InputError
 from layerdrift.contract.names import PartName, ViewName
 from workers.analysis.geometry import Geometry, PairDistances
 from workers.analysis.moments import Frame, NotFinite
 from workers.analysis.similarity import SiteSimilarity, row_drift
 from workers.analysis.streams import Rows
 from workers.models.device import give_memory_back
-from workers.models.inliers import Inliers, limit_of, without, without_first
+from workers.models.inliers import Inliers
 from workers.models.texts import Batch
 from workers.results.models import WeightDrift
-from workers.site_rows import SiteRows
 from workers.stages.common.layered_pair import LayeredPair
 from workers.stages.common.moment_accumulator import (
     TEXT_SAMPLE,
@@ -33,8 +31,10 @@ from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.view_similarity import ViewSimilarity
 from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.extract.last_states import LastStates
+from workers.stages.extract.late_outliers import LateOutliers
 from workers.stages.extract.layer_files import LayerFiles
 from workers.stages.extract.layer_walk import LayerStates, LayerWalk
+from workers.stages.extract.rows_aside import RowsAside
 from workers.stages.extract.view_rows import ViewFound, ViewRows
 
 BLOCKS, LAYERS = "block", "layer"
@@ -125,56 +125,6 @@ class ByLayer:
         return TextSample(Rows(base, tuned), self.layers[0].texts)
 
 
-class _Outliers:
-    """Which tokens are outliers, as far as the layers so far have told; [B, T] bool by batch.
-
-    Args:
-        settled_by: so many of the first batches settle what the norm of an inlier is at most.
-    """
-
-    def __init__(self, batches: Sequence[Batch], causal: bool, settled_by: int) -> None:
-        self.latest = 0
-        self.limits: tuple[list[Tensor], list[Tensor]] = ([], [])
-        self._batches = batches
-        self._causal = causal
-        self._settled_by = settled_by
-        self._found = [torch.zeros_like(batch.real) for batch in batches]
-
-    def look(self, states: LayerStates) -> None:
-        """Takes the outliers of a layer; `latest` is the last layer where there was a new one.
-
-        Raises:
-            InputError: a state is NaN or infinite.
-        """
-        self._require_finite(states)
-        before = sum(int(found.sum()) for found in self._found)
-        for limits, side in zip(self.limits, (states.base, states.tuned), strict=True):
-            first = zip(self._batches[: self._settled_by], side, strict=False)
-            limit = limit_of([state.cpu().float()[without_first(one.real, self._causal)] for one, state in first])
-            limits.append(limit)
-            for batch, found, state in zip(self._batches, self._found, side, strict=True):
-                found |= (state.float().norm(dim=-1) > limit.to(state.device)).cpu() & batch.attention_mask.bool()
-        if sum(int(found.sum()) for found in self._found) > before:
-            self.latest = states.layer
-
-    def _require_finite(self, states: LayerStates) -> None:
-        for name, side in (("base", states.base), ("tuned", states.tuned)):
-            for batch, state in zip(self._batches, side, strict=True):
-                if not bool(state[batch.real.to(state.device)].isfinite().all()):
-                    raise InputError.at(f"/{name}/uri", str(NotFinite(name, states.layer)))
-
-    def judged(self, number: int) -> Batch:
-        """A batch without its outliers."""
-        return without(self._batches[number], self._found[number], self._causal)
-
-    def rule(self) -> Inliers:
-        """The rule of all layers, which remembers what it left out."""
-        rule = Inliers(self._causal, *(torch.stack(limits) for limits in self.limits))
-        for batch, found in zip(self._batches, self._found, strict=True):
-            rule.remember(batch, found)
-        return rule
-
-
 @dataclass(frozen=True)
 class LayerPlan:
     """How layers are measured.
@@ -216,8 +166,8 @@ class LayerMeasures:
         twin, random = (_reaching(compared.batches, most) for most in plan.null_tokens)
         self._walk = LayerWalk(pair, batches, twin, random, plan.seed)
         settled_by = _reaching(compared.batches, INLIER_TOKENS)
-        self._outliers = _Outliers(batches, pair.tokenization.causal, settled_by)
-        self._aside = _RowsAside(plan.heldout, pair.width) if plan.heldout is not None else None
+        self._outliers = LateOutliers(batches, pair.tokenization.causal, settled_by)
+        self._aside = RowsAside(plan.heldout, pair.width) if plan.heldout is not None else None
 
     def measured(self, on_progress: OnProgress, weights_of: Callable[[int], dict[PartName, WeightDrift]]) -> ByLayer:
         """All layers, without the tokens that are outliers in any of them.
@@ -370,39 +320,6 @@ class LayerMeasures:
             centred = base - frame.base[:, None, None], tuned - frame.tuned[:, None, None]
             found.append(row_drift(*centred, frame.spreads())[0])
         return found
-
-
-class _RowsAside:
-    """Rows of compared tokens at the layers that get autoencoders, site after site."""
-
-    def __init__(self, heldout: HeldoutRows, width: int) -> None:
-        self._heldout = heldout
-        self._places = {layer: place for place, layer in enumerate(heldout.layers)}
-        self._sites = SiteRows(heldout.rows.folder.with_name("heldout-sites"), 2 * len(self._places), width)
-        self._count = 0
-
-    def add(self, layer: int, batch: int, rows: Rows) -> None:
-        """Takes the token rows [1, N, D] of a batch of both models, until there are enough; batch 0 begins a layer."""
-        place = self._places.get(layer)
-        if place is None:
-            return
-        sites = (place, len(self._places) + place)
-        if not batch:
-            self._count = 0
-            for site in sites:
-                self._sites.restart(site)
-        if self._count < self._heldout.rows.max_rows:
-            self._count += rows.n
-            for site, side in zip(sites, rows, strict=True):
-                self._sites.add(site, side[0])
-
-    def finish(self, batches: Iterable[Batch]) -> None:
-        """Once all layers are there: stores the rows, and which tokens of the batches they are."""
-        self._sites.into(self._heldout.rows)
-        for batch in batches:
-            if len(self._heldout.contexts) >= self._heldout.rows.max_rows:
-                return
-            self._heldout.contexts.add(batch)
 
 
 class _TextMeans:
