@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from transformers import PreTrainedModel
 
@@ -122,5 +123,5 @@ def _spliced(
         targets = known_targets(asked, model) if asked.kind == "classifier" else None
         return SplicedLoss(asked, model, targets)
 
-    of_base = loss(base.model) if base is not None else None
-    return splices(context, dictionaries, of_base, loss(tuned.model), len(asked.rows))
+    of_base = partial(loss, base.model) if base is not None else None
+    return splices(context, dictionaries, of_base, partial(loss, tuned.model), len(asked.rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -181,19 +181,27 @@ def _inliers_only(stack: SaeStack, site: int, edit: Edit) -> Edit:
 
 
 def splices(
-    context: StageContext, dictionaries: Dictionaries, base: SplicedLoss | None, tuned: SplicedLoss, texts: int
+    context: StageContext,
+    dictionaries: Dictionaries,
+    base: Callable[[], SplicedLoss] | None,
+    tuned: Callable[[], SplicedLoss],
+    texts: int,
 ) -> Spliced:
-    """All layers of the models that can be asked."""
-    of_base: list[Measured] = []
-    of_tuned: list[Measured] = []
-    ablations: list[LatentAblation | None] = []
+    """All layers of the models that can be asked, one model after the other: each keeps its states at all layers."""
     layers, layout = dictionaries.layers, dictionaries.layout
-    for place, layer in enumerate(layers):
-        if base is not None:
-            of_base.append(loss_recovered(base, dictionaries, layer, layout.base(place)))
-        of_tuned.append(loss_recovered(tuned, dictionaries, layer, layout.tuned(place)))
-        heard = of_tuned[-1].value is not None
-        ablations.append(ablation(tuned, dictionaries, place, context.request.seed) if heard else None)
-        context.on_progress((place + 1) / len(layers), f"autoencoders of layer {layer} in the models")
-    info = SpliceInfo(loss="kl" if tuned.by_divergence else "cross_entropy", examples=texts)
-    return Spliced(of_base if base is not None else None, of_tuned, ablations, info)
+    count = len(layers) * (1 if base is None else 2)
+
+    def recovered(loss: SplicedLoss, sites: list[int], done: int) -> Iterator[Measured]:
+        for place, layer in enumerate(layers):
+            yield loss_recovered(loss, dictionaries, layer, sites[place])
+            context.on_progress((done + place + 1) / count, f"autoencoders of layer {layer} in the models")
+
+    of_base = list(recovered(base(), layout.base_sites, 0)) if base is not None else None
+    loss = tuned()
+    of_tuned, ablations = list[Measured](), list[LatentAblation | None]()
+    for place, found in enumerate(recovered(loss, layout.tuned_sites, count - len(layers))):
+        of_tuned.append(found)
+        heard = found.value is not None
+        ablations.append(ablation(loss, dictionaries, place, context.request.seed) if heard else None)
+    info = SpliceInfo(loss="kl" if loss.by_divergence else "cross_entropy", examples=texts)
+    return Spliced(of_base, of_tuned, ablations, info)

@@ -122,7 +122,7 @@ def test_all_is_recovered_by_a_perfect_code_and_nothing_by_the_mean(kind: str, t
     assert loss.by_divergence is (kind == "unlabelled")
     silent = replace(dictionaries, stack=perfect(dictionaries.means))
     silent.stack.threshold += 1e9
-    found = splices(stage_context(tmp_path), dictionaries, None, loss, 60)
+    found = splices(stage_context(tmp_path), dictionaries, None, lambda: loss, 60)
     assert found.base is None
     assert found.ablations == [None] * (BLOCKS + 1)
     known = [layer for layer, one in enumerate(found.tuned) if one.value is not None]
