@@ -149,7 +149,7 @@ def test_a_job_that_is_stuck_is_cancelled_with_its_process(
     deployment: Deployment, base_folder: Path, noised_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended, go_on, stuck = threading.Event(), threading.Event(), threading.Event()
-    monkeypatch.setattr(lease_keeper, "_end_process", ended.set)
+    monkeypatch.setattr(lease_keeper, "end_process", ended.set)
 
     def hang() -> None:
         stuck.set()

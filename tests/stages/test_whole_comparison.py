@@ -295,7 +295,7 @@ def test_layers_that_are_chosen_alone_get_autoencoders(base: Path, tmp_path: Pat
     }
 
 
-@pytest.mark.parametrize(("width", "told"), [(16, True), (4, False)])
+@pytest.mark.parametrize(("width", "told"), [(16, True), (2, False)])
 def test_few_training_tokens_for_each_latent_are_told(width: int, told: bool, base: Path, tmp_path: Path) -> None:
     asked = request(
         analysis={"sae": {"tokens": 10_000, "width": width, "k": 8, "layers": [1], "comparisons": ["transfer"]}}
