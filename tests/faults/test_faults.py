@@ -331,22 +331,33 @@ def test_one_job_is_run_by_one_of_two_workers(
     expect_nothing_left(faulty)
 
 
-def test_a_full_scratch_fails_the_job_and_is_emptied(
+def fill(path: Path) -> None:
+    """Takes all that is left of a disk."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+
+
+def test_a_scratch_that_fills_fails_the_job_and_is_emptied(
     roots: Path, tmp_path: Path, everything: Callable[[], dict[str, Any]]
 ) -> None:
+    """A disk that is full before is no worker's: such a request is refused."""
     scratch = tmp_path / "home" / "scratch"
     scratch.mkdir(parents=True)
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(scratch)], check=False, capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(scratch)], check=False, capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"no file system of a limited size can be mounted here: {mounted.stderr}")
     try:
         with Stack(environment(roots, tmp_path / "home")) as small, Client(small.url) as client:
-            last = ended(client, submitted(client, everything()).id)
+            made = submitted(client, everything())
+            fill(scratch / "filler")
+            last = ended(client, made.id)
             assert last.status is Status.FAILED
             assert last.error is not None
             assert "No space left on device" in last.error.detail
+            (scratch / "filler").unlink()
             expect_nothing_left(small)
     finally:
         subprocess.run(["umount", str(scratch)], check=True)

@@ -97,13 +97,7 @@ def assert_same_extracted(one: Extracted, other: Extracted) -> None:
     assert_same(left, right)
 
 
-ALWAYS = ("llama", "bert", "gpt2", "t5")
-"""Families that the suite tries; `make test-slow` tries the others."""
-
-
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name in ALWAYS else [pytest.mark.slow]) for name in OF_FAMILIES]
-)
+@pytest.mark.parametrize("family", OF_FAMILIES)
 def test_what_is_measured_block_by_block_is_what_whole_models_give(family: str, tmp_path: Path) -> None:
     reference = ReferenceTexts(labelled(60, seed=5), "file:///general.csv", "2" * 64)
     context = context_of(family, tmp_path, reference=reference)
