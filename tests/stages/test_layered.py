@@ -324,7 +324,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.0], ids=["states wait on disk", "no room for them"])
-@pytest.mark.parametrize("family", ["llama", "bert"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("bert", marks=pytest.mark.slow)])
 def test_rows_for_autoencoders_are_those_of_whole_models(
     family: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
