@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from workers.models.loading import body_of
 from workers.models.prefix import PrefixCache
+from workers.models.structure import shares_blocks
 from workers.stages.common.evaluation import EvalSet
 
 KEPT_BYTES = 1 << 30
@@ -24,14 +25,16 @@ class KnownStates:
     @staticmethod
     def of(model: PreTrainedModel, asked: EvalSet) -> KnownStates | None:
         """Of a model with a head on some texts; None where they do not fit, or where padding changes them."""
-        reader, texts = asked.tokenization.states, len(asked.rows)
+        reader, body, texts = asked.tokenization.states, body_of(model), len(asked.rows)
         if asked.kind == "masked_lm" or reader.order != (0, 1, 2) or reader.reads_padding:
+            return None
+        if body is not model.base_model or shares_blocks(body):  # a cache of states skips blocks of a plain list alone
             return None
         found, left = [list[Tensor]() for _ in range(reader.layers - 1)], KEPT_BYTES
         order: list[int] = []
         for batch in asked.batches():
             lengths = batch.attention_mask.sum(1).tolist()
-            for kept, state in zip(found, reader.states(body_of(model), batch), strict=False):
+            for kept, state in zip(found, reader.states(body, batch), strict=False):
                 kept += [state[row, :length].clone() for row, length in enumerate(lengths)]
                 left -= sum(one.nbytes for one in kept[-len(lengths) :])
             order += batch.indices

@@ -189,25 +189,25 @@ class LayerMeasures:
 
         def take(standing: LayerStates) -> None:
             self._outliers.look(standing)
-            if not found and waiting.fits(standing):
-                waiting.put(standing)
-            else:
+            if not waiting.put(standing):
                 found.append(self._layer(standing))
             if standing.layer == depth:
                 ends.append(self._ends(standing))
 
-        self._walked(depth, spans.span(BLOCKS), take, lambda block: weights.append(weights_of(block + 1)))
         on_layer = spans.span(LAYERS)
-        redone = 0 if len(waiting) else self._outliers.latest
-        for standing in waiting.each():
-            found.append(self._layer(standing))
-            give_memory_back(garbage=False)
-            on_layer(len(found) / (depth + 1), f"{LAYERS} {len(found)} of {depth + 1}")
+        try:
+            self._walked(depth, spans.span(BLOCKS), take, lambda block: weights.append(weights_of(block + 1)))
+            redone = self._outliers.latest if found else 0
+            for standing in waiting.each():
+                found.append(self._layer(standing))
+                give_memory_back(garbage=False)
+                on_layer(len(found) / (depth + 1), f"{LAYERS} {len(found)} of {depth + 1}")
+        finally:
+            waiting.clear()
         if redone:
             again = list[LayerFound]()
             self._walked(redone - 1, on_layer, lambda standing: again.append(self._layer(standing)), lambda _: None)
             found[:redone] = again
-        waiting.clear()
         if self._aside is not None:
             self._aside.finish(self._outliers.judged(number) for number in range(len(self._compared.batches)))
         return ByLayer(found, self._outliers.rule(), *ends[0], weights, redone)

@@ -25,20 +25,30 @@ class LayerFiles:
         self._room = room_bytes
         self._layers = layers
         self._kept: list[Path] = []
+        self._all_fit: bool | None = None
 
-    def __len__(self) -> int:
-        return len(self._kept)
+    def put(self, standing: LayerStates) -> bool:
+        """Writes a layer, and says whether it did: all of them where the first one shows that all have room, or none.
 
-    def fits(self, standing: LayerStates) -> bool:
-        """Whether all layers have room, of as many states as this one."""
+        Layers come in order. Raises OSError where the disk is full after all.
+        """
+        if self._all_fit is None:
+            self._all_fit = self._fits(standing)
+        if self._all_fit:
+            self._write(standing)
+        return self._all_fit
+
+    def _fits(self, standing: LayerStates) -> bool:
         sizes = [sum(state.nbytes for state in states) for states in _tensors(standing).values()]
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._layers * sum(sizes) <= min(self._room, shutil.disk_usage(self._folder).free / 2)
 
-    def put(self, standing: LayerStates) -> None:
-        """Writes a layer; they come in order."""
+    def _write(self, standing: LayerStates) -> None:
         path = self._folder / f"{standing.layer:04d}.pt"
-        torch.save(vars(standing) | _tensors(standing), path)
+        try:
+            torch.save(vars(standing) | _tensors(standing), path)
+        except RuntimeError as error:  # how torch tells it; a model that does not run block by block raises the same
+            raise OSError(f"the states of layer {standing.layer} could not be written: {error}") from error
         self._kept.append(path)
 
     def each(self) -> Iterator[LayerStates]:

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedModel,
+)
 
 from backends.tables.reading import Row
 from tests.builders.heads import BERT_SIZES, causal_lm, classifier, seeded
 from tests.builders.models import BLOCKS, HIDDEN, tiny_tokenizer
 from tests.builders.texts import make_texts
+from workers.models.loading import HeadKind, body_of
 from workers.models.states import StateReader
 from workers.models.structure import block_list
 from workers.stages.common import known_states
@@ -22,24 +29,24 @@ from workers.stages.common.moment_accumulator import TokenizationSpec
 ROWS = [Row(text, None) for text in make_texts(100)]
 
 
-def asked(folder: Path, kind: str) -> EvalSet:
+def asked(folder: Path, kind: HeadKind) -> EvalSet:
     spec = TokenizationSpec(tiny_tokenizer(folder), 32, kind == "causal_lm", StateReader(BLOCKS + 1, HIDDEN))
-    return EvalSet(spec, ROWS, kind)  # type: ignore[arg-type]
+    return EvalSet(spec, ROWS, kind)
 
 
-def answers(model: torch.nn.Module, given: EvalSet) -> torch.Tensor:
-    return torch.cat([given.predict(model, batch).log_probs for batch in given.batches()])  # type: ignore[arg-type]
+def answers(model: PreTrainedModel, given: EvalSet) -> torch.Tensor:
+    return torch.cat([given.predict(model, batch).log_probs for batch in given.batches()])
 
 
 @pytest.mark.parametrize(("kind", "model"), [("classifier", classifier()), ("causal_lm", causal_lm())])
 @pytest.mark.parametrize("layer", range(BLOCKS + 1))
 def test_blocks_above_a_layer_may_change_and_those_below_do_not_run(
-    kind: str, model: torch.nn.Module, layer: int, tmp_path: Path
+    kind: HeadKind, model: PreTrainedModel, layer: int, tmp_path: Path
 ) -> None:
     given = asked(tmp_path, kind)
-    known = KnownStates.of(model, given)  # type: ignore[arg-type]
+    known = KnownStates.of(model, given)
     assert known is not None
-    blocks = block_list(model.base_model)  # type: ignore[arg-type]
+    blocks = block_list(body_of(model))
     own = [parameter.clone() for parameter in blocks[BLOCKS - 1].parameters()]
     runs: list[int] = []
     handle = blocks[0].register_forward_hook(lambda *_: runs.append(1))
@@ -49,7 +56,7 @@ def test_blocks_above_a_layer_may_change_and_those_below_do_not_run(
                 parameter.mul_(1.3)
         expected, whole = answers(model, given), len(runs)
         runs.clear()
-        found = answers(model, above(known, layer, model, given))  # type: ignore[arg-type]
+        found = answers(model, above(known, layer, model, given))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert (len(runs) < whole) is (0 < layer < BLOCKS)
     finally:
@@ -69,3 +76,10 @@ def test_states_that_do_not_fit_are_not_kept(tmp_path: Path, monkeypatch: pytest
 def test_masked_language_models_read_other_inputs(tmp_path: Path) -> None:
     model = seeded(BertForMaskedLM, BertConfig(**BERT_SIZES))
     assert KnownStates.of(model, asked(tmp_path, "masked_lm")) is None
+
+
+def test_blocks_that_share_their_weights_are_not_skipped(tmp_path: Path) -> None:
+    """One block runs at every layer there: which run an edit is at is counted from the first."""
+    config = AlbertConfig(**BERT_SIZES, embedding_size=HIDDEN)
+    model = seeded(AlbertForSequenceClassification, config)
+    assert KnownStates.of(model, asked(tmp_path, "classifier")) is None
