@@ -80,7 +80,7 @@ def similarities_of_rows(
         spread, other = (float(trace[number]) for trace in sums.traces)
         if site.cka is None or not math.isfinite(standardised[number]):
             sites.append(_without_cka(site))
-        elif difference_sq == 0:  # the same rows twice: rounding shall not say otherwise
+        elif difference_sq == 0:
             sites.append(SiteSimilarity(1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0))
         else:
             shift = float((means[1][number] - means[0][number]).square().sum())
@@ -385,11 +385,12 @@ def _plain_sites(
         base_sq, difference_sq = float(by_row[_BASE, number]), float(by_row[_DIFFERENCE, number])
         sides = zip(sums.traces, means, strict=True)
         known = all(varies(float(trace[number]), n, mean[number]) for trace, mean in sides) and math.isfinite(cka)
+        same = difference_sq == 0  # rounding shall not say that the same rows twice differ
         site = SiteSimilarity(
-            cosine=float(by_row[_COSINE, number]) / n,
+            cosine=1.0 if same else float(by_row[_COSINE, number]) / n,
             cosine_centred=None,
             relative_l2=math.sqrt(difference_sq / base_sq) if base_sq > 0 else None,
-            cka=cka,
+            cka=1.0 if same else cka,
         )
         yield site if known else _without_cka(site)
 
