@@ -255,7 +255,7 @@ def test_a_crosscoder_tells_what_each_model_alone_has(base: Path, tmp_path: Path
             assert found.l0 == pytest.approx(8, rel=0.3)
             assert found.pair.shared > 0
             if index < unmoved:
-                assert found.base_fvu == pytest.approx(found.tuned_fvu, rel=0.05)
+                assert found.base_fvu == pytest.approx(found.tuned_fvu, rel=0.08)
                 assert found.pair == found.floor
                 assert (found.tuned_only_excess, found.base_only_excess) == (0, 0)
             else:

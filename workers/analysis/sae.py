@@ -23,6 +23,9 @@ MAX_THRESHOLD_MEMORY = 0.999
 MIN_BATCH = 16
 OUTLIER_FACTOR = 10.0
 
+ENCODER_START = 0.3
+"""Norm of the encoder's rows at the start, where the decoder's are 1: a step of Adam turns short rows further."""
+
 
 Architecture = Literal["batch_topk", "topk", "jumprelu", "relu_l1"]
 """Which latents of a row are active.
@@ -135,12 +138,15 @@ class SaeStack:
     def initial(
         cls, normalisation: Normalisation, latents: int, generator: torch.Generator, row_k: int = 0
     ) -> SaeStack:
-        """Random unit decoder rows, the same for every site; the encoder is their transpose, b_dec the mean."""
+        """Random unit decoder rows, the same for every site; the encoder is their transpose, scaled, b_dec the mean.
+
+        See docs/decisions/0003-sae-learning-rate.md for the scale.
+        """
         sites, width = normalisation.mean.shape
         rows = torch.randn(latents, width, generator=generator)
         rows = (rows / rows.norm(dim=1, keepdim=True)).expand(sites, -1, -1)
         return cls(
-            W_enc=rows.clone(),
+            W_enc=rows * ENCODER_START,
             W_dec=rows.clone(),
             b_enc=torch.zeros(sites, latents),
             b_dec=normalisation.mean.clone(),

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -170,8 +171,9 @@ class StackTrainer:
         """The rows without those of outlying norm, which would rule the loss."""
         inliers = self.stack.inliers(site, rows)
         self._offered[site] += len(rows)
-        self._outliers[site] += len(rows) - int(inliers.sum())
-        return rows[inliers].float()
+        kept = int(inliers.sum())
+        self._outliers[site] += len(rows) - kept
+        return (rows if kept == len(rows) else rows[inliers]).float()
 
     def _pre_activations(self, site: int, x_centred: Tensor) -> Tensor:
         W_enc, b_enc = self.stack.W_enc[site].to(self._dtype), self.stack.b_enc[site].to(self._dtype)
@@ -325,17 +327,32 @@ def batch_topk(pre: Tensor, count: int) -> Selected:
     count = min(count, flat.numel())
     sample = pre[::_SAMPLE_STRIDE].reshape(-1).float()
     sampled = min(sample.numel(), int(count * sample.numel() / flat.numel() * _SAMPLE_MARGIN) + 1)
-    bound = max(0.0, float(sample.topk(sampled, sorted=False).values.min()))
-    places = (flat > bound).nonzero().squeeze(1)
+    bound = max(0.0, _smallest_of_largest(sample, sampled))
+    places = _above(flat, bound)
     if len(places) < count and bound > 0.0:  # the sample misled: look at all that is positive
-        places = (flat > 0).nonzero().squeeze(1)
+        places = _above(flat, 0.0)
     values = flat[places].float()
     if len(values) > count:
-        threshold = values.topk(count, sorted=False).values.min()
-        kept = values >= threshold
+        kept = values >= _smallest_of_largest(values, count)
         places, values = places[kept], values[kept]
     row_of = places // latents
     return Selected(row_of, places - row_of * latents, values, _starts(row_of, rows))
+
+
+def _smallest_of_largest(values: Tensor, count: int) -> float:
+    """The `count`-th largest of float32 values; numpy partitions them several times as fast as `topk` sorts them."""
+    place = len(values) - count
+    return float(np.partition(values.numpy(), place)[place])
+
+
+def _above(flat: Tensor, bound: float) -> Tensor:
+    """The places of the entries above a bound, which is 0 or more and a number of their dtype.
+
+    Numbers of one sign order as the integers of the same bits do, which are compared at twice the speed of bfloat16.
+    """
+    bits = torch.int32 if flat.dtype == torch.float32 else torch.int16
+    limit = torch.tensor(bound, dtype=flat.dtype).view(bits)
+    return torch.from_numpy(np.flatnonzero((flat.view(bits) > limit).numpy()))
 
 
 def row_topk(pre: Tensor, k: int) -> Selected:
