@@ -40,7 +40,7 @@ def main() -> None:
             rows = both if name == "layerdrift_stacked" else one
             out = Path(folder) / f"{name}.json"
             environment = {**os.environ, "PYTHONPATH": "" if name in PEERS else f"{ROOT}:{ROOT / 'clients'}"}
-            subprocess.run([python, str(SCRIPT), name, str(rows), str(out)], check=True, env=environment)
+            subprocess.run([python, "-P", str(SCRIPT), name, str(rows), str(out)], check=True, env=environment)
             figures[name] = json.loads(out.read_text(encoding="utf-8"))
             print(name, figures[name], flush=True)
     _publish(figures, sites)
