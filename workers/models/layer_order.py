@@ -6,7 +6,7 @@ nothing about masks, positions or what blocks hand on has to be known. The state
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from workers.models.blockwise import BlockwiseModel
+from workers.models.device import FATAL
+from workers.models.prefix import UNLIKE
 from workers.models.states import StateReader
 from workers.models.structure import NotBlockwise, first_tensor
 from workers.models.texts import Batch, known_tokens, padded_for
@@ -26,10 +28,15 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Relative difference of states that should be the same, as for cached prefixes; on the CPU there is none."""
 
 
+Patched = dict[Hashable, Tensor]
+"""States [B, T, D] that go through the blocks in place of a batch's own, by what they are."""
+
+
 class Pass:
     """The forward passes of one model on some batches; all stand before the same block.
 
-    Passes of several models go side by side: `start` each, then `advance` each, block by block.
+    Passes of several models go side by side: `start` each, then `advance` each, block by block. Activation patching:
+    `patched` states go through the blocks beside a batch's own, with the same masks and positions.
 
     Args:
         reader: how the states of a block are laid out.
@@ -37,8 +44,11 @@ class Pass:
             model's. The first of them is held against what the model lists itself, and must see no missing weight.
 
     Attributes:
+        batches: that run.
         states: of each batch at the layer where the passes stand, [B, T, D] on the model's device.
         layer: 0 before block 1, up to the depth.
+        patched: by batch; what is put in here goes on from the next block. After the last one, as it left that: see
+            `ending`.
     """
 
     def __init__(
@@ -46,8 +56,9 @@ class Pass:
     ) -> None:
         self.layer = 0
         self.states: list[Tensor] = []
+        self.patched: list[Patched] = [{} for _ in batches]
         self._blockwise = blockwise
-        self._batches = list(batches)
+        self.batches = list(batches)
         self._reader = reader
         self._checked = checked and bool(batches)
         self._runs: list[_Run] = []
@@ -60,15 +71,17 @@ class Pass:
             InputError: the tokenizer knows more tokens than the model.
             NotBlockwise: as in `advance`.
         """
-        for batch in self._batches:
+        for batch in self.batches:
             known_tokens(self._blockwise.model, batch)
-        batches = self._batches
+        batches = self.batches
         if self._checked:
             shortest = min(batches, key=lambda batch: batch.input_ids.numel())
             batches = [shortest, *batches, shortest]
         self._runs = [_Run(self._blockwise.model, batch) for batch in batches]
         if self._checked:
             self._runs[0].listing = True
+        for run, patched in zip(self._own_runs, self.patched, strict=True):
+            run.patched = patched
         self._step()
 
     def advance(self, on_batch: Callable[[int], None] | None = None) -> None:
@@ -83,11 +96,36 @@ class Pass:
         self.layer += 1
         self._step(on_batch)
 
+    def ending(self, number: int, state: Tensor) -> Tensor:
+        """What the model makes of a state that its last block left, [B, T, D], on a batch: a final norm as a rule."""
+        run = _Run(self._blockwise.model, self.batches[number])
+        try:
+            with torch.inference_mode(), self._passing(state):
+                run.resume()
+        except FATAL:
+            raise
+        except UNLIKE as error:
+            raise NotBlockwise(f"{type(self._blockwise.model).__name__} needs its blocks to run: {error}") from error
+        return self._laid_out(run)
+
+    def require_patchable(self, number: int, key: Hashable) -> None:
+        """Holds patched states that are the batch's own against these, at the end of the blocks.
+
+        Raises:
+            NotBlockwise: they went another way, so that a block hands on more than its states.
+        """
+        self._require_same(self.states[number], self.ending(number, self.patched[number][key]))
+
     def close(self) -> None:
         """Ends the passes where they are."""
         for run in self._runs:
             run.end()
         self._runs, self.states = [], []
+        self.patched = [{} for _ in self.batches]
+
+    @property
+    def _own_runs(self) -> list[_Run]:
+        return self._runs[1:-1] if self._checked else self._runs
 
     def _step(self, on_batch: Callable[[int], None] | None = None) -> None:
         """Lets every pass run to the block of `layer`, or to its end."""
@@ -132,9 +170,43 @@ class Pass:
             run.wait(number)
             answer = forward(*args, **kwargs)
             run.note(answer, self._reader.copies)
+            for key, state in run.patched.items():
+                run.patched[key] = self._patched(forward, state, args, kwargs)
             return answer
 
         return stopped
+
+    def _patched(self, forward: Callable[..., Any], state: Tensor, args: tuple[Any, ...], kwargs: Any) -> Tensor:
+        """A block on another state, with all else that it was given."""
+        if self._reader.order != (0, 1, 2):
+            raise NotBlockwise(f"the states of {type(self._blockwise.model).__name__} are laid out in a way of its own")
+        given = state.clone() if self._reader.copies else state
+        answer = forward(given, *args[1:], **kwargs) if args else forward(**{**kwargs, "hidden_states": given})
+        found = first_tensor(answer)
+        if found is None or found.shape != state.shape:
+            raise NotBlockwise(f"a block of {type(self._blockwise.model).__name__} passes no state on")
+        return found.clone() if self._reader.copies else found
+
+    @contextmanager
+    def _passing(self, state: Tensor) -> Iterator[None]:
+        """Inside, no block runs: all pass on what they take, and the last one this state."""
+        blocks = self._blockwise.blocks
+        in_tuple = any(run.in_tuple for run in self._runs)
+
+        def passed(number: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                found = state if number == len(blocks) - 1 else args[0] if args else kwargs["hidden_states"]
+                return (found,) if in_tuple else found
+
+            return forward
+
+        try:
+            for number, block in enumerate(blocks):
+                block.forward = passed(number)
+            yield
+        finally:
+            for block in blocks:
+                block.__dict__.pop("forward", None)
 
     def _laid_out(self, run: _Run) -> Tensor:
         if run.state is None:
@@ -154,7 +226,8 @@ class Pass:
 class _Run:
     """One batch's forward pass, in a coroutine that answers with the number of the block that it waits at, then None.
 
-    state: what the last block passed on. listing: the model is asked to list its states, and all are kept.
+    state: what the last block passed on. listing: the model is asked to list its states, and all are kept. patched:
+    other states that go through the blocks too. in_tuple: blocks answer with a tuple.
     """
 
     def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
@@ -162,6 +235,8 @@ class _Run:
         self.listing = False
         self.state: Tensor | None = None
         self.ended = False
+        self.in_tuple = False
+        self.patched: Patched = {}
         self.coroutine = greenlet(self._forward)
         self._model = model
         self._seen: list[Tensor | None] = []
@@ -183,6 +258,7 @@ class _Run:
     def note(self, value: Any, copies: bool) -> None:
         """The state in what a block takes or answers."""
         state = first_tensor(value)
+        self.in_tuple = isinstance(value, tuple)
         self.state = state.clone() if copies and state is not None else state
         if self.listing:
             self._seen.append(self.state)

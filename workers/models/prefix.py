@@ -25,7 +25,7 @@ _AGREEMENT = 1e-3
 """Relative difference of the answers with and without the cache, on its first use; beyond it the cache is given up."""
 
 
-_UNLIKE = (RuntimeError, LookupError, AttributeError, TypeError, ValueError)
+UNLIKE = (RuntimeError, LookupError, AttributeError, TypeError, ValueError)
 """What is raised where blocks pass on more than their states, or states of another shape."""
 
 
@@ -126,7 +126,7 @@ class PrefixCache:
                     short = _at_tokens(run(self._model, batch).logits, batch)
         except FATAL:
             raise
-        except _UNLIKE:
+        except UNLIKE:
             return False
         finally:
             for module, training in modes:

@@ -16,16 +16,13 @@ from workers.models.structure import shares_blocks
 from workers.results.effects import GraftInfo, LayerGraft, Recommendation
 from workers.results.measured import Measured
 from workers.results.warnings import ReportWarning
+from workers.stages.causal.graft_scores import GRAFT_TEXTS, GRAFT_TOKENS, GraftScores
 from workers.stages.causal.sweep import NOT_RETRAINED
 from workers.stages.common.context import PairContext
 from workers.stages.common.evaluation import EvalSet, Evaluator, Measure, Scores
-from workers.stages.common.intervals import ratio
 from workers.stages.common.known_states import KnownStates, above
 from workers.stages.common.progress import OnProgress
-from workers.stages.compare.outputs import gained, known_targets, measured
-
-GRAFT_TEXTS, GRAFT_TOKENS = 500, 2_500
-"""Texts that every graft is judged on, one evaluation for each layer, twice; and their tokens, as `EvalSet.first`."""
+from workers.stages.compare.outputs import known_targets
 
 
 def base_weights(context: PairContext) -> tuple[BaseWeights | None, list[ReportWarning]]:
@@ -46,13 +43,13 @@ def base_weights(context: PairContext) -> tuple[BaseWeights | None, list[ReportW
     return None, [ReportWarning(code="shared_blocks", message=message)]
 
 
-def graft_costs(
+def graft_scores(
     weights: BaseWeights, model: PreTrainedModel, eval_set: EvalSet, headed: bool, on_progress: OnProgress
-) -> tuple[list[LayerGraft], GraftInfo]:
-    """The base model's layers 0..k, and each block of its alone, in the tuned model.
+) -> GraftScores:
+    """How the tuned model answers with the base model's layers 0..k, and each block of its alone, in it.
 
     A head that is tied to the embeddings is untied first: it is the tuned model's, and stays. Parts that are the same
-    in both models are not asked about: their cost is 0.
+    in both models are not asked about.
     """
     if headed:
         untied(model)
@@ -60,7 +57,6 @@ def graft_costs(
     targets = known_targets(asked, model) if headed and asked.kind == "classifier" else None
     evaluator = Evaluator(asked, headed, targets)
     whole = evaluator.scores(model)
-    ungrafted = measured(asked, whole, evaluator.measure)
     body, layers = body_of(model), len(weights.prefix)
 
     def with_grafted(names: list[str], known: KnownStates | None, layer: int) -> Scores:
@@ -83,29 +79,7 @@ def graft_costs(
             on_progress((layers + layer + 1) / layers / 2, f"base block {layer} in the tuned model")
 
     of_prefixes = list(prefixes())  # one after the other: of each, the states at all layers are in memory
-    of_blocks = [of_prefixes[0], *blocks()]
-    found = [
-        LayerGraft(
-            prefix=measured(asked, prefix, evaluator.measure),
-            block=measured(asked, block, evaluator.measure),
-            prefix_cost=_cost(asked, whole, prefix, evaluator.measure),
-        )
-        for prefix, block in zip(of_prefixes, of_blocks, strict=True)
-    ]
-    if ungrafted.value is None:
-        raise ValueError("the tuned model could not be evaluated")
-    return found, GraftInfo(measure=evaluator.measure, ungrafted=ungrafted.value, examples=len(asked.rows))
-
-
-def _cost(eval_set: EvalSet, whole: Scores, grafted: Scores, measure: Measure) -> Measured:
-    """What a graft costs on the same texts: share of right answers lost, relative rise of perplexity, else itself."""
-    if grafted is whole:
-        return Measured(value=0.0, low=0.0, high=0.0)
-    if measure == "accuracy":
-        return gained(eval_set, grafted, whole)
-    if measure == "perplexity":
-        return ratio(*eval_set.grouped(grafted.less(whole)), math.expm1)
-    return measured(eval_set, grafted, measure)
+    return GraftScores(asked, evaluator.measure, whole, of_prefixes, [of_prefixes[0], *blocks()])
 
 
 TOLERATED: dict[Measure, float] = {"accuracy": 0.005, "perplexity": 0.01, "kl": 0.01}

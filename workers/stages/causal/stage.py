@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 
 from transformers import PreTrainedModel
 
+from backends.tables.reading import Row
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device
-from workers.models.loading import Headed, load_body
+from workers.models.loading import Headed, head_kind, load_body
+from workers.models.structure import NotBlockwise
 from workers.results.effects import Causal, LayerGraft, Recommendation
 from workers.results.warnings import ReportWarning
-from workers.stages.causal.grafting import base_weights, graft_costs, predicted_by_grafts
+from workers.stages.causal.graft_scores import GraftScores
+from workers.stages.causal.grafting import base_weights, graft_scores, predicted_by_grafts
+from workers.stages.causal.layered_grafts import layered_graft_scores
 from workers.stages.causal.sweep import freeze_sweep
 from workers.stages.common.context import PairContext
 from workers.stages.common.evaluation import EvalSet
+from workers.stages.common.layered_pair import layered_pair
 from workers.stages.common.progress import Spans
 from workers.stages.compare.advice_blockers import unless_blocked
-from workers.stages.compare.head_outputs import Evaluated, base_with_head, evaluable_model
+from workers.stages.compare.head_outputs import (
+    Evaluated,
+    asked_model,
+    base_like,
+    base_with_head,
+    evaluable_model,
+)
 from workers.stages.compare.outputs import class_names, common_order, known_targets
 from workers.stages.compare.stage import Compared
 from workers.stages.extract.extracted import Extracted
 from workers.stages.sae.findings import Dictionaries, SaeResults
 from workers.stages.sae.latents import promoted
+from workers.stages.sae.layered_splicing import LayeredLoss
 from workers.stages.sae.splicing import SPLICE_TEXTS, SPLICE_TOKENS, Spliced, SplicedLoss, splices
+
+logger = logging.getLogger(__name__)
 
 SPLICES, GRAFTS, SWEEP = "autoencoders in the models", "grafts", "freeze sweep"
 """Spans of the progress."""
@@ -63,24 +78,12 @@ def measure_effects(
             SWEEP: 20.0 * swept,
         },
     )
-    weights, warnings = base_weights(context)
-    if weights is None and trained is None and not swept:
-        return _without_models(compared, evaluated, warnings)
-    tuned = evaluable_model(context.tuned, extracted.tokenization)[0]
-    model = tuned.model if tuned else load_body(context.tuned.folder, "/tuned/uri", best_device())
+    if not request.analysis.grafts and trained is None and not swept:
+        return _without_models(compared, evaluated)
     rows = resolved.split.analysed[: extracted.analysed]
-    eval_set = EvalSet(extracted.tokenization, rows, tuned.kind if tuned else "classifier")
-    spliced, tokens = None, None
-    if tuned is not None and trained is not None:
-        base = base_with_head(resolved, tuned)
-        spliced = _spliced(context.part(spans.span(SPLICES)), trained.dictionaries, eval_set, base, tuned)
-        if tuned.kind == "causal_lm":
-            tokens = promoted(trained.latents, trained.dictionaries, tuned.model, extracted.tokenization.tokenizer)
-    grafts, info = None, None
-    if weights is not None:
-        grafts, info = graft_costs(weights, model, eval_set, tuned is not None, spans.span(GRAFTS))
-    del model, tuned
-    causal = Causal(graft=info, splice=spliced.info if spliced else None)
+    found = _asked_models(_Asked(context, extracted, rows, trained, spans))
+    grafts, info = found.grafts.costs() if found.grafts is not None else (None, None)
+    causal = Causal(graft=info, splice=found.spliced.info if found.spliced else None)
     recommendation = compared.recommendation
     if info is not None and grafts is not None and any(drift > 0 for drift in compared.drift):
         recommendation = predicted_by_grafts(info, grafts) or recommendation
@@ -89,15 +92,100 @@ def measure_effects(
         causal = replace(causal, sweep=sweep)
     if any(drift > 0 for drift in compared.drift):
         recommendation = unless_blocked(recommendation, evaluated.blockers)
-    return Effects(grafts, spliced, tokens, causal, recommendation, warnings)
+    return Effects(grafts, found.spliced, found.promoted, causal, recommendation, found.warnings)
 
 
-def _without_models(compared: Compared, evaluated: Evaluated, warnings: list[ReportWarning]) -> Effects:
+@dataclass(frozen=True)
+class _Asked:
+    """What models are asked about: `rows` with a head, and autoencoders where there are any."""
+
+    context: PairContext
+    extracted: Extracted
+    rows: list[Row]
+    trained: SaeResults | None
+    spans: Spans
+
+    def eval_set(self, tuned: Headed | None) -> EvalSet:
+        return EvalSet(self.extracted.tokenization, self.rows, tuned.kind if tuned else "classifier")
+
+    def promoted(self, tuned: Headed) -> list[list[str]] | None:
+        """By changed latent, the tokens that it promotes in a language model."""
+        if self.trained is None or tuned.kind != "causal_lm":
+            return None
+        tokenizer = self.extracted.tokenization.tokenizer
+        return promoted(self.trained.latents, self.trained.dictionaries, tuned.model, tokenizer)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the models answered."""
+
+    grafts: GraftScores | None
+    spliced: Spliced | None
+    promoted: list[list[str]] | None
+    warnings: list[ReportWarning]
+
+
+def _asked_models(asked: _Asked) -> _Found:
+    """Block by block where the models ran so and a block hands on no more than its states, else whole."""
+    context, extracted = asked.context, asked.extracted
+    kind = head_kind(context.tuned.light, "/tuned/uri")
+    if extracted.execution.mode == "layers" and kind in ("causal_lm", None):
+        try:
+            return _asked_in_layers(asked)
+        except NotBlockwise as error:
+            logger.warning("the models are asked whole: %s", error)
+    return _asked_whole(asked)
+
+
+def _asked_in_layers(asked: _Asked) -> _Found:
+    """One block of each model is in memory, and the heads of language models."""
+    context, extracted, resolved = asked.context, asked.extracted, asked.context.resolved
+    tuned = asked_model(context.tuned, resolved.base, extracted)[0]
+    pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
+    pair = replace(pair, tokenization=extracted.tokenization)
+    eval_set, grafts, spliced, tokens = asked.eval_set(tuned), None, None, None
+    if tuned is not None and asked.trained is not None:
+        base, texts = base_like(context, tuned, extracted), eval_set.first(SPLICE_TEXTS, SPLICE_TOKENS)
+        spliced = splices(
+            context.part(asked.spans.span(SPLICES)),
+            asked.trained.dictionaries,
+            texts,
+            partial(LayeredLoss, texts, pair.base, base.model, pair.base.block) if base is not None else None,
+            partial(LayeredLoss, texts, pair.tuned, tuned.model, pair.block),
+        )
+        tokens = asked.promoted(tuned)
+    if context.request.analysis.grafts:
+        head = tuned.model if tuned is not None else None
+        grafts = layered_graft_scores(pair, head, eval_set, asked.spans.span(GRAFTS))
+    return _Found(grafts, spliced, tokens, [])
+
+
+def _asked_whole(asked: _Asked) -> _Found:
+    """Both models are in memory."""
+    context, resolved = asked.context, asked.context.resolved
+    weights, warnings = base_weights(context)
+    if weights is None and asked.trained is None:
+        return _Found(None, None, None, warnings)
+    tuned = evaluable_model(context.tuned, asked.extracted.tokenization)[0]
+    model = tuned.model if tuned else load_body(context.tuned.folder, "/tuned/uri", best_device())
+    eval_set, grafts, spliced, tokens = asked.eval_set(tuned), None, None, None
+    if tuned is not None and asked.trained is not None:
+        base = base_with_head(resolved, tuned)
+        part = context.part(asked.spans.span(SPLICES))
+        spliced = _spliced(part, asked.trained.dictionaries, eval_set, base, tuned)
+        tokens = asked.promoted(tuned)
+    if weights is not None:
+        grafts = graft_scores(weights, model, eval_set, tuned is not None, asked.spans.span(GRAFTS))
+    return _Found(grafts, spliced, tokens, warnings)
+
+
+def _without_models(compared: Compared, evaluated: Evaluated) -> Effects:
     """What stands where neither grafts nor splices nor a sweep were asked for, or can be made."""
     recommendation = compared.recommendation
     if any(drift > 0 for drift in compared.drift):
         recommendation = unless_blocked(recommendation, evaluated.blockers)
-    return Effects(None, None, None, Causal(), recommendation, warnings)
+    return Effects(None, None, None, Causal(), recommendation, [])
 
 
 def preliminary(request: AnalysisRequest, compared: Compared, evaluated: Evaluated) -> Effects:
@@ -124,4 +212,4 @@ def _spliced(
         return SplicedLoss(asked, model, targets)
 
     of_base = partial(loss, base.model) if base is not None else None
-    return splices(context, dictionaries, of_base, partial(loss, tuned.model), len(asked.rows))
+    return splices(context, dictionaries, asked, of_base, partial(loss, tuned.model))

@@ -6,7 +6,7 @@ Every judgement is a sum and a count for each text, so that intervals over texts
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -50,6 +50,15 @@ class Scores(NamedTuple):
         """What this has more than another of the same texts."""
         return Scores(self.sums - other.sums, self.counts)
 
+    def plus(self, other: Scores) -> Scores:
+        """Of these examples and others of the same texts."""
+        return Scores(self.sums + other.sums, self.counts + other.counts)
+
+    @staticmethod
+    def none(texts: int) -> Scores:
+        """Of no examples yet."""
+        return Scores(*torch.zeros(2, texts, dtype=torch.float64))
+
 
 class Predicted(NamedTuple):
     """log_probs: [M, C] over classes or tokens, natural logarithms. targets: [M], -1 unknown. texts: [M]."""
@@ -86,6 +95,19 @@ class EvalSet:
         if self.kind == "causal_lm":
             rows = rows[: len(self.tokenization.within([row.content for row in rows], tokens)[0])]
         return replace(self, rows=rows)
+
+    def with_last(self, model: PreTrainedModel, batches: Sequence[Batch], last: Sequence[Tensor]) -> EvalSet:
+        """The same texts, and of a language model with its head alone in memory the last states of some batches.
+
+        Args:
+            last: of each batch, [B, T, D], as the body puts them out.
+        """
+        rows = {
+            text: state[row, :length]
+            for batch, state in zip(batches, last, strict=True)
+            for row, (text, length) in enumerate(zip(batch.indices, batch.attention_mask.sum(1).tolist(), strict=True))
+        }
+        return replace(self, heads={id(model): KnownHead(model, rows.__getitem__)})
 
     def grouped(self, scores: Scores) -> Scores:
         """Sums by text become sums by group of texts, [N] -> [G], for a jackknife."""
@@ -279,36 +301,39 @@ class Evaluator:
         asked = asked or self._eval_set
         if self.measure == "perplexity":
             return _perplexity(asked, model)
-        answers = self._mean_states(model) if self.measure == "state_change" else _log_probs(asked, model)
+        if self.measure == "state_change":
+            reader, body = asked.tokenization.states, body_of(model)
+            return self.change((batch, reader.states(body, batch)[-1]) for batch in asked.batches())
+        answers = _log_probs(asked, model)
         if self._reference is None:
             self._reference = answers
         ones = torch.ones(len(answers), dtype=torch.float64)
         if self.measure == "accuracy":
             return Scores((answers.argmax(-1) == self._targets).double(), (self._targets != UNLABELLED).double())
-        if self.measure == "kl":
-            return Scores(kl_bits(self._reference, answers).double(), ones)
-        exact = answers.double()
-        change = (exact - self._reference.double()).square().sum(1)
-        return Scores(change, self._reference.double().square().sum(1))
+        return Scores(kl_bits(self._reference, answers).double(), ones)
 
-    def _mean_states(self, model: PreTrainedModel) -> Tensor:
+    def change(self, last: Iterable[tuple[Batch, Tensor]]) -> Scores:
+        """How far texts' mean states moved from those of the first call: a body's last states by batch, [B, T, D]."""
+        tokenization, texts = self._eval_set.tokenization, len(self._eval_set.rows)
         parts = []
-        for batch in self._eval_set.batches():
-            tokenization = self._eval_set.tokenization
-            last = tokenization.states.states(body_of(model), batch)[-1:]
-            batch = tokenization.known(batch)
+        for whole, state in last:
+            batch = tokenization.known(whole)
             kept = torch.tensor(batch.indices)[batch.real.any(1)]
-            parts.append((batch_rows(last, batch, causal=False).mean[0], kept))
-        return _in_order(parts[0][0], parts, len(self._eval_set.rows))
+            parts.append((batch_rows([state.float().cpu()], batch, causal=False).mean[0], kept))
+        means = _in_order(parts[0][0], parts, texts)
+        if self._reference is None:
+            self._reference = means
+        moved = (means.double() - self._reference.double()).square().sum(1)
+        return Scores(moved, self._reference.double().square().sum(1))
 
 
 def _perplexity(asked: EvalSet, model: PreTrainedModel) -> Scores:
     texts = len(asked.rows)
-    sums, counts = torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64)
+    whole = Scores.none(texts)
     for batch in asked.batches():
-        found = quality(asked.predict(model, batch), asked.kind, texts)
-        sums, counts = sums + found.sums, counts + found.counts
-    return Scores(sums, counts)
+        for span in asked.spans(batch):
+            whole = whole.plus(quality(asked.predict(model, batch, span=span), asked.kind, texts))
+    return whole
 
 
 def _log_probs(asked: EvalSet, model: PreTrainedModel) -> Tensor:

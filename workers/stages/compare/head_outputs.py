@@ -41,20 +41,20 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
         InputError: a checkpoint cannot be loaded with its head.
     """
     resolved, on_progress = context.resolved, context.on_progress
-    tuned, warnings = _asked_model(context.tuned, resolved.base, extracted)
+    tuned, warnings = asked_model(context.tuned, resolved.base, extracted)
     if tuned is None:
         return Evaluated(None, None, blockers_of(None, drift, None, extracted.analysed), warnings)
     eval_set = EvalSet(extracted.tokenization, resolved.split.analysed[: extracted.analysed], tuned.kind)
-    base = _base_like(context, tuned, extracted)
+    base = base_like(context, tuned, extracted)
     if tuned.kind == "classifier":
         eval_set = replace(eval_set, known=_known_states(extracted, base, tuned))
-    if _in_layers(extracted, tuned):
+    if in_layers(extracted, tuned):
         eval_set = replace(eval_set, heads=_known_heads(extracted.last_states, base, tuned))
     outputs, more = outputs_of(eval_set, base, tuned, on_progress)
     on_reference = None
     if extracted.reference is not None:
         general = EvalSet(extracted.reference.tokenization, extracted.reference.rows, tuned.kind)
-        if extracted.reference_states is not None and _in_layers(extracted, tuned):
+        if extracted.reference_states is not None and in_layers(extracted, tuned):
             general = replace(general, heads=_known_heads(extracted.reference_states, base, tuned))
         on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0))[0]
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
@@ -66,12 +66,12 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
     return Evaluated(outputs, on_reference, blockers, warnings)
 
 
-def _in_layers(extracted: Extracted, tuned: Headed) -> bool:
+def in_layers(extracted: Extracted, tuned: Headed) -> bool:
     """Whether no more than the heads of both models are in memory."""
     return extracted.execution.mode == "layers" and tuned.kind == "causal_lm"
 
 
-def _asked_model(
+def asked_model(
     checkpoint: Checkpoint, base: Checkpoint, extracted: Extracted
 ) -> tuple[Headed | None, list[ReportWarning]]:
     """As `evaluable_model`; of a language model that ran block by block its head alone."""
@@ -86,10 +86,10 @@ def _asked_model(
     return (None, unasked) if unasked else (tuned, [])
 
 
-def _base_like(context: PairContext, tuned: Headed, extracted: Extracted) -> Headed | None:
+def base_like(context: PairContext, tuned: Headed, extracted: Extracted) -> Headed | None:
     """As `base_with_head`, in memory as the tuned model is; where an adapter left the head, in the same memory."""
     resolved = context.resolved
-    if not _in_layers(extracted, tuned):
+    if not in_layers(extracted, tuned):
         return base_with_head(resolved, tuned)
     if context.tuned.adapter is not None:
         return tuned._replace(model=copy.copy(tuned.model))

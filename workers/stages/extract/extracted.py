@@ -86,3 +86,8 @@ class Extracted:
     warnings: list[ReportWarning]
     shown: list[Text]
     reference_states: tuple[LastStates, LastStates] | None = None
+
+    @property
+    def layers(self) -> int:
+        """L + 1."""
+        return self.tokenization.states.layers

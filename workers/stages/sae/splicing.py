@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -48,8 +49,42 @@ class Spliced:
     info: SpliceInfo
 
 
+class LayerEdits(NamedTuple):
+    """What is done to the states at a layer.
+
+    rebuilt: they are what the autoencoder makes of them. flat: their mean. without: they lack the changed latents, then
+    each of the sets that are drawn instead; empty where none changed.
+    """
+
+    layer: int
+    rebuilt: Edit
+    flat: Edit
+    without: list[Edit]
+
+
+class LayerScores(NamedTuple):
+    """The loss of a model by text as it is, and under the edits of a layer. moved: how far each edit of `without` moves
+    the answers to the first ABLATION_TEXTS texts: Kullback-Leibler divergence, nats.
+    """
+
+    own: Scores
+    rebuilt: Scores
+    flat: Scores
+    moved: list[Scores]
+
+
+class Loss(Protocol):
+    """The loss of one model's predictions on texts, each time with other states in it."""
+
+    by_divergence: bool
+
+    def edited(self, layers: list[LayerEdits], on_progress: Callable[[float], None]) -> Iterator[LayerScores]:
+        """One layer after another."""
+        ...
+
+
 class SplicedLoss:
-    """The loss of one model's predictions on the same texts, each time with other states in it.
+    """Of a model in memory.
 
     Cross-entropy in nats of a right class or a token. Of a classifier without known classes, the Kullback-Leibler
     divergence of its answers from those that it gives by itself.
@@ -63,23 +98,20 @@ class SplicedLoss:
         self.by_divergence = eval_set.kind == "classifier" and targets is None
         own = (eval_set.predict(model, batch) for batch in eval_set.batches())
         self._own = list(own) if self.by_divergence else None  # of a language model they would fill the memory
-        self.unspliced = self._scores(iter(self._own) if self._own is not None else own)
+        self._unspliced = self._scores(iter(self._own) if self._own is not None else own)
 
-    def at(self, layer: int, edit: Edit) -> Scores:
-        """By text, with the states at a layer edited."""
-        return self._scores(self._answers(layer, edit))
+    def edited(self, layers: list[LayerEdits], on_progress: Callable[[float], None]) -> Iterator[LayerScores]:
+        """As `Loss.edited`."""
+        for number, one in enumerate(layers, start=1):
+            rebuilt, flat = (self._scores(self._answers(one.layer, edit)) for edit in (one.rebuilt, one.flat))
+            yield LayerScores(self._unspliced, rebuilt, flat, self._divergences(one.layer, one.without))
+            on_progress(number / len(layers))
 
-    def grouped(self, scores: Scores) -> Scores:
-        """By group of texts."""
-        return self._eval_set.grouped(scores)
-
-    def divergences(self, layer: int, edits: list[Edit]) -> list[Scores]:
-        """How far each edit of the states at a layer moves the answers to the first ABLATION_TEXTS texts: KL, nats."""
+    def _divergences(self, layer: int, edits: list[Edit]) -> list[Scores]:
         asked = above(self._known, layer, self._model, self._eval_set).first(ABLATION_TEXTS, ABLATION_TOKENS)
         texts = len(asked.rows)
-        zeros = torch.zeros(texts, dtype=torch.float64)
-        found = [Scores(zeros, zeros)] * len(edits)
-        for batch in asked.batches():
+        found = [Scores.none(texts)] * len(edits)
+        for batch in asked.batches() if edits else ():
             own = asked.predict(self._model, batch).log_probs
             for number, edit in enumerate(edits):
                 with asked.tokenization.states.edited(
@@ -87,12 +119,8 @@ class SplicedLoss:
                 ):
                     moved = asked.predict(self._model, batch)
                 part = by_text(kl_bits(own, moved.log_probs) * math.log(2), moved.texts, texts)
-                found[number] = Scores(found[number].sums + part.sums, found[number].counts + part.counts)
+                found[number] = found[number].plus(part)
         return found
-
-    def mean_of(self, scores: Scores) -> Measured:
-        """A mean over examples with its interval over texts."""
-        return ratio(*self._eval_set.grouped(scores), bounds=(0.0, math.inf))
 
     def _answers(self, layer: int, edit: Edit) -> Iterator[Predicted]:
         asked = above(self._known, layer, self._model, self._eval_set)
@@ -104,10 +132,10 @@ class SplicedLoss:
 
     def _scores(self, answers: Iterator[Predicted]) -> Scores:
         texts = len(self._eval_set.rows)
-        whole = Scores(torch.zeros(texts, dtype=torch.float64), torch.zeros(texts, dtype=torch.float64))
+        whole = Scores.none(texts)
         for number, found in enumerate(answers):
             part = self._of_batch(found, self._own[number] if self._own is not None else None, texts)
-            whole = Scores(whole.sums + part.sums, whole.counts + part.counts)
+            whole = whole.plus(part)
         return whole
 
     def _of_batch(self, found: Predicted, own: Predicted | None, texts: int) -> Scores:
@@ -121,46 +149,54 @@ class SplicedLoss:
         return by_text(losses, found.texts[known], texts)
 
 
-def loss_recovered(loss: SplicedLoss, dictionaries: Dictionaries, layer: int, site: int) -> Measured:
+def layer_edits(dictionaries: Dictionaries, place: int, site: int, ablates: bool, seed: int) -> LayerEdits:
+    """Those of a layer that has autoencoders.
+
+    Args:
+        place: of the layer among these. site: the model's autoencoder there. ablates: whether the changed latents are
+        taken out, and sets of others that fire about as often and as strongly, where there are as many others.
+    """
+    stack, mean = dictionaries.stack, dictionaries.means[site].float()
+    without = list[Edit]()
+    changed, others = dictionaries.changed[place], dictionaries.others[place]
+    if ablates and changed and dictionaries.warmed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        chosen, left = torch.tensor(changed), torch.tensor(others)
+        draws = matched_draws(chosen, left, dictionaries.firing[place], DRAWS, ALIKE, generator)
+        warmed, of_tuned = dictionaries.warmed, dictionaries.layout.tuned(place)
+        without = [_without(warmed, of_tuned, latents) for latents in (changed, *draws)]
+    return LayerEdits(
+        dictionaries.layers[place],
+        _inliers_only(stack, site, lambda rows: stack.decode(site, stack.encode(site, rows))),
+        _inliers_only(stack, site, lambda rows: mean.expand_as(rows)),
+        without,
+    )
+
+
+def loss_recovered(asked: EvalSet, found: LayerScores) -> Measured:
     """1 - (loss with the reconstruction - loss) / (loss with the mean - loss); 1: nothing is lost."""
-    stack = dictionaries.stack
-    own = loss.unspliced
-    rebuilt = loss.at(layer, _inliers_only(stack, site, lambda rows: stack.decode(site, stack.encode(site, rows))))
-    mean = dictionaries.means[site].float()
-    flat = loss.at(layer, _inliers_only(stack, site, lambda rows: mean.expand_as(rows)))
+    own, rebuilt, flat = found.own, found.rebuilt, found.flat
     count = float(own.counts.sum())
     if not count or float((flat.sums - own.sums).sum()) / count < LEAST_LOSS:
         reason = "replacing the states with their mean barely raises the loss: there is nothing to recover"
         return Measured(value=None, undefined=reason)
     # the loss that the mean causes stands in for a count: recovered = sum (mean's - rebuilt's) / sum (mean's - own)
-    return ratio(*loss.grouped(Scores(flat.sums - rebuilt.sums, flat.sums - own.sums)))
+    return ratio(*asked.grouped(Scores(flat.sums - rebuilt.sums, flat.sums - own.sums)))
 
 
-def ablation(loss: SplicedLoss, dictionaries: Dictionaries, place: int, seed: int) -> LatentAblation | None:
-    """How far the answers move without a layer's changed latents; None where none changed.
-
-    Beside it the same without other sets that fire about as often and as strongly, where there are as many others.
+def ablation(asked: EvalSet, found: LayerScores, changed: int) -> LatentAblation | None:
+    """How far the answers move without a layer's changed latents, beside the sets drawn instead; None where none
+    changed.
     """
-    changed, others = dictionaries.changed[place], dictionaries.others[place]
-    if not changed or dictionaries.warmed is None:
+    if not found.moved:
         return None
-    stack, site = dictionaries.warmed, dictionaries.layout.tuned(place)
-    draws = matched_draws(
-        torch.tensor(changed),
-        torch.tensor(others),
-        dictionaries.firing[place],
-        DRAWS,
-        ALIKE,
-        torch.Generator().manual_seed(seed),
-    )
-    edits = [_without(stack, site, latents) for latents in (changed, *draws)]
-    found = [loss.mean_of(scores) for scores in loss.divergences(dictionaries.layers[place], edits)]
-    cost, by_chance = found[0], torch.tensor([one.value for one in found[1:]], dtype=torch.float64)
+    cost, *drawn = (ratio(*asked.grouped(scores), bounds=(0.0, math.inf)) for scores in found.moved)
+    by_chance = torch.tensor([one.value for one in drawn], dtype=torch.float64)
     return LatentAblation(
-        latents=len(changed),
-        cost=replace(cost, noise_floor=float(by_chance.mean()) if draws else None),
-        draws=len(draws),
-        p=p_value(cost.value or 0.0, by_chance) if draws else None,
+        latents=changed,
+        cost=replace(cost, noise_floor=float(by_chance.mean()) if drawn else None),
+        draws=len(drawn),
+        p=p_value(cost.value or 0.0, by_chance) if drawn else None,
     )
 
 
@@ -183,25 +219,35 @@ def _inliers_only(stack: SaeStack, site: int, edit: Edit) -> Edit:
 def splices(
     context: StageContext,
     dictionaries: Dictionaries,
-    base: Callable[[], SplicedLoss] | None,
-    tuned: Callable[[], SplicedLoss],
-    texts: int,
+    asked: EvalSet,
+    base: Callable[[], Loss] | None,
+    tuned: Callable[[], Loss],
 ) -> Spliced:
     """All layers of the models that can be asked, one model after the other: each keeps its states at all layers."""
-    layers, layout = dictionaries.layers, dictionaries.layout
-    count = len(layers) * (1 if base is None else 2)
+    layout, layers, seed = dictionaries.layout, dictionaries.layers, context.request.seed
+    sides = 1 if base is None else 2
 
-    def recovered(loss: SplicedLoss, sites: list[int], done: int) -> Iterator[Measured]:
-        for place, layer in enumerate(layers):
-            yield loss_recovered(loss, dictionaries, layer, sites[place])
-            context.on_progress((done + place + 1) / count, f"autoencoders of layer {layer} in the models")
+    def edited(loss: Loss, sites: list[int], side: int) -> Iterator[LayerScores]:
+        edits = [
+            layer_edits(dictionaries, place, site, ablates=sites == layout.tuned_sites, seed=seed)
+            for place, site in enumerate(sites)
+        ]
 
-    of_base = list(recovered(base(), layout.base_sites, 0)) if base is not None else None
+        def on_progress(share: float) -> None:
+            place = min(len(layers) - 1, int(share * len(layers)))
+            context.on_progress((side + share) / sides, f"autoencoders of layer {layers[place]} in the models")
+
+        yield from loss.edited(edits, on_progress)
+
+    of_base = None
+    if base is not None:
+        of_base = [loss_recovered(asked, found) for found in edited(base(), layout.base_sites, 0)]
     loss = tuned()
     of_tuned, ablations = list[Measured](), list[LatentAblation | None]()
-    for place, found in enumerate(recovered(loss, layout.tuned_sites, count - len(layers))):
-        of_tuned.append(found)
-        heard = found.value is not None
-        ablations.append(ablation(loss, dictionaries, place, context.request.seed) if heard else None)
-    info = SpliceInfo(loss="kl" if loss.by_divergence else "cross_entropy", examples=texts)
+    for place, found in enumerate(edited(loss, layout.tuned_sites, sides - 1)):
+        recovered = loss_recovered(asked, found)
+        of_tuned.append(recovered)
+        heard = recovered.value is not None
+        ablations.append(ablation(asked, found, len(dictionaries.changed[place])) if heard else None)
+    info = SpliceInfo(loss="kl" if loss.by_divergence else "cross_entropy", examples=len(asked.rows))
     return Spliced(of_base, of_tuned, ablations, info)

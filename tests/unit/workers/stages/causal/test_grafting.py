@@ -20,7 +20,7 @@ from workers.models.states import StateReader
 from workers.results.effects import GraftInfo, LayerGraft
 from workers.results.measured import Measured
 from workers.stages.causal import grafting
-from workers.stages.causal.grafting import base_weights, graft_costs, predicted_by_grafts
+from workers.stages.causal.grafting import base_weights, graft_scores, predicted_by_grafts
 from workers.stages.causal.sweep import NOT_RETRAINED
 from workers.stages.common import known_states
 from workers.stages.common.evaluation import EvalSet
@@ -99,7 +99,7 @@ ROWS = [Row(text, str(number % 2)) for number, text in enumerate(make_texts(24))
 def test_grafts_of_the_same_model_cost_exactly_nothing(tokenization: TokenizationSpec, tmp_path: Path) -> None:
     model = classifier(labels=2, id2label={0: "0", 1: "1"}, label2id={"0": 0, "1": 1})
     weights = BaseWeights(body_of(model), tmp_path / "grafts")
-    found, told = graft_costs(weights, model, EvalSet(tokenization, ROWS, "classifier"), True, on_progress)
+    found, told = graft_scores(weights, model, EvalSet(tokenization, ROWS, "classifier"), True, on_progress).costs()
     assert (told.measure, told.examples) == ("accuracy", 24)
     assert [graft.prefix_cost for graft in found] == [Measured(value=0.0, low=0.0, high=0.0)] * (BLOCKS + 1)
     assert {graft.block.value for graft in found} == {told.ungrafted}
@@ -113,7 +113,7 @@ def test_the_whole_base_model_under_the_tuned_head_costs_what_its_answers_lack(
     labels = [str(tuned.config.id2label[0])] * 24  # type: ignore[index]
     rows = [row._replace(label=label) for row, label in zip(ROWS, labels, strict=True)]
     weights = BaseWeights(base, tmp_path / "grafts")
-    found, told = graft_costs(weights, tuned, EvalSet(tokenization, rows, "classifier"), True, on_progress)
+    found, told = graft_scores(weights, tuned, EvalSet(tokenization, rows, "classifier"), True, on_progress).costs()
     last = found[-1]
     assert last.prefix.value is not None
     assert last.prefix_cost.value == pytest.approx(told.ungrafted - last.prefix.value)
@@ -124,7 +124,7 @@ def test_a_language_models_cost_is_its_relative_rise_of_perplexity(tmp_path: Pat
     tokenization = TokenizationSpec(tiny_tokenizer(tmp_path), 32, True, StateReader(BLOCKS + 1, HIDDEN))
     tuned = causal_lm(1)
     weights = BaseWeights(body_of(causal_lm(0)), tmp_path / "grafts")
-    found, told = graft_costs(weights, tuned, EvalSet(tokenization, ROWS, "causal_lm"), True, on_progress)
+    found, told = graft_scores(weights, tuned, EvalSet(tokenization, ROWS, "causal_lm"), True, on_progress).costs()
     assert told.measure == "perplexity"
     for graft in found:
         assert graft.prefix.value is not None
@@ -142,7 +142,7 @@ def test_grafts_on_known_states_cost_what_whole_models_say(
     found = []
     for room in (1 << 30, 0):
         monkeypatch.setattr(known_states, "KEPT_BYTES", room)
-        found.append(graft_costs(weights, make(seed=1), EvalSet(tokenization, ROWS, kind), True, on_progress))
+        found.append(graft_scores(weights, make(seed=1), EvalSet(tokenization, ROWS, kind), True, on_progress).costs())
     (one, told), (judge, expected) = found
     assert told == expected
     for graft, other in zip(one, judge, strict=True):
@@ -157,7 +157,7 @@ def test_a_language_model_is_asked_no_more_than_a_number_of_tokens(
     monkeypatch.setattr(grafting, "GRAFT_TOKENS", tokens)
     tokenization = TokenizationSpec(tiny_tokenizer(tmp_path), 32, True, StateReader(BLOCKS + 1, HIDDEN))
     weights = BaseWeights(body_of(causal_lm(0)), tmp_path / "grafts")
-    _, told = graft_costs(weights, causal_lm(1), EvalSet(tokenization, ROWS, "causal_lm"), True, on_progress)
+    _, told = graft_scores(weights, causal_lm(1), EvalSet(tokenization, ROWS, "causal_lm"), True, on_progress).costs()
     assert (told.examples < len(ROWS)) is (tokens == 40)
 
 

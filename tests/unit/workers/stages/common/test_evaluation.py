@@ -27,7 +27,7 @@ from workers.models.states import StateReader
 from workers.models.structure import blocks_of
 from workers.results.effects import GraftInfo, LayerGraft
 from workers.results.measured import Measured
-from workers.stages.causal.grafting import graft_costs, predicted_by_grafts
+from workers.stages.causal.grafting import graft_scores, predicted_by_grafts
 from workers.stages.causal.sweep import NOT_RETRAINED
 from workers.stages.common.evaluation import (
     EvalSet,
@@ -248,7 +248,7 @@ def grafted(tuned: PreTrainedModel, base: PreTrainedModel, folder: Path) -> tupl
     weights = BaseWeights(body_of(base), folder / "grafts")
     rows = [Row(text, None) for text in make_texts(40)]
     tokenization = TokenizationSpec(tiny_tokenizer(folder), 32, True, StateReader.of(body_of(tuned), ""))
-    found, _ = graft_costs(weights, tuned, EvalSet(tokenization, rows, "causal_lm"), True, lambda *_: None)
+    found, _ = graft_scores(weights, tuned, EvalSet(tokenization, rows, "causal_lm"), True, lambda *_: None).costs()
     return weights, found
 
 

@@ -26,8 +26,10 @@ from workers.stages.sae.findings import Dictionaries
 from workers.stages.sae.splicing import (
     ABLATION_TEXTS,
     DRAWS,
+    LayerEdits,
     SplicedLoss,
     ablation,
+    layer_edits,
     loss_recovered,
     splices,
 )
@@ -87,7 +89,7 @@ def perfect(means: Tensor) -> SaeStack:
     return SaeStack(both, both.clone(), zeros, means.float(), ones, 1e9 * ones, zeros.clone())
 
 
-def asked(model: PreTrainedModel, folder: Path, labels: bool = True) -> tuple[SplicedLoss, Dictionaries]:
+def asked(model: PreTrainedModel, folder: Path, labels: bool = True) -> tuple[EvalSet, SplicedLoss, Dictionaries]:
     """Questions to a model, right by its own lights, and a dictionary for its sites that loses nothing."""
     tokenizer = tiny_tokenizer(folder)
     rows = [Row(text, None) for text in make_texts(60)]
@@ -104,7 +106,7 @@ def asked(model: PreTrainedModel, folder: Path, labels: bool = True) -> tuple[Sp
     changed, others = ([list[int]() for _ in range(BLOCKS + 1)] for _ in range(2))
     firing = [torch.zeros(2 * HIDDEN, 2)] * (BLOCKS + 1)
     dictionaries = Dictionaries(list(range(BLOCKS + 1)), perfect(means), means, perfect(means), changed, others, firing)
-    return SplicedLoss(eval_set, model, targets), dictionaries
+    return eval_set, SplicedLoss(eval_set, model, targets), dictionaries
 
 
 def _own_answers(eval_set: EvalSet, model: PreTrainedModel) -> Tensor:
@@ -118,18 +120,19 @@ def _own_answers(eval_set: EvalSet, model: PreTrainedModel) -> Tensor:
 @pytest.mark.parametrize("kind", ["classifier", "unlabelled", "causal_lm"])
 def test_all_is_recovered_by_a_perfect_code_and_nothing_by_the_mean(kind: str, tmp_path: Path) -> None:
     model = causal_lm() if kind == "causal_lm" else classifier(2)
-    loss, dictionaries = asked(model, tmp_path, labels=kind == "classifier")
+    eval_set, loss, dictionaries = asked(model, tmp_path, labels=kind == "classifier")
     assert loss.by_divergence is (kind == "unlabelled")
     silent = replace(dictionaries, stack=perfect(dictionaries.means))
     silent.stack.threshold += 1e9
-    found = splices(stage_context(tmp_path), dictionaries, None, lambda: loss, 60)
+    found = splices(stage_context(tmp_path), dictionaries, eval_set, None, lambda: loss)
     assert found.base is None
     assert found.ablations == [None] * (BLOCKS + 1)
     known = [layer for layer, one in enumerate(found.tuned) if one.value is not None]
     assert known
     for layer in known:
         assert found.tuned[layer].value == pytest.approx(1.0, abs=1e-3)
-        assert loss_recovered(loss, silent, layer, layer).value == pytest.approx(0.0, abs=1e-3)
+        (flattened,) = loss.edited([layer_edits(silent, layer, layer, ablates=False, seed=0)], lambda _: None)
+        assert loss_recovered(eval_set, flattened).value == pytest.approx(0.0, abs=1e-3)
     if kind != "causal_lm":  # its head reads the first token alone, which no autoencoder touches
         assert found.tuned[-1].value is None
         assert found.tuned[-1].undefined is not None
@@ -137,7 +140,7 @@ def test_all_is_recovered_by_a_perfect_code_and_nothing_by_the_mean(kind: str, t
 
 def test_an_ablation_takes_out_what_its_latents_write(tmp_path: Path) -> None:
     """Both latents of a coordinate taken out leave the mean there; draws are of all of them."""
-    loss, dictionaries = asked(causal_lm(), tmp_path)
+    eval_set, loss, dictionaries = asked(causal_lm(), tmp_path)
     first, rest = list(range(8)), list(range(8, 16))
     changed = [*first, *(HIDDEN + one for one in first)]
     others = [*rest, *(HIDDEN + one for one in rest)]
@@ -149,11 +152,14 @@ def test_an_ablation_takes_out_what_its_latents_write(tmp_path: Path) -> None:
         def flattened(rows: Tensor) -> Tensor:
             return rows.index_copy(1, torch.tensor(coordinates), mean[coordinates].expand(len(rows), -1))
 
-        (found,) = loss.divergences(layer, [flattened])
+        (scores,) = loss.edited([LayerEdits(layer, flattened, flattened, [flattened])], lambda _: None)
+        (found,) = scores.moved
         assert int((found.counts > 0).sum()) == ABLATION_TEXTS
         return float(found.sums.sum() / found.counts.sum())
 
-    found = ablation(loss, dictionaries, layer, 0)
+    edits = layer_edits(dictionaries, layer, BLOCKS + 1 + layer, ablates=True, seed=0)
+    (of_layer,) = loss.edited([edits], lambda _: None)
+    found = ablation(eval_set, of_layer, 16)
     assert found is not None
     assert found.latents == 16
     assert found.cost.value == pytest.approx(moved(first), rel=1e-3)
@@ -163,4 +169,5 @@ def test_an_ablation_takes_out_what_its_latents_write(tmp_path: Path) -> None:
     assert found.cost.noise_floor is not None
     assert 0 < found.cost.noise_floor < 2 * moved([*first, *rest])
     assert found.cost.low is not None
-    assert ablation(loss, dictionaries, 0, 0) is None
+    (unchanged,) = loss.edited([layer_edits(dictionaries, 0, BLOCKS + 1, ablates=True, seed=0)], lambda _: None)
+    assert ablation(eval_set, unchanged, 0) is None

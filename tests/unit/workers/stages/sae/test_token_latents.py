@@ -49,6 +49,6 @@ def test_the_strongest_active_latents_of_every_token_come_first() -> None:
     """Each latent is a feature; below 0.5 it is silent."""
     stack = side(4, 0).stack
     found = Dictionaries([0, 2], stack, torch.zeros(4, 4), None, [[], []], [[], []], [])
-    rows = torch.tensor([[[0.6, 0.9, 0.1, 0.7]], [[9.0, 9.0, 9.0, 9.0]], [[0.0, 0.2, 2.0, 0.4]]])
-    assert _strongest(found, [0, 1], rows, 2) == [[[(1, 0.9), (3, 0.7)]], [[]], [[(2, 2.0)]]]
-    assert _strongest(found, [0, 1], 0.1 * rows, 2) == [[[]], [[]], [[]]]
+    rows = [torch.tensor([[0.6, 0.9, 0.1, 0.7]]), torch.tensor([[0.0, 0.2, 2.0, 0.4]])]
+    assert _strongest(found, [0, 1], rows, 3, 2) == [[[(1, 0.9), (3, 0.7)]], [[]], [[(2, 2.0)]]]
+    assert _strongest(found, [0, 1], [0.1 * states for states in rows], 3, 2) == [[[]], [[]], [[]]]
