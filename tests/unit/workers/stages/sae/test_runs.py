@@ -14,7 +14,7 @@ from workers.scratch import ActivationStore
 from workers.stages.common import checkpointing as checkpointing_module
 from workers.stages.common.checkpointing import NO_CHECKPOINTING, Checkpointing
 from workers.stages.common.progress import NO_NUMBERS, Numbers, Spans
-from workers.stages.sae.runs import Outcome, Runs
+from workers.stages.sae.runs import Outcome, Runs, sites_at_once
 
 WIDTH, LATENTS, BATCH = 16, 64, 128
 
@@ -120,3 +120,62 @@ def test_a_run_that_no_longer_improves_ends_early_and_no_worse(store: Activation
 
 def test_a_run_that_improves_is_not_ended(store: ActivationStore) -> None:
     assert run(store, fresh(store), SaeConfig(LATENTS, 3, 300, BATCH), early_stop=True).steps == 300
+
+
+@pytest.mark.parametrize("doubled", [False, True], ids=["stored rows", "rows made of them"])
+def test_training_in_parts_gives_what_training_together_gives(store: ActivationStore, doubled: bool) -> None:
+    config = SaeConfig(LATENTS, 3, 60, BATCH)
+    rows_of = (lambda states: (2 * one for one in states)) if doubled else None
+    together, in_parts = fresh(store).of_sites([0, 1, 0, 1, 0]), fresh(store).of_sites([0, 1, 0, 1, 0])
+    if doubled:
+        together, in_parts = (stack.of_sites([0, 1]) for stack in (together, in_parts))
+    shares: list[float] = []
+
+    def on_progress(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+        shares.append(fraction)
+
+    spans = Spans(on_progress, {"training": 1.0})
+    expected = Runs(store, 0, False, spans, NO_CHECKPOINTING).run(together, config, "training", rows_of)
+    shares.clear()
+    of_one = sites_at_once(config, WIDTH, torch.device("cpu"), 2 * 8 * LATENTS * WIDTH)
+    assert of_one == 1
+    memory = (1 if doubled else 2) * 2 * 8 * LATENTS * WIDTH
+    runs = Runs(store, 0, True, spans, NO_CHECKPOINTING, memory)
+    found = runs.run(in_parts, config, "training", rows_of)
+    for name, tensor in together.tensors().items():
+        assert torch.equal(tensor, in_parts.tensors()[name]), name
+    assert found.steps == expected.steps == 60
+    for one, other in (
+        (found.dead_fraction, expected.dead_fraction),
+        (found.outlier_share, expected.outlier_share),
+        (found.unexplained, expected.unexplained),
+    ):
+        assert torch.equal(one, other)
+    assert shares == sorted(shares)
+
+
+def test_a_run_in_parts_goes_on_after_a_stop_where_its_part_was(store: ActivationStore) -> None:
+    config = SaeConfig(LATENTS, 3, 40, BATCH)
+    expected, broken = fresh(store), fresh(store)
+    memory, kept = 2 * 8 * LATENTS * WIDTH, InMemory()
+    spans = Spans(lambda *_: None, {"training": 1.0})
+    Runs(store, 0, False, spans, NO_CHECKPOINTING, memory).run(expected, config, "training")
+    heard: list[str] = []
+
+    def stops(fraction: float, detail: str = "", numbers: Numbers = NO_NUMBERS) -> None:
+        heard.append(detail)
+        if fraction > 0.75 and "saving" not in detail:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        Runs(store, 0, False, Spans(stops, {"training": 1.0}), Checkpointing(kept, 0.0), memory).run(
+            broken, config, "training"
+        )
+    again = fresh(store)
+    Runs(store, 0, False, spans, Checkpointing(kept, 0.0), memory).run(again, config, "training")
+    for name, tensor in expected.tensors().items():
+        assert torch.equal(tensor, again.tensors()[name]), name
+
+
+def test_at_least_one_autoencoder_is_trained_at_a_time() -> None:
+    assert sites_at_once(SaeConfig(LATENTS, 3, 10, BATCH), WIDTH, torch.device("cpu"), 1.0) == 1
