@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backends.estimates.capacity import Capacity
 from workers.cores import cores
-from workers.devices import devices
+from workers.devices import device_memory_bytes, devices
 
 CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
@@ -20,6 +20,7 @@ def capacity(scratch: Path) -> Capacity:
         memory_bytes=memory_bytes(),
         scratch_bytes=_free(scratch),
         device="cuda" if devices() else "cpu",
+        device_memory_bytes=device_memory_bytes(),
     )
 
 

@@ -16,7 +16,7 @@ from backends.storage.artifacts import Artifacts
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.report import Report
 from workers.finetune_cache import FinetuneCache, finetune_name
-from workers.models.device import give_memory_back
+from workers.models.device import forget_peak, give_memory_back
 from workers.progress_writer import ProgressWriter
 from workers.publishing import keep_autoencoders, keep_centres, publish, publish_preliminary
 from workers.stages.causal.stage import measure_effects, preliminary
@@ -71,6 +71,7 @@ def run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: 
         on_progress=writer.on_progress,
         checkpointing=Checkpointing(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds),
     )
+    forget_peak()
     stages = _Stages(deployment, record, writer, Artifacts(deployment.blobs, record.owned))
     resolved = stages.resolve(context)
     finetuned = stages.finetune(context, resolved) if record.request.finetune is not None else None

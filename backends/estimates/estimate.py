@@ -20,6 +20,7 @@ def estimate_of(request: AnalysisRequest, sizes: Sizes, rates: Rates, queued: in
         first_curve_seconds=round(sum(seconds.get(stage, 0.0) for stage in _UNTIL_FIRST_CURVE), 1),
         stages=[StageEstimate(stage=stage, seconds=round(value, 1)) for stage, value in seconds.items()],
         memory_bytes=work.memory,
+        device_memory_bytes=work.device_memory,
         scratch_bytes=work.scratch,
         download_bytes=work.download,
         basis="measured" if rates.measured() else "reference",

@@ -41,6 +41,11 @@ def require_room(
         f"{_written(needed, scratch_limit) / GIB:.1f} GiB of disk; the largest worker has "
         f"{largest.memory_bytes / GIB:.1f} GiB of memory and {largest.scratch_bytes / GIB:.1f} GiB of free disk"
     )
+    on_devices = [one.device_memory_bytes for one in workers if one.device_memory_bytes is not None]
+    if on_devices and needed.device_memory > max(on_devices):
+        detail += (
+            f", and {max(on_devices) / GIB:.1f} GiB on its GPU, of which it needs {needed.device_memory / GIB:.1f} GiB"
+        )
     for pointer, words, less in _smaller(request):
         work = workload(less, sizes.model, sizes.data, sizes.tuned_bytes, adapter)
         if any(_fits(work, worker, scratch_limit) for worker in workers):
@@ -57,7 +62,8 @@ def _smaller(request: AnalysisRequest) -> Iterator[tuple[str, str, AnalysisReque
 
 
 def _fits(work: Workload, worker: Capacity, scratch_limit: int) -> bool:
-    return work.memory <= worker.memory_bytes and _written(work, scratch_limit) <= worker.scratch_bytes
+    on_device = worker.device_memory_bytes is None or work.device_memory <= worker.device_memory_bytes
+    return on_device and work.memory <= worker.memory_bytes and _written(work, scratch_limit) <= worker.scratch_bytes
 
 
 def _written(work: Workload, scratch_limit: int) -> int:

@@ -33,6 +33,11 @@ SMALL_BATCHES, PER_WEIGHT, OF_ROWS, DECOMPOSED = 1.3, 2_500, 30, 60
 of D x D for each row of a view, and for each layer."""
 
 GRAFTED_TEXTS, GRAFTED_TOKENS, SPLICED_TOKENS = 500, 2_500, 2_500
+ABLATIONS, ABLATED_TOKENS, PATCHED_BYTES = 21, 600, 2 << 30
+TRAINED_TOGETHER, SAE_BATCH, BATCH_COPIES = 8 << 30, 2_048, 6
+"""Memory of autoencoders that train together beside their numbers, rows of a step, and tensors of their latents."""
+
+DEVICE_CONTEXT = 1 << 30
 LAYERED_RANDOM_TOKENS = 2_048
 
 
@@ -70,10 +75,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Workload:
-    """operations: by stage. memory, scratch, download: bytes."""
+    """operations: by stage. memory, device_memory, scratch, download: bytes; device_memory where there is a GPU."""
 
     operations: dict[StageName, float]
     memory: int
+    device_memory: int
     scratch: int
     download: int
 
@@ -101,6 +107,7 @@ def workload(
     return Workload(
         {stage: operations for stage, operations in by_stage.items() if operations is not None},
         _memory(request, model, work.tokens, adapter),
+        _device_memory(request, model, work.tokens),
         _scratch(request, model, work.tokens),
         download,
     )
@@ -204,25 +211,59 @@ class _Work:
 def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter: bool) -> int:
     """The largest of what the stages hold at once."""
     weights, sae = FLOAT32 * model.parameters, request.analysis.sae
-    if runs_in_layers(request, model.bytes):
-        stages = [_in_layers(model, tokens)]
-        if request.analysis.grafts or sae is not None:  # whole models are asked, with states of all layers
-            asked = min(tokens, float(GRAFTED_TOKENS))
-            stages.append(2 * weights + LOGITS + int(2 * FLOAT32 * model.blocks * model.width * asked))
+    layered = runs_in_layers(request, model.bytes)
+    if layered:
+        stages = [_in_layers(model, tokens), _patched(request, model, tokens)]
     else:
         layers, width = model.blocks + 1, model.width
         sums = VIEWS * 3 * layers * width**2 * FLOAT64
         remembered = min(512 << 20, int(2 * FLOAT32 * layers * width * min(tokens, NULL_TOKENS) * 1.3))
         stages = [4 * weights + sums + remembered]
-    if adapter and not (runs_in_layers(request, model.bytes) and not request.analysis.grafts):
+    if adapter and not layered:
         stages.append(2 * weights)
     if request.finetune is not None:
         stages.append(5 * weights)
     if sae is not None:
-        numbers = 2 * sae.width * model.width**2 * len(_sae_layers(sae, model))
-        stacks = 2 * numbers * (2 + ("match" in sae.comparisons)) * FLOAT32
-        stages.append(2 * stacks + 64 * 1024 * model.width)
-    return (LAYERED_PROCESS_BYTES if runs_in_layers(request, model.bytes) else PROCESS_BYTES) + max(stages)
+        each, sites = _autoencoders(sae, model)
+        warmed = each * 2 * len(_sae_layers(sae, model)) * ("warm_start" in sae.comparisons)
+        trained = max(min(2 * each * sites, TRAINED_TOGETHER), 2 * each)
+        stages.append(each * sites + warmed + trained + 64 * 1024 * model.width)
+    return (LAYERED_PROCESS_BYTES if layered else PROCESS_BYTES) + max(stages)
+
+
+def _device_memory(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
+    """Of a GPU: weights and states. Sums, and autoencoders that do not train at the time, are in the worker's memory."""
+    weights, sae = FLOAT32 * model.parameters, request.analysis.sae
+    if runs_in_layers(request, model.bytes):
+        stages = [_weights_in_layers(model) + _suspended(model, tokens), _patched(request, model, tokens)]
+    else:
+        stages = [3 * weights]
+    if request.finetune is not None:
+        stages.append(5 * weights)
+    if sae is not None:
+        each, sites = _autoencoders(sae, model)
+        step = int(5 * each + BATCH_COPIES * SAE_BATCH * FLOAT32 * sae.width * model.width)
+        stages.append(max(min(step * sites, TRAINED_TOGETHER), step))
+    return DEVICE_CONTEXT + max(stages)
+
+
+def _autoencoders(sae: SaeSettings, model: ModelSizes) -> tuple[int, int]:
+    """Bytes of one, and how many are trained from the start."""
+    each = 2 * FLOAT32 * sae.width * model.width**2
+    return each, len(_sae_layers(sae, model)) * (2 + ("match" in sae.comparisons))
+
+
+def _patched(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
+    """Weights of the heads and a block of both models, and the states of all grafts, or of all splices of one model."""
+    stored, asked = _stored(model), min(tokens, float(GRAFTED_TOKENS))
+    state = model.width * stored
+    found = [0.0]
+    if request.analysis.grafts:
+        found.append(min(PATCHED_BYTES, 2 * model.blocks * asked * state))
+    if request.analysis.sae is not None:
+        layers = len(_sae_layers(request.analysis.sae, model))
+        found.append(layers * state * (2 * asked + ABLATIONS * min(asked, ABLATED_TOKENS)))
+    return int(_weights_in_layers(model) + max(found) + SUSPENDED * 2 * asked * state + LOGITS)
 
 
 def _sae_layers(sae: SaeSettings, model: ModelSizes) -> list[int]:
@@ -235,12 +276,22 @@ def _sae_layers(sae: SaeSettings, model: ModelSizes) -> list[int]:
 
 def _in_layers(model: ModelSizes, tokens: float) -> int:
     """Embeddings and a block of both models, the states between layers, and the sums of one layer."""
-    stored = min(FLOAT32, max(BFLOAT16, model.bytes / max(1, model.parameters)))
-    outside, block = model.parameters - model.block_parameters, model.block_parameters / max(1, model.blocks)
-    weights = 2 * outside * stored + block * (3 * stored + BFLOAT16)
-    states = SUSPENDED * _passed_tokens(tokens) * model.width * stored
     sums = 12 * min(tokens, model.width) ** 2 * FLOAT64
-    return int(weights + states + sums + SAMPLES)
+    return int(_weights_in_layers(model) + _suspended(model, tokens) + sums + SAMPLES)
+
+
+def _stored(model: ModelSizes) -> float:
+    """Bytes of a weight in the files."""
+    return min(FLOAT32, max(BFLOAT16, model.bytes / max(1, model.parameters)))
+
+
+def _weights_in_layers(model: ModelSizes) -> int:
+    outside, block = model.parameters - model.block_parameters, model.block_parameters / max(1, model.blocks)
+    return int(2 * outside * _stored(model) + block * (3 * _stored(model) + BFLOAT16))
+
+
+def _suspended(model: ModelSizes, tokens: float) -> int:
+    return int(SUSPENDED * _passed_tokens(tokens) * model.width * _stored(model))
 
 
 def _passed_tokens(tokens: float) -> float:

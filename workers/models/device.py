@@ -72,3 +72,14 @@ def give_memory_back(garbage: bool = True) -> None:
 def peak_memory_bytes() -> int:
     """The largest resident size that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_device_memory_bytes() -> int | None:
+    """The most that tensors took on the device since `forget_peak`; None on the CPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def forget_peak() -> None:
+    """Begins to count the device's peak anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()

@@ -26,6 +26,7 @@ class Estimate(BaseModel):
     first_curve_seconds: float = Field(ge=0, description="seconds until the preliminary report with the drift curve")
     stages: list[StageEstimate]
     memory_bytes: int = Field(ge=0, description="peak memory of the worker")
+    device_memory_bytes: int = Field(default=0, ge=0, description="peak memory of the GPU, if the worker has one")
     scratch_bytes: int = Field(ge=0, description="disk space of the worker for activations and sums")
     download_bytes: int = Field(ge=0, description="size of the files that the worker downloads")
     basis: Literal["measured", "reference"] = Field(

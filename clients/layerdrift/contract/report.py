@@ -756,6 +756,9 @@ class Timings(ReportModel):
 
     stages: dict[str, float] = Field(description="seconds per stage")
     peak_memory_bytes: int = Field(description="peak resident memory of the worker process")
+    peak_device_memory_bytes: int | None = Field(
+        default=None, description="peak memory that tensors took on the GPU during the job; null: it ran on the CPU"
+    )
     estimated_stages: dict[str, float] = Field(
         default={}, description="seconds per stage as estimated when the job began; empty: no estimate"
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from workers import devices as module
-from workers.devices import COUNT, VISIBLE, devices, take_one
+from workers.devices import COUNT, MEMORY, VISIBLE, device_memory_bytes, devices, take_one
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +20,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known at first, and nothing stays."""
     monkeypatch.setenv(COUNT, "")
     monkeypatch.delenv(COUNT)
+    monkeypatch.setenv(MEMORY, "")
+    monkeypatch.delenv(MEMORY)
     monkeypatch.setenv(VISIBLE, "")
 
 
@@ -36,10 +38,11 @@ def test_a_driver_alone_is_no_device(tmp_path: Path, node: str) -> None:
 
 
 def test_torch_is_asked_once_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([2])
+    answers = iter([(2, 24 << 30)])
     monkeypatch.setattr(module, "_asked", lambda: next(answers))
     (tmp_path / "nvidia0").touch()
     assert [devices(tmp_path), devices(tmp_path)] == [2, 2]
+    assert device_memory_bytes() == 24 << 30
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def test_a_torch_that_does_not_answer_leaves_the_cpu(answer: Any, monkeypatch: p
         return answer
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert module._asked() == 0
+    assert module._asked() == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,4 @@ def test_without_devices_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(COUNT, "0")
     take_one(1)
     assert os.environ[VISIBLE] == ""
+    assert device_memory_bytes() is None

@@ -16,7 +16,7 @@ from layerdrift.contract import report as schema
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
-from workers.models.device import best_device, device_name, peak_memory_bytes
+from workers.models.device import best_device, device_name, peak_device_memory_bytes, peak_memory_bytes
 from workers.results.autoencoders import ChangedLatent
 from workers.results.measured import Measured
 from workers.results.pending import PendingStage
@@ -112,6 +112,7 @@ def build_report(
         timings=schema.Timings(
             stages=stage_seconds,
             peak_memory_bytes=peak_memory_bytes(),
+            peak_device_memory_bytes=peak_device_memory_bytes(),
             estimated_stages={stage.value: round(seconds, 1) for stage, seconds in expected.items()},
             estimated_memory_bytes=record.memory_bytes,
         ),

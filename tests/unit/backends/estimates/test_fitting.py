@@ -8,7 +8,7 @@ import pytest
 
 from backends.estimates.capacity import Capacity
 from backends.estimates.fitting import GIB, require_room
-from backends.estimates.workload import DataSizes, ModelSizes, Sizes
+from backends.estimates.workload import DataSizes, ModelSizes, Sizes, workload
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
 
@@ -23,8 +23,11 @@ def request(**analysis: Any) -> AnalysisRequest:
     return AnalysisRequest.model_validate(body | {"analysis": analysis})
 
 
-def worker(memory: float, disk: float = 500.0) -> Capacity:
-    return Capacity(cores=8, memory_bytes=int(memory * GIB), scratch_bytes=int(disk * GIB))
+def worker(memory: float, disk: float = 500.0, device: float | None = None) -> Capacity:
+    on_device = None if device is None else int(device * GIB)
+    return Capacity(
+        cores=8, memory_bytes=int(memory * GIB), scratch_bytes=int(disk * GIB), device_memory_bytes=on_device
+    )
 
 
 def refused(asked: AnalysisRequest, *workers: Capacity, adapter: bool = False) -> tuple[str, str]:
@@ -43,14 +46,15 @@ def test_one_worker_that_is_large_enough_is_enough() -> None:
 
 
 def test_the_setting_that_would_help_is_named_with_the_estimate() -> None:
-    pointer, detail = refused(request(), worker(8), worker(24))
+    pointer, detail = refused(request(), worker(8), worker(12))
     assert pointer == "/analysis/sae"
-    assert "the largest worker has 24.0 GiB of memory and 500.0 GiB of free disk" in detail
-    assert "Set analysis.sae to null and analysis.grafts to false: then about" in detail
+    assert "the largest worker has 12.0 GiB of memory and 500.0 GiB of free disk" in detail
+    assert "Set analysis.sae to null: then about" in detail
 
 
 def test_a_setting_that_is_made_already_is_not_named_again() -> None:
-    pointer, detail = refused(request(sae=None), worker(24))
+    needs = workload(request(sae=None, max_tokens=1_000), EIGHT, SIZES.data).memory / GIB
+    pointer, detail = refused(request(sae=None, max_tokens=1_000), worker(needs - 0.1))
     assert pointer == "/analysis/grafts"
     assert "Set analysis.grafts to false: then about" in detail
 
@@ -63,10 +67,25 @@ def test_where_no_setting_helps_it_says_so() -> None:
 
 def test_an_adapter_of_a_large_base_needs_no_more_than_a_whole_checkpoint_where_it_is_not_merged() -> None:
     require_room(request(sae=None, grafts=False), SIZES, [worker(24)], 20 * GIB, adapter=True)
-    pointer, detail = refused(request(sae=None), worker(48), adapter=True)
-    assert (pointer, "Set analysis.grafts to false" in detail) == ("/analysis/grafts", True)
+    require_room(request(), SIZES, [worker(24)], 20 * GIB, adapter=True)
 
 
 def test_disk_counts_as_memory_does() -> None:
     _, detail = refused(request(sae=None, grafts=False), worker(64, disk=10))
     assert "GiB of disk; the largest worker has 64.0 GiB of memory and 10.0 GiB of free disk" in detail
+
+
+def test_the_memory_of_a_gpu_counts_where_a_worker_has_one() -> None:
+    require_room(request(), SIZES, [worker(64, device=24)], 20 * GIB, adapter=False)
+    pointer, detail = refused(request(sae=None, grafts=False), worker(64, device=4))
+    assert pointer == "/base/uri"
+    assert "and 4.0 GiB on its GPU, of which it needs" in detail
+
+
+def test_the_default_analysis_of_8b_fits_one_card_of_24_gigabytes_and_of_70b_one_machine() -> None:
+    seventy = ModelSizes(80, 8192, 68_400_000_000, 70_600_000_000, 141_000_000_000)
+    card = 24 * 10**9
+    for model, memory in ((EIGHT, 24), (seventy, 64)):
+        work = workload(request(), model, SIZES.data)
+        assert work.device_memory < card
+        assert work.memory < memory * GIB
