@@ -232,7 +232,7 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
 
 
 def _device_memory(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
-    """Of a GPU: weights and states. Sums, and autoencoders that do not train at the time, are in the worker's memory."""
+    """Of a GPU: weights and states. Sums, and autoencoders that do not train at the time, are in host memory."""
     weights, sae = FLOAT32 * model.parameters, request.analysis.sae
     if runs_in_layers(request, model.bytes):
         stages = [_weights_in_layers(model) + _suspended(model, tokens), _patched(request, model, tokens)]
