@@ -25,7 +25,7 @@ DISTANCE_TEXTS = 1_000
 PROCESS_BYTES, LAYERED_PROCESS_BYTES = 1_700 << 20, 800 << 20
 """A worker without a model: Python, torch and transformers, and what a whole pair's sums leave in its heap."""
 
-SUSPENDED, SAMPLES, LOGITS = 2.5, 256 << 20, 1 << 30
+SUSPENDED, SAMPLES, LOGITS = 2.5, 256 << 20, 128 << 20
 """A suspended forward pass holds so many times its states. Memory of samples of all layers, and of logits."""
 
 SMALL_BATCHES, PER_WEIGHT, OF_ROWS, DECOMPOSED = 1.3, 2_500, 30, 60
@@ -255,6 +255,8 @@ def _autoencoders(sae: SaeSettings, model: ModelSizes) -> tuple[int, int]:
 
 def _patched(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
     """Weights of the heads and a block of both models, and the states of all grafts, or of all splices of one model."""
+    if not request.analysis.grafts and request.analysis.sae is None:
+        return 0
     stored, asked = _stored(model), min(tokens, float(GRAFTED_TOKENS))
     state = model.width * stored
     found = [0.0]
