@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load, load_file
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
@@ -28,11 +30,14 @@ from workers.analysis.moments import row_cosines
 from workers.analysis.sae import SaeStack
 from workers.analysis.similarity import row_drift
 from workers.models.inliers import Inliers
+from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, encode
 from workers.models.tokenizers import load_tokenizer
 from workers.stages.common.inputs import Checkpoint
+from workers.stages.common.layered_pair import LayeredPair, layered_pair
 from workers.stages.common.model_pair import Pair, load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
+from workers.stages.extract.layer_walk import LayerWalk
 from workers.stages.resolve.fetching import fetch_checkpoints
 
 OLD_LENGTH = 128
@@ -51,28 +56,45 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """A pair in memory. base_saes, tuned_saes: by layer, or none.
+    """A pair in memory, or one block of it at a time. base_saes, tuned_saes: by layer that has autoencoders.
 
     centres: base and tuned, [L + 1, D] each. spreads: mean squared distances from them, [L + 1] each; None of an
     analysis that kept none.
     """
 
-    pair: Pair
+    pair: Pair | LayeredPair
     centres: tuple[Tensor, Tensor]
     spreads: tuple[Tensor, Tensor] | None
-    base_saes: list[SaeStack]
-    tuned_saes: list[SaeStack]
+    base_saes: dict[int, SaeStack]
+    tuned_saes: dict[int, SaeStack]
 
     @property
     def bytes(self) -> int:
-        """What its weights take."""
-        models = sum(p.nbytes for model in (self.pair.base, self.pair.tuned) for p in model.parameters())
-        saes = (tensor.nbytes for sae in (*self.base_saes, *self.tuned_saes) for tensor in sae.tensors().values())
-        return models + sum(saes)
+        """What its weights take, as far as they are in memory."""
+        sides = self.pair.base, self.pair.tuned
+        models = [side if isinstance(side, PreTrainedModel) else side.model for side in sides]
+        own = {id(one): one.nbytes for model in models for one in model.parameters() if not one.is_meta}
+        saes = (*self.base_saes.values(), *self.tuned_saes.values())
+        return sum(own.values()) + sum(tensor.nbytes for sae in saes for tensor in sae.tensors().values())
+
+    def states(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """Of both models at every layer, L + 1 times [B, T, D] each."""
+        if isinstance(self.pair, Pair):
+            return self.pair.states(batch)
+        base, tuned = list[Tensor](), list[Tensor]()
+        walk = LayerWalk(self.pair, [batch], twin_batches=0, random_batches=0, seed=0)
+        with closing(walk.layers(self.pair.layers - 1, lambda _: None, lambda _: None)) as layers:
+            for standing in layers:
+                base.append(standing.base[0].float().cpu())
+                tuned.append(standing.tuned[0].float().cpu())
+        return base, tuned
 
 
 class Inspector:
-    """Answers requests, many at once; keeps the pairs that were used last within a limit of memory."""
+    """Answers requests, many at once; keeps the pairs that were used last within a limit of memory.
+
+    A pair beyond the limit is read block by block from its files for every request, which stay on disk.
+    """
 
     def __init__(self, deployment: Deployment, folder: Path, max_bytes: int) -> None:
         self._deployment = deployment
@@ -126,15 +148,22 @@ class Inspector:
         if record.id in self._pairs:
             self._pairs.move_to_end(record.id)
             return self._pairs[record.id]
-        self._make_room(self._stored_bytes(record))
+        stored = self._stored_bytes(record)
+        in_layers = stored > self._max_bytes
+        if not in_layers:
+            self._make_room(stored)
         folder = self._folder / record.id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            loaded = self._load(record, folder)
+            loaded = self._load(record, folder, in_layers)
+            self._make_room(loaded.bytes)  # in float32 it may take more than its files do
+        except BaseException:
+            in_layers = False
+            raise
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        self._make_room(loaded.bytes)  # in float32 it may take more than its files do
+            if not in_layers:
+                shutil.rmtree(folder, ignore_errors=True)
         self._pairs[record.id] = loaded
         return loaded
 
@@ -144,6 +173,7 @@ class Inspector:
             raise InputError(f"the pair needs {wanted} bytes; LAYERDRIFT_INSPECT_MEMORY_BYTES allows {self._max_bytes}")
         while wanted + sum(pair.bytes for pair in self._pairs.values()) > self._max_bytes:
             forgotten, _ = self._pairs.popitem(last=False)
+            shutil.rmtree(self._folder / forgotten, ignore_errors=True)
             logger.info("%s: removing its pair from memory", forgotten)
 
     def _stored_bytes(self, record: JobRecord) -> int:
@@ -154,7 +184,7 @@ class Inspector:
         prefixes = (key_names.sae_prefix(record.owned) + side for side in ("base/", "tuned/"))
         return base + other + sum(blob.size for prefix in prefixes for blob in self._deployment.blobs.list(prefix))
 
-    def _load(self, record: JobRecord, folder: Path) -> LoadedPair:
+    def _load(self, record: JobRecord, folder: Path, in_layers: bool) -> LoadedPair:
         deployment = self._deployment
         sources, limit = deployment.sources.of(record.tenant), deployment.settings.max_parameters
         base, tuned, _ = fetch_checkpoints(record.pins, sources, folder, limit, lambda *_: None)
@@ -166,8 +196,10 @@ class Inspector:
         except NotFoundError as error:
             raise ConflictError(f"{record.id} was analysed before text inspection existed; post it again") from error
         length = int(centres["length"]) if "length" in centres else record.request.analysis.max_length or OLD_LENGTH
-        pair = load_pair(base, tuned, load_tokenizer(base.folder, "/base/uri"), length)
-        layers = pair.shape[0]
+        tokenizer = load_tokenizer(base.folder, "/base/uri")
+        opened = self._layered if in_layers else load_pair
+        pair: Pair | LayeredPair = opened(base, tuned, tokenizer, length)
+        layers = pair.tokenization.states.layers
         inliers = Inliers.everywhere(pair.tokenization.causal, layers)
         if "base_limits" in centres:
             inliers = Inliers(pair.tokenization.causal, centres["base_limits"], centres["tuned_limits"])
@@ -176,14 +208,25 @@ class Inspector:
         spreads = (centres["base_spread"], centres["tuned_spread"]) if "base_spread" in centres else None
         return LoadedPair(pair, (centres["base"], centres["tuned"]), spreads, base_saes, tuned_saes)
 
-    def _autoencoders(self, record: JobRecord, side: str, layers: int, folder: Path) -> list[SaeStack]:
-        found = []
+    def _layered(
+        self, base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenizerBase, length: int
+    ) -> LayeredPair:
+        try:
+            return layered_pair(base, tuned, tokenizer, length)
+        except NotBlockwise as error:
+            raise InputError(
+                f"the pair is larger than LAYERDRIFT_INSPECT_MEMORY_BYTES ({self._max_bytes}) and cannot be read block "
+                f"by block: {error}"
+            ) from error
+
+    def _autoencoders(self, record: JobRecord, side: str, layers: int, folder: Path) -> dict[int, SaeStack]:
+        found = {}
         for layer in range(layers):
             target = folder / side / f"{layer:02d}"
             prefix = f"{key_names.sae_prefix(record.owned)}{side}/layer-{layer:02d}/"
             if self._fetched(prefix, target) and (target / "cfg.json").exists():
-                found.append(load_saved_sae(target))
-        return found if len(found) == layers else []
+                found[layer] = load_saved_sae(target)
+        return found
 
     def _fetched(self, prefix: str, target: Path) -> Path:
         """The objects directly under a prefix, in a folder."""
@@ -217,7 +260,7 @@ def inspected(loaded: LoadedPair, texts: Sequence[str]) -> list[InspectedText]:
     tokenization = loaded.pair.tokenization
     found: dict[int, InspectedText] = {}
     for batch in batches(tokenization.tokenizer, list(texts), BATCH_TEXTS, tokenization.length, BATCH_TOKENS):
-        states = loaded.pair.states(batch)
+        states = loaded.states(batch)
         if tokenization.inliers is not None:
             batch = tokenization.inliers.mark(batch, *states)
         base, tuned = (torch.stack(side) for side in states)
@@ -256,8 +299,8 @@ def _text(loaded: LoadedPair, text: str, batch: Batch, row: int, sides: tuple[Te
     )
 
 
-def _strongest(saes: list[SaeStack], layer: int, rows: Tensor) -> list[list[LatentActivation]] | None:
-    if not saes:
+def _strongest(saes: dict[int, SaeStack], layer: int, rows: Tensor) -> list[list[LatentActivation]] | None:
+    if layer not in saes:
         return None
     top = saes[layer].encode(0, rows).topk(STRONGEST, dim=1)
     return [

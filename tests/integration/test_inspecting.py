@@ -76,11 +76,29 @@ def test_the_least_recently_used_pair_leaves_the_memory(
     for record in (one, two, one, three):
         assert isinstance(inspector.answer([asked(record)])[0], Inspection)
     assert inspector.kept == [one.id, three.id]
-    small = Inspector(deployment, tmp_path / "inspect", size // 2)
-    (refused,) = small.answer([asked(one)])
+
+
+def test_a_pair_beyond_the_memory_is_read_block_by_block_with_the_same_answer(
+    deployment: Deployment, analysed: Callable[[], JobRecord], tmp_path: Path
+) -> None:
+    record, folder = analysed(), tmp_path / "inspect"
+    whole = Inspector(deployment, folder, 2**30)
+    (expected,) = whole.answer([asked(record)])
+    size = next(iter(whole._pairs.values())).bytes
+    small = Inspector(deployment, folder, size // 2)
+    (found,) = small.answer([asked(record)])
+    assert isinstance(found, Inspection), found
+    assert found == expected
+    assert small.kept == [record.id]
+    assert [path.name for path in folder.iterdir()] == [record.id]  # its files stay while it is used
+    assert next(iter(small._pairs.values())).bytes < size // 2
+    assert small.answer([asked(record)]) == [expected]
+    tiny = Inspector(deployment, tmp_path / "tiny", 100)
+    (refused,) = tiny.answer([asked(record)])
     assert isinstance(refused, InputError)
     assert "LAYERDRIFT_INSPECT_MEMORY_BYTES allows" in refused.detail
-    assert small.kept == []
+    assert tiny.kept == []
+    assert list((tmp_path / "tiny").iterdir()) == []
 
 
 def test_the_report_tells_of_each_token_what_an_inspection_would(

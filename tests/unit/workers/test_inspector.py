@@ -37,8 +37,8 @@ def loaded(folder: Path, **changes: Any) -> LoadedPair:
         "pair": Pair(tiny_bert(0), tiny_bert(1), tokenization),
         "centres": (centres[0], centres[1]),
         "spreads": (torch.full((LAYERS,), 2.0), torch.full((LAYERS,), 6.0)),
-        "base_saes": [],
-        "tuned_saes": [],
+        "base_saes": {},
+        "tuned_saes": {},
     }
     return LoadedPair(**fields | changes)
 
@@ -76,6 +76,7 @@ def test_texts_come_back_in_their_order_token_by_token(tmp_path: Path) -> None:
 
 def test_drift_is_the_squared_way_over_the_spread_of_both_models(tmp_path: Path) -> None:
     given = loaded(tmp_path)
+    assert isinstance(given.pair, Pair)
     (found,) = inspected(given, ["good"])
     ids = torch.tensor([given.pair.tokenization.tokenizer("good")["input_ids"]])
     for index, layer in enumerate(found.layers):
@@ -100,11 +101,12 @@ def test_an_analysis_without_spreads_tells_the_angle_and_equal_models_do_not_dri
 def test_the_strongest_latents_of_each_token_are_told_where_there_are_autoencoders(tmp_path: Path) -> None:
     stack = side(HIDDEN, 0).stack  # a latent for each feature, which few tokens have so strongly
     stack.threshold[:] = 1.0
-    given = loaded(tmp_path, base_saes=[stack] * LAYERS)
+    given = loaded(tmp_path, base_saes=dict.fromkeys(range(LAYERS - 1), stack))
     (found,) = inspected(given, ["good"])
-    states = given.pair.states(next(batches(given.pair.tokenization.tokenizer, ["good"], 1, 8)))[0]
+    states = given.states(next(batches(given.pair.tokenization.tokenizer, ["good"], 1, 8)))[0]
     counts: list[int] = []
-    for layer, state in zip(found.layers, states, strict=True):
+    assert found.layers[-1].base_latents is None  # a layer without an autoencoder
+    for layer, state in zip(found.layers[:-1], states[:-1], strict=True):
         assert layer.tuned_latents is None
         assert layer.base_latents is not None
         for token, latents in enumerate(layer.base_latents):
@@ -121,11 +123,13 @@ class CountedInspector(Inspector):
     def __init__(self, made: MemoryDeployment, folder: Path, max_bytes: int) -> None:
         super().__init__(made.given, folder / "inspect", max_bytes)
         self.loads: list[str] = []
+        self.in_layers: list[bool] = []
         self._root = folder
         self.fails: Exception | None = None
 
-    def _load(self, record: JobRecord, folder: Path) -> LoadedPair:
+    def _load(self, record: JobRecord, folder: Path, in_layers: bool) -> LoadedPair:
         self.loads.append(record.id)
+        self.in_layers.append(in_layers)
         assert folder.is_dir()
         (folder / "weights").touch()
         if self.fails is not None:
@@ -161,7 +165,7 @@ def test_what_a_pair_takes_is_the_bytes_of_both_models_and_its_autoencoders(tmp_
     assert pair_bytes == 2 * 4 * parameters
     stack = side(HIDDEN, 0).stack
     of_stack = sum(tensor.nbytes for tensor in stack.tensors().values())
-    assert loaded(tmp_path, tuned_saes=[stack]).bytes == pair_bytes + of_stack
+    assert loaded(tmp_path, tuned_saes={0: stack}).bytes == pair_bytes + of_stack
 
 
 def test_requests_of_one_analysis_are_read_together_and_answered_apart(
@@ -196,17 +200,22 @@ def test_the_least_recently_used_pair_makes_room(made: MemoryDeployment, tmp_pat
     assert inspector.loads == ["an_1", "an_2", "an_3"]
 
 
-def test_a_pair_larger_than_all_memory_is_refused_and_no_other_forgotten_for_it(
+def test_a_pair_larger_than_all_memory_is_read_in_layers_and_refused_only_where_that_is_too_large(
     made: MemoryDeployment, tmp_path: Path, pair_bytes: int
 ) -> None:
-    inspector = CountedInspector(made, tmp_path, pair_bytes)
+    inspector = CountedInspector(made, tmp_path, 2 * pair_bytes)
     inspector.answer([asked("an_1")])
     key = key_names.sae_prefix(made.jobs.get("an_2").owned) + "base/layer-00/sae_weights.safetensors"
-    made.blobs.objects[key] = bytes(pair_bytes + 1)
-    (found,) = inspector.answer([asked("an_2")])
+    made.blobs.objects[key] = bytes(2 * pair_bytes + 1)
+    answered(inspector.answer([asked("an_2")])[0])
+    assert inspector.in_layers == [False, True]
+    assert inspector.kept == ["an_1", "an_2"]
+    assert [path.name for path in (tmp_path / "inspect").iterdir()] == ["an_2"]
+    small = CountedInspector(made, tmp_path / "small", pair_bytes - 1)
+    (found,) = small.answer([asked("an_2")])
     assert isinstance(found, InputError)
-    assert inspector.loads == ["an_1"]
-    assert inspector.kept == ["an_1"]
+    assert small.kept == []
+    assert list((tmp_path / "small" / "inspect").iterdir()) == []
 
 
 @pytest.mark.parametrize("fails", [None, ConflictError("analysed before inspection existed")])
