@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
+from transformers import LlamaForSequenceClassification
 
 from tests.builders.families import BLOCKS, made
 from tests.builders.stages import labelled, pair_context, request, resolved
@@ -33,8 +36,8 @@ TOLERANCE = 1e-4
 """Relative: sums in float64 of what float32 gives in batches of other shapes."""
 
 
-def context_of(folder: Path, base: Any, tuned: Any, sae: bool = False) -> PairContext:
-    settings: Any = {"tokens": 20_000, "layers": [1, BLOCKS], "width": 4, "k": 8} if sae else None
+def context_of(folder: Path, base: Any, tuned: Any, sae: list[int] | None = None) -> PairContext:
+    settings: Any = {"tokens": 20_000, "layers": sae, "width": 4, "k": 8} if sae else None
     given = resolved(saved(base, folder / "base"), texts=90)
     given = dataclasses.replace(given, split=dataclasses.replace(given.split, spare=labelled(200, seed=8)))
     asked = request(seed=3, analysis={"sae": settings})
@@ -86,6 +89,57 @@ def test_grafts_block_by_block_are_those_of_whole_language_models(family: str, t
 
 
 @pytest.mark.usefixtures("never_whole")
+@pytest.mark.parametrize("named", [True, False], ids=["labels are classes", "labels of others"])
+@pytest.mark.parametrize("padded", [True, False], ids=["padding token", "none"])
+def test_classifiers_on_decoders_are_asked_by_their_heads_alone(named: bool, padded: bool, tmp_path: Path) -> None:
+    """Such as reward models, of which 8B is an ordinary size."""
+    base, tuned = (as_classifier(body, named, padded) for body in (made("llama", 0), noised("llama")))
+    context = context_of(tmp_path, base, tuned)
+    one, other = both_ways(context)
+    assert other.causal.graft is not None
+    assert other.causal.graft.measure == ("accuracy" if named else "kl")
+    assert_same(one.grafts, other.grafts, TOLERANCE)
+    outputs = []
+    for name, extracted in (("layers", layered(context)), ("whole", extract_whole(context, None))):
+        own = dataclasses.replace(context, folder=context.folder / f"outputs-{name}")
+        outputs.append(evaluate_outputs(own, [0.0, 0.1, 0.1, 0.1], extracted).outputs)
+    assert outputs[0] is not None
+    assert_same(outputs[0], outputs[1], TOLERANCE)
+
+
+def as_classifier(body: Any, named: bool, padded: bool) -> Any:
+    config = copy.deepcopy(body.config)
+    names = ["no", "yes"] if named else ["x", "y"]
+    config.update({"num_labels": 2, "pad_token_id": 0 if padded else None})
+    config.id2label = dict(enumerate(names))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = LlamaForSequenceClassification(config)
+    model.model.load_state_dict(body.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_splices_of_classifiers_block_by_block_are_those_of_whole_ones(
+    labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splicing, "LEAST_LOSS", -1e9)
+    base, tuned = (as_classifier(body, labelled, True) for body in (made("llama", 0), noised("llama")))
+    context = context_of(tmp_path, base, tuned, sae=[1, 2])  # the last token is special, and none edits it
+    extracted = layered(context)
+    assert extracted.heldout is not None
+    rows = sae_rows(context, extracted.tokenization, extracted.heldout, layered=True)
+    trained = train_saes(context, rows, None)
+    found = []
+    for one in (extracted, extract_whole(dataclasses.replace(context, folder=tmp_path / "judge"), None)):
+        own = dataclasses.replace(context, folder=tmp_path / one.execution.mode)
+        found.append(effects(own, one, trained).spliced)
+    assert found[0] is not None
+    assert found[0].info.loss == ("cross_entropy" if labelled else "kl")
+    assert_same(found[0], found[1], 1e-2)
+
+
+@pytest.mark.usefixtures("never_whole")
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_grafts_of_bodies_without_a_head_move_the_same_states(family: str, tmp_path: Path) -> None:
     one, other = both_ways(context_of(tmp_path, made(family, 0), noised(family)))
@@ -100,7 +154,7 @@ def test_splices_and_latents_block_by_block_are_those_of_whole_models(
 ) -> None:
     """The same autoencoders in both; latents of shown texts too."""
     monkeypatch.setattr(splicing, "LEAST_LOSS", -1e9)  # of random heads a mean is as good as any state
-    context = context_of(tmp_path, with_head(made("llama", 0)), with_head(noised("llama")), sae=True)
+    context = context_of(tmp_path, with_head(made("llama", 0)), with_head(noised("llama")), sae=[1, BLOCKS])
     extracted = layered(context)
     assert extracted.heldout is not None
     rows = sae_rows(context, extracted.tokenization, extracted.heldout, layered=True)

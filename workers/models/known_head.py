@@ -1,4 +1,4 @@
-"""A language model's head on states that are known: the rest of the model is never in memory.
+"""A model's head on states that are known: the rest of the model is never in memory.
 
 The model's own code runs, scaling and caps of its logits included; only its body answers with the known states.
 """
@@ -6,6 +6,7 @@ The model's own code runs, scaling and caps of its logits included; only its bod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from workers.models.checkpoint_tensors import ModelTensors, buffers_to, stored_tensors
+from workers.models.device import FATAL
 from workers.models.loading import Headed, body_of, head_kind, loaded, loader_of, read_config
-from workers.models.texts import Batch
+from workers.models.prefix import UNLIKE
+from workers.models.texts import Batch, padded_for
 
 LOGITS_BYTES = 16 << 20
 """Logits of some tokens over the whole vocabulary, in float32, that are in memory at a time."""
@@ -32,13 +35,15 @@ class _Known(BaseModelOutputWithPast):
 
 
 def load_head(folder: Path, pointer: str, device: torch.device, dtype: torch.dtype) -> Headed | None:
-    """A language model of which the head alone has weights; None where its files hold no whole one, or another kind.
+    """A language model or classifier of which the head alone has weights; None where its files hold no whole one.
+
+    None too of other kinds, and of a classifier that reads more of its body than the states of the last layer.
 
     Raises:
         InputError: a weight is misshapen, NaN or infinite, or a file is broken.
     """
     kind = head_kind(folder, pointer)
-    if kind != "causal_lm":
+    if kind not in ("causal_lm", "classifier"):
         return None
     config = read_config(folder, pointer)
 
@@ -59,11 +64,33 @@ def load_head(folder: Path, pointer: str, device: torch.device, dtype: torch.dty
     if any(one.is_meta for name, one in model.named_parameters(remove_duplicate=False) if name in head):
         return None
     buffers_to(model, device)
-    return Headed(kind, model)
+    found = Headed(kind, model)
+    return None if kind == "classifier" and not _answers(found) else found
+
+
+def is_alone(model: PreTrainedModel) -> bool:
+    """Whether no more than a model's head has weights."""
+    return any(parameter.is_meta for parameter in body_of(model).parameters())
+
+
+def _answers(headed: Headed) -> bool:
+    """Whether a classifier's head answers on the states of two texts: those of BERT read a pooler in the body."""
+    model = headed.model
+    width = int(model.config.get_text_config().hidden_size)
+    ids = torch.ones(2, 3, dtype=torch.int64)
+    batch = Batch(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]), ids.bool(), [0, 1])
+    states = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
+    try:
+        found = KnownHead(model, lambda text: states[: 3 - text]).answers(batch)
+    except FATAL:
+        raise
+    except UNLIKE:
+        return False
+    return found.shape == (2, int(model.config.num_labels or 0)) and bool(found.isfinite().all())
 
 
 class KnownHead:
-    """Logits of a language model at texts whose last states are known.
+    """Logits of a model at texts whose last states are known.
 
     Args:
         states: of a text by its number, [T, D], as the body puts them out.
@@ -85,7 +112,23 @@ class KnownHead:
             yield start, min(tokens, start + step)
 
     def logits(self, batch: Batch, span: tuple[int, int]) -> Tensor:
-        """At the tokens of a span, [B, last - first, V]; zeros stand for states beyond the end of a text."""
+        """Of a language model at the tokens of a span, [B, last - first, V]."""
+        start, end = span
+        with self._known(batch, span):
+            ids = batch.input_ids[:, start:end].to(self._head.device)
+            found: Tensor = self._model(input_ids=ids, use_cache=False).logits
+        return found
+
+    def answers(self, batch: Batch) -> Tensor:
+        """Of a classifier, [B, classes]."""
+        whole = 0, batch.input_ids.shape[1]
+        with self._known(batch, whole), padded_for(self._model, batch, self._head.device) as inputs:
+            found: Tensor = self._model(**inputs).logits
+        return found
+
+    @contextmanager
+    def _known(self, batch: Batch, span: tuple[int, int]) -> Iterator[None]:
+        """Inside, the body answers with the known states of a span; zeros stand for those beyond the end of a text."""
         start, end = span
         kept = [self._states(text)[start:end] for text in batch.indices]
         states = kept[0].new_zeros(len(kept), end - start, kept[0].shape[1])
@@ -95,9 +138,6 @@ class KnownHead:
         body: Any = self._body
         body.forward = lambda *_args, **_options: _Known(last_hidden_state=known)
         try:
-            found: Tensor = self._model(
-                input_ids=batch.input_ids[:, start:end].to(known.device), use_cache=False
-            ).logits
+            yield
         finally:
             del body.__dict__["forward"]
-        return found

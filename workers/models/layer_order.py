@@ -27,6 +27,7 @@ from workers.models.texts import Batch, known_tokens, padded_for
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 """Relative difference of states that should be the same, as for cached prefixes; on the CPU there is none."""
 
+CHECKED_TEXTS = 3
 
 Patched = dict[Hashable, Tensor]
 """States [B, T, D] that go through the blocks in place of a batch's own, by what they are."""
@@ -40,8 +41,9 @@ class Pass:
 
     Args:
         reader: how the states of a block are laid out.
-        checked: the shortest batch runs twice, first and last of all: states that depend on what ran between are no
-            model's. The first of them is held against what the model lists itself, and must see no missing weight.
+        checked: a few texts of the shortest batch run twice, first and last of all: states that depend on what ran
+            between are no model's. The first of them is held against what the model lists itself, and must see no
+            missing weight.
 
     Attributes:
         batches: that run.
@@ -76,7 +78,9 @@ class Pass:
         batches = self.batches
         if self._checked:
             shortest = min(batches, key=lambda batch: batch.input_ids.numel())
-            batches = [shortest, *batches, shortest]
+            few = min(CHECKED_TEXTS, len(shortest.indices))
+            checked = shortest.rows(torch.arange(few), int(shortest.attention_mask[:few].sum(1).max()))
+            batches = [checked, *batches, checked]
         self._runs = [_Run(self._blockwise.model, batch) for batch in batches]
         if self._checked:
             self._runs[0].listing = True

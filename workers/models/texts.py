@@ -200,9 +200,9 @@ def batches(
         filled = [item for item in range(len(inside)) if encoded[item].ids]
         order = sorted(filled, key=lambda item: len(encoded[item].ids))
         lengths = [len(encoded[item].ids) for item in order]
-        cuts = _cuts(lengths, batch_size, batch_tokens)
-        for number in torch.randperm(len(cuts), generator=generator).tolist():
-            chosen = order[cuts[number][0] : cuts[number][1]]
+        spans = cuts(lengths, batch_size, batch_tokens)
+        for number in torch.randperm(len(spans), generator=generator).tolist():
+            chosen = order[slice(*spans[number])]
             yield _padded([encoded[item] for item in chosen], [inside[item] for item in chosen])
 
 
@@ -221,15 +221,15 @@ def _padded(texts: list[Encoded], indices: list[int]) -> Batch:
     return Batch(ids, mask, real, indices, types if typed else None)
 
 
-def _cuts(lengths: list[int], batch_size: int, batch_tokens: int | None) -> list[tuple[int, int]]:
+def cuts(lengths: list[int], batch_size: int, batch_tokens: int | None) -> list[tuple[int, int]]:
     """Where each batch begins and ends, in texts that are sorted by length."""
-    cuts, start = [], 0
+    found, start = [], 0
     for end, length in enumerate(lengths):
         full = batch_tokens is not None and (end - start + 1) * length > batch_tokens
         if end - start == batch_size or (full and end > start):
-            cuts.append((start, end))
+            found.append((start, end))
             start = end
-    return [*cuts, (start, len(lengths))] if lengths else []
+    return [*found, (start, len(lengths))] if lengths else []
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int | None) -> list[int]:
@@ -253,11 +253,14 @@ def known_tokens(model: PreTrainedModel, batch: Batch) -> None:
 
 
 @contextmanager
-def padded_for(model: PreTrainedModel, batch: Batch) -> Iterator[dict[str, Tensor]]:
+def padded_for(model: PreTrainedModel, batch: Batch, device: torch.device | None = None) -> Iterator[dict[str, Tensor]]:
     """A batch as a model takes it, on its device, filled with the model's own padding token.
 
     Classifiers on decoders find the last token of a text by that token. A model that names none gets, inside, one that
     is in no text of the batch; so it reads every text to its end, as it does one text alone.
+
+    Args:
+        device: where the batch goes; None: to the model's weights.
     """
     config = model.config.get_text_config()
     own = config.pad_token_id
@@ -271,7 +274,7 @@ def padded_for(model: PreTrainedModel, batch: Batch) -> Iterator[dict[str, Tenso
     try:
         if not named:
             config.pad_token_id = pad
-        yield {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        yield {name: tensor.to(device or model.device) for name, tensor in inputs.items()}
     finally:
         config.pad_token_id = own
 

@@ -11,31 +11,32 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from workers.models.layer_order import Pass
+from workers.models.loading import Headed
 from workers.models.texts import Batch
 from workers.stages.causal.graft_scores import GRAFT_TEXTS, GRAFT_TOKENS, GraftScores
 from workers.stages.common.evaluation import EvalSet, Evaluator, Scores
 from workers.stages.common.layered_pair import LayeredPair
 from workers.stages.common.progress import OnProgress
+from workers.stages.compare.outputs import known_targets
 
 PATCHED_BYTES = 2 << 30
 """Memory for the states of all grafts after the last block; fewer tokens are asked about where it is too small."""
 
 
 def layered_graft_scores(
-    pair: LayeredPair, head: PreTrainedModel | None, eval_set: EvalSet, on_progress: OnProgress
+    pair: LayeredPair, tuned: Headed | None, eval_set: EvalSet, on_progress: OnProgress
 ) -> GraftScores:
     """What the tuned model's head makes of every graft.
 
     Args:
-        head: of the tuned model, a language model's; None: how far the last states of a body move is measured.
+        tuned: the tuned model's head alone; None: how far the last states of a body move is measured.
 
     Raises:
         NotBlockwise: the blocks hand on more than their states.
     """
-    return _Grafts(pair, head, _asked(pair, eval_set)).scores(on_progress)
+    return _Grafts(pair, tuned, _asked(pair, eval_set)).scores(on_progress)
 
 
 def _asked(pair: LayeredPair, eval_set: EvalSet) -> EvalSet:
@@ -51,12 +52,13 @@ def _asked(pair: LayeredPair, eval_set: EvalSet) -> EvalSet:
 class _Grafts:
     """Both models at the same texts, and the grafts on their way."""
 
-    def __init__(self, pair: LayeredPair, head: PreTrainedModel | None, asked: EvalSet) -> None:
+    def __init__(self, pair: LayeredPair, tuned: Headed | None, asked: EvalSet) -> None:
         self._pair = pair
-        self._head = head
+        self._head = tuned.model if tuned is not None else None
         self._asked = asked
         self._batches: list[Batch] = list(asked.batches())
-        self._evaluator = Evaluator(asked, head is not None, None)
+        targets = known_targets(asked, tuned.model) if tuned is not None and tuned.kind == "classifier" else None
+        self._evaluator = Evaluator(asked, tuned is not None, targets)
         reader = pair.tokenization.states
         self._base, self._tuned = (Pass(side, self._batches, reader) for side in (pair.base, pair.tuned))
 

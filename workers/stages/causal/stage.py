@@ -6,12 +6,13 @@ import logging
 from dataclasses import dataclass, replace
 from functools import partial
 
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from backends.tables.reading import Row
 from layerdrift.contract.request import AnalysisRequest
 from workers.models.device import best_device
-from workers.models.loading import Headed, head_kind, load_body
+from workers.models.known_head import is_alone
+from workers.models.loading import Headed, load_body
 from workers.models.structure import NotBlockwise
 from workers.results.effects import Causal, LayerGraft, Recommendation
 from workers.results.warnings import ReportWarning
@@ -128,9 +129,7 @@ class _Found:
 
 def _asked_models(asked: _Asked) -> _Found:
     """Block by block where the models ran so and a block hands on no more than its states, else whole."""
-    context, extracted = asked.context, asked.extracted
-    kind = head_kind(context.tuned.light, "/tuned/uri")
-    if extracted.execution.mode == "layers" and kind in ("causal_lm", None):
+    if asked.extracted.execution.mode == "layers":
         try:
             return _asked_in_layers(asked)
         except NotBlockwise as error:
@@ -139,25 +138,29 @@ def _asked_models(asked: _Asked) -> _Found:
 
 
 def _asked_in_layers(asked: _Asked) -> _Found:
-    """One block of each model is in memory, and the heads of language models."""
+    """One block of each model is in memory, and their heads.
+
+    Raises:
+        NotBlockwise: the head does not answer by itself, or a block hands on more than its states.
+    """
     context, extracted, resolved = asked.context, asked.extracted, asked.context.resolved
     tuned = asked_model(context.tuned, resolved.base, extracted)[0]
+    if tuned is not None and not is_alone(tuned.model):
+        raise NotBlockwise(f"the head of {type(tuned.model).__name__} reads more than the states of its last layer")
     pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
     pair = replace(pair, tokenization=extracted.tokenization)
     eval_set, grafts, spliced, tokens = asked.eval_set(tuned), None, None, None
     if tuned is not None and asked.trained is not None:
-        base, texts = base_like(context, tuned, extracted), eval_set.first(SPLICE_TEXTS, SPLICE_TOKENS)
-        spliced = splices(
-            context.part(asked.spans.span(SPLICES)),
-            asked.trained.dictionaries,
-            texts,
-            partial(LayeredLoss, texts, pair.base, base.model, pair.base.block) if base is not None else None,
-            partial(LayeredLoss, texts, pair.tuned, tuned.model, pair.block),
-        )
+        base, texts = _comparable(base_like(context, tuned, extracted), tuned), eval_set.first(*SPLICED)
+        of_base = None
+        if base is not None:
+            of_base = partial(LayeredLoss, texts, _targets(texts, base), pair.base, base.model, pair.base.block)
+        of_tuned = partial(LayeredLoss, texts, _targets(texts, tuned), pair.tuned, tuned.model, pair.block)
+        part = context.part(asked.spans.span(SPLICES))
+        spliced = splices(part, asked.trained.dictionaries, texts, of_base, of_tuned)
         tokens = asked.promoted(tuned)
     if context.request.analysis.grafts:
-        head = tuned.model if tuned is not None else None
-        grafts = layered_graft_scores(pair, head, eval_set, asked.spans.span(GRAFTS))
+        grafts = layered_graft_scores(pair, tuned, eval_set, asked.spans.span(GRAFTS))
     return _Found(grafts, spliced, tokens, [])
 
 
@@ -199,17 +202,25 @@ def preliminary(request: AnalysisRequest, compared: Compared, evaluated: Evaluat
     return Effects(None, None, None, Causal(), recommendation, [])
 
 
+SPLICED = SPLICE_TEXTS, SPLICE_TOKENS
+
+
 def _spliced(
     context: PairContext, dictionaries: Dictionaries, eval_set: EvalSet, base: Headed | None, tuned: Headed
 ) -> Spliced:
     """Both models where the base has a head of the same classes, else the tuned one alone."""
-    if base is not None and tuned.kind == "classifier" and common_order(base, class_names(tuned.model)) is None:
-        base = None
-    asked = eval_set.first(SPLICE_TEXTS, SPLICE_TOKENS)
+    base, asked = _comparable(base, tuned), eval_set.first(*SPLICED)
+    of_base = partial(SplicedLoss, asked, base.model, _targets(asked, base)) if base is not None else None
+    of_tuned = partial(SplicedLoss, asked, tuned.model, _targets(asked, tuned))
+    return splices(context, dictionaries, asked, of_base, of_tuned)
 
-    def loss(model: PreTrainedModel) -> SplicedLoss:
-        targets = known_targets(asked, model) if asked.kind == "classifier" else None
-        return SplicedLoss(asked, model, targets)
 
-    of_base = partial(loss, base.model) if base is not None else None
-    return splices(context, dictionaries, asked, of_base, partial(loss, tuned.model))
+def _comparable(base: Headed | None, tuned: Headed) -> Headed | None:
+    """The base model; None where it is a classifier of other classes."""
+    other = base is not None and tuned.kind == "classifier" and common_order(base, class_names(tuned.model)) is None
+    return None if other else base
+
+
+def _targets(asked: EvalSet, headed: Headed) -> Tensor | None:
+    """The right classes of the texts; None of a language model, and where no label is a class."""
+    return known_targets(asked, headed.model) if headed.kind == "classifier" else None

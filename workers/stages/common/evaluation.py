@@ -72,8 +72,8 @@ class Predicted(NamedTuple):
 class EvalSet:
     """The texts that models are asked about, and their right answers where they are known.
 
-    known: by `id` of a model, its states at these texts where they are known. heads: by `id` of a language model
-    of which no more than its head is in memory, that head on known states.
+    known: by `id` of a model, its states at these texts where they are known. heads: by `id` of a model of which no
+    more than its head is in memory, that head on known states.
     """
 
     tokenization: TokenizationSpec
@@ -97,7 +97,7 @@ class EvalSet:
         return replace(self, rows=rows)
 
     def with_last(self, model: PreTrainedModel, batches: Sequence[Batch], last: Sequence[Tensor]) -> EvalSet:
-        """The same texts, and of a language model with its head alone in memory the last states of some batches.
+        """The same texts, and of a model with its head alone in memory the last states of some batches.
 
         Args:
             last: of each batch, [B, T, D], as the body puts them out.
@@ -122,7 +122,7 @@ class EvalSet:
     def spans(self, batch: Batch) -> Iterator[tuple[int, int] | None]:
         """The parts of a batch that are asked about one after another; None: all of it."""
         head = next(iter(self.heads.values()), None)
-        yield from head.spans(batch) if head is not None else (None,)
+        yield from head.spans(batch) if head is not None and self.kind == "causal_lm" else (None,)
 
     def predict(
         self,
@@ -153,7 +153,9 @@ class EvalSet:
         return found
 
     def _classified(self, model: PreTrainedModel, batch: Batch, order: list[int] | None) -> Predicted:
-        log_probs = self._logits(model, batch).float().cpu().log_softmax(-1)
+        head = self.heads.get(id(model))
+        logits = self._logits(model, batch) if head is None else head.answers(batch)
+        log_probs = logits.float().cpu().log_softmax(-1)
         if order is not None:
             log_probs = log_probs[:, order]
         return Predicted(log_probs, torch.full((len(batch.indices),), -1), torch.tensor(batch.indices))

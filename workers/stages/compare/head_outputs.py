@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, replace
 
 from workers.models.device import best_device
-from workers.models.known_head import KnownHead, load_head
+from workers.models.known_head import KnownHead, is_alone, load_head
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
 from workers.models.prefix import PrefixCache
 from workers.results.outputs import Outputs
@@ -46,15 +46,15 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
         return Evaluated(None, None, blockers_of(None, drift, None, extracted.analysed), warnings)
     eval_set = EvalSet(extracted.tokenization, resolved.split.analysed[: extracted.analysed], tuned.kind)
     base = base_like(context, tuned, extracted)
-    if tuned.kind == "classifier":
-        eval_set = replace(eval_set, known=_known_states(extracted, base, tuned))
-    if in_layers(extracted, tuned):
+    if is_alone(tuned.model):
         eval_set = replace(eval_set, heads=_known_heads(extracted.last_states, base, tuned))
+    elif tuned.kind == "classifier":
+        eval_set = replace(eval_set, known=_known_states(extracted, base, tuned))
     outputs, more = outputs_of(eval_set, base, tuned, on_progress)
     on_reference = None
     if extracted.reference is not None:
         general = EvalSet(extracted.reference.tokenization, extracted.reference.rows, tuned.kind)
-        if extracted.reference_states is not None and in_layers(extracted, tuned):
+        if extracted.reference_states is not None and is_alone(tuned.model):
             general = replace(general, heads=_known_heads(extracted.reference_states, base, tuned))
         on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0))[0]
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
@@ -66,22 +66,18 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
     return Evaluated(outputs, on_reference, blockers, warnings)
 
 
-def in_layers(extracted: Extracted, tuned: Headed) -> bool:
-    """Whether no more than the heads of both models are in memory."""
-    return extracted.execution.mode == "layers" and tuned.kind == "causal_lm"
-
-
 def asked_model(
     checkpoint: Checkpoint, base: Checkpoint, extracted: Extracted
 ) -> tuple[Headed | None, list[ReportWarning]]:
-    """As `evaluable_model`; of a language model that ran block by block its head alone."""
-    kind = head_kind(checkpoint.light, "/tuned/uri")
-    if extracted.execution.mode == "whole" or kind != "causal_lm":
+    """As `evaluable_model`; of a model that ran block by block its head alone, where that answers by itself."""
+    if extracted.execution.mode == "whole":
         return evaluable_model(checkpoint, extracted.tokenization)
     weights = base.light if checkpoint.adapter is not None else checkpoint.light  # such an adapter leaves the head
     tuned = load_head(weights, "/tuned/uri", best_device(), extracted.last_states[1].dtype)
     if tuned is None:
-        return None, _head_warnings(checkpoint)
+        if head_kind(checkpoint.light, "/tuned/uri") == "causal_lm":
+            return None, _head_warnings(checkpoint)
+        return evaluable_model(checkpoint, extracted.tokenization)
     unasked = _why_not_evaluable(tuned, extracted.tokenization)
     return (None, unasked) if unasked else (tuned, [])
 
@@ -89,8 +85,10 @@ def asked_model(
 def base_like(context: PairContext, tuned: Headed, extracted: Extracted) -> Headed | None:
     """As `base_with_head`, in memory as the tuned model is; where an adapter left the head, in the same memory."""
     resolved = context.resolved
-    if not in_layers(extracted, tuned):
+    if not is_alone(tuned.model):
         return base_with_head(resolved, tuned)
+    if head_kind(resolved.base.folder, "/base/uri") != tuned.kind:
+        return None
     if context.tuned.adapter is not None:
         return tuned._replace(model=copy.copy(tuned.model))
     return load_head(resolved.base.folder, "/base/uri", best_device(), extracted.last_states[0].dtype)

@@ -276,7 +276,9 @@ class LayerMeasures:
             shown=self._of_shown(standing, found["token"].frame),
         )
 
-    def _null(self, standing: LayerStates, states: list[Tensor] | str, views: tuple[ViewName, ...]) -> NullFound | str:
+    def _null(
+        self, standing: LayerStates, states: Sequence[Tensor] | str, views: tuple[ViewName, ...]
+    ) -> NullFound | str:
         """The base model beside a null on the null's batches; the reason where there is none, or where it overflows."""
         if isinstance(states, str):
             return states

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.stages.extract.layer_walk import LayerStates
+from workers.stages.extract.merged_batches import Layout, Regrouped
 
 
 class LayerFiles:
@@ -25,6 +26,7 @@ class LayerFiles:
         self._room = room_bytes
         self._layers = layers
         self._kept: list[Path] = []
+        self._layouts: dict[str, Layout] = {}
         self._all_fit: bool | None = None
 
     def put(self, standing: LayerStates) -> bool:
@@ -39,14 +41,14 @@ class LayerFiles:
         return self._all_fit
 
     def _fits(self, standing: LayerStates) -> bool:
-        sizes = [sum(state.nbytes for state in states) for states in _tensors(standing).values()]
+        sizes = [sum(state.nbytes for state in states) for states in self._tensors(standing).values()]
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._layers * sum(sizes) <= min(self._room, shutil.disk_usage(self._folder).free / 2)
 
     def _write(self, standing: LayerStates) -> None:
         path = self._folder / f"{standing.layer:04d}.pt"
         try:
-            torch.save(vars(standing) | _tensors(standing), path)
+            torch.save(vars(standing) | self._tensors(standing), path)
         except RuntimeError as error:  # how torch tells it; a model that does not run block by block raises the same
             raise OSError(f"the states of layer {standing.layer} could not be written: {error}") from error
         self._kept.append(path)
@@ -54,7 +56,11 @@ class LayerFiles:
     def each(self) -> Iterator[LayerStates]:
         """All layers, in the processor's memory; a file is gone once its layer was read."""
         for path in self._kept:
-            yield LayerStates(**torch.load(path, weights_only=True))
+            found = torch.load(path, weights_only=True)
+            for name, layout in self._layouts.items():
+                if not isinstance(found[name], str):
+                    found[name] = Regrouped(found[name], layout)
+            yield LayerStates(**found)
             path.unlink()
 
     def clear(self) -> None:
@@ -62,8 +68,13 @@ class LayerFiles:
         self._kept = []
         shutil.rmtree(self._folder, ignore_errors=True)
 
-
-def _tensors(standing: LayerStates) -> dict[str, list[Tensor]]:
-    """The states by their name, in the processor's memory; without those that are not there."""
-    found = {name: states for name, states in vars(standing).items() if isinstance(states, list)}
-    return {name: [state.cpu() for state in states] for name, states in found.items()}
+    def _tensors(self, standing: LayerStates) -> dict[str, list[Tensor]]:
+        """The states by their name, in the processor's memory, as they were read; without those that are not there."""
+        found: dict[str, list[Tensor]] = {}
+        for name, states in vars(standing).items():
+            if isinstance(states, Regrouped):
+                self._layouts[name] = states.layout
+                found[name] = [state.cpu() for state in states.states]
+            elif isinstance(states, list):
+                found[name] = [state.cpu() for state in states]
+        return found

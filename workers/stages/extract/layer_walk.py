@@ -16,6 +16,7 @@ from workers.models.states import StateReader
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch
 from workers.stages.common.layered_pair import LayeredPair
+from workers.stages.extract.merged_batches import Layout, MergedBatches, Regrouped
 
 OnBlock = Callable[[int], None]
 """Is told the number of a block of which both models have the weights, 0 to depth - 1."""
@@ -30,15 +31,15 @@ class LayerStates:
     """
 
     layer: int
-    base: list[Tensor]
-    tuned: list[Tensor]
-    twin: list[Tensor] | str
-    random: list[Tensor] | str
+    base: Sequence[Tensor]
+    tuned: Sequence[Tensor]
+    twin: Sequence[Tensor] | str
+    random: Sequence[Tensor] | str
 
 
 @dataclass(frozen=True)
 class LayerWalk:
-    """What is walked.
+    """What is walked; texts are read in batches of like length, whatever batches they come in.
 
     batches: of all texts. twin_batches, random_batches: so many of the first ones are read by the nulls.
     seed: of the random weights. fast: products are in bfloat16 where the hardware multiplies it, as in `fast_states`.
@@ -62,7 +63,8 @@ class LayerWalk:
         """
         pair = self.pair
         reader = pair.tokenization.states
-        passes: list[Pass] = [Pass(side, self.batches, reader) for side in (pair.base, pair.tuned)]
+        read = MergedBatches.of(self.batches)
+        passes: list[Pass] = [Pass(side, read.batches, reader) for side in (pair.base, pair.tuned)]
         wanted = ((self.twin_batches, self._twin), (self.random_batches, self._random))
         nulls = [_NullPass(reader, model if count else None) for count, model in wanted]
         every: list[Pass | _NullPass] = [*passes, *nulls]
@@ -71,10 +73,8 @@ class LayerWalk:
                 for one in every:
                     one.start()
             for layer in range(last + 1):
-                twin, random = (one.states for one in nulls)
-                if isinstance(twin, list):
-                    twin = self._joined(twin)
-                yield LayerStates(layer, passes[0].states, passes[1].states, twin, random)
+                base, tuned = (Regrouped(one.states, read.layout) for one in passes)
+                yield LayerStates(layer, base, tuned, *(one.states for one in nulls))
                 if layer == last:
                     return
                 with pair.block(layer):
@@ -92,44 +92,35 @@ class LayerWalk:
         fast = self.fast and base.dtype == torch.float32 and fast_dtype(base.device) == torch.bfloat16
         return torch.autocast(base.device.type, torch.bfloat16, enabled=fast)
 
-    def _twin(self) -> tuple[BlockwiseModel, list[Batch]]:
-        halves = [batch.rows(rows, length) for batch in self._read_by_twin for rows, length in _halves(batch)]
-        return DitheredBlocks(self.pair.base, _tokens(halves)), halves
+    def _twin(self) -> tuple[BlockwiseModel, MergedBatches]:
+        """The base model rounded otherwise, on batches with other texts beside each other."""
+        first = self.batches[: self.twin_batches]
+        read = MergedBatches.of(first).halved(first)
+        return DitheredBlocks(self.pair.base, _tokens(read.batches)), read
 
-    @property
-    def _read_by_twin(self) -> Sequence[Batch]:
-        return self.batches[: self.twin_batches]
-
-    def _joined(self, halves: list[Tensor]) -> list[Tensor]:
-        """The states of all halves where their texts stand in the batches, [B, T, D] each."""
-        left, found = iter(halves), []
-        for batch in self._read_by_twin:
-            whole = halves[0].new_zeros(*batch.input_ids.shape, halves[0].shape[2])
-            for rows, length in _halves(batch):
-                whole[rows, :length] = next(left)
-            found.append(whole)
-        return found
-
-    def _random(self) -> tuple[BlockwiseModel, list[Batch]]:
-        batches = list(self.batches[: self.random_batches])
+    def _random(self) -> tuple[BlockwiseModel, MergedBatches]:
+        read = MergedBatches.of(self.batches[: self.random_batches])
         dtype = fast_dtype(self.pair.base.device)
-        return RandomBlocks(self.pair.base, dtype, self.seed, _tokens(batches)), batches
+        return RandomBlocks(self.pair.base, dtype, self.seed, _tokens(read.batches)), read
 
 
 class _NullPass:
     """The pass of a model that is compared with the base model: where it does not run, the walk goes on without it."""
 
-    def __init__(self, reader: StateReader, model: Callable[[], tuple[BlockwiseModel, list[Batch]]] | None) -> None:
+    def __init__(self, reader: StateReader, model: Callable[[], tuple[BlockwiseModel, MergedBatches]] | None) -> None:
         self._reader = reader
         self._model = model
         self._blocks: BlockwiseModel | None = None
         self._pass: Pass | None = None
+        self._layout: Layout | None = None
         self._reason = "" if model is not None else "it was not asked for"
 
     @property
-    def states(self) -> list[Tensor] | str:
-        """By batch; or why there are none."""
-        return self._reason if self._pass is None else self._pass.states
+    def states(self) -> Sequence[Tensor] | str:
+        """By batch as they came; or why there are none."""
+        if self._pass is None or self._layout is None:
+            return self._reason
+        return Regrouped(self._pass.states, self._layout)
 
     def start(self) -> None:
         model = self._model
@@ -137,8 +128,9 @@ class _NullPass:
             return
 
         def begin() -> None:
-            self._blocks, batches = model()
-            self._pass = Pass(self._blocks, batches, self._reader, checked=False)
+            self._blocks, read = model()
+            self._layout = read.layout
+            self._pass = Pass(self._blocks, read.batches, self._reader, checked=False)
             self._pass.start()
 
         self._tried(begin)
@@ -164,13 +156,6 @@ class _NullPass:
         except (RuntimeError, NotBlockwise) as error:
             self.close()
             self._reason = (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _halves(batch: Batch) -> list[tuple[Tensor, int]]:
-    """The rows of both halves of a batch, and the tokens of each: other texts stand beside each other there."""
-    rows = len(batch.indices)
-    halves = (torch.arange(1, rows, 2), torch.arange(0, rows, 2))
-    return [(half, int(batch.attention_mask[half].sum(1).max())) for half in halves if len(half)]
 
 
 def _tokens(batches: Sequence[Batch]) -> set[int]:

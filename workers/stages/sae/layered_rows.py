@@ -9,7 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from layerdrift.contract.errors import InputError
+from workers.models.blockwise import BlockFiles
+from workers.models.derived_blocks import RandomBlocks
+from workers.models.device import best_device, fast_dtype
 from workers.models.inliers import Inliers, without_first
+from workers.models.layer_order import Pass
+from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch
 from workers.scratch import ActivationStore
 from workers.site_rows import SiteRows
@@ -26,10 +32,15 @@ HELD = 3.0
 """A suspended forward pass holds so many times its states, about."""
 
 
-def fill_by_layer(
-    context: PairContext, tokenization: TokenizationSpec, layers: list[int]
-) -> Callable[[Iterator[Batch], ActivationStore, OnProgress], int]:
-    """Runs both models over batches until a store is full, and tells how many texts that took.
+Fill = Callable[[Iterator[Batch], ActivationStore, OnProgress], int]
+"""Runs models over batches until a store is full, and tells how many texts that took."""
+
+Walked = Callable[[list[Batch], SiteRows, Callable[[float], None]], Tensor | None]
+"""Leaves the rows of some batches, and tells which of them are kept; None: all are."""
+
+
+def fill_by_layer(context: PairContext, tokenization: TokenizationSpec, layers: list[int]) -> Fill:
+    """Runs both models.
 
     Args:
         layers: of which rows are kept.
@@ -37,13 +48,59 @@ def fill_by_layer(
     resolved = context.resolved
     found = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
     pair = replace(found, tokenization=tokenization)
-    token_bytes = 2 * HELD * pair.width * pair.base.dtype.itemsize
     sites = SiteRows(context.folder / "train-sites", 2 * len(layers), pair.width)
 
-    def fill(spare: Iterator[Batch], train: ActivationStore, on_progress: OnProgress) -> int:
+    def walked(chunk: list[Batch], into: SiteRows, on_progress: Callable[[float], None]) -> Tensor:
+        return _Chunk(pair, chunk, layers).walked(into, on_progress)
+
+    return _filling(walked, sites, 2 * HELD * pair.width * pair.base.dtype.itemsize)
+
+
+def fill_from_random(context: PairContext, tokenization: TokenizationSpec, layers: list[int], seed: int) -> Fill:
+    """Runs a copy of the base model that was never trained, one block at a time, over tokens that count in the pair.
+
+    Raises:
+        InputError: transformers does not say how it is drawn.
+    """
+    base = BlockFiles(context.resolved.base.folder, "/base/uri", best_device())
+    vocabulary = range(int(base.model.config.get_text_config().vocab_size))  # the same rows in every chunk
+    try:
+        drawn = RandomBlocks(base, fast_dtype(base.device), seed, vocabulary)
+    except NotBlockwise as error:
+        raise InputError.at("/analysis/sae/random_weights", f"no random copy of the base model: {error}") from error
+    width = tokenization.states.width
+    sites = SiteRows(context.folder / "control-sites", len(layers), width)
+
+    def walked(chunk: list[Batch], into: SiteRows, on_progress: Callable[[float], None]) -> None:
+        going = Pass(drawn, chunk, tokenization.states, checked=False)
+        counted = [tokenization.known(batch).real for batch in chunk]
+        try:
+            going.start()
+            for layer in range(max(layers) + 1):
+                if layer:
+                    with drawn.block(layer - 1):
+                        going.advance()
+                    on_progress(layer / max(layers))
+                if layer in layers:
+                    for real, state in zip(counted, going.states, strict=True):
+                        into.add(layers.index(layer), state[real.to(state.device)])
+        finally:
+            going.close()
+
+    return _filling(walked, sites, HELD * width * drawn.model.dtype.itemsize)
+
+
+def _filling(walked: Walked, sites: SiteRows, token_bytes: float) -> Fill:
+    """A chunk of texts at a time.
+
+    Args:
+        token_bytes: what a token takes while its text waits before a block.
+    """
+
+    def fill(texts: Iterator[Batch], train: ActivationStore, on_progress: OnProgress) -> int:
         used = 0
         while not train.full:
-            chunk = _chunk(spare, min(train.max_rows - train.rows, CHUNK_BYTES / token_bytes))
+            chunk = _chunk(texts, min(train.max_rows - train.rows, CHUNK_BYTES / token_bytes))
             if not chunk:
                 break
             used += sum(len(batch.indices) for batch in chunk)
@@ -53,7 +110,7 @@ def fill_by_layer(
                 here = min(train.max_rows - before, sum(int(batch.real.sum()) for batch in chunk))
                 on_progress((before + of_chunk * here) / train.max_rows)
 
-            sites.into(train, _Chunk(pair, chunk, layers).walked(sites, share))
+            sites.into(train, walked(chunk, sites, share))
         return used
 
     return fill

@@ -1,4 +1,4 @@
-"""Splices in a language model that runs block by block: edited states go through the blocks beside its own."""
+"""Splices in a model that runs block by block: edited states go through the blocks beside its own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from workers.models.blockwise import BlockwiseModel
 from workers.models.layer_order import Pass, Patched
 from workers.models.states import Edit
 from workers.models.texts import Batch
-from workers.stages.common.evaluation import EvalSet, Scores, by_text, kl_bits, quality
-from workers.stages.sae.splicing import ABLATION_TEXTS, ABLATION_TOKENS, LayerEdits, LayerScores
+from workers.stages.common.evaluation import EvalSet, Scores, by_text, kl_bits
+from workers.stages.sae.splicing import ABLATION_TEXTS, ABLATION_TOKENS, Judge, LayerEdits, LayerScores
 
 Block = Callable[[int], AbstractContextManager[object]]
 
@@ -24,17 +24,18 @@ ENDED = 0.8
 
 
 class LayeredLoss:
-    """The loss of a model of which one block at a time is in memory, and its head: as `Loss`, in nats of a token.
+    """The loss of a model of which one block at a time is in memory, and its head: as `Loss`.
 
     Args:
-        head: its head, on known states.
-        block: gives one of its blocks the weights.
+        targets: as for `Judge`. head: the model's head, on known states. block: gives one of its blocks the weights.
     """
 
-    by_divergence = False
-
-    def __init__(self, asked: EvalSet, side: BlockwiseModel, head: PreTrainedModel, block: Block) -> None:
+    def __init__(
+        self, asked: EvalSet, targets: Tensor | None, side: BlockwiseModel, head: PreTrainedModel, block: Block
+    ) -> None:
         self._asked = asked
+        self._judge = Judge(asked, targets)
+        self.by_divergence = self._judge.by_divergence
         self._near = asked.first(ABLATION_TEXTS, ABLATION_TOKENS)
         self._side = side
         self._head = head
@@ -101,11 +102,12 @@ class LayeredLoss:
         texts = len(self._asked.rows)
         found: dict[object, Scores] = {}
         for batch, states in zip(batches, last, strict=True):
-            for key, state in states.items():
-                asked = self._asked.with_last(self._head, [batch], [state])
-                for span in asked.spans(batch):
-                    part = quality(asked.predict(self._head, batch, span=span), asked.kind, texts)
-                    found[key] = found.get(key, Scores.none(texts)).plus(part)
+            asked = {key: self._asked.with_last(self._head, [batch], [state]) for key, state in states.items()}
+            for span in asked["own"].spans(batch):
+                own = asked["own"].predict(self._head, batch, span=span)
+                for key, one in asked.items():
+                    answers = own if key == "own" else one.predict(self._head, batch, span=span)
+                    found[key] = found.get(key, Scores.none(texts)).plus(self._judge.loss(answers, own))
         return found
 
     def _moved(self, batches: list[Batch], last: list[Patched]) -> dict[object, Scores]:

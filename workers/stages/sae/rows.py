@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from workers.models.loading import random_copy
 from workers.models.texts import Batch, Text, batches
@@ -23,20 +24,16 @@ from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.site_layout import joined
 from workers.stages.extract.contexts import Contexts
 from workers.stages.extract.heldout_rows import TRAIN_SHARE, HeldoutRows, row_store, sae_bytes
-from workers.stages.sae.layered_rows import fill_by_layer
+from workers.stages.sae.layered_rows import Fill, fill_by_layer, fill_from_random
 
 SAE_EPOCHS = 2
 """An autoencoder sees each token twice or more: running the models costs more than a second look."""
-
 
 SPARE_TEXTS_AT_ONCE = 1024
 
 OF_PAIR, OF_RANDOM = "tokens for the autoencoders", "tokens of a random model"
 OF_COMPARED, OF_SPARE = "compared texts through a random model", "spare texts through a random model"
 """Spans of the progress."""
-
-Fill = Callable[[Iterator[Batch], ActivationStore, OnProgress], int]
-"""Runs models over batches until a store is full, and tells how many texts that took."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def sae_rows(
     Args:
         tokenization: how the compared texts were read, with the rule for outliers.
         heldout: of the compared texts, on which the autoencoders are measured.
-        layered: whether the models run block by block; a random one does not.
+        layered: whether the models run block by block.
     """
     request, resolved, sae = context.request, context.resolved, context.request.analysis.sae
     if sae is None:
@@ -85,19 +82,21 @@ def sae_rows(
 
     if layered:
         fill = fill_by_layer(context, tokenization, heldout.layers)
-        return _spare_rows(resolved, tokenization, fill, train, heldout, spans.span(OF_PAIR))
-    pair = replace(
-        load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length), tokenization=tokenization
-    )
-
-    def rows_of(batch: Batch) -> Tensor:
-        return _pair_rows(pair, batch, heldout.layers)
-
-    found = _spare_rows(resolved, tokenization, _filling(rows_of), train, heldout, spans.span(OF_PAIR))
-    if sae.random_weights:
-        control = _control_rows(context.part(spans.span(OF_RANDOM)), pair, bounds, heldout.layers)
-        found = replace(found, control=control)
-    return found
+    else:
+        pair = replace(
+            load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length), tokenization=tokenization
+        )
+        fill = _filling(lambda batch: _pair_rows(pair, batch, heldout.layers))
+    found = _spare_rows(resolved, tokenization, fill, train, heldout, spans.span(OF_PAIR))
+    if not sae.random_weights:
+        return found
+    if layered:
+        fill = fill_from_random(context, tokenization, heldout.layers, request.seed)
+    else:
+        model = random_copy(pair.base, request.seed)
+        fill = _filling(lambda batch: _random_rows(model, tokenization, batch, heldout.layers))
+    control = _control_rows(context.part(spans.span(OF_RANDOM)), tokenization, fill, bounds, heldout.layers)
+    return replace(found, control=control)
 
 
 def _filling(rows_of: Callable[[Batch], Tensor]) -> Fill:
@@ -143,35 +142,30 @@ def _spare_rows(
     )
 
 
-def _control_rows(context: PairContext, pair: Pair, bounds: tuple[int, int], layers: list[int]) -> ControlRows:
+def _control_rows(
+    context: PairContext, tokenization: TokenizationSpec, fill: Fill, bounds: tuple[int, int], layers: list[int]
+) -> ControlRows:
     """The rows of the same tokens, in the same order, of a model that was never trained.
 
     Args:
-        bounds: most rows to train on and to hold out, as for the pair.
+        fill: of that model's rows. bounds: most rows to train on and to hold out, as for the pair.
     """
     resolved, on_progress = context.resolved, context.on_progress
     every = [row.content for row in resolved.split.analysed]
-    texts, _ = pair.tokenization.within(every, context.request.analysis.max_tokens)
-    model = random_copy(pair.base, context.request.seed)
-
-    def rows_of(batch: Batch) -> Tensor:
-        return token_rows(_at(layers, fast_states(pair.tokenization, model, batch)), pair.tokenization.known(batch))
-
+    texts, _ = tokenization.within(every, context.request.analysis.max_tokens)
     train, heldout = (
         ActivationStore(context.folder / f"control-{name}", max_rows=rows)
         for name, rows in zip(("train", "heldout"), bounds, strict=True)
     )
     spans = Spans(on_progress, {OF_COMPARED: 0.2, OF_SPARE: 0.8})
-    on_compared = spans.span(OF_COMPARED)
-    for _, batch in pair.tokenization.grouped(texts):
-        if heldout.full:
-            break
-        heldout.add(rows_of(batch))
-        on_compared(heldout.rows / heldout.max_rows)
-    compared = HeldoutRows(heldout, Contexts(pair.tokenization.tokenizer, []), layers)
-    fill, on_spare = _filling(rows_of), spans.span(OF_SPARE)
-    found = _spare_rows(resolved, pair.tokenization, fill, train, compared, on_spare)
+    fill((batch for _, batch in tokenization.grouped(texts)), heldout, spans.span(OF_COMPARED))
+    compared = HeldoutRows(heldout, Contexts(tokenization.tokenizer, []), layers)
+    found = _spare_rows(resolved, tokenization, fill, train, compared, spans.span(OF_SPARE))
     return ControlRows(found.train, found.heldout)
+
+
+def _random_rows(model: PreTrainedModel, tokenization: TokenizationSpec, batch: Batch, layers: list[int]) -> Tensor:
+    return token_rows(_at(layers, fast_states(tokenization, model, batch)), tokenization.known(batch))
 
 
 def _pair_rows(pair: Pair, batch: Batch, layers: list[int]) -> Tensor:

@@ -83,19 +83,44 @@ class Loss(Protocol):
         ...
 
 
-class SplicedLoss:
-    """Of a model in memory.
+@dataclass(frozen=True)
+class Judge:
+    """The loss of a model's answers by text: cross-entropy in nats of a right class or a token.
 
-    Cross-entropy in nats of a right class or a token. Of a classifier without known classes, the Kullback-Leibler
-    divergence of its answers from those that it gives by itself.
+    Of a classifier without known classes, the Kullback-Leibler divergence of its answers from those that it gives by
+    itself.
     """
+
+    asked: EvalSet
+    targets: Tensor | None
+
+    @property
+    def by_divergence(self) -> bool:
+        """Whether answers are held against the model's own."""
+        return self.asked.kind == "classifier" and self.targets is None
+
+    def loss(self, found: Predicted, own: Predicted | None) -> Scores:
+        """Of some answers; `own`: the model's own to the same texts, where they count."""
+        texts = len(self.asked.rows)
+        if self.by_divergence and own is not None:
+            return by_text(kl_bits(own.log_probs, found.log_probs) * math.log(2), found.texts, texts)
+        if self.targets is None:
+            return quality(found, self.asked.kind, texts)
+        targets = self.targets[found.texts]
+        known = targets >= 0
+        losses = -found.log_probs[known].gather(1, targets[known][:, None])[:, 0]
+        return by_text(losses, found.texts[known], texts)
+
+
+class SplicedLoss:
+    """Of a model in memory."""
 
     def __init__(self, eval_set: EvalSet, model: PreTrainedModel, targets: Tensor | None) -> None:
         self._eval_set = eval_set
         self._model = model
-        self._targets = targets
+        self._judge = Judge(eval_set, targets)
         self._known = KnownStates.of(model, eval_set)
-        self.by_divergence = eval_set.kind == "classifier" and targets is None
+        self.by_divergence = self._judge.by_divergence
         own = (eval_set.predict(model, batch) for batch in eval_set.batches())
         self._own = list(own) if self.by_divergence else None  # of a language model they would fill the memory
         self._unspliced = self._scores(iter(self._own) if self._own is not None else own)
@@ -134,19 +159,8 @@ class SplicedLoss:
         texts = len(self._eval_set.rows)
         whole = Scores.none(texts)
         for number, found in enumerate(answers):
-            part = self._of_batch(found, self._own[number] if self._own is not None else None, texts)
-            whole = whole.plus(part)
+            whole = whole.plus(self._judge.loss(found, self._own[number] if self._own is not None else None))
         return whole
-
-    def _of_batch(self, found: Predicted, own: Predicted | None, texts: int) -> Scores:
-        if own is not None:
-            return by_text(kl_bits(own.log_probs, found.log_probs) * math.log(2), found.texts, texts)
-        if self._targets is None:
-            return quality(found, self._eval_set.kind, texts)
-        targets = self._targets[found.texts]
-        known = targets >= 0
-        losses = -found.log_probs[known].gather(1, targets[known][:, None])[:, 0]
-        return by_text(losses, found.texts[known], texts)
 
 
 def layer_edits(dictionaries: Dictionaries, place: int, site: int, ablates: bool, seed: int) -> LayerEdits:
