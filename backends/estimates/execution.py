@@ -9,7 +9,5 @@ LAYERED_BYTES = 256 << 20
 
 
 def runs_in_layers(request: AnalysisRequest, base_bytes: int) -> bool:
-    """Whether the pair is large, and nothing needs whole models: no fine-tune, no autoencoders of random weights."""
-    sae = request.analysis.sae
-    controlled = sae is not None and sae.random_weights
-    return base_bytes > LAYERED_BYTES and request.finetune is None and not controlled
+    """Whether the pair is large, and no fine-tune needs whole models."""
+    return base_bytes > LAYERED_BYTES and request.finetune is None

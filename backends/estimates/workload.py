@@ -37,8 +37,9 @@ ABLATIONS, ABLATED_TOKENS, PATCHED_BYTES = 21, 600, 2 << 30
 TRAINED_TOGETHER, SAE_BATCH, BATCH_COPIES = 8 << 30, 2_048, 6
 """Memory of autoencoders that train together beside their numbers, rows of a step, and tensors of their latents."""
 
-MEASURED_SAES, DEVICE_CONTEXT = 1 << 30, 1 << 30
-"""Memory of shuffled rows, encoded rows and tables of latents; the whole path's process has it. Of CUDA itself."""
+LAST_STATES, MEASURED_SAES, DEVICE_CONTEXT = 512 << 20, 1 << 30, 1 << 30
+"""Memory of the last states of compared texts; of shuffled and encoded rows and tables of latents, which the process of
+whole models has anyway; of CUDA itself."""
 LAYERED_RANDOM_TOKENS = 2_048
 
 
@@ -228,7 +229,8 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
         each, sites = _autoencoders(sae, model)
         warmed = each * 2 * len(_sae_layers(sae, model)) * ("warm_start" in sae.comparisons)
         trained = max(min(2 * each * sites, TRAINED_TOGETHER), 2 * each)
-        stages.append(each * sites + warmed + trained + 64 * 1024 * model.width + (MEASURED_SAES if layered else 0))
+        kept = int(min(LAST_STATES, 2 * tokens * model.width * _stored(model))) + SAMPLES + MEASURED_SAES
+        stages.append(each * sites + warmed + trained + 64 * 1024 * model.width + (kept if layered else 0))
     return (LAYERED_PROCESS_BYTES if layered else PROCESS_BYTES) + max(stages)
 
 

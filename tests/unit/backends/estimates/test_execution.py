@@ -18,7 +18,7 @@ PAIR: dict[str, Any] = {"base": {"uri": "s3://m/a"}, "tuned": {"uri": "s3://m/b"
         ({"analysis": {"sae": None}}, LAYERED_BYTES + 1, True),
         ({"analysis": {"sae": None}}, LAYERED_BYTES, False),
         ({}, LAYERED_BYTES + 1, True),
-        ({"analysis": {"sae": {"random_weights": True}}}, LAYERED_BYTES + 1, False),
+        ({"analysis": {"sae": {"random_weights": True}}}, LAYERED_BYTES + 1, True),
         ({"analysis": {"sae": None}, "tuned": None, "finetune": {}}, LAYERED_BYTES + 1, False),
     ],
     ids=["large", "small", "autoencoders", "a random model's", "fine-tune"],
