@@ -33,11 +33,11 @@ class LossCurve:
         self._count = 0
 
     def add(self, losses: Tensor) -> None:
-        """Adds one step's losses [S]."""
-        self._sum += losses.cpu()
+        """Adds one step's losses [S], on any device: they come to the CPU at the end of a span."""
+        self._sum = self._sum.to(losses.device) + losses
         self._count += 1
         if self._count == self.span:
-            self.means.append(self._sum / self.span)
+            self.means.append((self._sum / self.span).cpu())
             self._sum, self._count = torch.zeros_like(self._sum), 0
 
     @property
@@ -51,7 +51,7 @@ class LossCurve:
     def state(self) -> dict[str, Tensor]:
         """All that `restore` needs to go on."""
         means = torch.stack(self.means) if self.means else torch.zeros(0, len(self._sum))
-        return {"loss_means": means, "loss_sum": self._sum.clone(), "loss_count": torch.tensor(self._count)}
+        return {"loss_means": means, "loss_sum": self._sum.cpu().clone(), "loss_count": torch.tensor(self._count)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Goes on from a state of a run of the same plan."""

@@ -25,6 +25,13 @@ from workers.analysis.sae_training import (
 )
 
 
+def sent(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows on a device; to a GPU from pinned memory, so that it works on while they come."""
+    if device.type != "cuda" or rows.device == device:
+        return rows.to(device)
+    return rows.pin_memory().to(device, non_blocking=True)
+
+
 class _Batch(NamedTuple):
     """Scaled rows of all sites, zero where they are of outlying norm; [S, B, D].
 
@@ -37,8 +44,14 @@ class _Batch(NamedTuple):
     counts: Tensor
 
 
+DEAD_CHECK_STEPS = 16
+"""The host asks for dead latents once in so many steps: each answer waits for all that the device has to do."""
+
+
 class BatchedTrainer(StackTrainer):
-    """Trains a stack on the device where it lies."""
+    """Trains a stack on the device where it lies; between two looks at dead latents nothing waits for the device."""
+
+    _any_dead = False
 
     def step(self, batch: Iterable[Tensor], after_site: Callable[[int], None] | None = None) -> None:
         """One optimiser step at every site; `after_site` is called once, with the last one."""
@@ -66,7 +79,7 @@ class BatchedTrainer(StackTrainer):
         return self.config.architecture in ("jumprelu", "relu_l1")
 
     def _batch(self, rows: Tensor) -> _Batch:
-        rows = rows.to(self.stack.W_enc.device).float()
+        rows = sent(rows, self.stack.W_enc.device).float()
         inliers = rows.norm(dim=-1) <= self.stack.norm_limit[:, None]
         counts = inliers.sum(1)
         self._offered += rows.shape[1]
@@ -92,7 +105,8 @@ class BatchedTrainer(StackTrainer):
             top = pre.topk(min(self.config.k, pre.shape[2]), dim=2)
             active = torch.zeros_like(pre, dtype=torch.bool).scatter_(2, top.indices, top.values > 0)
         else:
-            active = (pre >= _threshold(pre, self.config.k * batch.counts)) & (pre > 0)
+            most = self.config.k * pre.shape[1]
+            active = (pre >= _threshold(pre, self.config.k * batch.counts, most)) & (pre > 0)
         latents = torch.where(active, pre, 0.0)
         error, g_error = self._error(batch, latents)
         g_latents = self._product(g_error, self.stack.W_dec.transpose(1, 2))
@@ -105,7 +119,8 @@ class BatchedTrainer(StackTrainer):
         jumps = self.config.architecture == "jumprelu"
         if not self.done:
             smallest = torch.where(pre > 0, pre, torch.inf).amin((1, 2), keepdim=True)
-            bound = _threshold(pre, START_ACTIVE * self.config.k * batch.counts).maximum(smallest)[:, 0]
+            most = START_ACTIVE * self.config.k * pre.shape[1]
+            bound = _threshold(pre, START_ACTIVE * self.config.k * batch.counts, most).maximum(smallest)[:, 0]
             if jumps:
                 self.stack.threshold.copy_(bound.expand_as(self.stack.threshold))
             else:
@@ -146,10 +161,12 @@ class BatchedTrainer(StackTrainer):
     def _revive_all(self, batch: _Batch, pre: Tensor, residual: Tensor, gradients: list[Tensor]) -> None:
         """AuxK (Gao et al. 2024), as `StackTrainer` has it."""
         dead = self._silent_for > self.config.dead_after
-        most = int(dead.sum(1).max())
-        if not most:
+        if self.done % DEAD_CHECK_STEPS == 0:
+            self._any_dead = bool(dead.any())
+        if not self._any_dead:
             return
-        top = torch.where(dead[:, None], pre, -torch.inf).topk(min(batch.x.shape[2] // 2, most), dim=2)
+        strongest = min(batch.x.shape[2] // 2, pre.shape[2])
+        top = torch.where(dead[:, None], pre, -torch.inf).topk(strongest, dim=2)
         z = torch.zeros_like(pre).scatter_(2, top.indices, top.values.relu()).float()
         scale = (2 * AUX_WEIGHT / batch.counts)[:, None, None] * batch.inliers[..., None]
         g_error = (self._product(z, self.stack.W_dec) - residual) * scale
@@ -173,9 +190,9 @@ class BatchedTrainer(StackTrainer):
             self.stack.threshold.clamp_min_(0.0)
 
 
-def _threshold(pre: Tensor, counts: Tensor) -> Tensor:
-    """The value of the counts[s]-th largest entry of pre [S, B, F] at each site; [S, 1, 1]."""
+def _threshold(pre: Tensor, counts: Tensor, most: int) -> Tensor:
+    """The value of the counts[s]-th largest entry of pre [S, B, F] at each site, at most the `most`-th; [S, 1, 1]."""
     flat = pre.flatten(1)
-    counts = counts.clamp(1, flat.shape[1])
-    top = flat.topk(int(counts.max()), dim=1).values
-    return top.gather(1, counts[:, None] - 1)[..., None]
+    most = min(most, flat.shape[1])
+    top = flat.topk(most, dim=1).values
+    return top.gather(1, counts.clamp(1, most)[:, None] - 1)[..., None]

@@ -173,8 +173,9 @@ class Runs:
         generator = torch.Generator().manual_seed(self._seed + self._number)
         batches = self._store.training_batches(config.steps, config.batch, generator, skipped=trainer.done)
         saved, pause = time.monotonic(), self._checkpointing.pause(0.0)
+        told = _Told(on_progress, what, trainer)
         while trainer.done < trainer.end:
-            trainer.step(part.rows(next(batches)), _after_site(on_progress, what, trainer))
+            trainer.step(part.rows(next(batches)), told.after_site)
             if self._early_stop and part.is_whole:
                 trainer.end_on_plateau()
             began = time.monotonic()
@@ -195,20 +196,29 @@ class Runs:
         return f"run-{self._number}-{digest.hexdigest()[:16]}"
 
 
-def _after_site(on_progress: OnProgress, what: str, trainer: StackTrainer) -> Callable[[int], None]:
-    curve = trainer.losses.means
-    so_far, numbers = "", NO_NUMBERS
-    if curve:
-        lowest, highest = (float(value) for value in trainer.unexplained[-1].aminmax())
-        so_far = f", FVU {lowest:.2f} to {highest:.2f}"
-        numbers = {"step": trainer.done + 1, "fvu_lowest": lowest, "fvu_highest": highest}
+class _Told:
+    """Progress of a trainer; its curve is asked for once a span, since each answer waits for the device."""
 
-    def after(site: int) -> None:
+    def __init__(self, on_progress: OnProgress, what: str, trainer: StackTrainer) -> None:
+        self._on_progress, self._what, self._trainer = on_progress, what, trainer
+        self._spans = 0
+        self._range: tuple[float, float] | None = None
+
+    def after_site(self, site: int) -> None:
+        """A site has gone through a step; the step is counted when all have."""
+        trainer, spans = self._trainer, len(self._trainer.losses.means)
+        if spans != self._spans:
+            lowest, highest = (float(value) for value in trainer.unexplained[-1].aminmax())
+            self._spans, self._range = spans, (lowest, highest)
+        so_far, numbers, step = "", NO_NUMBERS, min(trainer.done + 1, trainer.end)
+        if self._range is not None:
+            lowest, highest = self._range
+            so_far = f", FVU {lowest:.2f} to {highest:.2f}"
+            numbers = {"step": step, "fvu_lowest": lowest, "fvu_highest": highest}
         of_step = (site + 1) / trainer.stack.sites
-        detail = f"{what}: step {trainer.done + 1} of {trainer.end}, autoencoder {site + 1} of {trainer.stack.sites}"
-        on_progress((trainer.done + of_step) / trainer.end, detail + so_far, numbers)
-
-    return after
+        sites = trainer.stack.sites
+        detail = f"{self._what}: step {step} of {trainer.end}, autoencoder {site + 1} of {sites}{so_far}"
+        self._on_progress(min(1.0, (trainer.done + of_step) / trainer.end), detail, numbers)
 
 
 def _kept(trainer: StackTrainer, on_progress: OnProgress, what: str) -> Iterator[dict[str, Tensor]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.builders.autoencoders import LATENTS, K
 from tests.builders.features import WIDTH, generator, planted
 from workers.analysis.sae import OUTLIER_FACTOR, Architecture, Normalisation, SaeConfig, SaeStack, fit_on
-from workers.analysis.sae_batched import BatchedTrainer
+from workers.analysis.sae_batched import DEAD_CHECK_STEPS, BatchedTrainer
 from workers.analysis.sae_training import StackTrainer
 
 
@@ -91,3 +92,32 @@ def test_decoder_rows_stay_at_unit_norm_at_every_site() -> None:
     for _ in range(5):
         trainer.step(rows)
     torch.testing.assert_close(stack.W_dec.norm(dim=-1), torch.ones(2, LATENTS))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU's host would wait for: a number that is asked for, and places that are looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "unique")):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_a_step_waits_for_the_device_only_where_it_looks_for_dead_latents(architecture: Architecture) -> None:
+    rows = torch.randn(2, 128, WIDTH, generator=generator(1)) + 0.5
+    stack = SaeStack.initial(Normalisation.of(rows), LATENTS, generator(), row_k=K if architecture == "topk" else 0)
+    config = SaeConfig(latents=LATENTS, k=K, steps=200, batch=128, architecture=architecture)
+    trainer = BatchedTrainer(stack, config, torch.float32)
+    waited = []
+    for step in range(2 * DEAD_CHECK_STEPS):
+        with Waits() as waits:  # type: ignore[no-untyped-call]
+            trainer.step(rows)
+        waited.append(len(waits.seen))
+        assert trainer.done == step + 1
+    assert [step for step, count in enumerate(waited) if count] == [0, DEAD_CHECK_STEPS]
+    assert max(waited) == 1
