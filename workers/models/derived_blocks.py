@@ -1,4 +1,4 @@
-"""Models that follow from another one block by block: the same one rounded, and one that was never trained."""
+"""Models that follow from others block by block: one rounded, one that was never trained, one changed at random."""
 
 from __future__ import annotations
 
@@ -144,6 +144,61 @@ class RandomBlocks(BlockwiseModel):
         table = torch.empty(embeddings.weight.shape, dtype=few.weight.dtype, device=self.device)
         table[rows] = few.weight
         embeddings.weight = nn.Parameter(table, requires_grad=False)
+
+
+CHANGED_RANK = 8
+"""Of the random change of a matrix: as of a small LoRA."""
+
+
+class PerturbedBlocks(BlockwiseModel):
+    """The base model with random changes: each matrix of a block by as much as it differs in the tuned model.
+
+    What a change of that size does by itself, whatever was learnt. Each block is made while that of both models is in
+    memory; all that is not in a block is the base model's own.
+
+    Args:
+        seed: of the changes, which have rank CHANGED_RANK.
+    """
+
+    def __init__(self, original: BlockFiles, tuned: BlockwiseModel, seed: int) -> None:
+        self._original, self._tuned, self._seed = original, tuned, seed
+        model = without_weights(copy.deepcopy(original.model.config), original.dtype)
+        super().__init__(model, original.device)
+        inside = {id(module) for module in self.blocks.modules()}
+        given = dict(original.model.named_modules())
+        for path, module in model.named_modules():
+            if id(module) not in inside:
+                module._parameters.update(given[path]._parameters)
+        buffers_to(model, original.device)
+
+    def fill(self, number: int) -> None:
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + number)
+        sources, others = (dict(side.blocks[number].named_modules()) for side in (self._original, self._tuned))
+        for path, module in self.blocks[number].named_modules():
+            for leaf in module._parameters:
+                base, tuned = (blocks[path]._parameters[leaf] for blocks in (sources, others))
+                if base is not None and tuned is not None:
+                    module._parameters[leaf] = nn.Parameter(_changed(base, tuned, generator), requires_grad=False)
+            module._buffers.update(sources[path]._buffers)
+
+
+def _changed(base: Tensor, tuned: Tensor, generator: torch.Generator) -> Tensor:
+    """A matrix changed at random by as much as it differs from the tuned one; other weights stay."""
+    with torch.no_grad():
+        size = sum(
+            float((other.float() - one.float()).square().sum())
+            for one, other in zip(tensors_in_parts(base), tensors_in_parts(tuned), strict=True)
+        )
+        if base.ndim != 2 or size == 0:
+            return base
+        left, right = (
+            torch.randn(*shape, generator=generator).to(base.device)
+            for shape in ((base.shape[0], CHANGED_RANK), (CHANGED_RANK, base.shape[1]))
+        )
+        square = float(((left.T @ left) * (right @ right.T)).sum())  # the squared norm of left @ right
+        change = left @ right * (size / square) ** 0.5
+        found: Tensor = (base.float() + change).to(base.dtype)
+        return found
 
 
 def _table(model: PreTrainedModel) -> Tensor | None:

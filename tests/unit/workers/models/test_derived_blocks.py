@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from tests.builders.families import BLOCKS, OF_FAMILIES, made
 from workers.models.blockwise import BlockFiles
-from workers.models.derived_blocks import DITHER, DitheredBlocks, RandomBlocks
+from workers.models.derived_blocks import CHANGED_RANK, DITHER, DitheredBlocks, PerturbedBlocks, RandomBlocks
 
 CPU = torch.device("cpu")
 
@@ -71,3 +72,31 @@ def test_random_weights_depend_on_the_seed_and_the_block_alone(original: BlockFi
     assert torch.equal(weights(0, 1), weights(0, 1))
     assert not torch.equal(weights(0, 1), weights(1, 1))
     assert not torch.equal(weights(0, 1), weights(0, 2))
+
+
+def test_a_perturbed_model_is_changed_at_random_by_as_much_as_the_tuned_one(
+    original: BlockFiles, tmp_path: Path
+) -> None:
+    model = made("llama", 0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".1." in name:  # one block, its norms too
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+    model.save_pretrained(tmp_path / "tuned")
+    tuned = BlockFiles(tmp_path / "tuned", "/tuned/uri", CPU)
+    one, again, other = (PerturbedBlocks(original, tuned, seed) for seed in (0, 0, 1))
+    for number in range(BLOCKS):
+        with ExitStack() as inside:
+            sides = (original, tuned, one, again, other)
+            base, moved, first, second, third = (inside.enter_context(side.block(number)) for side in sides)
+            for name, weight in base.named_parameters():
+                found, wanted = first.get_parameter(name), moved.get_parameter(name)
+                assert torch.equal(found, second.get_parameter(name))
+                if weight.ndim != 2 or number != 1:
+                    assert torch.equal(found, weight), name
+                    continue
+                change = (found - weight).detach()
+                assert float(change.norm()) == pytest.approx(float((wanted - weight).detach().norm()), rel=1e-4)
+                assert int(torch.linalg.matrix_rank(change, rtol=1e-4)) <= CHANGED_RANK
+                assert not torch.equal(found, third.get_parameter(name))
+    assert one.model.get_input_embeddings().weight is original.model.get_input_embeddings().weight
