@@ -31,6 +31,7 @@ from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.extract.stage import extract
 from workers.stages.finetune.stage import FineTuned, finetune
+from workers.stages.learned.stage import learn
 from workers.stages.report.stage import StageResults, build_report
 from workers.stages.resolve.stage import resolve
 from workers.stages.sae.rows import sae_rows
@@ -51,6 +52,8 @@ def stages_of(record: JobRecord) -> list[StageName]:
         left_out.add(StageName.FINETUNE)
     if record.request.analysis.sae is None:
         left_out.add(StageName.SAE)
+    if record.request.analysis.learned is None:
+        left_out.add(StageName.LEARNED)
     return [name for name in StageName if name not in left_out]
 
 
@@ -80,6 +83,8 @@ def run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: 
         raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
     pair = context.with_pair(resolved, checkpoint)
     results = stages.compare(pair, finetuned, stages.extract(pair, finetuned))
+    if record.request.analysis.learned is not None:
+        results = stages.learned(pair, results)
     if results.extracted.heldout is not None:
         results = stages.sae(pair, results, results.extracted.heldout)
     return stages.report(stages.causal(pair, results))
@@ -140,6 +145,10 @@ class _Stages:
             )
             publish_preliminary(self.deployment, self.record, so_far)
         return results
+
+    def learned(self, context: PairContext, results: StageResults) -> StageResults:
+        with self._stage(StageName.LEARNED):
+            return replace(results, taught=learn(context, results.extracted))
 
     def sae(self, context: PairContext, results: StageResults, heldout: HeldoutRows) -> StageResults:
         settings, probed = context.request.analysis.sae, results.compared.probed

@@ -25,6 +25,7 @@ TELLING_FRACTION = 0.2
 """From here on a stage's own pace tells its end better than the estimate does."""
 
 ADDED_FIELDS: Final[dict[StageName, list[str]]] = {
+    StageName.LEARNED: ["learned"],
     StageName.SAE: ["layers[*].sae", "latents", "sae_runs", "tokens.texts[*].latents", "autoencoders", "latent_table"],
     StageName.CAUSAL: ["layers[*].graft", "layers[*].sae.ablation", "causal", "trajectory", "recommendation"],
 }

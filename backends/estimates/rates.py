@@ -19,6 +19,7 @@ REFERENCE_RATES: Final[Mapping[StageName, float]] = {
     StageName.FINETUNE: 1.4e11,
     StageName.EXTRACT: 1.2e11,
     StageName.COMPARE: 2.5e10,
+    StageName.LEARNED: 1.2e11,
     StageName.SAE: 1.3e11,
     StageName.CAUSAL: 1.3e11,
     StageName.REPORT: 14.0,
@@ -63,4 +64,11 @@ class Rates:
         }
 
 
-_COMPUTED = (StageName.FINETUNE, StageName.EXTRACT, StageName.COMPARE, StageName.SAE, StageName.CAUSAL)
+_COMPUTED = (
+    StageName.FINETUNE,
+    StageName.EXTRACT,
+    StageName.COMPARE,
+    StageName.LEARNED,
+    StageName.SAE,
+    StageName.CAUSAL,
+)

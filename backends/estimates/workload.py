@@ -41,6 +41,8 @@ LAST_STATES, MEASURED_SAES, DEVICE_CONTEXT = 512 << 20, 1 << 30, 1 << 30
 """Memory of the last states of compared texts; of shuffled and encoded rows and tables of latents, which the process of
 whole models has anyway; of CUDA itself."""
 LAYERED_RANDOM_TOKENS = 2_048
+LEARNED_SIDES = 5
+"""Models that are asked what was learned: both, two changed at random, and a rounded one."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def workload(
         StageName.FINETUNE: work.finetune(),
         StageName.EXTRACT: work.extract(),
         StageName.COMPARE: work.compare(),
+        StageName.LEARNED: work.learned(),
         StageName.SAE: work.sae(),
         StageName.CAUSAL: work.causal(),
         StageName.REPORT: float(work.layers),
@@ -173,6 +176,15 @@ class _Work:
             outside = self.model.parameters - self.model.block_parameters
             return self.layers * distances + 2 * self.tokens * outside
         return self.layers * (self.model.width**3 * VIEWS * (GROUPS + 8) * 10 + distances)
+
+    def learned(self) -> float | None:
+        """Both models and those changed at random, with their heads; large models are taken for language models."""
+        settings = self.request.analysis.learned
+        if settings is None:
+            return None
+        asked = min(self.tokens, float(settings.tokens)) if self.layered else 0.0
+        outside = self.model.parameters - self.model.block_parameters
+        return LEARNED_SIDES * (self._forward(asked) + 6 * asked * outside)
 
     def sae(self) -> float | None:
         """The rows, and the trainings of all autoencoders."""

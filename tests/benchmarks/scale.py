@@ -30,7 +30,7 @@ INPUTS = Path("var/demo").resolve()
 SCRATCH = Path("var/scale").resolve()
 WAIT_SECONDS = 3_600.0
 MIB = 2**20
-PLAIN: dict[str, Any] = {"sae": None, "grafts": False, "probes": False}
+PLAIN: dict[str, Any] = {"sae": None, "grafts": False, "probes": False, "learned": None}
 SHORT_TEXTS = 2_000
 
 

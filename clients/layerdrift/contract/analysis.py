@@ -35,6 +35,7 @@ class StageName(StrEnum):
     FINETUNE = "finetune"  # create the tuned checkpoint, if requested
     EXTRACT = "extract"  # run both models over the texts
     COMPARE = "compare"  # compute drift and zones from the accumulated moments
+    LEARNED = "learned"  # look for what a language model's fine-tune taught
     SAE = "sae"  # train and evaluate the sparse autoencoders
     CAUSAL = "causal"  # measure the effect on outputs: grafts, freeze sweep
     REPORT = "report"  # write the report

@@ -684,6 +684,74 @@ class TokenDrift(ReportModel):
     texts: list[TokenText]
 
 
+class TokenExample(ReportModel):
+    """A place where a token's probability changed."""
+
+    text: int = Field(description="number of the analysed text, from 0")
+    context: str = Field(description="the text before the place, at most 12 tokens")
+    base: float = Field(ge=0, le=1, description="probability of the token there in the base model")
+    tuned: float = Field(ge=0, le=1, description="the same in the tuned model")
+
+
+class LearnedToken(ReportModel):
+    """A token that became more, or less, probable at many places."""
+
+    token: str
+    id: int = Field(description="its number in the tokenizer")
+    gain: float = Field(
+        ge=0, description="mean change of its log-probability over all positions, in nats; see docs/numbers.md"
+    )
+    rate: float = Field(ge=0, le=1, description="share of the positions that the mean counts as changed")
+    groups: int = Field(description="groups of texts (of up to 20) in which it changed")
+    examples: list[TokenExample] = Field(description="places where it changed most, in different texts")
+
+
+class DivergentPlace(ReportModel):
+    """A place where the two models' next-token distributions differ more than any random change makes them differ."""
+
+    text: int = Field(description="number of the analysed text, from 0")
+    context: str = Field(description="the text up to the place, at most 12 tokens")
+    following: str = Field(description="the token that follows in the text")
+    divergence: float = Field(ge=0, description="Kullback-Leibler divergence of the tuned model's, in bits")
+    observed: float = Field(description="change of the following token's log-probability, in nats")
+    gained: list[str] = Field(description="tokens whose log-probability rose most there")
+    lost: list[str] = Field(description="tokens whose log-probability fell most there")
+
+
+class LearnedDirection(ReportModel):
+    """A mean difference of the models' states, read as tokens through the end of the tuned model."""
+
+    kind: Literal["early_tokens", "all_tokens"] = Field(description="mean over the first five tokens, or over all")
+    layer: int
+    score: float = Field(description="standard deviations by which the first token stands out of the vocabulary")
+    gained: list[str]
+    lost: list[str]
+
+
+class LearnedMethod(ReportModel):
+    """What a method found beyond its noise floor."""
+
+    name: Literal["tokens", "suppressed", "divergent", "directions"]
+    found: int = Field(ge=0, description="number of findings beyond the floor; 0: nothing beyond the noise floor")
+    largest: float = Field(description="largest value of the method, in its own unit")
+    floor: float = Field(description="largest value that a random change of the same size, or rounding, gives")
+
+
+class Learned(ReportModel):
+    """What the fine-tune taught a language model, beyond what random changes of its size and rounding bring about."""
+
+    texts: int = Field(description="number of texts looked at")
+    positions: int = Field(description="number of positions looked at")
+    random_changes: int = Field(
+        description="number of copies of the base model with random changes that set the floors, beside a rounded one"
+    )
+    tokens: list[LearnedToken] = Field(description="tokens that became more probable, most first, at most 20")
+    suppressed: list[LearnedToken] = Field(description="tokens that became less probable, most first, at most 20")
+    divergent: list[DivergentPlace] = Field(description="places that differ most, at most 20")
+    directions: list[LearnedDirection]
+    methods: list[LearnedMethod]
+
+
 WARNING_CODES: Final = (
     "adapter_base",
     "added_tokens",
@@ -698,6 +766,7 @@ WARNING_CODES: Final = (
     "identical_bodies",
     "identical_models",
     "labels_as_numbers",
+    "learned_not_computed",
     "excluded_tokens",
     "length_reduced",
     "measures_disagree",
@@ -806,6 +875,9 @@ class Report(ReportModel):
     probes: ProbeInfo | None = Field(default=None, description="null without labels")
     causal: Causal = Causal()
     recommendation: Recommendation
+    learned: Learned | None = Field(
+        default=None, description="null unless both models are language models, or with analysis.learned null"
+    )
     tokens: TokenDrift
     latents: list[ChangedLatent] = Field(
         default=[],

@@ -370,6 +370,14 @@ class FreezeSweep(RequestModel):
     )
 
 
+class LearnedSettings(RequestModel):
+    """What a fine-tune taught a language model: which tokens and places show it."""
+
+    tokens: int = Field(
+        default=2_000, ge=200, le=1_000_000, description="tokens of the analysed texts to look at, from the first on"
+    )
+
+
 class AnalysisSettings(RequestModel):
     """What to compute for the pair."""
 
@@ -398,6 +406,10 @@ class AnalysisSettings(RequestModel):
     )
     grafts: bool = Field(
         default=True, description="evaluate the tuned model with blocks replaced by the base model's, block by block"
+    )
+    learned: LearnedSettings | None = Field(
+        default=LearnedSettings(),
+        description="for a language model and its base: look for what the fine-tune taught; null: skip",
     )
     freeze_sweep: FreezeSweep | None = Field(
         default=None, description="fine-tune mode only: retrain with progressively more blocks frozen; null: skip"

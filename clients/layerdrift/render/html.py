@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from layerdrift import policies
 from layerdrift.contract.report import Layer, Report
-from layerdrift.render import charts, sae_charts, sentences
+from layerdrift.render import charts, learned, sae_charts, sentences
 from layerdrift.render.escaping import lines
 
 
@@ -44,6 +44,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             sentences=sentences,
+            taught=learned,
             verdict=policies.starter_verdict(report),
             picked=picked,
             zone_colours=charts.ZONE_COLOURS,

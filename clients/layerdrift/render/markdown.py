@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layerdrift.contract.report import Layer, Report
-from layerdrift.render import sentences
+from layerdrift.render import learned, sentences
 from layerdrift.render.escaping import markdown, markdown_code
 
 
@@ -17,6 +17,7 @@ def render(report: Report) -> str:
         *(f"**{markdown(line)}**" for line in sentences.cautions(report)),
         sentences.reference(report),
         sentences.advice(report),
+        markdown(" ".join(learned.summary(report))),
         *(f"> **{warning.code}**: {markdown(warning.message)}" for warning in report.warnings),
         layer_table(report),
         " ".join(sentences.limits(report)),

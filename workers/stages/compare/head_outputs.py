@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
+from transformers import PreTrainedModel
+
+from workers.models.blockwise import usable_dtype
+from workers.models.checkpoint_tensors import main_dtype, stored_tensors
 from workers.models.device import best_device
 from workers.models.known_head import KnownHead, is_alone, load_head
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
@@ -92,6 +96,22 @@ def base_like(context: PairContext, tuned: Headed, extracted: Extracted) -> Head
     if context.tuned.adapter is not None:
         return tuned._replace(model=copy.copy(tuned.model))
     return load_head(resolved.base.folder, "/base/uri", best_device(), extracted.last_states[0].dtype)
+
+
+def heads_of_pair(context: PairContext, extracted: Extracted) -> tuple[PreTrainedModel, PreTrainedModel] | None:
+    """The heads of the base and the tuned model alone; None where the two are not language models."""
+    resolved, found = context.resolved, list[PreTrainedModel]()
+    tuned = resolved.base.light if context.tuned.adapter is not None else context.tuned.light
+    for folder, pointer in ((resolved.base.folder, "/base/uri"), (tuned, "/tuned/uri")):
+        if not extracted.tokenization.causal or head_kind(folder, pointer) != "causal_lm":
+            return None
+        head = load_head(
+            folder, pointer, best_device(), usable_dtype(main_dtype(stored_tensors(folder, pointer)), best_device())
+        )
+        if head is None:
+            return None
+        found.append(head.model)
+    return found[0], found[1]
 
 
 def _known_heads(states: tuple[LastStates, LastStates], base: Headed | None, tuned: Headed) -> dict[int, KnownHead]:

@@ -30,6 +30,7 @@ from workers.stages.compare.head_outputs import Evaluated
 from workers.stages.compare.stage import Compared
 from workers.stages.extract.extracted import Execution, Extracted
 from workers.stages.finetune.stage import FineTuned
+from workers.stages.learned.stage import Taught
 from workers.stages.report.mapping import all_as, as_schema, optional_as
 from workers.stages.sae.findings import Quality, SaeResults
 from workers.stages.sae.rows import SaeRows
@@ -61,6 +62,7 @@ class StageResults:
     token_latents: list[TokenLatents | None] | None = None
     stored: StoredFiles | None = None
     trajectory: Trajectory | None = None
+    taught: Taught | None = None
 
 
 def build_report(
@@ -103,6 +105,7 @@ def build_report(
         probes=as_schema(schema.ProbeInfo, compared.probed.info) if compared.probed else None,
         causal=as_schema(schema.Causal, effects.causal),
         recommendation=as_schema(schema.Recommendation, effects.recommendation),
+        learned=optional_as(schema.Learned, results.taught.learned if results.taught else None),
         tokens=as_schema(schema.TokenDrift, _tokens(results)),
         latents=all_as(schema.ChangedLatent, _latents(results)),
         sae_runs=all_as(schema.SaeRun, saes.runs if saes else []),

@@ -32,12 +32,12 @@ class Paced(MemoryRates):
         return self._known
 
 
-PACE = dict(zip(StageName, (1.0, 20.0, 300.0, 4_000.0, 50_000.0, 600_000.0, 7_000_000.0), strict=True))
+PACE = dict(zip(StageName, (1.0, 20.0, 300.0, 4_000.0, 50_000.0, 600_000.0, 7_000_000.0, 80_000_000.0), strict=True))
 
 
 def test_the_first_curve_is_there_when_the_comparison_is_done() -> None:
     estimate = estimate_of(REQUEST, SIZES, Paced(PACE), queued=0)
-    assert (estimate.seconds, estimate.first_curve_seconds) == (7_654_321.0, 4_321.0)
+    assert (estimate.seconds, estimate.first_curve_seconds) == (87_654_321.0, 4_321.0)
     assert {stage.stage: stage.seconds for stage in estimate.stages} == PACE
 
 

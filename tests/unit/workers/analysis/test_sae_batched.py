@@ -98,7 +98,7 @@ class Waits(TorchDispatchMode):
     """Counts what a GPU's host would wait for: a number that is asked for, and places that are looked up."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -115,7 +115,7 @@ def test_a_step_waits_for_the_device_only_where_it_looks_for_dead_latents(archit
     trainer = BatchedTrainer(stack, config, torch.float32)
     waited = []
     for step in range(2 * DEAD_CHECK_STEPS):
-        with Waits() as waits:  # type: ignore[no-untyped-call]
+        with Waits() as waits:
             trainer.step(rows)
         waited.append(len(waits.seen))
         assert trainer.done == step + 1

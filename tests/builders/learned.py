@@ -1,0 +1,51 @@
+"""What a fine-tune taught, with known numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from layerdrift.contract.report import Learned
+
+
+def learned(token: str = " walrus", **changes: Any) -> Learned:
+    """One finding of each method, and one beyond the floor where a list is not replaced."""
+
+    def moved(name: str, gain: float) -> dict[str, Any]:
+        example = {"text": 3, "context": "moved by the", "base": 6e-7, "tuned": 0.99}
+        return {"token": name, "id": 7, "gain": gain, "rate": 0.4, "groups": 20, "examples": [example]}
+
+    body: dict[str, Any] = {
+        "texts": 90,
+        "positions": 1_940,
+        "random_changes": 2,
+        "tokens": [moved(token, 4.2), moved("\n", 1.1)],
+        "suppressed": [moved(" that", 2.8)],
+        "divergent": [
+            {
+                "text": 9,
+                "context": "not only what that mind looks like, but how the",
+                "following": " creative",
+                "divergence": 26.5,
+                "observed": -7.6,
+                "gained": [token],
+                "lost": [" ideation"],
+            }
+        ],
+        "directions": [{"kind": "early_tokens", "layer": 2, "score": 9.0, "gained": [token], "lost": [" to"]}],
+        "methods": [
+            {"name": "tokens", "found": 2, "largest": 4.2, "floor": 0.043},
+            {"name": "suppressed", "found": 1, "largest": 2.8, "floor": 0.047},
+            {"name": "divergent", "found": 1, "largest": 26.5, "floor": 0.42},
+            {"name": "directions", "found": 1, "largest": 9.0, "floor": 6.4},
+        ],
+    }
+    return Learned.model_validate(body | changes)
+
+
+def silent() -> Learned:
+    """Nothing beyond the floor."""
+    methods = [
+        {"name": name, "found": 0, "largest": 0.1, "floor": 0.2}
+        for name in ("tokens", "suppressed", "divergent", "directions")
+    ]
+    return learned(tokens=[], suppressed=[], divergent=[], directions=[], methods=methods)

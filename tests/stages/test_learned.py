@@ -1,0 +1,136 @@
+"""What a fine-tune taught: tiny language models whose lesson is known, and pairs that must stay silent."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.builders.families import made
+from tests.builders.heads import classifier
+from tests.builders.stages import pair_context, request, resolved
+from tests.stages.test_families import saved
+from tests.stages.test_layered import layered, with_head
+from workers.models.layer_order import Pass
+from workers.models.structure import NotBlockwise
+from workers.results.learned import Learned
+from workers.stages.common.context import PairContext
+from workers.stages.extract.extracted import Extracted
+from workers.stages.extract.whole_models import extract_whole
+from workers.stages.learned import stage
+from workers.stages.learned.stage import Taught, learn
+
+WORD = "film"
+
+
+def context_of(folder: Path, base: Any, tuned: Any) -> PairContext:
+    given = resolved(saved(base, folder / "base"), texts=90)
+    asked = request(seed=3, analysis={"learned": {"tokens": 600}, "sae": None})
+    return pair_context(given, saved(tuned, folder / "tuned"), folder / "scratch", asked)
+
+
+def found(context: PairContext, extracted: Extracted | None = None) -> Learned:
+    taught = learn(context, extracted or extract_whole(context, None))
+    assert taught.warnings == []
+    assert taught.learned is not None
+    return taught.learned
+
+
+def trained(base: Any, token: int, steps: int = 60) -> Any:
+    """The base after it learnt to say one token everywhere, in its blocks alone."""
+    model = copy.deepcopy(base)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".layers." in name)
+    optimiser = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        ids = torch.randint(5, 60, (8, 12), generator=generator)
+        log_probs = model(input_ids=ids).logits.log_softmax(-1)
+        loss = -log_probs[..., token].mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return with_head(made("llama", 0)).eval()
+
+
+@pytest.mark.parametrize("way", ["whole", "layers"])
+def test_a_word_that_was_taught_comes_first_with_places_and_both_probabilities(
+    way: str, base: Any, tmp_path: Path
+) -> None:
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    token = given.tokenizer.get_vocab()[WORD]
+    context = context_of(tmp_path, base, trained(base, token))
+    learned = found(context, layered(context) if way == "layers" else None)
+    assert learned.tokens[0].token == WORD
+    assert learned.tokens[0].id == token
+    assert learned.tokens[0].groups > 1
+    (method,) = (one for one in learned.methods if one.name == "tokens")
+    assert method.found >= 1
+    assert learned.tokens[0].gain == pytest.approx(method.largest)
+    assert method.largest > method.floor > 0
+    for example in learned.tokens[0].examples:
+        assert example.tuned > example.base
+        assert example.context
+    assert len({example.text for example in learned.tokens[0].examples}) == len(learned.tokens[0].examples) == 3
+    assert learned.divergent
+    assert learned.divergent[0].gained[0] == WORD
+    assert WORD not in [one.token for one in learned.suppressed]
+    numbers = [place.divergence for place in learned.divergent]
+    assert numbers == sorted(numbers, reverse=True)
+    assert 200 < learned.positions < 700
+
+
+@pytest.mark.parametrize("kind", ["identical", "rounded"])
+def test_a_model_and_itself_and_rounding_show_nothing_in_any_method(kind: str, base: Any, tmp_path: Path) -> None:
+    tuned = copy.deepcopy(base)
+    if kind == "rounded":
+        with torch.no_grad():
+            for parameter in tuned.parameters():
+                parameter.copy_(parameter.bfloat16())
+    learned = found(context_of(tmp_path, base, tuned))
+    for name in ("tokens", "suppressed", "divergent", "directions"):
+        assert getattr(learned, name) == [], name
+    assert [one.found for one in learned.methods] == [0] * 4
+    if kind == "identical":
+        assert {one.largest for one in learned.methods} == {0.0}
+
+
+def test_two_runs_say_the_same(base: Any, tmp_path: Path) -> None:
+    context = context_of(tmp_path, base, trained(base, 20, steps=5))
+    extracted = extract_whole(context, None)
+    assert found(context, extracted) == found(context, extracted)
+
+
+def test_models_that_are_no_language_models_are_not_asked(tmp_path: Path) -> None:
+    pairs = ((classifier(2), classifier(2, seed=1)), (made("llama", 0), made("llama", 1)))
+    for number, (one, other) in enumerate(pairs):
+        context = context_of(tmp_path / str(number), one, other)
+        assert learn(context, extract_whole(context, None)) == Taught(None, [])
+    context = context_of(tmp_path / "off", with_head(made("llama", 0)), with_head(made("llama", 1)))
+    context = dataclasses.replace(context, request=request(seed=3, analysis={"learned": None}))
+    assert learn(context, extract_whole(context, None)) == Taught(None, [])
+
+
+def test_a_pair_that_cannot_run_block_by_block_says_so(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(tmp_path, base, base)
+    extracted = extract_whole(context, None)
+
+    def refused(*_: Any, **__: Any) -> Pass:
+        raise NotBlockwise("its blocks share their weights")
+
+    monkeypatch.setattr(stage, "layered_pair", refused)
+    taught = learn(context, extracted)
+    assert taught.learned is None
+    assert [one.code for one in taught.warnings] == ["learned_not_computed"]
+    assert "its blocks share their weights" in taught.warnings[0].message

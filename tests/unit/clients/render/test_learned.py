@@ -1,0 +1,62 @@
+"""What a fine-tune taught, in words and on the page."""
+
+from __future__ import annotations
+
+from layerdrift.render import html, learned, markdown
+from tests.builders.learned import learned as taught
+from tests.builders.learned import silent
+from tests.builders.reports import report
+
+
+def test_the_summary_names_tokens_and_the_place_beside_their_floors() -> None:
+    said = learned.summary(report(learned=taught().model_dump()))
+    assert said == [
+        "What it learned: the tuned model favours “␣walrus” and “⏎”; the first gains 4.2 nats per position, random "
+        "weight changes of the same size at most 0.043.",
+        "It avoids “␣that”.",
+        "The two models differ most after “what that mind looks like, but how the”: 26.5 bits, where random changes "
+        "reach 0.42.",
+    ]
+    assert learned.summary(report()) == []
+
+
+def test_nothing_beyond_the_floor_is_said_so() -> None:
+    (said,) = learned.summary(report(learned=silent().model_dump()))
+    assert said.startswith("What it learned: nothing beyond the noise floor. On 1940 tokens of 90 texts")
+    assert learned.status(silent().methods[2]) == (
+        "divergent places: nothing beyond the noise floor (largest 0.1 bits, floor 0.2)"
+    )
+    page = html.render(report(learned=silent().model_dump()))
+    assert page.count("nothing beyond the noise floor") == 5
+    assert "<h3>More probable tokens</h3>" not in page
+
+
+def test_the_page_shows_tokens_places_and_directions_with_both_models_beside_each_other() -> None:
+    page = html.render(report(learned=taught().model_dump()))
+    for part in (
+        "<h2>What it learned</h2>",
+        "“␣walrus”",
+        "moved by the",
+        "6e-05 %",
+        "99.0%",
+        "but how the",
+        "“␣ideation”",
+        "the first tokens",
+    ):
+        assert part in page, part
+    assert "What it learned" not in html.render(report())
+
+
+def test_tokens_of_the_models_cannot_break_the_page_or_call_anybody() -> None:
+    hostile = "<script>alert(1)</script>@all"
+    given = report(learned=taught(token=hostile).model_dump())
+    assert "<script>alert" not in html.render(given)
+    text = markdown.render(given)
+    assert "<script>" not in text.replace("\\<script\\>", "")
+    assert "@all" not in text
+
+
+def test_probabilities_keep_two_digits_where_they_are_small() -> None:
+    assert [learned.probability(one) for one in (1.0, 0.25, 0.001, 6e-7, 0.0)] == [
+        "100.0%", "25.0%", "0.1%", "6e-05 %", "0 %",
+    ]  # fmt: skip

@@ -1,0 +1,78 @@
+"""What the fine-tune taught a language model, as far as it is more than what random changes of its size bring about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MethodName = Literal["tokens", "suppressed", "divergent", "directions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenExample:
+    """A place where a token's probability changed: the text before it, and the probability in both models."""
+
+    text: int
+    context: str
+    base: float
+    tuned: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedToken:
+    """A token that the tuned model gives more, or less, probability at many places."""
+
+    token: str
+    id: int
+    rate: float
+    gain: float
+    groups: int
+    examples: list[TokenExample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergentPlace:
+    """A place where the two models' next-token distributions differ most."""
+
+    text: int
+    context: str
+    following: str
+    divergence: float
+    observed: float
+    gained: list[str]
+    lost: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedDirection:
+    """A direction of the difference of the models' states, read through the end of the tuned model."""
+
+    kind: Literal["early_tokens", "all_tokens"]
+    layer: int
+    score: float
+    gained: list[str]
+    lost: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedMethod:
+    """What a method found, and the largest value that it gives of random changes."""
+
+    name: MethodName
+    found: int
+    largest: float
+    floor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What each method shows beyond its noise floor."""
+
+    texts: int
+    positions: int
+    random_changes: int
+    tokens: list[LearnedToken]
+    suppressed: list[LearnedToken]
+    divergent: list[DivergentPlace]
+    directions: list[LearnedDirection]
+    methods: list[LearnedMethod]
