@@ -13,7 +13,7 @@ _UNTIL_FIRST_CURVE = (StageName.RESOLVE, StageName.FINETUNE, StageName.EXTRACT, 
 
 def estimate_of(request: AnalysisRequest, sizes: Sizes, rates: Rates, queued: int) -> Estimate:
     """What a request will take on the workers that have run jobs here; of a reference machine before the first one."""
-    work = workload(request, sizes.model, sizes.data, sizes.tuned_bytes)
+    work = workload(request, sizes.model, sizes.data, sizes.tuned_bytes, sizes.adapter)
     seconds = rates.seconds(work.operations)
     return Estimate(
         seconds=round(sum(seconds.values()), 1),

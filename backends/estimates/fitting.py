@@ -21,18 +21,15 @@ _HELP: tuple[tuple[str, str, _Change], ...] = (
 """Settings that need less memory or disk, the least loss first: where an error points, in words, and the change."""
 
 
-def require_room(
-    request: AnalysisRequest, sizes: Sizes, workers: Sequence[Capacity], scratch_limit: int, adapter: bool
-) -> None:
+def require_room(request: AnalysisRequest, sizes: Sizes, workers: Sequence[Capacity], scratch_limit: int) -> None:
     """Raises InputError where no live worker can hold the request; nothing is known where no worker has told its own.
 
     Args:
         workers: what live workers have. scratch_limit: bytes that a job may write.
-        adapter: the tuned checkpoint is one.
     """
     if not workers:
         return
-    needed = workload(request, sizes.model, sizes.data, sizes.tuned_bytes, adapter)
+    needed = workload(request, sizes.model, sizes.data, sizes.tuned_bytes, sizes.adapter)
     if any(_fits(needed, worker, scratch_limit) for worker in workers):
         return
     largest = max(workers, key=lambda worker: worker.memory_bytes)
@@ -47,7 +44,7 @@ def require_room(
             f", and {max(on_devices) / GIB:.1f} GiB on its GPU, of which it needs {needed.device_memory / GIB:.1f} GiB"
         )
     for pointer, words, less in _smaller(request):
-        work = workload(less, sizes.model, sizes.data, sizes.tuned_bytes, adapter)
+        work = workload(less, sizes.model, sizes.data, sizes.tuned_bytes, sizes.adapter)
         if any(_fits(work, worker, scratch_limit) for worker in workers):
             raise InputError.at(pointer, f"{detail}. Set {words}: then about {work.memory / GIB:.1f} GiB are enough")
     raise InputError.at("/base/uri", f"{detail}. Start a worker with more memory")

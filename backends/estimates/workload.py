@@ -28,8 +28,8 @@ PROCESS_BYTES, LAYERED_PROCESS_BYTES = 1_700 << 20, 800 << 20
 SUSPENDED, SAMPLES, LOGITS = 2.5, 256 << 20, 128 << 20
 """A suspended forward pass holds so many times its states. Memory of samples of all layers, and of logits."""
 
-SMALL_BATCHES, PER_WEIGHT, OF_ROWS, DECOMPOSED = 1.3, 2_500, 30, 60
-"""In layers: batches of one group of texts are small; a block's weights are read, drawn, rounded and compared; products
+PER_WEIGHT, OF_ROWS, DECOMPOSED = 2_500, 30, 60
+"""In layers: a block's weights are read, drawn, rounded and compared; products
 of D x D for each row of a view, and for each layer."""
 
 GRAFTED_TEXTS, GRAFTED_TOKENS, SPLICED_TOKENS = 500, 2_500, 2_500
@@ -70,11 +70,12 @@ class DataSizes:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the base model, the data set, and the tuned checkpoint's files in bytes."""
+    """Of the base model, the data set, and the tuned checkpoint's files in bytes; adapter: whether that is one."""
 
     model: ModelSizes
     data: DataSizes
     tuned_bytes: int
+    adapter: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def workload(
     return Workload(
         {stage: operations for stage, operations in by_stage.items() if operations is not None},
         _memory(request, model, work.tokens, adapter),
-        _device_memory(request, model, work.tokens),
+        _device_memory(request, model, work.tokens, adapter),
         _scratch(request, model, work.tokens),
         download,
     )
@@ -167,7 +168,8 @@ class _Work:
         weights = block * (PER_WEIGHT + 1.5 * width)
         texts = 2 * self.texts * min(self.texts, width) ** 2
         rows = OF_ROWS * (self.tokens + null_tokens / 3) * min(self.tokens, width) ** 2 + OF_ROWS * texts
-        return SMALL_BATCHES * self._forward(passes) + weights + self.layers * (rows + DECOMPOSED * width**3)
+        decomposed = DECOMPOSED * min(self.tokens, width) ** 2 * width
+        return self._forward(passes) + weights + self.layers * (rows + decomposed)
 
     def compare(self) -> float:
         """Similarities of all groups of texts, and the distances between texts."""
@@ -227,7 +229,7 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
     weights, sae = FLOAT32 * model.parameters, request.analysis.sae
     layered = runs_in_layers(request, model.bytes)
     if layered:
-        stages = [_in_layers(model, tokens), _patched(request, model, tokens)]
+        stages = [_in_layers(model, tokens, adapter), _patched(request, model, tokens, adapter)]
     else:
         layers, width = model.blocks + 1, model.width
         sums = VIEWS * 3 * layers * width**2 * FLOAT64
@@ -246,11 +248,12 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
     return (LAYERED_PROCESS_BYTES if layered else PROCESS_BYTES) + max(stages)
 
 
-def _device_memory(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
+def _device_memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter: bool) -> int:
     """Of a GPU: weights and states. Sums, and autoencoders that do not train at the time, are in host memory."""
     weights, sae = FLOAT32 * model.parameters, request.analysis.sae
     if runs_in_layers(request, model.bytes):
-        stages = [_weights_in_layers(model) + _suspended(model, tokens), _patched(request, model, tokens)]
+        going = _weights_in_layers(model, adapter) + _suspended(model, tokens)
+        stages = [going, _patched(request, model, tokens, adapter)]
     else:
         stages = [3 * weights]
     if request.finetune is not None:
@@ -268,7 +271,7 @@ def _autoencoders(sae: SaeSettings, model: ModelSizes) -> tuple[int, int]:
     return each, len(_sae_layers(sae, model)) * (2 + ("match" in sae.comparisons))
 
 
-def _patched(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
+def _patched(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter: bool) -> int:
     """Weights of the heads and a block of both models, and the states of all grafts, or of all splices of one model."""
     if not request.analysis.grafts and request.analysis.sae is None:
         return 0
@@ -280,7 +283,7 @@ def _patched(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
     if request.analysis.sae is not None:
         layers = len(_sae_layers(request.analysis.sae, model))
         found.append(layers * state * (2 * asked + ABLATIONS * min(asked, ABLATED_TOKENS)))
-    return int(_weights_in_layers(model) + max(found) + SUSPENDED * 2 * asked * state + LOGITS)
+    return int(_weights_in_layers(model, adapter) + max(found) + SUSPENDED * 2 * asked * state + LOGITS)
 
 
 def _sae_layers(sae: SaeSettings, model: ModelSizes) -> list[int]:
@@ -291,10 +294,10 @@ def _sae_layers(sae: SaeSettings, model: ModelSizes) -> list[int]:
         return sae.layers or []
 
 
-def _in_layers(model: ModelSizes, tokens: float) -> int:
+def _in_layers(model: ModelSizes, tokens: float, adapter: bool) -> int:
     """Embeddings and a block of both models, the states between layers, and the sums of one layer."""
     sums = 12 * min(tokens, model.width) ** 2 * FLOAT64
-    return int(_weights_in_layers(model) + _suspended(model, tokens) + sums + SAMPLES)
+    return int(_weights_in_layers(model, adapter) + _suspended(model, tokens) + sums + SAMPLES)
 
 
 def _stored(model: ModelSizes) -> float:
@@ -302,9 +305,10 @@ def _stored(model: ModelSizes) -> float:
     return min(FLOAT32, max(BFLOAT16, model.bytes / max(1, model.parameters)))
 
 
-def _weights_in_layers(model: ModelSizes) -> int:
+def _weights_in_layers(model: ModelSizes, adapter: bool) -> int:
+    """What is in no block, which an adapter shares with its base, and a block of both models and of the copies."""
     outside, block = model.parameters - model.block_parameters, model.block_parameters / max(1, model.blocks)
-    return int(2 * outside * _stored(model) + block * (3 * _stored(model) + BFLOAT16))
+    return int((1 if adapter else 2) * outside * _stored(model) + block * (3 * _stored(model) + BFLOAT16))
 
 
 def _suspended(model: ModelSizes, tokens: float) -> int:

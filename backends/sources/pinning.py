@@ -297,7 +297,8 @@ class Sources:
             every or held // 4,
             held,
         )
-        return Sizes(model, self._data_sizes(request.dataset, pins.dataset), _size_of(pins.tuned))
+        adapter = pins.tuned is not None and pins.tuned.adapter
+        return Sizes(model, self._data_sizes(request.dataset, pins.dataset), _size_of(pins.tuned), adapter)
 
     def _data_sizes(self, dataset: TextsRef, pinned: PinnedDataset) -> DataSizes:
         if dataset.inline is not None:

@@ -130,10 +130,9 @@ def _work(deployment: Deployment, sources: Sources, asked: Pinned) -> Workload |
     except LayerdriftError as error:
         logger.warning("no estimate: %s", error.detail)
         return None
-    adapter = asked.pins.tuned is not None and asked.pins.tuned.adapter
     capacities = deployment.workers.capacities("cpu")  # those with a GPU listen there too
-    require_room(asked.request, sizes, capacities, deployment.settings.scratch_bytes, adapter)
-    return workload(asked.request, sizes.model, sizes.data, sizes.tuned_bytes, adapter)
+    require_room(asked.request, sizes, capacities, deployment.settings.scratch_bytes)
+    return workload(asked.request, sizes.model, sizes.data, sizes.tuned_bytes, sizes.adapter)
 
 
 def _with_webhook(record: JobRecord, webhook: Webhook) -> JobRecord:

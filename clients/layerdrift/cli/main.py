@@ -26,7 +26,7 @@ from layerdrift.cli.review import gate, review
 from layerdrift.cli.submitting import PairOptions, RequestOptions
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import InputError
-from layerdrift.render import sentences
+from layerdrift.render import learned, sentences
 from layerdrift.sdk import Client
 
 app = typer.Typer(
@@ -203,7 +203,8 @@ def report(
             found = client.report(analysis, preliminary)
             about = filter(None, [sentences.pending(found), sentences.headline(found)])
             tables.say(*about, tables.layers(found, tables.width()), *filter(None, [sentences.outcome(found)]))
-            tables.say(sentences.advice(found), *(f"{one.code}: {one.message}" for one in found.warnings))
+            tables.say(sentences.advice(found), *learned.summary(found))
+            tables.say(*(f"{warning.code}: {warning.message}" for warning in found.warnings))
             return
         body = _body(client, analysis, chosen, preliminary)
     if output is None and open_:

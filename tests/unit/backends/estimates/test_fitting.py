@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,19 +31,19 @@ def worker(memory: float, disk: float = 500.0, device: float | None = None) -> C
     )
 
 
-def refused(asked: AnalysisRequest, *workers: Capacity, adapter: bool = False) -> tuple[str, str]:
+def refused(asked: AnalysisRequest, *workers: Capacity) -> tuple[str, str]:
     with pytest.raises(InputError) as raised:
-        require_room(asked, SIZES, workers, 20 * GIB, adapter)
+        require_room(asked, SIZES, workers, 20 * GIB)
     (problem,) = raised.value.errors
     return problem.pointer, problem.detail
 
 
 def test_nothing_is_refused_before_a_worker_has_told_what_it_has() -> None:
-    require_room(request(), SIZES, [], 20 * GIB, adapter=False)
+    require_room(request(), SIZES, [], 20 * GIB)
 
 
 def test_one_worker_that_is_large_enough_is_enough() -> None:
-    require_room(request(sae=None, grafts=False), SIZES, [worker(1), worker(24)], 20 * GIB, adapter=False)
+    require_room(request(sae=None, grafts=False), SIZES, [worker(1), worker(24)], 20 * GIB)
 
 
 def test_the_setting_that_would_help_is_named_with_the_estimate() -> None:
@@ -66,8 +67,13 @@ def test_where_no_setting_helps_it_says_so() -> None:
 
 
 def test_an_adapter_of_a_large_base_needs_no_more_than_a_whole_checkpoint_where_it_is_not_merged() -> None:
-    require_room(request(sae=None, grafts=False), SIZES, [worker(24)], 20 * GIB, adapter=True)
-    require_room(request(), SIZES, [worker(24)], 20 * GIB, adapter=True)
+    adapter = replace(SIZES, tuned_bytes=50_000_000, adapter=True)
+    require_room(request(), adapter, [worker(24)], 20 * GIB)
+    whole, lighter = (
+        workload(request(sae=None), sizes.model, sizes.data, sizes.tuned_bytes, sizes.adapter)
+        for sizes in (SIZES, adapter)
+    )
+    assert lighter.memory < whole.memory  # what is in no block is in memory once
 
 
 def test_disk_counts_as_memory_does() -> None:
@@ -76,7 +82,7 @@ def test_disk_counts_as_memory_does() -> None:
 
 
 def test_the_memory_of_a_gpu_counts_where_a_worker_has_one() -> None:
-    require_room(request(), SIZES, [worker(64, device=24)], 20 * GIB, adapter=False)
+    require_room(request(), SIZES, [worker(64, device=24)], 20 * GIB)
     pointer, detail = refused(request(sae=None, grafts=False), worker(64, device=4))
     assert pointer == "/base/uri"
     assert "and 4.0 GiB on its GPU, of which it needs" in detail
