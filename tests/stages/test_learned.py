@@ -120,14 +120,15 @@ def test_models_that_are_no_language_models_are_not_asked(tmp_path: Path) -> Non
     assert learn(context, extract_whole(context, None)) == Taught(None, [])
 
 
+@pytest.mark.parametrize("kind", [NotBlockwise, RuntimeError])
 def test_a_pair_that_cannot_run_block_by_block_says_so(
-    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = context_of(tmp_path, base, base)
     extracted = extract_whole(context, None)
 
     def refused(*_: Any, **__: Any) -> Pass:
-        raise NotBlockwise("its blocks share their weights")
+        raise kind("its blocks share their weights")
 
     monkeypatch.setattr(stage, "layered_pair", refused)
     taught = learn(context, extracted)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from transformers import PreTrainedModel
 
 from workers.analysis.token_gains import TokenGains, beyond
+from workers.models.device import FATAL
 from workers.models.layer_order import Pass
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, special_ids
@@ -69,8 +70,11 @@ def learn(context: PairContext, extracted: Extracted) -> Taught:
         pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
         pair = replace(pair, tokenization=extracted.tokenization)
         return Taught(_Search(context, pair, heads, extracted).found(settings.tokens), [])
-    except NotBlockwise as error:
-        message = f"what the fine-tune taught was not looked for: {error}"
+    except FATAL:
+        raise
+    except (NotBlockwise, RuntimeError) as error:  # of a model that cannot do without its other blocks
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        message = f"what the fine-tune taught was not looked for: {reason}"
         return Taught(None, [ReportWarning(code="learned_not_computed", message=message)])
 
 
