@@ -52,6 +52,7 @@ def _beyond_cka(report: Report) -> str:
 
 
 STAGE_PARTS = {
+    "learned": "what a language model learned",
     "sae": "sparse autoencoders and their features",
     "causal": "what the change means for the outputs, and advice on freezing",
 }
