@@ -150,7 +150,10 @@ class Inspector:
             return self._pairs[record.id]
         stored = self._stored_bytes(record)
         in_layers = stored > self._max_bytes
-        if not in_layers:
+        if in_layers:  # one at a time: their files fill the disk
+            for one in [name for name, pair in self._pairs.items() if isinstance(pair.pair, LayeredPair)]:
+                self._forget(one)
+        else:
             self._make_room(stored)
         folder = self._folder / record.id
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,23 +161,23 @@ class Inspector:
         try:
             loaded = self._load(record, folder, in_layers)
             self._make_room(loaded.bytes)  # in float32 it may take more than its files do
-        except BaseException:
-            in_layers = False
-            raise
+            self._pairs[record.id] = loaded
+            return loaded
         finally:
-            if not in_layers:
+            if not in_layers or record.id not in self._pairs:
                 shutil.rmtree(folder, ignore_errors=True)
-        self._pairs[record.id] = loaded
-        return loaded
 
     def _make_room(self, wanted: int) -> None:
         """Forgets pairs until so many bytes fit; InputError where they never do."""
         if wanted > self._max_bytes:
             raise InputError(f"the pair needs {wanted} bytes; LAYERDRIFT_INSPECT_MEMORY_BYTES allows {self._max_bytes}")
         while wanted + sum(pair.bytes for pair in self._pairs.values()) > self._max_bytes:
-            forgotten, _ = self._pairs.popitem(last=False)
-            shutil.rmtree(self._folder / forgotten, ignore_errors=True)
-            logger.info("%s: removing its pair from memory", forgotten)
+            self._forget(next(iter(self._pairs)))
+
+    def _forget(self, analysis_id: str) -> None:
+        del self._pairs[analysis_id]
+        shutil.rmtree(self._folder / analysis_id, ignore_errors=True)
+        logger.info("%s: removing its pair from memory", analysis_id)
 
     def _stored_bytes(self, record: JobRecord) -> int:
         """What a pair's files take: a fine-tuned model counts as its base, an adapter as what it is merged into."""

@@ -46,13 +46,13 @@ SNAPSHOTS, EFFECTS = "snapshots", "effects"
 
 
 def stages_of(record: JobRecord) -> list[StageName]:
-    """The stages that a job has, in order."""
+    """The stages that a job has, in order. `learned` is left out where the estimate knew that it is of no use."""
     left_out = set()
     if record.request.finetune is None:
         left_out.add(StageName.FINETUNE)
     if record.request.analysis.sae is None:
         left_out.add(StageName.SAE)
-    if record.request.analysis.learned is None:
+    if record.request.analysis.learned is None or (record.operations and StageName.LEARNED not in record.operations):
         left_out.add(StageName.LEARNED)
     return [name for name in StageName if name not in left_out]
 
@@ -83,7 +83,7 @@ def run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: 
         raise ValueError("neither a tuned checkpoint nor a fine-tune was asked for")
     pair = context.with_pair(resolved, checkpoint)
     results = stages.compare(pair, finetuned, stages.extract(pair, finetuned))
-    if record.request.analysis.learned is not None:
+    if StageName.LEARNED in stages_of(record):
         results = stages.learned(pair, results)
     if results.extracted.heldout is not None:
         results = stages.sae(pair, results, results.extracted.heldout)

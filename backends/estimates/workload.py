@@ -49,7 +49,8 @@ LEARNED_SIDES = 5
 class ModelSizes:
     """What config.json and the files of the base model tell.
 
-    blocks: L. width: D. block_parameters: of all blocks. parameters: of the whole. bytes: of the files.
+    blocks: L. width: D. block_parameters: of all blocks. parameters: of the whole. bytes: of the files. language: it
+    predicts the next token.
     """
 
     blocks: int
@@ -57,6 +58,7 @@ class ModelSizes:
     block_parameters: int
     parameters: int
     bytes: int
+    language: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,11 @@ class _Work:
         return self.layers * (self.model.width**3 * VIEWS * (GROUPS + 8) * 10 + distances)
 
     def learned(self) -> float | None:
-        """Both models and those changed at random, with their heads; large models are taken for language models."""
+        """Language models alone: both, and those that learned nothing, with their heads."""
         settings = self.request.analysis.learned
-        if settings is None:
+        if settings is None or not self.model.language:
             return None
-        asked = min(self.tokens, float(settings.tokens)) if self.layered else 0.0
+        asked = min(self.tokens, float(settings.tokens))
         outside = self.model.parameters - self.model.block_parameters
         return LEARNED_SIDES * (self._forward(asked) + 6 * asked * outside)
 

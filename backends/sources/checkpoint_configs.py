@@ -113,6 +113,13 @@ def parameters_of(config: dict[str, Any]) -> tuple[int, int]:
     return own, own + width * (words if isinstance(words, int) else 0)
 
 
+def is_language_model(config: dict[str, Any]) -> bool:
+    """Whether a checkpoint says that it predicts the next token."""
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    return name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+
+
 def check_config(config: dict[str, Any], pointer: str, uri: str) -> None:
     """Refuses a checkpoint whose configuration shows that it cannot be read.
 

@@ -23,6 +23,7 @@ from backends.sources.checkpoint_configs import (
     check_adapter_config,
     check_config,
     check_files,
+    is_language_model,
     parameters_of,
     shape_of,
 )
@@ -296,6 +297,7 @@ class Sources:
             own or held // 4,
             every or held // 4,
             held,
+            is_language_model(config),
         )
         adapter = pins.tuned is not None and pins.tuned.adapter
         return Sizes(model, self._data_sizes(request.dataset, pins.dataset), _size_of(pins.tuned), adapter)

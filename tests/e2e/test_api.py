@@ -77,7 +77,7 @@ def test_a_running_analysis_answers_with_a_preliminary_report(
     assert early.headers["Cache-Control"] == "no-store"
     assert "ETag" not in early.headers
     assert early.json()["status"] == "preliminary"
-    assert [stage["stage"] for stage in early.json()["pending"]] == ["learned", "sae", "causal"]
+    assert [stage["stage"] for stage in early.json()["pending"]] == ["sae", "causal"]
     page = http.get(path, headers={"Accept": "text/html"})
     assert "Preliminary report" in page.text
     assert "Content-Security-Policy" in page.headers
@@ -222,7 +222,7 @@ def test_events_tell_a_job_from_its_start_to_its_end(
     assert names[-1] == "done"
     assert heard[-1][2] == {"status": "succeeded", "error": None}
     ended = [data["name"] for _, name, data in heard if name == "stage" and data["status"] == "succeeded"]
-    assert ended == ["resolve", "extract", "compare", "learned", "causal", "report"]
+    assert ended == ["resolve", "extract", "compare", "causal", "report"]
     assert ("log", {"message": "a worker picked up the job (attempt 1)"}) in [(name, data) for _, name, data in heard]
     fractions = [data["fraction"] for _, name, data in heard if name == "progress"]
     assert fractions == sorted(fractions)

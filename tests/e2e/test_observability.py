@@ -108,6 +108,6 @@ def test_a_request_and_its_job_are_one_trace_and_the_worker_counts_it(
     assert job.trace == posted.trace
     assert job.parent in {span.id for span in collector.spans if span.service == "layerdrift-api"}
     assert [span.name for span in stages] == [
-        f"stage {name}" for name in "resolve extract compare learned causal report".split()
+        f"stage {name}" for name in "resolve extract compare causal report".split()
     ]
     assert {(span.trace, span.parent) for span in stages} == {(job.trace, job.id)}

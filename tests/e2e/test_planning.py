@@ -52,16 +52,8 @@ def test_an_estimate_grows_with_the_work_and_submits_nothing(
     assert small.basis == "measured"  # `named` has finished here
     assert 0 < small.first_curve_seconds <= small.seconds < large.seconds
     assert small.seconds == pytest.approx(sum(stage.seconds for stage in small.stages), abs=0.5)  # each is rounded
-    assert [stage.stage for stage in small.stages] == ["resolve", "extract", "compare", "learned", "causal", "report"]
-    assert [stage.stage for stage in large.stages] == [
-        "resolve",
-        "extract",
-        "compare",
-        "learned",
-        "sae",
-        "causal",
-        "report",
-    ]
+    assert [stage.stage for stage in small.stages] == ["resolve", "extract", "compare", "causal", "report"]
+    assert [stage.stage for stage in large.stages] == ["resolve", "extract", "compare", "sae", "causal", "report"]
     assert large.scratch_bytes > small.scratch_bytes
     assert small.memory_bytes > 2**20
     assert len(http.get("/v1/analyses", params={"limit": 100}).json()["items"]) == before

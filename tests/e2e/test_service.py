@@ -106,7 +106,6 @@ def test_a_fine_tune_goes_from_the_post_to_the_report(
             "finetune",
             "extract",
             "compare",
-            "learned",
             "sae",
             "causal",
             "report",

@@ -37,7 +37,7 @@ from tests.builders.texts import make_texts
 pytestmark = pytest.mark.faults
 
 WAIT_SECONDS = 280.0
-STAGES = ("resolve", "finetune", "extract", "compare", "learned", "sae", "causal", "report")
+STAGES = ("resolve", "finetune", "extract", "compare", "sae", "causal", "report")
 
 
 @pytest.fixture(scope="module")

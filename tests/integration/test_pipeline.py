@@ -51,7 +51,7 @@ def test_a_job_runs_to_its_report_and_leaves_no_scratch(deployment: Deployment, 
     run_job(deployment, job.id)
     found = deployment.jobs.get(job.id)
     assert (found.status, found.attempts, found.progress.fraction) == (Status.SUCCEEDED, 1, 1.0)
-    assert [stage.status for stage in found.progress.stages] == ["succeeded"] * 6
+    assert [stage.status for stage in found.progress.stages] == ["succeeded"] * 5
     assert deployment.reports.get(job.owned, "json").body.startswith(b"{")
     assert list(deployment.settings.scratch.iterdir()) == []
     assert not deployment.leases.held(job.id)
@@ -76,7 +76,7 @@ def test_what_compare_found_can_be_read_while_later_stages_run(
     ((record, early, page),) = seen
     assert (record.status, record.report) == (Status.RUNNING, "preliminary")
     assert early.status == "preliminary"
-    assert [stage.stage for stage in early.pending] == ["learned", "causal"]
+    assert [stage.stage for stage in early.pending] == ["causal"]
     assert "Preliminary report" in page
     final = Report.model_validate_json(deployment.reports.get(job.owned, "json").body)
     assert (final.status, final.pending) == ("complete", [])
@@ -159,7 +159,7 @@ def test_a_crash_fails_the_job_with_the_name_of_its_stage(deployment: Deployment
     assert found.error is not None
     assert (found.error.stage, found.error.status) == ("resolve", 500)
     assert found.error.detail == "resolve failed with ZeroDivisionError: division by zero"
-    assert [stage.status for stage in found.progress.stages] == ["failed", *["pending"] * 5]
+    assert [stage.status for stage in found.progress.stages] == ["failed", *["pending"] * 4]
     assert list(deployment.settings.scratch.iterdir()) == []
 
 

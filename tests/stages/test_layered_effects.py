@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from transformers import LlamaForSequenceClassification
 from tests.builders.families import BLOCKS, made
 from tests.builders.stages import labelled, pair_context, request, resolved
 from tests.stages.test_families import saved
-from tests.stages.test_layered import assert_same, layered, noised, with_head
+from tests.stages.test_layered import assert_same, layered, lora, never, noised, with_head
+from workers.models.adapters import merge_adapter
 from workers.models.layer_order import Pass
 from workers.models.structure import NotBlockwise
 from workers.stages.causal import stage as causal
 from workers.stages.causal.stage import Effects, measure_effects
 from workers.stages.common.context import PairContext
+from workers.stages.common.inputs import Checkpoint, UnmergedAdapter
 from workers.stages.common.progress import Spans
 from workers.stages.compare.head_outputs import evaluate_outputs
 from workers.stages.compare.stage import compare
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.whole_models import extract_whole
+from workers.stages.learned.stage import learn
 from workers.stages.sae import splicing
 from workers.stages.sae.findings import SaeResults
 from workers.stages.sae.rows import sae_rows
@@ -86,6 +90,31 @@ def test_grafts_block_by_block_are_those_of_whole_language_models(family: str, t
     assert one.grafts is not None
     assert one.grafts[0].prefix_cost.value == 0.0  # the embeddings are the same
     assert any(abs(graft.prefix_cost.value or 0.0) > 1e-3 for graft in one.grafts)
+
+
+@pytest.mark.usefixtures("never_whole")
+def test_an_adapter_is_grafted_and_searched_without_being_merged(tmp_path: Path) -> None:
+    model = with_head(made("llama", 0))
+    base, adapter = saved(model, tmp_path / "base"), lora(model, ["q_proj", "down_proj"], tmp_path / "adapter")
+    merge_adapter(base, adapter, tmp_path / "merged", "/tuned/uri")
+    light = tmp_path / "light"
+    light.mkdir()
+    shutil.copyfile(base / "config.json", light / "config.json")
+    unmerged = Checkpoint(light, "file:///tuned", "1" * 64, UnmergedAdapter(adapter, never))
+    given, asked = resolved(base, texts=90), request(seed=3, analysis={"sae": None, "learned": {"tokens": 400}})
+    found = []
+    for name, tuned, way in (
+        ("adapter", unmerged, layered),
+        ("merged", Checkpoint(tmp_path / "merged", "file:///tuned", "1" * 64), lambda one: extract_whole(one, None)),
+    ):
+        context = pair_context(given, tuned, tmp_path / f"scratch-{name}", asked)
+        extracted = way(context)
+        found.append((effects(context, extracted).grafts, learn(context, extracted).learned))
+    (grafts, learned), (expected, judge) = found
+    assert_same(grafts, expected, TOLERANCE)
+    assert learned is not None
+    assert judge is not None
+    assert_same(learned.methods, judge.methods, 1e-3)
 
 
 @pytest.mark.usefixtures("never_whole")

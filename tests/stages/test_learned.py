@@ -104,6 +104,19 @@ def test_a_model_and_itself_and_rounding_show_nothing_in_any_method(kind: str, b
         assert {one.largest for one in learned.methods} == {0.0}
 
 
+def test_a_head_that_changed_at_random_taught_nothing(base: Any, tmp_path: Path) -> None:
+    """Nothing that stands out of what such a change brings about elsewhere."""
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        weight = tuned.get_output_embeddings().weight
+        factors = (torch.randn(*shape, generator=torch.Generator().manual_seed(8)) for shape in ((60, 8), (8, 16)))
+        weight.add_(0.02 * next(factors) @ next(factors))
+    learned = found(context_of(tmp_path, base, tuned))
+    (method,) = (one for one in learned.methods if one.name == "tokens")
+    assert method.floor > 0.2 * method.largest
+    assert method.found <= 3
+
+
 def test_two_runs_say_the_same(base: Any, tmp_path: Path) -> None:
     context = context_of(tmp_path, base, trained(base, 20, steps=5))
     extracted = extract_whole(context, None)

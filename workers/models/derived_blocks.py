@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -153,8 +154,8 @@ CHANGED_RANK = 8
 class PerturbedBlocks(BlockwiseModel):
     """The base model with random changes: each matrix of a block by as much as it differs in the tuned model.
 
-    What a change of that size does by itself, whatever was learnt. Each block is made while that of both models is in
-    memory; all that is not in a block is the base model's own.
+    What a change of that size does by itself, whatever was learned. Each block is made while that of both models is in
+    memory; embeddings and what else is in no block are changed alike. See `perturbed_head` for the head.
 
     Args:
         seed: of the changes, which have rank CHANGED_RANK.
@@ -165,10 +166,13 @@ class PerturbedBlocks(BlockwiseModel):
         model = without_weights(copy.deepcopy(original.model.config), original.dtype)
         super().__init__(model, original.device)
         inside = {id(module) for module in self.blocks.modules()}
-        given = dict(original.model.named_modules())
+        given, others = (dict(side.model.named_modules()) for side in (original, tuned))
         for path, module in model.named_modules():
-            if id(module) not in inside:
-                module._parameters.update(given[path]._parameters)
+            for leaf in module._parameters if id(module) not in inside else ():
+                base, other = (side[path]._parameters[leaf] for side in (given, others))
+                if base is not None and other is not None:
+                    changed = _changed(base, other, _generator_of(f"{path}.{leaf}", seed))
+                    module._parameters[leaf] = base if changed is base else nn.Parameter(changed, requires_grad=False)
         buffers_to(model, original.device)
 
     def fill(self, number: int) -> None:
@@ -182,13 +186,36 @@ class PerturbedBlocks(BlockwiseModel):
             module._buffers.update(sources[path]._buffers)
 
 
-def _changed(base: Tensor, tuned: Tensor, generator: torch.Generator) -> Tensor:
-    """A matrix changed at random by as much as it differs from the tuned one; other weights stay."""
+def perturbed_head(base: PreTrainedModel, tuned: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """The base model's head with random changes, as `PerturbedBlocks` of the same seed; of models with a head alone.
+
+    A head that is tied to the embeddings is changed as these are.
+    """
+    found, others = copy.deepcopy(base), dict(tuned.named_parameters())
     with torch.no_grad():
-        size = sum(
-            float((other.float() - one.float()).square().sum())
-            for one, other in zip(tensors_in_parts(base), tensors_in_parts(tuned), strict=True)
-        )
+        for name, parameter in found.named_parameters():
+            other = others.get(name)
+            if not parameter.is_meta and other is not None and not other.is_meta:
+                parameter.copy_(_changed(parameter, other, _generator_of(name, seed)))
+    return found
+
+
+def _generator_of(name: str, seed: int) -> torch.Generator:
+    """Of a weight's random change: told by its own name and its module's, whatever model these are in."""
+    own = zlib.crc32(".".join(name.split(".")[-2:]).encode())
+    return torch.Generator().manual_seed(seed * 100_003 + own)
+
+
+def _changed(base: Tensor, tuned: Tensor, generator: torch.Generator) -> Tensor:
+    """A matrix changed at random by as much as it differs from the tuned one; other weights stay.
+
+    Of two tables of different lengths the common rows tell how much.
+    """
+    with torch.no_grad():
+        if base is tuned:
+            return base
+        parts = zip(tensors_in_parts(base[: len(tuned)]), tensors_in_parts(tuned[: len(base)]), strict=True)
+        size = sum(float((other.float() - one.float()).square().sum()) for one, other in parts)
         if base.ndim != 2 or size == 0:
             return base
         left, right = (

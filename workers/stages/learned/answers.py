@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from workers.analysis.token_gains import TokenGains
 from workers.models.checkpoint_tensors import tensors_in_parts
-from workers.models.derived_blocks import dithered
+from workers.models.derived_blocks import dithered, perturbed_head
 from workers.models.texts import Batch
 from workers.stages.common.evaluation import EvalSet, kl_bits
-from workers.stages.learned.walk import Walked
+from workers.stages.learned.walk import RANDOM_CHANGES, Walked
 
 KEPT_POSITIONS = 200
 """Positions that are kept as candidates for the most divergent ones."""
@@ -55,23 +55,28 @@ class Answers:
 
     @property
     def nulls(self) -> list[TokenGains]:
-        """Of the models that learnt nothing."""
+        """Of the models that learned nothing."""
         return self.gains[1:]
 
 
 def answers(
-    asked: EvalSet, walked: Walked, heads: tuple[PreTrainedModel, PreTrainedModel], on_progress: Callable[[float], None]
+    asked: EvalSet,
+    walked: Walked,
+    heads: tuple[PreTrainedModel, PreTrainedModel],
+    seed: int,
+    on_progress: Callable[[float], None],
 ) -> Answers:
     """Puts the last states through the heads, a part of the vocabulary's logits at a time.
 
     Args:
-        heads: of the base model, which the randomly changed ones have too, and of the tuned one. The rounded model has
-        the base's, rounded.
+        heads: of the base model and of the tuned one. Those of the other models follow from them.
+        seed: of the random changes.
     """
     base, tuned = heads
     groups = asked.tokenization.groups_of(len(asked.rows))
     many, vocabulary = int(groups.max()) + 1, min(int(head.config.get_text_config().vocab_size) for head in heads)
-    sides = [base, tuned, *[base] * (len(walked.last) - 3), rounded_head(base)]
+    random = [perturbed_head(base, tuned, seed + number) for number in range(RANDOM_CHANGES)]
+    sides = [base, tuned, *random, rounded_head(base)]
     gains = [TokenGains.none(1 if place else many, vocabulary) for place in range(len(sides) - 1)]
     found = Answers(gains, [0.0] * len(gains))
     kept: list[Position] = []
@@ -190,6 +195,8 @@ def examples(
                 moved = after[:, place] - before[:, place]
                 for sign, kept in ((1, found.gained), (-1, found.lost)):
                     for index in (sign * moved).topk(min(EXAMPLES, len(moved))).indices.tolist():
+                        if sign * float(moved[index]) <= 0:
+                            break
                         one = Example(
                             sign * float(moved[index]),
                             int(part.texts[index]),

@@ -115,8 +115,9 @@ class _Search:
         def ask(going: Pass, differences: list[Differences]) -> None:
             lens.append(self._directions(going, differences))
 
-        walked = walk(self._pair, read, self._context.request.seed, lambda share: on_blocks(share, BLOCKS), ask)
-        told = answers(asked, walked, self._heads, lambda share: on_heads(share, HEADS))
+        seed = self._context.request.seed
+        walked = walk(self._pair, read, seed, lambda share: on_blocks(share, BLOCKS), ask)
+        told = answers(asked, walked, self._heads, seed, lambda share: on_heads(share, HEADS))
         return self._as_learned(asked, walked, told, lens[0])
 
     def _as_learned(self, asked: EvalSet, walked: Walked, told: Answers, lens: _Directions) -> Learned:
@@ -169,7 +170,7 @@ class _Search:
         )
 
     def _directions(self, going: Pass, differences: list[Differences]) -> _Directions:
-        """Of the tuned model, and the floor of those that learnt nothing."""
+        """Of the tuned model, and the floor of those that learned nothing."""
         lens = Lens(going, self._heads[1], SHOWN // 2)
         depth = self._pair.base.depth
         layers = sorted({round(depth * (place + 1) / LENS_LAYERS) for place in range(LENS_LAYERS)} - {0})

@@ -1,7 +1,7 @@
 """Both models of a pair, and the base model changed at random and rounded, on the same texts: what stands at the end.
 
 The random changes are as large as the fine-tune's, matrix by matrix: what they bring about says what a change of that
-size does whatever was learnt. Rounding is another change that teaches nothing.
+size does whatever was learned. Rounding is another change that teaches nothing.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ from layerdrift.contract.analysis import StageName
 from layerdrift.contract.request import AnalysisRequest
 from tests.builders.stores import MemoryRates
 
-MINILM = ModelSizes(blocks=6, width=384, block_parameters=10_616_832, parameters=22_337_280, bytes=91_000_000)
-SIZES = Sizes(MINILM, DataSizes(rows=10_600, row_tokens=25.0, bytes=1_300_000), tuned_bytes=91_000_000)
+SMALL = ModelSizes(
+    blocks=6, width=384, block_parameters=10_616_832, parameters=22_337_280, bytes=91_000_000, language=True
+)
+SIZES = Sizes(SMALL, DataSizes(rows=10_600, row_tokens=25.0, bytes=1_300_000), tuned_bytes=91_000_000)
 BODY: dict[str, Any] = {"base": {"uri": "s3://m/a"}, "finetune": {}, "dataset": {"uri": "s3://d/x.csv"}}
 REQUEST = AnalysisRequest.model_validate(BODY)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from backends.estimates.workload import DataSizes, ModelSizes, workload
-from backends.sources.checkpoint_configs import parameters_of
+from backends.sources.checkpoint_configs import is_language_model, parameters_of
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.request import AnalysisRequest
 
@@ -40,6 +41,18 @@ def test_stages_that_are_not_asked_for_take_nothing() -> None:
     assert bare.scratch < whole.scratch
     assert bare.memory <= whole.memory
     assert StageName.FINETUNE in workload(request(TUNING), MINILM, REVIEWS).operations
+
+
+def test_language_models_alone_are_asked_what_they_learned() -> None:
+    assert StageName.LEARNED not in workload(request(PAIR), MINILM, REVIEWS).operations
+    speaking = replace(MINILM, language=True)
+    assert workload(request(PAIR), speaking, REVIEWS).operations[StageName.LEARNED] > 0
+    assert (
+        StageName.LEARNED not in workload(request(PAIR | {"analysis": {"learned": None}}), speaking, REVIEWS).operations
+    )
+    for name, expected in (("LlamaForCausalLM", True), ("GPT2LMHeadModel", True), ("BertModel", False)):
+        assert is_language_model({"architectures": [name]}) is expected
+    assert not is_language_model({})
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.builders.families import BLOCKS, OF_FAMILIES, made
+from tests.builders.families import BLOCKS, OF_FAMILIES, WIDE, made
 from workers.models.blockwise import BlockFiles
-from workers.models.derived_blocks import CHANGED_RANK, DITHER, DitheredBlocks, PerturbedBlocks, RandomBlocks
+from workers.models.derived_blocks import (
+    CHANGED_RANK,
+    DITHER,
+    DitheredBlocks,
+    PerturbedBlocks,
+    RandomBlocks,
+    perturbed_head,
+)
 
 CPU = torch.device("cpu")
 
@@ -100,3 +109,26 @@ def test_a_perturbed_model_is_changed_at_random_by_as_much_as_the_tuned_one(
                 assert int(torch.linalg.matrix_rank(change, rtol=1e-4)) <= CHANGED_RANK
                 assert not torch.equal(found, third.get_parameter(name))
     assert one.model.get_input_embeddings().weight is original.model.get_input_embeddings().weight
+
+
+def test_embeddings_and_heads_are_changed_by_as_much_and_tied_ones_alike(tmp_path: Path) -> None:
+    for tied in (True, False):
+        base, tuned = (LlamaForCausalLM(LlamaConfig(**WIDE, tie_word_embeddings=tied)) for _ in range(2))
+        tuned.load_state_dict(base.state_dict())
+        with torch.no_grad():
+            tuned.lm_head.weight[:20] += 0.1
+            if not tied:
+                tuned.model.embed_tokens.weight[5] += 0.2
+        for name, model in (("base", base), ("tuned", tuned)):
+            model.model.save_pretrained(tmp_path / name)
+        original, other = (BlockFiles(tmp_path / name, f"/{name}/uri", CPU) for name in ("base", "tuned"))
+        embedded: Any = PerturbedBlocks(original, other, seed=3).model.get_input_embeddings().weight
+        head = perturbed_head(base, tuned, seed=3).lm_head.weight
+        for found, one, moved in (
+            (embedded, base.model.embed_tokens.weight, tuned.model.embed_tokens.weight),
+            (head, base.lm_head.weight, tuned.lm_head.weight),
+        ):
+            change, wanted = float((found - one).detach().norm()), float((moved - one).detach().norm())
+            assert change == pytest.approx(wanted, rel=1e-4)
+            assert change > 0
+        assert torch.equal(embedded, head) is tied
