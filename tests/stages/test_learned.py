@@ -21,7 +21,7 @@ from workers.results.learned import Learned
 from workers.stages.common.context import PairContext
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.whole_models import extract_whole
-from workers.stages.learned import stage
+from workers.stages.learned import answers, stage
 from workers.stages.learned.stage import Taught, learn
 
 WORD = "film"
@@ -64,8 +64,9 @@ def base() -> Any:
 
 @pytest.mark.parametrize("way", ["whole", "layers"])
 def test_a_word_that_was_taught_comes_first_with_places_and_both_probabilities(
-    way: str, base: Any, tmp_path: Path
+    way: str, base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(answers, "KEPT_POSITIONS", 10)
     given = resolved(saved(base, tmp_path / "base"), texts=90)
     token = given.tokenizer.get_vocab()[WORD]
     context = context_of(tmp_path, base, trained(base, token))
@@ -87,6 +88,9 @@ def test_a_word_that_was_taught_comes_first_with_places_and_both_probabilities(
     numbers = [place.divergence for place in learned.divergent]
     assert numbers == sorted(numbers, reverse=True)
     assert 200 < learned.positions < 700
+    (method,) = (one for one in learned.methods if one.name == "divergent")
+    assert 10 < method.found <= learned.positions  # all that are beyond, not those that are kept
+    assert len(learned.divergent) == 10
 
 
 @pytest.mark.parametrize("kind", ["identical", "rounded"])

@@ -60,8 +60,8 @@ def shown(token: str) -> str:
 
 
 def probability(value: float) -> str:
-    """A probability in percent, with two digits where it is small."""
-    return f"{value:.1%}" if value >= 0.001 else f"{100 * value:.1g} %"
+    """A probability in percent; of a small one its first digit."""
+    return f"{100 * value:.1f} %" if value >= 0.001 else f"{100 * value:.1g} %"
 
 
 def _named(tokens: list[LearnedToken]) -> str:

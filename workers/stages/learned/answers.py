@@ -46,12 +46,17 @@ class Position(NamedTuple):
 class Answers:
     """By changed model, the tuned one first: gains of tokens, and the largest divergence of a position, bits.
 
-    positions: of the tuned model, the most divergent first.
+    positions: of the tuned model, the KEPT_POSITIONS most divergent first. divergences: of all its positions.
     """
 
     gains: list[TokenGains]
     largest: list[float]
     positions: list[Position] = field(default_factory=list)
+    divergences: list[Tensor] = field(default_factory=list)
+
+    def beyond(self, floor: float) -> int:
+        """Positions of the tuned model that diverge by more."""
+        return sum(int((part > floor).sum()) for part in self.divergences)
 
     @property
     def nulls(self) -> list[TokenGains]:
@@ -90,6 +95,7 @@ def answers(
                 divergence = kl_bits(after, before)
                 found.largest[place] = max(found.largest[place], float(divergence.max()))
                 if place == 0:
+                    found.divergences.append(divergence)
                     kept = heapq.nlargest(KEPT_POSITIONS, [*kept, *_positions(part, before, after, divergence)])
         on_progress((number + 1) / len(walked.batches))
     found.positions = kept

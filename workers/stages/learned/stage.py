@@ -164,7 +164,7 @@ class _Search:
             methods=[
                 _method("tokens", len(gained.tokens), gained.largest, gained.floor),
                 _method("suppressed", len(lost.tokens), lost.largest, lost.floor),
-                _method("divergent", len(divergent), told.largest[0], floor),
+                _method("divergent", told.beyond(floor), told.largest[0], floor),
                 _method("directions", len(directions), max((one.score for one in lens.read), default=0.0), lens.floor),
             ],
         )

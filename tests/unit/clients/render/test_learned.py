@@ -38,7 +38,8 @@ def test_the_page_shows_tokens_places_and_directions_with_both_models_beside_eac
         "“␣walrus”",
         "moved by the",
         "6e-05 %",
-        "99.0%",
+        "99.0 %",
+        "<th>loss, nats</th>",
         "but how the",
         "“␣ideation”",
         "the first tokens",
@@ -56,7 +57,7 @@ def test_tokens_of_the_models_cannot_break_the_page_or_call_anybody() -> None:
     assert "@all" not in text
 
 
-def test_probabilities_keep_two_digits_where_they_are_small() -> None:
+def test_small_probabilities_keep_their_first_digit() -> None:
     assert [learned.probability(one) for one in (1.0, 0.25, 0.001, 6e-7, 0.0)] == [
-        "100.0%", "25.0%", "0.1%", "6e-05 %", "0 %",
+        "100.0 %", "25.0 %", "0.1 %", "6e-05 %", "0 %",
     ]  # fmt: skip
