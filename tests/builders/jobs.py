@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backends.deployment import Deployment
+from backends.estimates.workload import workload
 from backends.jobs.records import JobRecord
 from backends.sources.pinning import PinnedModel, Sources
 from layerdrift.contract.request import AnalysisRequest
@@ -26,12 +27,15 @@ class WatchedSources(Sources):
 
 
 def submitted(deployment: Deployment, request: AnalysisRequest) -> JobRecord:
-    """A job of a request, under an id of its own."""
+    """A job of a request, under an id of its own, with the work that the service estimates."""
+    pins = deployment.sources.pin(request)
+    sizes = deployment.sources.sizes(request, pins)
     made = JobRecord(
         id=f"an_{uuid.uuid4().hex[:26]}",
         created_at=datetime.now(UTC),
         request=request,
-        pins=deployment.sources.pin(request),
+        pins=pins,
+        operations=workload(request, sizes.model, sizes.data, sizes.tuned_bytes, sizes.adapter).operations,
     )
     deployment.jobs.submit(made)
     return made
