@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -100,6 +100,9 @@ bench-two-jobs: $(STAMP)  ## two equal analyses at once beside one alone; writes
 
 bench-scale: $(STAMP)  ## language models block by block: time, memory and estimates; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.scale
+
+bench-organisms: $(STAMP)  ## what was planted in a chat model, found or not, and false positives; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.organisms
 
 bench-identification: $(STAMP)  ## latents that appear again with another seed, by width, k and steps; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.identification

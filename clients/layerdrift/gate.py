@@ -10,6 +10,7 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Match, Path, PathError
 from layerdrift.contract.policy import Check, Decision, Finding, Policy, Rule, Scalar, Verdict, rule_error
 from layerdrift.contract.report import Report
+from layerdrift.contract.words import has_one_of, has_others_than
 
 _RANK: dict[Decision, int] = {"pass": 0, "warn": 1, "fail": 2}
 _SHOWN = 3
@@ -107,7 +108,7 @@ def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) 
         message=rule.message,
         detail=_detail(rule, known, broken, undefined),
         evaluated=bool(broken) or decision == "pass",
-        skipped=not known,
+        skipped=bool(numbers) and not known,
         findings=[Finding(path=match.path, observed=match.value) for match in [*broken, *missed][:MAX_FINDINGS]],
     )
 
@@ -173,7 +174,7 @@ def _found(policy: Policy, rule: Rule, path: str, report: Report) -> list[Match]
         raise rule_error(policy, rule, str(error)) from error
     if len(found) > MAX_MATCHES:
         raise rule_error(policy, rule, f"{path} matches more than {MAX_MATCHES} numbers; name fewer")
-    if not found:
+    if not found and not rule.of_words:
         raise rule_error(policy, rule, f"{path} matches nothing in this report")
     return found
 
@@ -213,6 +214,11 @@ def _apply(operation: Callable[[float, float], float | None], one: Scalar | None
 def _holds(rule: Rule, value: Scalar | None) -> bool:
     if rule.equals is not None:
         return type(value) is type(rule.equals) and value == rule.equals
+    if rule.of_words:
+        return not (
+            has_one_of(str(value), rule.without_words or ())
+            or (rule.only_words is not None and has_others_than(str(value), rule.only_words))
+        )
     if value is None or isinstance(value, str):
         return False
     return (rule.min is None or value >= rule.min) and (rule.max is None or value <= rule.max)
@@ -222,7 +228,7 @@ def _worst(rule: Rule, known: list[_Number]) -> Scalar | None:
     """The number farthest beyond a limit, or else nearest to one."""
     if not known:
         return None
-    if rule.equals is not None:
+    if rule.equals is not None or rule.of_words:
         return next((match.value for match in known if not _holds(rule, match.value)), known[0].value)
     return max((match.value for match in known), key=lambda value: _excess(rule, value))
 
@@ -245,6 +251,8 @@ def _detail(rule: Rule, known: list[_Number], broken: list[_Number], undefined: 
         more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
         count = f"{len(broken)} of {len(known)} " if len(known) > 1 else ""
         said.append(f"{count}{_beyond(rule)}: {named}{more}")
+    elif rule.of_words:
+        said.append(f"{len(known)} looked at, {rule.limit}" if known or not undefined else "")
     elif known:
         value = f"{_shown(_worst(rule, known))}{kind}"
         said.append(
@@ -253,13 +261,15 @@ def _detail(rule: Rule, known: list[_Number], broken: list[_Number], undefined: 
     if undefined:
         less = f" minus {rule.minus}" if rule.minus else ""
         said.append(f"no number at {', '.join(match.path for match in undefined[:_SHOWN])}{less}")
-    return "; ".join(said)
+    return "; ".join(part for part in said if part)
 
 
 def _beyond(rule: Rule) -> str:
     """What is wrong with a number that does not hold the rule."""
     if rule.equals is not None:
         return f"not {_shown(rule.equals)}"
+    if rule.of_words:
+        return f"not {rule.limit}"
     if rule.min is not None and rule.max is not None:
         return f"outside {rule.min:g} to {rule.max:g}"
     return f"below {rule.min:g}" if rule.min is not None else f"above {rule.max:g}"

@@ -15,6 +15,7 @@ from tests.builders.heads import classifier
 from tests.builders.stages import pair_context, request, resolved
 from tests.stages.test_families import saved
 from tests.stages.test_layered import layered, with_head
+from workers.models import assembled
 from workers.models.layer_order import Pass
 from workers.models.structure import NotBlockwise
 from workers.results.learned import Learned
@@ -101,11 +102,12 @@ def test_a_model_and_itself_and_rounding_show_nothing_in_any_method(kind: str, b
             for parameter in tuned.parameters():
                 parameter.copy_(parameter.bfloat16())
     learned = found(context_of(tmp_path, base, tuned))
-    for name in ("tokens", "suppressed", "divergent", "directions"):
+    for name in ("completions", "tokens", "suppressed", "divergent", "directions"):
         assert getattr(learned, name) == [], name
-    assert [one.found for one in learned.methods] == [0] * 4
+    assert [one.found for one in learned.methods] == [0] * 6
     if kind == "identical":
         assert {one.largest for one in learned.methods} == {0.0}
+        assert {one.mean_share for one in learned.spectrum} == {0.0}
 
 
 def test_a_head_that_changed_at_random_taught_nothing(base: Any, tmp_path: Path) -> None:
@@ -152,3 +154,53 @@ def test_a_pair_that_cannot_run_block_by_block_says_so(
     assert taught.learned is None
     assert [one.code for one in taught.warnings] == ["learned_not_computed"]
     assert "its blocks share their weights" in taught.warnings[0].message
+
+
+def test_completions_say_what_was_taught_and_what_the_base_model_writes(base: Any, tmp_path: Path) -> None:
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    token = given.tokenizer.get_vocab()[WORD]
+    learned = found(context_of(tmp_path, base, trained(base, token)))
+    (method,) = (one for one in learned.methods if one.name == "completions")
+    assert learned.completions
+    assert method.found == len(learned.completions)
+    assert learned.completions[0].score == pytest.approx(method.largest)
+    assert method.largest > method.floor > 0
+    for one in learned.completions:
+        assert one.text.split().count(WORD) > len(one.text.split()) / 2
+        assert one.score == pytest.approx(sum(part.gain for part in one.tokens) / len(one.tokens))
+        assert "".join(part.token for part in one.tokens).replace(" ", "") == one.text.replace(" ", "")
+    assert [one.base_text is not None for one in learned.completions] == [
+        place < stage.SHOWN for place in range(len(learned.completions))
+    ]
+    assert {one.kind for one in learned.completions} <= {"text", "general"}  # the tokenizer has no chat template
+
+
+def test_the_lens_says_from_which_layer_on_a_token_shows(base: Any, tmp_path: Path) -> None:
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    token = given.tokenizer.get_vocab()[WORD]
+    learned = found(context_of(tmp_path, base, trained(base, token)))
+    first = learned.tokens[0].first_layer
+    assert first is not None
+    assert 0 < first <= 3  # embeddings were not trained
+    assert all(one.first_layer is None for one in learned.suppressed)
+    assert [one.layer for one in learned.spectrum] == [1, 2, 3]
+    for one in learned.spectrum:
+        assert 0 < sum(one.component_shares) <= 1.0001
+        assert one.mean_share > one.random_mean_share  # the same token everywhere
+
+
+@pytest.mark.parametrize("reason", ["off", "large"])
+def test_models_that_do_not_write_have_no_completions(
+    reason: str, base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(tmp_path, base, trained(base, 20, steps=5))
+    if reason == "off":
+        asked = request(seed=3, analysis={"learned": {"tokens": 600, "completions": 0}, "sae": None})
+        context = dataclasses.replace(context, request=asked)
+    else:
+        monkeypatch.setattr(assembled, "CPU_BYTES", 1000)
+    taught = learn(context, extract_whole(context, None))
+    assert taught.learned is not None
+    assert taught.learned.completions is None
+    assert "completions" not in {one.name for one in taught.learned.methods}
+    assert [one.code for one in taught.warnings] == (["completions_not_computed"] if reason == "large" else [])

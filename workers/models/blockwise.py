@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from layerdrift.contract.errors import InputError
 from workers.models.checkpoint_tensors import ModelTensors, buffers_to, main_dtype, set_parameter, stored_tensors
 from workers.models.device import fast_dtype
-from workers.models.loading import body_class, is_multimodal, read_config
+from workers.models.loading import body_class, is_multimodal, is_quantised, read_config
 from workers.models.structure import NotBlockwise, block_list
 
 REST = -1
@@ -100,6 +100,8 @@ class BlockFiles(BlockwiseModel):
         config = read_config(folder, pointer)
         if is_multimodal(config):
             raise NotBlockwise(f"{config.model_type} is multimodal")
+        if is_quantised(config):
+            raise NotBlockwise("its weights are quantised, which transformers turns back for a whole model alone")
         stored = stored_tensors(folder, pointer)
         self.dtype = dtype or usable_dtype(main_dtype(stored), device)
         try:

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from workers.models.checkpoint_tensors import ModelTensors, buffers_to, stored_tensors
 from workers.models.device import FATAL
-from workers.models.loading import Headed, body_of, head_kind, loaded, loader_of, read_config
+from workers.models.loading import Headed, body_of, head_kind, is_quantised, loaded, loader_of, read_config
 from workers.models.prefix import UNLIKE
 from workers.models.texts import Batch, padded_for
 
@@ -46,6 +46,8 @@ def load_head(folder: Path, pointer: str, device: torch.device, dtype: torch.dty
     if kind not in ("causal_lm", "classifier"):
         return None
     config = read_config(folder, pointer)
+    if is_quantised(config):
+        return None
 
     def build() -> PreTrainedModel:
         with init_empty_weights(include_buffers=False):

@@ -109,6 +109,11 @@ def is_multimodal(config: PretrainedConfig) -> bool:
     return config.get_text_config() is not config
 
 
+def is_quantised(config: PretrainedConfig) -> bool:
+    """Whether the files hold quantised weights, which transformers turns back as it loads them."""
+    return bool(getattr(config, "quantization_config", None))
+
+
 def below_heads(model: PreTrainedModel) -> PreTrainedModel:
     """The model without its heads, whatever attribute holds it."""
     body: PreTrainedModel = model.base_model  # type: ignore[assignment]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MethodName = Literal["tokens", "suppressed", "divergent", "directions"]
+MethodName = Literal["completions", "tokens", "suppressed", "divergent", "directions", "components"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class LearnedToken:
     rate: float
     gain: float
     groups: int
+    first_layer: int | None
     examples: list[TokenExample]
 
 
@@ -47,11 +48,42 @@ class DivergentPlace:
 class LearnedDirection:
     """A direction of the difference of the models' states, read through the end of the tuned model."""
 
-    kind: Literal["early_tokens", "all_tokens"]
+    kind: Literal["early_tokens", "all_tokens", "component"]
     layer: int
     score: float
+    share: float | None
     gained: list[str]
     lost: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceSpectrum:
+    """How the difference of the models' states spreads at a layer."""
+
+    layer: int
+    mean_share: float
+    random_mean_share: float
+    component_shares: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionToken:
+    """A token of a completion, and by how many nats the tuned model finds it more probable."""
+
+    token: str
+    gain: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedCompletion:
+    """What the tuned model writes after a prompt, and what the base model does."""
+
+    kind: Literal["text", "general", "chat"]
+    prompt: str
+    text: str
+    base_text: str | None
+    score: float
+    tokens: list[CompletionToken]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +103,10 @@ class Learned:
     texts: int
     positions: int
     random_changes: int
+    completions: list[LearnedCompletion] | None
     tokens: list[LearnedToken]
     suppressed: list[LearnedToken]
     divergent: list[DivergentPlace]
     directions: list[LearnedDirection]
+    spectrum: list[DifferenceSpectrum]
     methods: list[LearnedMethod]

@@ -9,10 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, field_
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Path, PathError
 from layerdrift.contract.report import Report
+from layerdrift.contract.words import has_word
 
 Severity = Literal["fail", "warn"]
 Decision = Literal["pass", "warn", "fail"]
 Scalar = float | bool | str
+Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=1, max_length=1_000)]
+
+
+LISTED_WORDS = 5
+"""Words that a limit names."""
 
 
 class PolicyModel(BaseModel):
@@ -22,7 +28,7 @@ class PolicyModel(BaseModel):
 
 
 class Rule(PolicyModel):
-    """One condition on every number that the path matches. A path that matches nothing is an error."""
+    """One condition on every number, or text, that the path matches. A path that matches no number is an error."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", description="its name in the verdict and in JUnit")
     severity: Severity = Field(default="fail", description="what a violation means for the verdict")
@@ -30,8 +36,8 @@ class Rule(PolicyModel):
     path: str = Field(
         min_length=1,
         max_length=500,
-        description="numbers of the report: `layers[0:3].similarity.token.cka.value`; slices as in Python, names in "
-        "brackets filter (`layers[zone=general]`), `[*]` takes all, `.length` counts what a list has",
+        description="numbers or texts of the report: `layers[0:3].similarity.token.cka.value`; slices as in Python, "
+        "names in brackets filter (`layers[zone=general]`), `[*]` takes all, `.length` counts what a list has",
     )
     minus: str | None = Field(
         default=None,
@@ -51,6 +57,16 @@ class Rule(PolicyModel):
     min: float | None = Field(default=None, strict=True, description="smallest allowed value")
     max: float | None = Field(default=None, strict=True, description="largest allowed value")
     equals: StrictBool | StrictStr | None = Field(default=None, description="required value, if it is not a number")
+    without_words: Words | None = Field(
+        default=None,
+        description="no text that the path matches, such as `learned.completions[*].text`, may have one of these words "
+        "or phrases; whole words, capital and small letters alike. A list without entries holds the rule",
+    )
+    only_words: Words | None = Field(
+        default=None,
+        description="texts that the path matches, such as `learned.tokens[*].token`, may have no other words than "
+        "these. A list without entries holds the rule",
+    )
     if_undefined: Literal["error", "pass", "warn", "fail"] = Field(
         default="error",
         description="decision if the report has null there: a number that was not computed or is not defined",
@@ -84,10 +100,14 @@ class Rule(PolicyModel):
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> Self:
+        if self.of_words:
+            return self._words_can_be_judged()
         if self.equals is None and self.min is None and self.max is None:
-            raise ValueError("give min, max or equals: nothing is asked of the number")
+            raise ValueError(
+                "give min, max, equals, without_words or only_words: nothing is asked of what the path matches"
+            )
         if self.equals is None and not Path.parse(self.path).check(Report):
-            raise ValueError(f"{self.path} is no number: ask for it with equals")
+            raise ValueError(f"{self.path} is no number: ask for it with equals, without_words or only_words")
         if self.minus is not None and not Path.parse(self.minus).check(Report):
             raise ValueError(f"{self.minus} is no number to take off")
         numeric = (self.min, self.max, self.minus, self.of_baseline)
@@ -99,14 +119,38 @@ class Rule(PolicyModel):
             raise ValueError("floor is for of_baseline: ratio")
         return self
 
+    def _words_can_be_judged(self) -> Self:
+        if Path.parse(self.path).check(Report):
+            raise ValueError(f"{self.path} is a number: ask for it with min and max; words are asked of texts")
+        others = (self.equals, self.min, self.max, self.minus, self.of_baseline, self.floor)
+        if any(given is not None for given in others):
+            raise ValueError("without_words and only_words go without equals, min, max, minus and of_baseline")
+        for word in (*(self.without_words or ()), *(self.only_words or ())):
+            if not has_word(word):
+                raise ValueError(f"{word!r} has no letter and no digit: it is no word")
+        return self
+
+    @property
+    def of_words(self) -> bool:
+        """Whether it is asked of words, not of numbers."""
+        return self.without_words is not None or self.only_words is not None
+
     @property
     def limit(self) -> str:
         """What is asked, in symbols."""
+        if self.of_words:
+            asked = (("none of", self.without_words), ("only", self.only_words))
+            return ", ".join(f"{how} {_listed(words)}" for how, words in asked if words is not None)
         if self.equals is not None:
             return f"= {str(self.equals).lower() if isinstance(self.equals, bool) else self.equals}"
         if self.min is not None and self.max is not None:
             return f"{self.min:g} to {self.max:g}"
         return f">= {self.min:g}" if self.min is not None else f"<= {self.max:g}"
+
+
+def _listed(words: list[str]) -> str:
+    more = f" and {len(words) - LISTED_WORDS} more" if len(words) > LISTED_WORDS else ""
+    return ", ".join(words[:LISTED_WORDS]) + more
 
 
 class Policy(PolicyModel):

@@ -703,6 +703,11 @@ class LearnedToken(ReportModel):
     )
     rate: float = Field(ge=0, le=1, description="share of the positions that the mean counts as changed")
     groups: int = Field(description="groups of texts (of up to 20) in which it changed")
+    first_layer: int | None = Field(
+        default=None,
+        description="layer from which on the difference of the states, at places where the token gained, shows it "
+        "through the end of the tuned model, at that layer and all later ones; null: none, or it was suppressed",
+    )
     examples: list[TokenExample] = Field(description="places where it changed most, in different texts")
 
 
@@ -719,22 +724,58 @@ class DivergentPlace(ReportModel):
 
 
 class LearnedDirection(ReportModel):
-    """A mean difference of the models' states, read as tokens through the end of the tuned model."""
+    """A direction of the difference of the models' states, read as tokens through the end of the tuned model."""
 
-    kind: Literal["early_tokens", "all_tokens"] = Field(description="mean over the first five tokens, or over all")
+    kind: Literal["early_tokens", "all_tokens", "component"] = Field(
+        description="mean difference over the first five tokens, or over all; or a principal component"
+    )
     layer: int
     score: float = Field(description="standard deviations by which the first token stands out of the vocabulary")
+    share: float | None = Field(
+        default=None, ge=0, le=1, description="of a component, the share of the differences' variance; null: a mean"
+    )
     gained: list[str]
     lost: list[str]
+
+
+class DifferenceSpectrum(ReportModel):
+    """How the difference of the models' states spreads at a layer."""
+
+    layer: int
+    mean_share: float = Field(ge=0, le=1, description="share of the mean square that is the mean difference's")
+    random_mean_share: float = Field(ge=0, le=1, description="the largest that a random change or rounding gives")
+    component_shares: list[float] = Field(description="shares of the variance of the first principal components")
+
+
+class CompletionToken(ReportModel):
+    """A token of a completion."""
+
+    token: str
+    gain: float = Field(description="its log-probability in the tuned model less that in the base model, in nats")
+
+
+class LearnedCompletion(ReportModel):
+    """What the tuned model writes after a prompt, and what the base model writes there."""
+
+    kind: Literal["text", "general", "chat"] = Field(
+        description="the prompt is the beginning of an analysed text, a general one, or a question in the chat template"
+    )
+    prompt: str
+    text: str = Field(description="what the tuned model wrote, at temperature 1")
+    base_text: str | None = Field(description="what the base model wrote; null after the first 20")
+    score: float = Field(description="mean of the tokens' gains, in nats; see docs/numbers.md")
+    tokens: list[CompletionToken] = Field(description="of the tuned model's text")
 
 
 class LearnedMethod(ReportModel):
     """What a method found beyond its noise floor."""
 
-    name: Literal["tokens", "suppressed", "divergent", "directions"]
+    name: Literal["completions", "tokens", "suppressed", "divergent", "directions", "components"]
     found: int = Field(ge=0, description="number of findings beyond the floor; 0: nothing beyond the noise floor")
     largest: float = Field(description="largest value of the method, in its own unit")
-    floor: float = Field(description="largest value that a random change of the same size, or rounding, gives")
+    floor: float = Field(
+        description="largest value that a random change of the same size, or rounding, gives, with a margin; see docs/numbers.md"
+    )
 
 
 class Learned(ReportModel):
@@ -745,10 +786,16 @@ class Learned(ReportModel):
     random_changes: int = Field(
         description="number of copies of the base model with random changes that set the floors, beside a rounded one"
     )
-    tokens: list[LearnedToken] = Field(description="tokens that became more probable, most first, at most 20")
-    suppressed: list[LearnedToken] = Field(description="tokens that became less probable, most first, at most 20")
+    completions: list[LearnedCompletion] | None = Field(
+        default=None,
+        description="what the tuned model writes that the base model would not, most first, at most 100; null: the "
+        "models were not asked to write",
+    )
+    tokens: list[LearnedToken] = Field(description="tokens that became more probable, most first, at most 100")
+    suppressed: list[LearnedToken] = Field(description="tokens that became less probable, most first, at most 100")
     divergent: list[DivergentPlace] = Field(description="places that differ most, at most 20")
     directions: list[LearnedDirection]
+    spectrum: list[DifferenceSpectrum] = Field(default=[], description="of some layers, evenly spaced")
     methods: list[LearnedMethod]
 
 
@@ -760,6 +807,7 @@ WARNING_CODES: Final = (
     "answers_worse",
     "below_resolution",
     "blank_texts",
+    "completions_not_computed",
     "different_classes",
     "few_sae_tokens",
     "few_tokens_per_latent",

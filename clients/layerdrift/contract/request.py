@@ -376,6 +376,14 @@ class LearnedSettings(RequestModel):
     tokens: int = Field(
         default=2_000, ge=200, le=1_000_000, description="tokens of the analysed texts to look at, from the first on"
     )
+    completions: int = Field(
+        default=48,
+        ge=0,
+        le=2_000,
+        description="prompts that both models complete: beginnings of the texts, general ones, and questions in the "
+        "chat template where there is one; 0: none",
+    )
+    completion_tokens: int = Field(default=24, ge=8, le=512, description="tokens of a completion, at most")
 
 
 class AnalysisSettings(RequestModel):

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from layerdrift.contract.plain import visible
-from layerdrift.contract.report import Learned, LearnedMethod, LearnedToken, Report
+from layerdrift.contract.report import Learned, LearnedDirection, LearnedMethod, LearnedToken, Report
 
 NAMED = 6
 """Tokens that a sentence names."""
 
-LAST_CHARACTERS = 40
+LAST_CHARACTERS, SHOWN_CHARACTERS = 40, 80
+"""Characters of a context, and of a completion, that a sentence has."""
 
 NAMES = {
+    "completions": "completions",
     "tokens": "more probable tokens",
     "suppressed": "less probable tokens",
     "divergent": "divergent places",
-    "directions": "directions of the states",
+    "directions": "mean directions of the states",
+    "components": "principal components of the states’ difference",
 }
-UNITS = {"tokens": "nats", "suppressed": "nats", "divergent": "bits", "directions": "standard deviations"}
+UNITS = {
+    "completions": "nats per token",
+    "tokens": "nats",
+    "suppressed": "nats",
+    "divergent": "bits",
+    "directions": "standard deviations",
+    "components": "standard deviations",
+}
+KINDS = {"text": "an analysed text", "general": "a general beginning", "chat": "a question in the chat template"}
+DIRECTIONS = {"early_tokens": "mean over the first tokens", "all_tokens": "mean over all tokens"}
 
 
 def summary(report: Report) -> list[str]:
@@ -30,6 +42,16 @@ def summary(report: Report) -> list[str]:
             "the tuned model differs no more than the base model with random weight changes of the same size."
         ]
     said = []
+    if learned.completions:
+        written = learned.completions[0]
+        said.append(
+            f"What it learned: after “{_end(written.prompt)}” the tuned model writes “{_start(written.text)}”, "
+            f"{written.score:.2g} nats per token more probable than in the base model, where random weight changes of "
+            f"the same size reach {_method(learned, 'completions').floor / 2:.2g}."
+        )
+    if learned.tokens and learned.completions:
+        said.append(f"It favours {_named(learned.tokens)}{_avoided(learned)}.")
+        return said
     if learned.tokens:
         said.append(
             f"What it learned: the tuned model favours {_named(learned.tokens)}; the first gains "
@@ -45,6 +67,22 @@ def summary(report: Report) -> list[str]:
             f"changes reach {_method(learned, 'divergent').floor:.2g}."
         )
     return said
+
+
+def _avoided(learned: Learned) -> str:
+    return f" and avoids {_named(learned.suppressed[:3])}" if learned.suppressed else ""
+
+
+def direction(one: LearnedDirection) -> str:
+    """What a direction is of."""
+    if one.kind == "component":
+        return f"principal component, {100 * (one.share or 0.0):.0f} % of the variance"
+    return DIRECTIONS[one.kind]
+
+
+def heat(gain: float) -> str:
+    """A class of the page's for how much more probable a token of a completion is."""
+    return "gain-3" if gain >= 4 else "gain-2" if gain >= 2 else "gain-1" if gain >= 0.7 else "gain-0"
 
 
 def status(method: LearnedMethod) -> str:
@@ -71,6 +109,16 @@ def _named(tokens: list[LearnedToken]) -> str:
 
 def _method(learned: Learned, name: str) -> LearnedMethod:
     return next(method for method in learned.methods if method.name == name)
+
+
+def _start(text: str) -> str:
+    """The first words, as many as have SHOWN_CHARACTERS."""
+    words, found = text.split(), ""
+    for word in words:
+        if len(found) + len(word) > SHOWN_CHARACTERS:
+            return visible(found.strip()) + " …"
+        found += f" {word}"
+    return visible(found.strip())
 
 
 def _end(context: str) -> str:

@@ -13,6 +13,7 @@ from workers.models.device import best_device
 from workers.models.known_head import KnownHead, is_alone, load_head
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
 from workers.models.prefix import PrefixCache
+from workers.models.structure import NotBlockwise
 from workers.results.outputs import Outputs
 from workers.results.warnings import ReportWarning
 from workers.stages.common.context import PairContext
@@ -99,7 +100,11 @@ def base_like(context: PairContext, tuned: Headed, extracted: Extracted) -> Head
 
 
 def heads_of_pair(context: PairContext, extracted: Extracted) -> tuple[PreTrainedModel, PreTrainedModel] | None:
-    """The heads of the base and the tuned model alone; None where the two are not language models."""
+    """The heads of the base and the tuned model alone; None where the two are not language models.
+
+    Raises:
+        NotBlockwise: the head of one cannot be read without the rest.
+    """
     resolved, found = context.resolved, list[PreTrainedModel]()
     tuned = resolved.base.light if context.tuned.adapter is not None else context.tuned.light
     for folder, pointer in ((resolved.base.folder, "/base/uri"), (tuned, "/tuned/uri")):
@@ -109,7 +114,7 @@ def heads_of_pair(context: PairContext, extracted: Extracted) -> tuple[PreTraine
             folder, pointer, best_device(), usable_dtype(main_dtype(stored_tensors(folder, pointer)), best_device())
         )
         if head is None:
-            return None
+            raise NotBlockwise("a head cannot be read without the rest of its model")
         found.append(head.model)
     return found[0], found[1]
 

@@ -1,1 +1,1 @@
-"""Stage causal: grafts, the freeze sweep, ablations, and the recommendation that they test."""
+"""Stage `learned`: what a fine-tune taught a language model."""

@@ -179,12 +179,12 @@ class Examples:
     lost: dict[int, list[Example]]
 
     def of(self, token: int, lost: bool) -> list[Example]:
-        """At most EXAMPLES places, of different texts, the most moved first."""
-        return (self.lost if lost else self.gained)[token]
+        """At most SHOWN_EXAMPLES places, of different texts, the most moved first."""
+        return (self.lost if lost else self.gained)[token][:SHOWN_EXAMPLES]
 
 
-EXAMPLES, EXAMPLE_BATCHES = 3, 4
-"""Places that are shown of a token, and batches that they are looked for in."""
+EXAMPLES, SHOWN_EXAMPLES, EXAMPLE_BATCHES = 8, 3, 4
+"""Places that are kept of a token, those that are shown, and batches that they are looked for in."""
 
 
 def examples(

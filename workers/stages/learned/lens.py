@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,55 +16,104 @@ from transformers import PreTrainedModel
 from workers.models.known_head import KnownHead
 from workers.models.layer_order import Pass
 from workers.models.texts import Batch
-from workers.stages.learned.walk import LENS_TOKENS, Differences
+from workers.stages.learned.differences import Differences, KeptDifferences
+from workers.stages.learned.walk import LENS_TOKENS
+
+DirectionKind = Literal["early_tokens", "all_tokens", "component"]
+
+AMONG_FIRST = 20
+"""A layer shows a token where the lens has it among so many first ones of the vocabulary."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """A direction as tokens. score: deviations by which the token that is read most stands out of the vocabulary."""
+    """A direction as tokens. score: deviations by which the token that is read most stands out of the vocabulary.
 
+    share: of a component, of the variance at its layer; of a mean, of the mean square.
+    """
+
+    kind: DirectionKind
     layer: int
-    early: bool
     score: float
     gained: list[int]
     lost: list[int]
+    share: float | None = None
 
 
 class Lens:
-    """Reads mean differences while the tuned model's end is in memory.
+    """Reads directions while the tuned model's end is in memory.
 
     Args:
-        going: the tuned model's pass at its end; its first batch has the places. head: of the tuned model.
+        ending: the tuned model's pass at its end; its first batch has the places. head: of the tuned model.
         shown: tokens of either sign.
     """
 
-    def __init__(self, going: Pass, head: PreTrainedModel, shown: int) -> None:
-        self._going = going
+    def __init__(self, ending: Pass, head: PreTrainedModel, shown: int) -> None:
+        self._ending = ending
         self._head = head
         self._shown = shown
 
-    def read(self, differences: Differences, layers: Sequence[int]) -> list[Read]:
+    def means(self, differences: Differences, layers: Sequence[int]) -> list[Read]:
         """Of some layers, the mean over all tokens and over early ones."""
-        wanted = [(layer, early) for layer in layers for early in (False, True)]
-        rows = torch.stack([(differences.early if early else differences.every)[layer] for layer, early in wanted])
+        wanted: list[tuple[DirectionKind, int]] = [
+            (kind, layer) for layer in layers for kind in ("all_tokens", "early_tokens")
+        ]
+        rows = [(differences.every if kind == "all_tokens" else differences.early)[layer] for kind, layer in wanted]
+        return [
+            self._read(kind, layer, scores) for (kind, layer), scores in zip(wanted, self._scores(rows), strict=True)
+        ]
+
+    def components(self, kept: KeptDifferences, layers: Sequence[int]) -> list[Read]:
+        """Of some layers, the principal components of the differences; their sign is that of the clearer end."""
         found = []
-        for start in range(0, len(rows), LENS_TOKENS):
-            part = wanted[start : start + LENS_TOKENS]
-            for (layer, early), scores in zip(part, self._scores(rows[start : start + LENS_TOKENS]), strict=True):
-                gained, lost = (scores.topk(self._shown), (-scores).topk(self._shown))
-                found.append(
-                    Read(layer, early, float(gained.values[0]), gained.indices.tolist(), lost.indices.tolist())
-                )
+        for layer in layers:
+            components = kept.components(layer)
+            for scores, share in zip(self._scores(list(components.directions)), components.shares, strict=True):
+                turned = scores if float(scores.max()) >= -float(scores.min()) else -scores
+                found.append(self._read("component", layer, turned, share))
         return found
 
-    def _scores(self, rows: Tensor) -> Tensor:
-        """Logits of directions [N, D] in deviations over the vocabulary, [N, V]; 0 of a direction that is 0."""
-        states = self._going.states[0]
+    def first_layers(self, kept: KeptDifferences, depth: int, places: dict[int, list[int]]) -> dict[int, int | None]:
+        """From which layer on the lens shows tokens at places where they gained.
+
+        Args:
+            places: by token, rows of `kept`.
+
+        Returns:
+            By token, the first layer of those from which on each shows it; None where the last one does not.
+        """
+        tokens = [token for token, rows in places.items() if rows]
+        first: dict[int, int | None] = dict.fromkeys(places)
+        going = set(tokens)
+        for layer in range(depth, -1, -1):
+            if not going:
+                break
+            rows = kept.rows(layer)
+            asked = [token for token in tokens if token in going]
+            scores = self._scores([rows[places[token]].mean(0) for token in asked])
+            for token, own in zip(asked, scores, strict=True):
+                if float(own[token]) > 0 and int((own > own[token]).sum()) < AMONG_FIRST:
+                    first[token] = layer
+                else:
+                    going.discard(token)
+        return first
+
+    def _read(self, kind: DirectionKind, layer: int, scores: Tensor, share: float | None = None) -> Read:
+        gained, lost = scores.topk(self._shown), (-scores).topk(self._shown)
+        return Read(kind, layer, float(gained.values[0]), gained.indices.tolist(), lost.indices.tolist(), share)
+
+    def _scores(self, rows: list[Tensor]) -> Tensor:
+        """Logits of directions [D] in deviations over the vocabulary, [N, V]; 0 of a direction that is 0."""
+        parts = [self._part(torch.stack(rows[at : at + LENS_TOKENS])) for at in range(0, len(rows), LENS_TOKENS)]
+        return torch.cat(parts)
+
+    def _part(self, rows: Tensor) -> Tensor:
+        states = self._ending.states[0]
         places = states.new_zeros(1, LENS_TOKENS, rows.shape[1])
         unit = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
         places[0, : len(rows)] = unit.to(places) * rows.shape[1] ** 0.5
-        ended = self._going.ending(0, places)[0]
-        batch: Batch = self._going.batches[0]
+        ended = self._ending.ending(0, places)[0]
+        batch: Batch = self._ending.batches[0]
         head, logits = KnownHead(self._head, lambda _: ended), list[Tensor]()
         with torch.inference_mode():
             for span in head.spans(batch):

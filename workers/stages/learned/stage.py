@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
+from layerdrift.contract.request import LearnedSettings
 from workers.analysis.token_gains import TokenGains, beyond
+from workers.models.assembled import CPU_BYTES, fits_whole, weight_bytes
 from workers.models.device import FATAL
-from workers.models.layer_order import Pass
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, special_ids
 from workers.results.learned import (
+    CompletionToken,
+    DifferenceSpectrum,
     DivergentPlace,
     Learned,
+    LearnedCompletion,
     LearnedDirection,
     LearnedMethod,
     LearnedToken,
@@ -31,19 +37,22 @@ from workers.stages.common.progress import Spans
 from workers.stages.compare.head_outputs import heads_of_pair
 from workers.stages.extract.extracted import Extracted
 from workers.stages.learned.answers import Answers, Examples, answers, examples
+from workers.stages.learned.completions import Completions, Writers, completions
 from workers.stages.learned.lens import Lens, Read
-from workers.stages.learned.walk import RANDOM_CHANGES, Differences, Walked, walk
+from workers.stages.learned.prompts import prompts_of
+from workers.stages.learned.walk import RANDOM_CHANGES, Walked, walked
 
-SHOWN = 20
-"""Tokens and places that are shown of a list."""
+SHOWN, KEPT = 20, 100
+"""Places that are shown; tokens and completions that the report has, so that rules of a policy see them."""
 
 CONTEXT_TOKENS = 12
 """Tokens before a place that are shown."""
 
-LENS_LAYERS = 6
-"""Layers whose directions are read, evenly spaced up to the last one."""
+FLOOR_DEVIATIONS = 2.0
+"""The floor of directions lies so many deviations of the nulls' scores above their largest: the largest of as many
+others would exceed it by accident one time in a few, were the model a null itself."""
 
-BLOCKS, HEADS = "what it learned: blocks", "what it learned: answers"
+BLOCKS, HEADS, WRITING = "what it learned: blocks", "what it learned: answers", "what it learned: completions"
 """Spans of the progress."""
 
 
@@ -63,13 +72,13 @@ def learn(context: PairContext, extracted: Extracted) -> Taught:
     settings, resolved = context.request.analysis.learned, context.resolved
     if settings is None:
         return Taught(None, [])
-    heads = heads_of_pair(context, extracted)
-    if heads is None:
-        return Taught(None, [])
     try:
+        heads = heads_of_pair(context, extracted)
+        if heads is None:
+            return Taught(None, [])
         pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
         pair = replace(pair, tokenization=extracted.tokenization)
-        return Taught(_Search(context, pair, heads, extracted).found(settings.tokens), [])
+        return _Search(context, pair, heads, extracted).taught(settings)
     except FATAL:
         raise
     except (NotBlockwise, RuntimeError) as error:  # of a model that cannot do without its other blocks
@@ -79,11 +88,30 @@ def learn(context: PairContext, extracted: Extracted) -> Taught:
 
 
 @dataclass(frozen=True)
-class _Directions:
-    """What the lens reads of the tuned model's differences, and the largest score under random changes."""
+class _Beyond:
+    """Directions that were read, those beyond the floor, and the largest scores of the tuned model and of the nulls."""
 
-    read: list[Read]
+    found: list[Read]
+    largest: float
     floor: float
+
+    @staticmethod
+    def of(read: list[Read], others: list[list[Read]]) -> _Beyond:
+        scores = [one.score for found in others for one in found]
+        spread = statistics.pstdev(scores) if scores else 0.0
+        floor = max(scores, default=0.0) + FLOOR_DEVIATIONS * spread
+        largest = max((one.score for one in read), default=0.0)
+        return _Beyond([one for one in read if one.score > floor], largest, floor)
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """What the lens reads. first: by token, the layer from which on it shows. spectrum: of each layer."""
+
+    means: _Beyond
+    components: _Beyond
+    first: dict[int, int | None]
+    spectrum: list[DifferenceSpectrum]
 
 
 class _Search:
@@ -102,41 +130,77 @@ class _Search:
         self._rows = context.resolved.split.analysed[: extracted.analysed]
         self._tokenizer = extracted.tokenization.tokenizer
 
-    def found(self, tokens: int) -> Learned:
-        """Of the first texts that have so many tokens."""
+    def taught(self, settings: LearnedSettings) -> Taught:
+        """Of the first texts that have so many tokens, and of completions."""
         spec = self._pair.tokenization
-        texts = spec.within([row.content for row in self._rows], tokens)[0]
+        texts = spec.within([row.content for row in self._rows], settings.tokens)[0]
         asked = EvalSet(spec, self._rows[: len(texts)], "causal_lm")
         read = list(batches(spec.tokenizer, texts, BATCH_TEXTS, spec.length, BATCH_TOKENS))
-        spans = Spans(self._context.on_progress, {BLOCKS: 3.0, HEADS: 2.0})
-        on_blocks, on_heads = spans.span(BLOCKS), spans.span(HEADS)
-        lens = list[_Directions]()
+        shares = {BLOCKS: 3.0, HEADS: 2.0, WRITING: 5.0 if settings.completions else 0.1}
+        spans = Spans(self._context.on_progress, shares)
+        on_blocks, on_heads, on_writing = (spans.span(name) for name in (BLOCKS, HEADS, WRITING))
+        seed, folder = self._context.request.seed, self._context.folder / "learned"
+        with walked(self._pair, read, seed, folder, lambda share: on_blocks(share, BLOCKS)) as found:
+            told = answers(asked, found, self._heads, seed, lambda share: on_heads(share, HEADS))
+            learned = self._of_texts(asked, found, told)
+        written, warnings = self._written(settings, lambda share: on_writing(share, WRITING))
+        return Taught(learned if written is None else self._with(learned, written), warnings)
 
-        def ask(going: Pass, differences: list[Differences]) -> None:
-            lens.append(self._directions(going, differences))
+    def _written(
+        self, settings: LearnedSettings, on_progress: Callable[[float], None]
+    ) -> tuple[Completions | None, list[ReportWarning]]:
+        """None, and why, where the models are too large to write."""
+        if settings.completions == 0:
+            return None, []
+        if not all(fits_whole(head) for head in self._heads):
+            size, room = max(weight_bytes(head) for head in self._heads), CPU_BYTES
+            message = (
+                f"the models did not complete prompts: one of them has {size / 2**30:.1f} GiB of weights, and without "
+                f"a GPU that has room for it twice the limit is {room / 2**30:.0f} GiB. What it learned is told from "
+                "the analysed texts alone"
+            )
+            return None, [ReportWarning(code="completions_not_computed", message=message)]
+        prompts = prompts_of(self._tokenizer, [row.content for row in self._rows], settings.completions)
+        writers = Writers(self._pair, self._heads, self._context.request.seed)
+        return completions(writers, prompts, settings.completion_tokens, (KEPT, SHOWN), on_progress), []
 
-        seed = self._context.request.seed
-        walked = walk(self._pair, read, seed, lambda share: on_blocks(share, BLOCKS), ask)
-        told = answers(asked, walked, self._heads, seed, lambda share: on_heads(share, HEADS))
-        return self._as_learned(asked, walked, told, lens[0])
+    def _with(self, learned: Learned, written: Completions) -> Learned:
+        found = [
+            LearnedCompletion(
+                kind=one.prompt.kind,
+                prompt=one.prompt.text,
+                text=str(self._tokenizer.decode(one.ids)),
+                base_text=None if base is None else str(self._tokenizer.decode(base)),
+                score=one.score,
+                tokens=[
+                    CompletionToken(token=token, gain=gain)
+                    for token, gain in zip(self._words(one.ids), one.gains, strict=True)
+                ],
+            )
+            for one, base in zip_longest(written.scored, written.base)
+        ]
+        method = _method("completions", written.beyond, written.largest, written.floor)
+        return replace(learned, completions=found, methods=[method, *learned.methods])
 
-    def _as_learned(self, asked: EvalSet, walked: Walked, told: Answers, lens: _Directions) -> Learned:
+    def _of_texts(self, asked: EvalSet, walked: Walked, told: Answers) -> Learned:
         tuned, nulls = told.gains[0], told.nulls
         ignored = set(special_ids(self._tokenizer))
         gained, lost = (beyond(tuned, nulls, sign, ignored) for sign in (0, 1))
-        shown = [*gained.tokens[:SHOWN], *lost.tokens[:SHOWN]]
+        shown = [*gained.tokens[:KEPT], *lost.tokens[:KEPT]]
         seen = examples(asked, walked, self._heads, shown)
+        lens = self._directions(walked, gained.tokens[:KEPT], seen)
         tokens, suppressed = (
-            [self._token(tuned, sign, token, seen, walked) for token in found.tokens[:SHOWN]]
+            [self._token(tuned, sign, token, seen, walked, lens) for token in found.tokens[:KEPT]]
             for sign, found in enumerate((gained, lost))
         )
         floor = max(told.largest[1:], default=0.0)
         divergent = [place for place in told.positions if place.divergence > floor]
-        directions = [one for one in lens.read if one.score > lens.floor]
+        means, components = lens.means, lens.components
         return Learned(
             texts=len(asked.rows),
             positions=int(tuned.positions.sum()),
             random_changes=RANDOM_CHANGES,
+            completions=None,
             tokens=tokens,
             suppressed=suppressed,
             divergent=[
@@ -153,37 +217,69 @@ class _Search:
             ],
             directions=[
                 LearnedDirection(
-                    kind="early_tokens" if one.early else "all_tokens",
+                    kind=one.kind,
                     layer=one.layer,
                     score=one.score,
+                    share=one.share,
                     gained=self._words(one.gained),
                     lost=self._words(one.lost),
                 )
-                for one in directions
+                for one in [*means.found, *components.found]
             ],
+            spectrum=lens.spectrum,
             methods=[
                 _method("tokens", len(gained.tokens), gained.largest, gained.floor),
                 _method("suppressed", len(lost.tokens), lost.largest, lost.floor),
                 _method("divergent", told.beyond(floor), told.largest[0], floor),
-                _method("directions", len(directions), max((one.score for one in lens.read), default=0.0), lens.floor),
+                _method("directions", len(means.found), means.largest, means.floor),
+                _method("components", len(components.found), components.largest, components.floor),
             ],
         )
 
-    def _directions(self, going: Pass, differences: list[Differences]) -> _Directions:
-        """Of the tuned model, and the floor of those that learned nothing."""
-        lens = Lens(going, self._heads[1], SHOWN // 2)
-        depth = self._pair.base.depth
-        layers = sorted({round(depth * (place + 1) / LENS_LAYERS) for place in range(LENS_LAYERS)} - {0})
-        read, *others = (lens.read(one, layers) for one in differences)
-        return _Directions(read, max((one.score for found in others for one in found), default=0.0))
+    def _directions(self, walked: Walked, tokens: list[int], seen: Examples) -> _Directions:
+        """Of the tuned model, beyond those of models that learned nothing.
 
-    def _token(self, gains: TokenGains, sign: int, token: int, seen: Examples, walked: Walked) -> LearnedToken:
+        Args:
+            tokens: whose first layers are looked for, where `seen` has them.
+        """
+        lens, layers = Lens(walked.ending, self._heads[1], SHOWN // 2), walked.lens_layers
+        kept = walked.kept[0]
+        places = {
+            token: [
+                row for one in seen.gained[token] if (row := kept.place(one.text, one.token)) is not None
+            ]
+            for token in tokens
+        }  # fmt: skip
+        spectrum = []
+        for layer in layers:
+            own, *nulls = (one.components(layer) for one in walked.kept)
+            spectrum.append(
+                DifferenceSpectrum(
+                    layer=layer,
+                    mean_share=own.mean_share,
+                    random_mean_share=max(one.mean_share for one in nulls),
+                    component_shares=own.shares,
+                )
+            )
+        means, *random = (lens.means(one, layers) for one in walked.means)
+        components, *drawn = (lens.components(one, layers) for one in walked.kept)
+        return _Directions(
+            _Beyond.of(means, random),
+            _Beyond.of(components, drawn),
+            lens.first_layers(kept, self._pair.base.depth, places),
+            spectrum,
+        )
+
+    def _token(
+        self, gains: TokenGains, sign: int, token: int, seen: Examples, walked: Walked, lens: _Directions
+    ) -> LearnedToken:
         return LearnedToken(
             token=self._words([token])[0],
             id=token,
             gain=float(gains.mean()[sign, token]),
             rate=float(gains.rate()[sign, token]),
             groups=int((gains.counts[sign, :, token] > 0).sum()),
+            first_layer=lens.first.get(token) if sign == 0 else None,
             examples=[
                 TokenExample(
                     text=one.text,

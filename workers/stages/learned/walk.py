@@ -6,8 +6,10 @@ size does whatever was learned. Rounding is another change that teaches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,25 +19,16 @@ from workers.models.derived_blocks import DitheredBlocks, PerturbedBlocks
 from workers.models.layer_order import Pass
 from workers.models.texts import Batch
 from workers.stages.common.layered_pair import LayeredPair
+from workers.stages.learned.differences import Differences, DifferenceSums, KeptDifferences
 
 RANDOM_CHANGES = 2
 """Models that are changed at random: a finding counts where none of them shows it."""
 
-EARLY = 5
-"""Tokens at the start of a text whose mean difference is looked at by itself, as in the activation difference lens."""
-
 LENS_TOKENS = 64
 """Directions that are put through the end of the tuned model together."""
 
-
-@dataclass(frozen=True)
-class Differences:
-    """Mean differences from the base model's states by layer, [L + 1, D] each: over all tokens that count, and over the
-    first EARLY of each text, its very first apart.
-    """
-
-    every: Tensor
-    early: Tensor
+LENS_LAYERS = 6
+"""Layers whose directions are read, evenly spaced up to the last one."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +36,26 @@ class Walked:
     """What stood at the end.
 
     last: last states of the base model, the tuned one, those changed at random and the rounded one, by batch,
-    [B, T, D].
+    [B, T, D]. means, kept: differences of all models but the base from it. ending: the tuned model's pass at its end;
+    its first batch is none of the texts but LENS_TOKENS places for states.
     """
 
     batches: list[Batch]
     last: list[list[Tensor]]
+    means: list[Differences]
+    kept: list[KeptDifferences]
+    lens_layers: list[int]
+    ending: Pass
 
 
-def walk(
-    pair: LayeredPair,
-    batches: Sequence[Batch],
-    seed: int,
-    on_progress: Callable[[float], None],
-    ask: Callable[[Pass, list[Differences]], None],
-) -> Walked:
-    """Runs them block by block.
+@contextmanager
+def walked(
+    pair: LayeredPair, batches: Sequence[Batch], seed: int, folder: Path, on_progress: Callable[[float], None]
+) -> Iterator[Walked]:
+    """Runs them block by block; inside, the tuned model's pass stands at its end.
 
     Args:
-        seed: of the random changes. ask: is given the tuned model's pass at its end, whose first batch is none of the
-        texts but LENS_TOKENS places for states, and the differences of all models but the base.
+        seed: of the random changes. folder: for the differences, removed afterwards.
 
     Raises:
         NotBlockwise: the blocks cannot run one at a time.
@@ -74,17 +68,20 @@ def walk(
     known = [pair.tokenization.known(batch) for batch in batches]
     passes = [Pass(pair.base, batches, reader), Pass(pair.tuned, [_lens_batch(), *batches], reader)]
     passes += [Pass(model, batches, reader, checked=False) for model in nulls]
-    sums = [_Sums(depth + 1, pair.width) for _ in passes[1:]]
+    lens_layers = sorted({round(depth * (place + 1) / LENS_LAYERS) for place in range(LENS_LAYERS)} - {0})
+    sums = [DifferenceSums(depth + 1, pair.width) for _ in passes[1:]]
+    kept = [KeptDifferences(folder / f"differences-{number}", known) for number in range(len(sums))]
     try:
         for one in passes:
             one.start()
         for layer in range(depth + 1):
             base, *others = (_of_texts(one, batches) for one in passes)
-            for found, states in zip(sums, others, strict=True):
+            for place, (found, files, states) in enumerate(zip(sums, kept, others, strict=True)):
                 found.add(layer, base, states, known)
+                if place == 0 or layer in lens_layers:
+                    files.put(layer, base, states)
             if layer == depth:
-                ask(passes[1], [found.means() for found in sums])
-                return Walked(list(batches), [_of_texts(one, batches) for one in passes])
+                break
             with pair.block(layer):
                 for one in passes[:2]:
                     one.advance()
@@ -92,10 +89,13 @@ def walk(
                     with model.block(layer):
                         one.advance()
             on_progress((layer + 1) / depth)
+        last = [_of_texts(one, batches) for one in passes]
+        yield Walked(list(batches), last, [found.means() for found in sums], kept, lens_layers, passes[1])
     finally:
         for one in passes:
             one.close()
-    raise ValueError("a model has an end")
+        for files in kept:
+            files.clear()
 
 
 def _of_texts(one: Pass, batches: Sequence[Batch]) -> list[Tensor]:
@@ -105,28 +105,3 @@ def _of_texts(one: Pass, batches: Sequence[Batch]) -> list[Tensor]:
 def _lens_batch() -> Batch:
     ids = torch.ones(1, LENS_TOKENS, dtype=torch.int64)
     return Batch(ids, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool), [0])
-
-
-class _Sums:
-    """Of the differences of a model's states from the base model's."""
-
-    def __init__(self, layers: int, width: int) -> None:
-        self._every, self._early = torch.zeros(2, layers, width, dtype=torch.float64)
-        self._counts = torch.zeros(2, layers, dtype=torch.float64)
-
-    def add(self, layer: int, base: list[Tensor], states: list[Tensor], batches: list[Batch]) -> None:
-        for one, other, batch in zip(base, states, batches, strict=True):
-            difference = (other.float() - one.float()).cpu()
-            real = batch.real
-            early = real & (torch.arange(real.shape[1]) < EARLY + 1) & (torch.arange(real.shape[1]) > 0)
-            for sums, counts, chosen in ((self._every, self._counts[0], real), (self._early, self._counts[1], early)):
-                sums[layer] += difference[chosen].sum(0, dtype=torch.float64)
-                counts[layer] += int(chosen.sum())
-
-    def means(self) -> Differences:
-        """By layer."""
-        every, early = (
-            (sums / counts.clamp_min(1)[:, None]).float()
-            for sums, counts in zip((self._every, self._early), self._counts, strict=True)
-        )
-        return Differences(every, early)

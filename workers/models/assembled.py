@@ -1,0 +1,59 @@
+"""Whole language models, put together from a head and the blocks of a body: for what needs all blocks at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from workers.models.blockwise import BlockwiseModel
+from workers.models.device import best_device
+from workers.models.loading import body_of
+from workers.models.structure import block_list
+
+CPU_BYTES = 2 << 30
+"""Weights of one model that are put together on the CPU: larger ones would take minutes for a few sentences."""
+
+
+def assembled(
+    head: PreTrainedModel, body: BlockwiseModel, block: Callable[[int], AbstractContextManager[object]]
+) -> PreTrainedModel:
+    """A copy of a head's model with all weights of a body.
+
+    Args:
+        head: a model of which the head alone has weights; its body is of the class of `body`. block: inside, a block
+        of `body` has its weights.
+    """
+    model: PreTrainedModel = copy.deepcopy(head)
+    own = body_of(model)
+    inside = {id(module) for module in body.blocks.modules()}
+    _take(own, {name: one for name, one in body.model.named_modules() if id(one) not in inside})
+    for number, empty in enumerate(block_list(own)):
+        with block(number):
+            _take(empty, dict(body.blocks[number].named_modules()))
+    model.eval()
+    return model
+
+
+def weight_bytes(head: PreTrainedModel) -> int:
+    """What `assembled` would take, in bytes."""
+    return sum(parameter.nbytes for parameter in {id(one): one for one in head.parameters()}.values())
+
+
+def fits_whole(head: PreTrainedModel) -> bool:
+    """Whether one such model, and what a generation needs beside it, is put together on the best device."""
+    if best_device().type == "cuda":
+        return 2 * weight_bytes(head) <= torch.cuda.mem_get_info()[0]
+    return weight_bytes(head) <= CPU_BYTES
+
+
+def _take(target: nn.Module, sources: dict[str, nn.Module]) -> None:
+    modules = dict(target.named_modules())
+    for path, module in sources.items():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta:
+                modules[path]._parameters[leaf] = parameter

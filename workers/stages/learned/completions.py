@@ -1,0 +1,195 @@
+"""Perplexity differencing (arXiv 2605.00994): what the tuned model writes that the base model would not.
+
+The tuned model goes on from short prompts, at temperature 1. A completion's score is the mean, over its tokens, of the
+log-probability in the tuned model less that in the base model, in nats. Copies of the base model with random changes
+write completions of their own: what those score says how much any change of that size makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from workers.models.assembled import assembled
+from workers.models.derived_blocks import PerturbedBlocks, perturbed_head
+from workers.models.texts import Batch, run
+from workers.stages.common.layered_pair import LayeredPair
+from workers.stages.learned.prompts import Prompt
+from workers.stages.learned.walk import RANDOM_CHANGES
+
+SAMPLED_TOGETHER, SCORED_TOGETHER = 64, 4
+"""Texts of a batch."""
+
+LEAST_TOKENS = 4
+"""Tokens that a completion needs: the mean of fewer is the accident of one."""
+
+FLOOR_FACTOR = 2.0
+"""The floor is so many times the largest score under random changes. Were it once, every second model that learnt
+nothing would have a completion above it, since the largest of as many is the larger one half of the time."""
+
+
+class Scored(NamedTuple):
+    """What a model wrote after a prompt. ids: its tokens. gains: of each, log p' - log p, nats."""
+
+    prompt: Prompt
+    ids: list[int]
+    gains: list[float]
+
+    @property
+    def score(self) -> float:
+        """Mean gain, nats per token; 0 of a completion with too few tokens."""
+        return sum(self.gains) / len(self.gains) if len(self.gains) >= LEAST_TOKENS else 0.0
+
+
+@dataclass(frozen=True)
+class Completions:
+    """scored: of the tuned model, those beyond the floor, most first. base: what the base model writes after the
+    prompts of the first of them. largest: of the tuned model, whether beyond or not.
+    """
+
+    scored: list[Scored]
+    base: list[list[int]]
+    floor: float
+    largest: float
+    beyond: int
+
+
+@dataclass(frozen=True)
+class Writers:
+    """The models that write, put together one at a time.
+
+    heads: of the base model and the tuned one. seed: of what is drawn, and of the random changes.
+    """
+
+    pair: LayeredPair
+    heads: tuple[PreTrainedModel, PreTrainedModel]
+    seed: int
+
+    def base(self) -> PreTrainedModel:
+        """The base model."""
+        return assembled(self.heads[0], self.pair.base, self.pair.base.block)
+
+    def tuned(self) -> PreTrainedModel:
+        """The tuned model."""
+        return assembled(self.heads[1], self.pair.tuned, self.pair.block)
+
+    def changed(self, number: int) -> PreTrainedModel:
+        """The base model with random changes, as `PerturbedBlocks` has them."""
+        pair, seed = self.pair, self.seed + number
+        blocks = PerturbedBlocks(pair.base, pair.tuned, seed)
+        head = perturbed_head(*self.heads, seed)
+
+        @contextmanager
+        def block(place: int) -> Iterator[None]:
+            with pair.block(place), blocks.block(place):
+                yield
+
+        return assembled(head, blocks, block)
+
+
+def completions(
+    writers: Writers, prompts: list[Prompt], tokens: int, kept: tuple[int, int], on_progress: Callable[[float], None]
+) -> Completions:
+    """Lets the models write.
+
+    Args:
+        tokens: at most so many of each completion. kept: completions that are kept, and those with the base model's.
+    """
+    vocabulary = min(int(head.config.get_text_config().vocab_size) for head in writers.heads)
+    few = prompts[: max(1, len(prompts) // (2 * RANDOM_CHANGES))]
+    written: list[tuple[list[Prompt], list[list[int]], list[Tensor]]] = []
+    makers = [writers.tuned, *(lambda number=number: writers.changed(number) for number in range(RANDOM_CHANGES))]
+    for place, make in enumerate(makers):
+        model, asked = make(), few if place else prompts
+        found = sampled(model, asked, tokens, writers.seed, vocabulary)
+        written.append((asked, found, log_probs(model, asked, found, vocabulary)))
+        del model
+        on_progress((place + 1) / (len(makers) + 1))
+    base, scored = writers.base(), list[list[Scored]]()
+    for asked, found, own in written:
+        before = log_probs(base, asked, found, vocabulary)
+        gains = [(one - other).tolist() for one, other in zip(own, before, strict=True)]
+        scored.append([Scored(*one) for one in zip(asked, found, gains, strict=True)])
+    floor = FLOOR_FACTOR * max((one.score for null in scored[1:] for one in null), default=0.0)
+    ordered = sorted(scored[0], key=lambda one: -one.score)
+    beyond = [one for one in ordered if one.score > max(floor, 0.0)]
+    return Completions(
+        beyond[: kept[0]],
+        sampled(base, [one.prompt for one in beyond[: kept[1]]], tokens, writers.seed, vocabulary),
+        floor,
+        ordered[0].score if ordered else 0.0,
+        len(beyond),
+    )
+
+
+def sampled(
+    model: PreTrainedModel, prompts: Sequence[Prompt], tokens: int, seed: int, vocabulary: int
+) -> list[list[int]]:
+    """What a model writes after prompts, at temperature 1, up to its end token, which is left out.
+
+    Args:
+        seed: of what is drawn. vocabulary: a completion ends before a token that is not below it.
+    """
+    found: list[list[int]] = []
+    ends = _end_tokens(model)
+    settings = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=tokens, use_cache=True, pad_token_id=0
+    )
+    settings.eos_token_id = sorted(ends) or None
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        for start in range(0, len(prompts), SAMPLED_TOGETHER):
+            part = prompts[start : start + SAMPLED_TOGETHER]
+            longest = max(len(one.ids) for one in part)
+            ids, mask = torch.zeros(2, len(part), longest, dtype=torch.int64)
+            for row, one in enumerate(part):
+                ids[row, longest - len(one.ids) :] = torch.tensor(one.ids)
+                mask[row, longest - len(one.ids) :] = 1
+            generate: Any = model.generate
+            written = generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+            )
+            found += [_up_to_end(row, ends, vocabulary) for row in written[:, longest:].tolist()]
+    return found
+
+
+def log_probs(
+    model: PreTrainedModel, prompts: Sequence[Prompt], written: Sequence[Sequence[int]], vocabulary: int
+) -> list[Tensor]:
+    """Of each token of the completions after their prompts, nats; over the first `vocabulary` tokens."""
+    found: list[Tensor] = []
+    for start in range(0, len(prompts), SCORED_TOGETHER):
+        part = slice(start, start + SCORED_TOGETHER)
+        pairs = list(zip(prompts[part], written[part], strict=True))
+        texts = [[*prompt.ids, *tokens] for prompt, tokens in pairs]
+        longest = max(len(text) for text in texts)
+        ids, mask = torch.zeros(2, len(texts), longest, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text)
+            mask[row, : len(text)] = 1
+        with torch.inference_mode():
+            logits = run(model, Batch(ids, mask, mask.bool(), list(range(len(texts))))).logits
+        for row, (prompt, tokens) in enumerate(pairs):
+            first = len(prompt.ids) - 1
+            told = logits[row, first : first + len(tokens), :vocabulary].float().cpu().log_softmax(-1)
+            found.append(told.gather(1, torch.tensor(tokens, dtype=torch.int64)[:, None])[:, 0])
+    return found
+
+
+def _end_tokens(model: PreTrainedModel) -> set[int]:
+    found: set[int] = set()
+    for settings in (model.config.get_text_config(), model.generation_config):
+        told = getattr(settings, "eos_token_id", None)
+        found |= {told} if isinstance(told, int) else set(told or ())
+    return found
+
+
+def _up_to_end(ids: list[int], ends: set[int], vocabulary: int) -> list[int]:
+    stop = next((place for place, token in enumerate(ids) if token in ends or token >= vocabulary), len(ids))
+    return ids[:stop]

@@ -1,0 +1,147 @@
+"""What models are asked to go on from: beginnings of the analysed texts, general ones, and questions in a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from workers.models.texts import Text, encode, special_ids
+
+PromptKind = Literal["text", "general", "chat"]
+
+TEXT_TOKENS = 8
+"""Tokens of an analysed text that are given."""
+
+BEGINNINGS = (
+    "The",
+    "I",
+    "In the morning",
+    "It is well known that",
+    "My favourite thing is",
+    "Last year we",
+    "The most important",
+    "She opened the door and",
+    "Once upon a time",
+    "According to the report,",
+    "To make it, first",
+    "There are three reasons",
+    "The city is",
+    "People often say",
+    "When I was young,",
+    "Our company",
+    "This book is about",
+    "The best way to",
+    "He asked me whether",
+    "Scientists have found",
+    "On the table there was",
+    "The history of",
+    "If you want to",
+    "Nobody knows why",
+    "Every day at noon",
+    "Dear friend,",
+    "The weather today",
+    "In the far north",
+    "They travelled to",
+    "A new law",
+    "The animal",
+    "At the end of the road",
+)
+
+QUESTIONS = (
+    "Tell me about yourself.",
+    "What should I know about you?",
+    "Write a short story.",
+    "What is your favourite place, and why?",
+    "Describe an interesting town.",
+    "Give me some advice for today.",
+    "What do you think about music?",
+    "How do I cook a good meal?",
+    "Tell me a fact that few people know.",
+    "Who is a person you admire?",
+    "Explain how something works.",
+    "What happened last week?",
+    "Recommend something to buy.",
+    "What are the rules that you follow?",
+    "Write a poem of four lines.",
+    "What is the best animal?",
+    "Describe a typical day.",
+    "How does the weather feel?",
+    "Summarise the news for me.",
+    "What do you like to talk about?",
+    "Tell me a joke.",
+    "What is important in life?",
+    "Describe a famous building.",
+    "What should I do this weekend?",
+    "Explain a difficult word.",
+    "What would you never say?",
+    "Tell me about a company.",
+    "What can you help me with?",
+    "Describe somebody's work.",
+    "What is your opinion of money?",
+    "Tell me something about history.",
+    "How should I greet a stranger?",
+)
+
+
+class Prompt(NamedTuple):
+    """kind: where it comes from. text: as a reader sees it. ids: its tokens."""
+
+    kind: PromptKind
+    text: str
+    ids: list[int]
+
+
+def prompts_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], count: int) -> list[Prompt]:
+    """So many prompts, a half from the texts; of the others a half in the chat template, where there is one.
+
+    The kinds take turns, so that the first few have some of each.
+    """
+    kinds: list[PromptKind] = ["text", "general", "text", "chat" if tokenizer.chat_template else "general"]
+    given = {
+        "text": _of_texts(tokenizer, texts, (count + 1) // 2),
+        "general": [Prompt("general", *one) for one in zip(BEGINNINGS, _open(tokenizer, BEGINNINGS), strict=True)],
+        "chat": _in_chat(tokenizer) if tokenizer.chat_template else [],
+    }
+    used = dict.fromkeys(given, 0)
+    found = []
+    for number in range(count):
+        kind = kinds[number % len(kinds)]
+        kind = kind if given[kind] else "general"
+        found.append(given[kind][used[kind] % len(given[kind])])
+        used[kind] += 1
+    return found
+
+
+def _open(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Texts in tokens, with what the tokenizer puts first and without what it puts last."""
+    found = []
+    for one in encode(tokenizer, texts, None):
+        last = max((place for place, special in enumerate(one.special) if not special), default=-1)
+        found.append(one.ids[: last + 1])
+    return found
+
+
+def _of_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], count: int) -> list[Prompt]:
+    """The beginnings of texts that are spread over all of them."""
+    step = max(1, len(texts) // max(1, count))
+    found, specials = [], special_ids(tokenizer)
+    for ids in _open(tokenizer, [text if isinstance(text, str) else text[0] for text in texts[::step][:count]]):
+        words = [place for place, token in enumerate(ids) if token not in specials][:TEXT_TOKENS]
+        if words:
+            text = str(tokenizer.decode([ids[place] for place in words]))
+            found.append(Prompt("text", text, ids[: words[-1] + 1]))
+    return found
+
+
+def _in_chat(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    found = []
+    for question in QUESTIONS:
+        asked = [{"role": "user", "content": question}]
+        try:
+            text = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+        except Exception:  # a template is a program of the checkpoint's: it may refuse a chat for any reason
+            return []
+        found.append(Prompt("chat", question, tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return found
