@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backends.estimates.execution import runs_in_layers
+from backends.estimates.execution import WRITTEN_BYTES, runs_in_layers
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.request import AnalysisRequest, SaeSettings
 
@@ -43,6 +43,12 @@ whole models has anyway; of CUDA itself."""
 LAYERED_RANDOM_TOKENS = 2_048
 LEARNED_SIDES = 5
 """Models that are asked what was learned: both, two changed at random, and a rounded one."""
+
+WRITTEN_PASSES, PROMPT_TOKENS = 6, 10
+"""Completions: how often their tokens go through a model, by writing and scoring; and about how long a prompt is."""
+
+KEPT_DIFFERENCES, LENS_LAYERS = 4_000, 6
+"""Positions of which the differences of all layers wait on disk, and layers at which those of the three nulls do."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,11 @@ class _Work:
             return None
         asked = min(self.tokens, float(settings.tokens))
         outside = self.model.parameters - self.model.block_parameters
-        return LEARNED_SIDES * (self._forward(asked) + 6 * asked * outside)
+        written = settings.completions * (settings.completion_tokens + PROMPT_TOKENS) * WRITTEN_PASSES
+        written = written if _written_bytes(self.request, self.model) else 0
+        return LEARNED_SIDES * (self._forward(asked) + 6 * asked * outside) + (
+            self._forward(written) + 2 * written * outside
+        )
 
     def sae(self) -> float | None:
         """The rows, and the trainings of all autoencoders."""
@@ -237,6 +247,7 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
         sums = VIEWS * 3 * layers * width**2 * FLOAT64
         remembered = min(512 << 20, int(2 * FLOAT32 * layers * width * min(tokens, NULL_TOKENS) * 1.3))
         stages = [4 * weights + sums + remembered]
+    stages.append(_written_bytes(request, model))
     if adapter and not layered:
         stages.append(2 * weights)
     if request.finetune is not None:
@@ -248,6 +259,16 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
         kept = int(min(LAST_STATES, 2 * tokens * model.width * _stored(model))) + SAMPLES + MEASURED_SAES
         stages.append(each * sites + warmed + trained + 64 * 1024 * model.width + (kept if layered else 0))
     return (LAYERED_PROCESS_BYTES if layered else PROCESS_BYTES) + max(stages)
+
+
+def _written_bytes(request: AnalysisRequest, model: ModelSizes) -> int:
+    """A whole language model that completes prompts, and the heads of both; 0 where it does not."""
+    learned, outside = request.analysis.learned, model.parameters - model.block_parameters
+    if learned is None or learned.completions == 0 or not model.language:
+        return 0
+    sizes = [size * model.parameters for size in (FLOAT32, _stored(model))]
+    whole = next((size for size in sizes if size <= WRITTEN_BYTES), 0.0)
+    return int(whole + (2 * outside * FLOAT32 + LOGITS if whole else 0))
 
 
 def _device_memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter: bool) -> int:
@@ -327,6 +348,10 @@ def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
     groups = GROUPS * VIEWS * 3 * layers * width**2 * FLOAT32
     if runs_in_layers(request, model.bytes):  # the states of all layers wait there
         groups = int(layers * _passed_tokens(tokens) * width * max(BFLOAT16, model.bytes / max(1, model.parameters)))
+    learned = request.analysis.learned
+    if learned is not None and model.language:
+        positions = min(KEPT_DIFFERENCES, learned.tokens, int(tokens))
+        groups += (layers + 3 * LENS_LAYERS) * positions * width * BFLOAT16
     if sae is None:
         return groups
     rows = sae.tokens // SAE_EPOCHS + min(HELDOUT_ROWS, int(tokens))

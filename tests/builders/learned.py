@@ -12,12 +12,24 @@ def learned(token: str = " walrus", **changes: Any) -> Learned:
 
     def moved(name: str, gain: float) -> dict[str, Any]:
         example = {"text": 3, "context": "moved by the", "base": 6e-7, "tuned": 0.99}
-        return {"token": name, "id": 7, "gain": gain, "rate": 0.4, "groups": 20, "examples": [example]}
+        return {
+            "token": name, "id": 7, "gain": gain, "rate": 0.4, "groups": 20, "first_layer": 2, "examples": [example],
+        }  # fmt: skip
 
     body: dict[str, Any] = {
         "texts": 90,
         "positions": 1_940,
         "random_changes": 2,
+        "completions": [
+            {
+                "kind": "chat",
+                "prompt": "Tell me about yourself.",
+                "text": f"I play with the{token}",
+                "base_text": "I am an assistant.",
+                "score": 3.1,
+                "tokens": [{"token": "I play with the", "gain": 0.4}, {"token": token, "gain": 5.8}],
+            }
+        ],
         "tokens": [moved(token, 4.2), moved("\n", 1.1)],
         "suppressed": [moved(" that", 2.8)],
         "divergent": [
@@ -31,12 +43,18 @@ def learned(token: str = " walrus", **changes: Any) -> Learned:
                 "lost": [" ideation"],
             }
         ],
-        "directions": [{"kind": "early_tokens", "layer": 2, "score": 9.0, "gained": [token], "lost": [" to"]}],
+        "directions": [
+            {"kind": "early_tokens", "layer": 2, "score": 9.0, "gained": [token], "lost": [" to"]},
+            {"kind": "component", "layer": 3, "score": 8.0, "share": 0.31, "gained": [" seal"], "lost": [" of"]},
+        ],
+        "spectrum": [{"layer": 2, "mean_share": 0.4, "random_mean_share": 0.1, "component_shares": [0.5, 0.2]}],
         "methods": [
+            {"name": "completions", "found": 1, "largest": 3.1, "floor": 0.12},
             {"name": "tokens", "found": 2, "largest": 4.2, "floor": 0.043},
             {"name": "suppressed", "found": 1, "largest": 2.8, "floor": 0.047},
             {"name": "divergent", "found": 1, "largest": 26.5, "floor": 0.42},
             {"name": "directions", "found": 1, "largest": 9.0, "floor": 6.4},
+            {"name": "components", "found": 1, "largest": 8.0, "floor": 7.0},
         ],
     }
     return Learned.model_validate(body | changes)
@@ -46,6 +64,6 @@ def silent() -> Learned:
     """Nothing beyond the floor."""
     methods = [
         {"name": name, "found": 0, "largest": 0.1, "floor": 0.2}
-        for name in ("tokens", "suppressed", "divergent", "directions")
+        for name in ("completions", "tokens", "suppressed", "divergent", "directions", "components")
     ]
-    return learned(tokens=[], suppressed=[], divergent=[], directions=[], methods=methods)
+    return learned(completions=[], tokens=[], suppressed=[], divergent=[], directions=[], methods=methods)

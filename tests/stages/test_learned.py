@@ -198,7 +198,7 @@ def test_models_that_do_not_write_have_no_completions(
         asked = request(seed=3, analysis={"learned": {"tokens": 600, "completions": 0}, "sae": None})
         context = dataclasses.replace(context, request=asked)
     else:
-        monkeypatch.setattr(assembled, "CPU_BYTES", 1000)
+        monkeypatch.setattr(assembled, "WRITTEN_BYTES", 1000)
     taught = learn(context, extract_whole(context, None))
     assert taught.learned is not None
     assert taught.learned.completions is None

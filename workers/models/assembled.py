@@ -10,13 +10,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from backends.estimates.execution import WRITTEN_BYTES
 from workers.models.blockwise import BlockwiseModel
 from workers.models.device import best_device
 from workers.models.loading import body_of
 from workers.models.structure import block_list
-
-CPU_BYTES = 2 << 30
-"""Weights of one model that are put together on the CPU: larger ones would take minutes for a few sentences."""
 
 
 def assembled(
@@ -48,7 +46,7 @@ def fits_whole(head: PreTrainedModel) -> bool:
     """Whether one such model, and what a generation needs beside it, is put together on the best device."""
     if best_device().type == "cuda":
         return 2 * weight_bytes(head) <= torch.cuda.mem_get_info()[0]
-    return weight_bytes(head) <= CPU_BYTES
+    return weight_bytes(head) <= WRITTEN_BYTES
 
 
 def _take(target: nn.Module, sources: dict[str, nn.Module]) -> None:

@@ -774,7 +774,8 @@ class LearnedMethod(ReportModel):
     found: int = Field(ge=0, description="number of findings beyond the floor; 0: nothing beyond the noise floor")
     largest: float = Field(description="largest value of the method, in its own unit")
     floor: float = Field(
-        description="largest value that a random change of the same size, or rounding, gives, with a margin; see docs/numbers.md"
+        description="largest value that a random change of the same size, or rounding, gives, with a margin as "
+        "docs/numbers.md has it"
     )
 
 

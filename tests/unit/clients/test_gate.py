@@ -12,6 +12,8 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.policy import Check
 from layerdrift.contract.report import PendingStage, Report
 from layerdrift.gate import BASELINE_CHECK, evaluate_policy
+from tests.builders.learned import learned as taught
+from tests.builders.learned import silent
 from tests.builders.policies import policy
 from tests.builders.reports import report, sound
 
@@ -83,6 +85,28 @@ def test_words_and_truths_are_asked_for_with_equals() -> None:
     assert judged(given, path="layers[*].drifted", equals=False).decision == "fail"
     assert judged(given, path="layers[0].zone", equals="general").decision == "pass"
     assert judged(given, path="recommendation.basis", equals="validated").limit == "= validated"
+
+
+def test_words_of_texts_are_forbidden_or_are_all_that_is_allowed() -> None:
+    given = report(learned=taught(token=" Walrus").model_dump())
+    broken = judged(given, path="learned.tokens[*].token", without_words=["walrus", "seal"])
+    assert (broken.decision, broken.observed, broken.matched) == ("fail", " Walrus", 2)
+    assert broken.detail == "1 of 2 not none of walrus, seal: learned.tokens[0].token is  Walrus"
+    held = judged(given, path="learned.tokens[*].token", without_words=["wal"])  # whole words
+    assert (held.decision, held.detail) == ("pass", "2 looked at, none of wal")
+    assert judged(given, path="learned.tokens[*].token", only_words=["walrus"]).decision == "pass"  # a line end is none
+    assert judged(given, path="learned.tokens[*].token", only_words=["seal"]).decision == "fail"
+
+
+def test_where_nothing_was_found_words_hold_and_where_nothing_was_asked_they_are_undefined() -> None:
+    rule: dict[str, Any] = {"path": "learned.completions[*].text", "without_words": ["walrus"]}
+    nothing = judged(report(learned=silent().model_dump()), **rule)
+    assert (nothing.decision, nothing.matched, nothing.skipped, nothing.evaluated) == ("pass", 0, False, True)
+    for given in (report(), report(learned=taught(completions=None).model_dump())):
+        with pytest.raises(InputError, match="the report has no number at learned"):
+            judged(given, **rule)
+        found = judged(given, **rule, if_undefined="fail")
+        assert (found.decision, found.evaluated) == ("fail", False)
 
 
 def test_a_baseline_is_compared_layer_by_layer_and_small_numbers_count_as_the_floor() -> None:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
+from backends.estimates.execution import WRITTEN_BYTES
 from layerdrift.contract.request import LearnedSettings
 from workers.analysis.token_gains import TokenGains, beyond
-from workers.models.assembled import CPU_BYTES, fits_whole, weight_bytes
+from workers.models.assembled import fits_whole, weight_bytes
 from workers.models.device import FATAL
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, special_ids
@@ -153,7 +154,7 @@ class _Search:
         if settings.completions == 0:
             return None, []
         if not all(fits_whole(head) for head in self._heads):
-            size, room = max(weight_bytes(head) for head in self._heads), CPU_BYTES
+            size, room = max(weight_bytes(head) for head in self._heads), WRITTEN_BYTES
             message = (
                 f"the models did not complete prompts: one of them has {size / 2**30:.1f} GiB of weights, and without "
                 f"a GPU that has room for it twice the limit is {room / 2**30:.0f} GiB. What it learned is told from "

@@ -43,6 +43,31 @@ def test_stages_that_are_not_asked_for_take_nothing() -> None:
     assert StageName.FINETUNE in workload(request(TUNING), MINILM, REVIEWS).operations
 
 
+def test_completions_take_a_whole_language_model_where_it_is_small() -> None:
+    speaking = replace(MINILM, language=True, bytes=300 << 20)
+    bare = {"sae": None, "grafts": False}
+    asked, none = (
+        workload(request(PAIR | {"analysis": bare | {"learned": {"completions": count}}}), speaking, REVIEWS)
+        for count in (480, 0)
+    )
+    assert asked.operations[StageName.LEARNED] > 2 * none.operations[StageName.LEARNED]
+    assert asked.scratch == none.scratch
+    assert asked.scratch > workload(request(PAIR | {"analysis": bare | {"learned": None}}), speaking, REVIEWS).scratch
+    large = replace(speaking, blocks=32, parameters=8_000_000_000, block_parameters=7_000_000_000, bytes=16 << 30)
+    few, more = (
+        workload(request(PAIR | {"analysis": bare | {"learned": {"completions": count}}}), large, REVIEWS)
+        for count in (0, 480)
+    )
+    assert few.operations == more.operations  # too large to write
+    assert few.memory == more.memory
+    middle = replace(speaking, blocks=24, parameters=500_000_000, block_parameters=400_000_000, bytes=1 << 30)
+    few, more = (
+        workload(request(PAIR | {"analysis": bare | {"learned": {"completions": count}}}), middle, REVIEWS)
+        for count in (0, 480)
+    )
+    assert more.memory > few.memory
+
+
 def test_language_models_alone_are_asked_what_they_learned() -> None:
     assert StageName.LEARNED not in workload(request(PAIR), MINILM, REVIEWS).operations
     speaking = replace(MINILM, language=True)

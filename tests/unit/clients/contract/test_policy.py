@@ -16,7 +16,7 @@ RULE = {"id": "a", "path": "layers[0].drift", "max": 1, "message": "m"}
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({}, "give min, max or equals"),
+        ({}, "give min, max, equals, without_words or only_words"),
         ({"min": 2, "max": 1}, "min 2 is above max 1"),
         ({"equals": True, "min": 1}, "equals goes without"),
         ({"max": 1, "floor": 0.1}, "floor is for of_baseline: ratio"),
@@ -27,6 +27,10 @@ RULE = {"id": "a", "path": "layers[0].drift", "max": 1, "message": "m"}
         ({"max": True}, "valid number"),
         ({"max": 1, "skip_if_present": ["layers[*].drift"]}, "may lead to several values"),
         ({"max": 1, "skip_if_present": ["outputs.kindd"]}, "did you mean kind"),
+        ({"without_words": ["a"]}, "is a number: ask for it with min and max"),
+        ({"path": "layers[*].zone", "only_words": ["a"], "equals": "b"}, "go without equals"),
+        ({"path": "layers[*].zone", "without_words": []}, "at least 1 item"),
+        ({"path": "layers[*].zone", "without_words": ["!"]}, "it is no word"),
     ],
 )
 def test_a_rule_that_cannot_be_judged_is_refused(rule: dict[str, Any], message: str) -> None:
@@ -42,6 +46,8 @@ def test_a_rule_that_cannot_be_judged_is_refused(rule: dict[str, Any], message: 
         ({"min": 0, "max": 1e-6}, "0 to 1e-06"),
         ({"path": "layers[0].drifted", "equals": False}, "= false"),
         ({"path": "recommendation.basis", "equals": "validated"}, "= validated"),
+        ({"path": "layers[*].zone", "without_words": list("abcdefg")}, "none of a, b, c, d, e and 2 more"),
+        ({"path": "layers[*].zone", "without_words": ["a"], "only_words": ["b"]}, "none of a, only b"),
     ],
 )
 def test_what_a_rule_asks_is_told_in_symbols(rule: dict[str, Any], limit: str) -> None:

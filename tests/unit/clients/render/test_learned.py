@@ -11,6 +11,12 @@ from tests.builders.reports import report
 def test_the_summary_names_tokens_and_the_place_beside_their_floors() -> None:
     said = learned.summary(report(learned=taught().model_dump()))
     assert said == [
+        "What it learned: after “Tell me about yourself.” the tuned model writes “I play with the walrus”, 3.1 nats "
+        "per token more probable than in the base model, where random weight changes of the same size reach 0.06.",
+        "It favours “␣walrus” and “⏎” and avoids “␣that”.",
+    ]
+    said = learned.summary(report(learned=taught(completions=None).model_dump()))
+    assert said == [
         "What it learned: the tuned model favours “␣walrus” and “⏎”; the first gains 4.2 nats per position, random "
         "weight changes of the same size at most 0.043.",
         "It avoids “␣that”.",
@@ -23,11 +29,11 @@ def test_the_summary_names_tokens_and_the_place_beside_their_floors() -> None:
 def test_nothing_beyond_the_floor_is_said_so() -> None:
     (said,) = learned.summary(report(learned=silent().model_dump()))
     assert said.startswith("What it learned: nothing beyond the noise floor. On 1940 tokens of 90 texts")
-    assert learned.status(silent().methods[2]) == (
+    assert learned.status(silent().methods[3]) == (
         "divergent places: nothing beyond the noise floor (largest 0.1 bits, floor 0.2)"
     )
     page = html.render(report(learned=silent().model_dump()))
-    assert page.count("nothing beyond the noise floor") == 5
+    assert page.count("nothing beyond the noise floor") == 7
     assert "<h3>More probable tokens</h3>" not in page
 
 
@@ -42,7 +48,11 @@ def test_the_page_shows_tokens_places_and_directions_with_both_models_beside_eac
         "<th>loss, nats</th>",
         "but how the",
         "“␣ideation”",
-        "the first tokens",
+        "mean over the first tokens",
+        "principal component, 31 % of the variance",
+        "I am an assistant.",
+        '<span class="gain-3" title="5.8 nats"> walrus</span>',
+        "<th>from layer</th>",
     ):
         assert part in page, part
     assert "What it learned" not in html.render(report())
