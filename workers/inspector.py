@@ -29,10 +29,12 @@ from layerdrift.contract.inspection import STRONGEST, InspectedLayer, InspectedT
 from workers.analysis.moments import row_cosines
 from workers.analysis.sae import SaeStack
 from workers.analysis.similarity import row_drift
+from workers.models.blockwise import BlockwiseModel
 from workers.models.inliers import Inliers
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, encode
 from workers.models.tokenizers import load_tokenizer
+from workers.next_tokens import Heads
 from workers.stages.common.inputs import Checkpoint
 from workers.stages.common.layered_pair import LayeredPair, layered_pair
 from workers.stages.common.model_pair import Pair, load_pair
@@ -47,11 +49,12 @@ logger = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
-    """One request: whose it is, which analysis, which texts."""
+    """One request: whose it is, which analysis, which texts, and how far language models go on from them."""
 
     tenant: str
     analysis_id: str
     texts: Sequence[str]
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class LoadedPair:
     spreads: tuple[Tensor, Tensor] | None
     base_saes: dict[int, SaeStack]
     tuned_saes: dict[int, SaeStack]
+    heads: Heads | None = None
 
     @property
     def bytes(self) -> int:
@@ -75,7 +79,8 @@ class LoadedPair:
         models = [side if isinstance(side, PreTrainedModel) else side.model for side in sides]
         own = {id(one): one.nbytes for model in models for one in model.parameters() if not one.is_meta}
         saes = (*self.base_saes.values(), *self.tuned_saes.values())
-        return sum(own.values()) + sum(tensor.nbytes for sae in saes for tensor in sae.tensors().values())
+        heads = self.heads.bytes if self.heads is not None else 0
+        return heads + sum(own.values()) + sum(tensor.nbytes for sae in saes for tensor in sae.tensors().values())
 
     def states(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """Of both models at every layer, L + 1 times [B, T, D] each."""
@@ -131,6 +136,8 @@ class Inspector:
         try:
             loaded = self._loaded(record)
             texts = inspected(loaded, [text for one in allowed.values() for text in one.texts])
+            tokens = [one.completion_tokens for one in allowed.values() for _ in one.texts]
+            texts = completed(loaded, texts, tokens)
         except LayerdriftError as error:
             return found | dict.fromkeys(allowed, error)
         remaining = iter(texts)
@@ -209,7 +216,10 @@ class Inspector:
         pair = pair.with_inliers(inliers)
         base_saes, tuned_saes = (self._autoencoders(record, side, layers, folder / SAES) for side in ("base", "tuned"))
         spreads = (centres["base_spread"], centres["tuned_spread"]) if "base_spread" in centres else None
-        return LoadedPair(pair, (centres["base"], centres["tuned"]), spreads, base_saes, tuned_saes)
+        heads = None
+        if pair.tokenization.causal:
+            heads = Heads.load(base, tuned, (_dtype(pair.base), _dtype(pair.tuned)))
+        return LoadedPair(pair, (centres["base"], centres["tuned"]), spreads, base_saes, tuned_saes, heads)
 
     def _layered(
         self, base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenizerBase, length: int
@@ -293,13 +303,39 @@ def _text(loaded: LoadedPair, text: str, batch: Batch, row: int, sides: tuple[Te
             )
         )
     whole = len(encode(tokenization.tokenizer, [text], None)[0].ids)
+    heads, ends = loaded.heads, (base[-1], tuned[-1])
     return InspectedText(
         text=text,
         tokens=tokenization.tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist()),
         special=special,
         truncated=whole > length,
         layers=layers,
+        next_tokens=heads.next_tokens(tokenization.tokenizer, batch, row, ends) if heads is not None else None,
     )
+
+
+def completed(loaded: LoadedPair, texts: Sequence[InspectedText], tokens: Sequence[int]) -> list[InspectedText]:
+    """The same texts with how both models go on from them, where these are whole language models.
+
+    Args:
+        tokens: of each text, at most; 0: none.
+    """
+    found = list(texts)
+    if loaded.heads is None or not isinstance(loaded.pair, Pair):
+        return found
+    spec, bodies = loaded.pair.tokenization, (loaded.pair.base, loaded.pair.tuned)
+    for count in sorted(set(tokens) - {0}):
+        chosen = [place for place, own in enumerate(tokens) if own == count]
+        ids = [one.ids for one in encode(spec.tokenizer, [texts[place].text for place in chosen], spec.length)]
+        for place, written in zip(
+            chosen, loaded.heads.completions(bodies, spec.tokenizer, ids, count), strict=True
+        ):  # fmt: skip
+            found[place] = texts[place].model_copy(update={"completions": written})
+    return found
+
+
+def _dtype(side: PreTrainedModel | BlockwiseModel) -> torch.dtype:
+    return (side if isinstance(side, PreTrainedModel) else side.model).dtype
 
 
 def _strongest(saes: dict[int, SaeStack], layer: int, rows: Tensor) -> list[list[LatentActivation]] | None:

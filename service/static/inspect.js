@@ -69,6 +69,9 @@ function explorers(texts) {
   ];
 }
 
+const visible = (token) => token.replaceAll("\n", "⏎").replaceAll(" ", "␣");
+const percent = (share) => `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`;
+
 // A text as a row of tokens coloured by drift, and the token that is picked in both models.
 function explorer(text) {
   const detail = h("div");
@@ -94,8 +97,23 @@ function explorer(text) {
     tokens.forEach((element, place) => element.setAttribute("aria-pressed", String(place === picked)));
     detail.replaceChildren(
       h("h2", {}, `“${text.tokens[picked]}”: drift ${fixed(layer.drift[picked])}`),
+      ...nextTokens(),
       h("div", { class: "pair" }, ["base", "tuned"].map(strongest)),
     );
+  }
+
+  // What both language models expect after the picked token; nothing of other models.
+  function nextTokens() {
+    const next = text.next_tokens?.[picked];
+    if (!next) {
+      return [];
+    }
+    const list = (side) =>
+      h("div", {}, h("h3", {}, `next token, ${side} model`), h("ol", {}, next[side].map((one) => h("li", {}, `“${visible(one.token)}”: ${percent(one.probability)}`))));
+    return [
+      h("p", {}, `The next-token distributions differ by ${fixed(next.divergence, 2)} bits.`),
+      h("div", { class: "pair" }, ["base", "tuned"].map(list)),
+    ];
   }
 
   function strongest(side) {
@@ -112,6 +130,9 @@ function explorer(text) {
   }
 
   const truncated = text.truncated ? h("span", { class: "soft" }, " (truncated)") : null;
-  const element = h("section", { class: "card" }, h("p", {}, text.text, truncated), h("div", { class: "tokens" }, tokens), detail);
+  const written = text.completions
+    ? h("div", { class: "pair" }, ["base", "tuned"].map((side) => h("div", {}, h("h3", {}, `${side} model goes on`), h("p", { class: "written" }, text.completions[side]))))
+    : null;
+  const element = h("section", { class: "card" }, h("p", {}, text.text, truncated), written, h("div", { class: "tokens" }, tokens), detail);
   return { element, draw };
 }

@@ -35,7 +35,7 @@ class Inspections:
             raise UnsupportedError("texts can only be inspected where torch is: install layerdrift-server[worker]")
         from workers.inspector import Asked
 
-        asked = [Asked(tenant, request.analysis_id, request.texts) for tenant, request in questions]
+        asked = [Asked(tenant, one.analysis_id, one.texts, one.completion_tokens) for tenant, one in questions]
         return self._loaded().answer(asked)
 
     def _loaded(self) -> Inspector:

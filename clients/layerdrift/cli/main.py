@@ -297,7 +297,7 @@ def inspect(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run other texts through both models of a finished analysis: drift by token and layer."""
+    """Run other texts through both models of a finished analysis: drift by token and layer, and what they say next."""
     given = typer.get_text_stream("stdin").read().splitlines() if texts == ["-"] else texts
     with connected(url) as client:
         found = client.inspect(analysis, *(text for text in given if text.strip()))

@@ -15,16 +15,20 @@ from rich.table import Table
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.comparison import Comparison, Difference
 from layerdrift.contract.estimate import Estimate
-from layerdrift.contract.inspection import Inspection
+from layerdrift.contract.inspection import InspectedText, Inspection
 from layerdrift.contract.key import ApiKey
 from layerdrift.contract.policy import Decision, Verdict
 from layerdrift.contract.report import Layer, Report
 from layerdrift.render import sentences
 from layerdrift.render.escaping import lines, terminal
+from layerdrift.render.learned import probability, shown
 from layerdrift.render.verdict import said as said_of
 
 ZONE_STYLE = {"general": "blue", "transitional": "yellow", "specialised": "red", "ramp": "magenta"}
 DECISION_STYLE: dict[Decision, str] = {"pass": "green", "warn": "yellow", "fail": "red"}
+
+SAID = 3
+"""Next tokens of each model that a table names."""
 
 PLAIN_WIDTH = 160
 """Columns where standard output is no terminal, and so says nothing of its width."""
@@ -196,9 +200,9 @@ def comparison(found: Comparison) -> Table:
     return table
 
 
-def inspection(found: Inspection) -> list[Table]:
-    """For each text its tokens and their drift, a column for each layer."""
-    tables = []
+def inspection(found: Inspection) -> list[Table | str]:
+    """For each text its tokens and their drift, a column for each layer; of language models what they say next."""
+    tables = list[Table | str]()
     for text in found.texts:
         title = f"{terminal(text.text)}\n[dim]drift of each token (0: none) by layer[/dim]"
         table = _table("token", *(str(index) for index in range(len(text.layers))), title=title)
@@ -206,7 +210,28 @@ def inspection(found: Inspection) -> list[Table]:
             drift = [layer.drift[place] for layer in text.layers]
             table.add_row(terminal(token), *("" if value is None else f"{value:.3f}" for value in drift))
         tables.append(table)
+        if text.next_tokens is not None:
+            tables.append(_next_tokens(text))
+        if text.completions is not None:
+            tables.append(f"base model goes on:  {_in_one_line(text.completions.base)}")
+            tables.append(f"tuned model goes on: {_in_one_line(text.completions.tuned)}")
     return tables
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _next_tokens(text: InspectedText) -> Table:
+    """The likeliest next tokens of both models after each token."""
+    table = _table("after", "divergence, bits", "base model says next", "tuned model says next")
+    for token, following in zip(text.tokens, text.next_tokens or (), strict=True):
+        said = [
+            ", ".join(f"{shown(one.token)} {probability(one.probability)}" for one in side[:SAID])
+            for side in (following.base, following.tuned)
+        ]
+        table.add_row(terminal(token), f"{following.divergence:.2f}", *(terminal(one) for one in said))
+    return table
 
 
 def keys(found: Sequence[ApiKey]) -> Table | str:

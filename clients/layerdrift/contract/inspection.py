@@ -10,6 +10,9 @@ MAX_TEXTS = 16
 STRONGEST = 5
 """Latents that are told of each token."""
 
+LIKELIEST = 5
+"""Next tokens of each model that are told after each token."""
+
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 
 
@@ -24,6 +27,12 @@ class InspectionRequest(BaseModel):
         description="an analysis that has succeeded: its id, the first characters of it, its name, or `latest`",
     )
     texts: list[_Text] = Field(min_length=1, max_length=MAX_TEXTS)
+    completion_tokens: int = Field(
+        default=24,
+        ge=0,
+        le=128,
+        description="tokens with which each language model goes on from the end of each text, at most; 0: none",
+    )
 
 
 class LatentActivation(BaseModel):
@@ -52,6 +61,32 @@ class InspectedLayer(BaseModel):
     )
 
 
+class TokenProbability(BaseModel):
+    """A token, and how probable it is."""
+
+    token: str
+    probability: float = Field(ge=0, le=1)
+
+
+class NextTokens(BaseModel):
+    """What two language models expect after a token."""
+
+    divergence: float = Field(
+        ge=0,
+        description="Kullback-Leibler divergence of the tuned model's next-token distribution from the base model's, "
+        "in bits",
+    )
+    base: list[TokenProbability] = Field(description="the likeliest tokens in the base model, at most 5")
+    tuned: list[TokenProbability] = Field(description="the same in the tuned model")
+
+
+class TextCompletions(BaseModel):
+    """How two language models go on from the end of a text, each time with the likeliest token."""
+
+    base: str
+    tuned: str
+
+
 class InspectedText(BaseModel):
     """One text through both models."""
 
@@ -63,6 +98,13 @@ class InspectedText(BaseModel):
     )
     truncated: bool = Field(description="whether the text was truncated to analysis.max_length tokens")
     layers: list[InspectedLayer] = Field(description="by layer; index 0: the embeddings")
+    next_tokens: list[NextTokens] | None = Field(
+        default=None, description="after each token; null: the two are not language models with heads of their own"
+    )
+    completions: TextCompletions | None = Field(
+        default=None,
+        description="null: as for `next_tokens`, or none was asked for, or the pair is read block by block",
+    )
 
 
 class Inspection(BaseModel):

@@ -164,9 +164,13 @@ class AsyncClient:
         """Whether the report holds a policy; InputError where a rule cannot be judged on it."""
         return await self._send(calls.gate(analysis_id, policy))
 
-    async def inspect(self, analysis_id: str, *texts: str) -> Inspection:
-        """Other texts through both models of an analysis."""
-        return await self._send(calls.inspect(analysis_id, [*texts]))
+    async def inspect(self, analysis_id: str, *texts: str, completion_tokens: int = 24) -> Inspection:
+        """Other texts through both models of an analysis.
+
+        Args:
+            completion_tokens: with which language models go on from the end of each text, at most; 0: none.
+        """
+        return await self._send(calls.inspect(analysis_id, [*texts], completion_tokens))
 
     async def upload(self, path: Path | str, heard: Heard | None = None) -> Upload:
         """Uploads a data set file, or a checkpoint's folder; what the service has already is not sent again.

@@ -231,9 +231,10 @@ def gate(analysis_id: str, policy: Policy | Mapping[str, Any]) -> Call[Verdict]:
     return Call("POST", path, _into(Verdict), body=body)
 
 
-def inspect(analysis_id: str, texts: list[str]) -> Call[Inspection]:
+def inspect(analysis_id: str, texts: list[str], completion_tokens: int) -> Call[Inspection]:
     """Other texts through the pair."""
-    given = _model(InspectionRequest, {"analysis_id": analysis_id, "texts": texts})
+    asked = {"analysis_id": analysis_id, "texts": texts, "completion_tokens": completion_tokens}
+    given = _model(InspectionRequest, asked)
     body = given.model_dump(mode="json")
     return Call("POST", "/v1/inspect", _into(Inspection), body=body)
 

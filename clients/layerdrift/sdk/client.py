@@ -164,9 +164,13 @@ class Client:
         """Whether the report holds a policy; InputError where a rule cannot be judged on it."""
         return self._send(calls.gate(analysis_id, policy))
 
-    def inspect(self, analysis_id: str, *texts: str) -> Inspection:
-        """Other texts through both models of an analysis."""
-        return self._send(calls.inspect(analysis_id, [*texts]))
+    def inspect(self, analysis_id: str, *texts: str, completion_tokens: int = 24) -> Inspection:
+        """Other texts through both models of an analysis.
+
+        Args:
+            completion_tokens: with which language models go on from the end of each text, at most; 0: none.
+        """
+        return self._send(calls.inspect(analysis_id, [*texts], completion_tokens))
 
     def upload(self, path: Path | str, heard: Heard | None = None) -> Upload:
         """Uploads a data set file, or a checkpoint's folder; what the service has already is not sent again.

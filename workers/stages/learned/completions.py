@@ -129,21 +129,22 @@ def completions(
 
 
 def sampled(
-    model: PreTrainedModel, prompts: Sequence[Prompt], tokens: int, seed: int, vocabulary: int
+    model: PreTrainedModel, prompts: Sequence[Prompt], tokens: int, seed: int | None, vocabulary: int
 ) -> list[list[int]]:
     """What a model writes after prompts, at temperature 1, up to its end token, which is left out.
 
     Args:
-        seed: of what is drawn. vocabulary: a completion ends before a token that is not below it.
+        seed: of what is drawn; None: always the likeliest token. vocabulary: a completion ends before a token that is
+        not below it.
     """
     found: list[list[int]] = []
     ends = _end_tokens(model)
-    settings = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=tokens, use_cache=True, pad_token_id=0
-    )
+    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    how: dict[str, Any] = drawn if seed is not None else {"do_sample": False}
+    settings = GenerationConfig(**how, max_new_tokens=tokens, use_cache=True, pad_token_id=0)
     settings.eos_token_id = sorted(ends) or None
     with torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed or 0)
         for start in range(0, len(prompts), SAMPLED_TOGETHER):
             part = prompts[start : start + SAMPLED_TOGETHER]
             longest = max(len(one.ids) for one in part)

@@ -265,7 +265,7 @@ def test_an_upload_prints_the_uri_to_use(service: HttpService, folder: Path) -> 
 def test_texts_are_read_from_standard_input_without_its_blank_lines(service: HttpService) -> None:
     service.answers["POST /v1/inspect"] = {"analysis_id": ANALYSIS_ID, "texts": []}
     assert run("inspect", ANALYSIS_ID, "-", input="one\n\n  \ntwo \n").exit_code == 0
-    assert service.sent() == {"analysis_id": ANALYSIS_ID, "texts": ["one", "two "]}
+    assert service.sent() == {"analysis_id": ANALYSIS_ID, "texts": ["one", "two "], "completion_tokens": 24}
 
 
 def test_of_an_inspection_each_token_is_a_row_and_excluded_ones_have_no_number(service: HttpService) -> None:
@@ -274,6 +274,21 @@ def test_of_an_inspection_each_token_is_a_row_and_excluded_ones_have_no_number(s
     service.answers["POST /v1/inspect"] = {"analysis_id": ANALYSIS_ID, "texts": [text | {"layers": [layer, layer]}]}
     lines = run("inspect", ANALYSIS_ID, "fine").stdout.splitlines()
     assert [line.split() for line in lines[-2:]] == [["[CLS]"], ["fine", "0.250", "0.250"]]
+
+
+def test_of_language_models_an_inspection_has_what_both_say_next(service: HttpService) -> None:
+    layer = {"drift": [None, 0.25], "base_norm": [1, 1], "tuned_norm": [1, 1]}
+    told = {"divergence": 1.5, "base": [{"token": " [b]day", "probability": 0.5}], "tuned": []}
+    text = {"text": "fine", "tokens": ["a", "fine"], "special": [True, False], "truncated": False, "layers": [layer]}
+    text |= {"next_tokens": [told, told], "completions": {"base": "a\n day", "tuned": "[red] \x1b[31m"}}
+    service.answers["POST /v1/inspect"] = {"analysis_id": ANALYSIS_ID, "texts": [text]}
+    lines = run("inspect", ANALYSIS_ID, "fine").stdout.splitlines()
+    assert "fine" in lines[-3]
+    assert "1.50" in lines[-3]
+    assert "“␣[b]day” 50.0 %" in lines[-3]
+    assert lines[-2] == "base model goes on:  a day"
+    assert lines[-1].startswith("tuned model goes on: [red]")
+    assert "\x1b" not in lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ class Asked(NamedTuple):
     tenant: str
     analysis_id: str
     texts: list[str]
+    completion_tokens: int
 
 
 class Inspector:
@@ -60,7 +61,7 @@ def test_answers_come_in_order_and_an_error_reaches_no_other(inspectors: list[In
     questions = [question("ours", GOOD), question("theirs", BAD), question("ours", GOOD)]
     answers = inspections.answer(questions)
     assert [type(one) for one in answers] == [Inspection, NotFoundError, Inspection]
-    assert inspectors[0].asked[:2] == [("ours", GOOD, ["a text"]), ("theirs", BAD, ["a text"])]
+    assert inspectors[0].asked[:2] == [("ours", GOOD, ["a text"], 24), ("theirs", BAD, ["a text"], 24)]
 
 
 def test_one_inspector_with_the_memory_of_the_settings_answers_all(inspectors: list[Inspector], tmp_path: Path) -> None:
