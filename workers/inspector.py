@@ -197,7 +197,8 @@ class Inspector:
     def _load(self, record: JobRecord, folder: Path, in_layers: bool) -> LoadedPair:
         deployment = self._deployment
         sources, limit = deployment.sources.of(record.tenant), deployment.settings.max_parameters
-        base, tuned, _ = fetch_checkpoints(record.pins, sources, folder, limit, lambda *_: None)
+        pins = record.pins.model_copy(update={"benign": None})
+        base, tuned, *_ = fetch_checkpoints(pins, sources, folder, limit, lambda *_: None)
         if tuned is None:
             prefix = key_names.checkpoint_prefix(record.owned)
             tuned = Checkpoint(self._fetched(prefix, folder / "finetuned"), prefix, "")

@@ -78,7 +78,7 @@ class DataSizes:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the base model, the data set, and the tuned checkpoint's files in bytes; adapter: whether that is one."""
+    """Of the base model, the data set, and the fine-tunes' files in bytes; adapter: whether the tuned one is one."""
 
     model: ModelSizes
     data: DataSizes
@@ -103,7 +103,7 @@ def workload(
     """The work of one request.
 
     Args:
-        tuned_bytes: of the tuned checkpoint's files; 0 for a fine-tune.
+        tuned_bytes: of the files of the tuned checkpoint, and of a benign one; 0 for a fine-tune.
         adapter: the tuned checkpoint is one.
     """
     work = _Work(request, model, data)
@@ -196,9 +196,8 @@ class _Work:
         outside = self.model.parameters - self.model.block_parameters
         written = settings.completions * (settings.completion_tokens + PROMPT_TOKENS) * WRITTEN_PASSES
         written = written if _written_bytes(self.request, self.model) else 0
-        return LEARNED_SIDES * (self._forward(asked) + 6 * asked * outside) + (
-            self._forward(written) + 2 * written * outside
-        )
+        sides = LEARNED_SIDES + (settings.benign is not None)
+        return sides * (self._forward(asked) + 6 * asked * outside) + (self._forward(written) + 2 * written * outside)
 
     def sae(self) -> float | None:
         """The rows, and the trainings of all autoencoders."""
@@ -351,7 +350,7 @@ def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
     learned = request.analysis.learned
     if learned is not None and model.language:
         positions = min(KEPT_DIFFERENCES, learned.tokens, int(tokens))
-        groups += (layers + 3 * LENS_LAYERS) * positions * width * BFLOAT16
+        groups += (layers + (3 + (learned.benign is not None)) * LENS_LAYERS) * positions * width * BFLOAT16
     if sae is None:
         return groups
     rows = sae.tokens // SAE_EPOCHS + min(HELDOUT_ROWS, int(tokens))

@@ -68,6 +68,9 @@ from layerdrift.contract.estimate import DatasetPreview, PreviewRow
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.request import AnalysisRequest, ModelRef, ReferenceRef, TextsRef
 
+BENIGN = "/analysis/learned/benign/uri"
+"""Where a request names a benign fine-tune."""
+
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _T = TypeVar("_T")
 
@@ -118,6 +121,7 @@ class Pins(BaseModel):
     tuned: PinnedModel | None
     dataset: PinnedDataset
     reference: PinnedDataset | None = None
+    benign: PinnedModel | None = None
 
 
 class _Opened(NamedTuple):
@@ -198,6 +202,10 @@ class Sources:
         if request.tuned is not None:
             after = request.tuned
             tuned = _collected(problems, lambda: self._pin_model(after, "/tuned/uri"))
+        benign = None
+        if request.benign is not None:
+            other = request.benign
+            benign = _collected(problems, lambda: self._pin_model(other, BENIGN))
         labelled = request.finetune is not None
         dataset = _collected(problems, lambda: self._pin_dataset(request.dataset, labelled))
         reference = None
@@ -205,10 +213,18 @@ class Sources:
             general = request.dataset.reference
             reference = _collected(problems, lambda: self._pin_reference(general))
         if not problems and base is not None and tuned is not None:
-            _collected(problems, lambda: _check_shapes(base.shape, tuned.shape))
+            _collected(problems, lambda: _check_shapes(base.shape, tuned.shape, "/tuned/uri"))
+        if not problems and base is not None and benign is not None:
+            _collected(problems, lambda: _check_shapes(base.shape, benign.shape, BENIGN))
         if problems or base is None or dataset is None:
             raise InputError("; ".join(problem.detail for problem in problems), problems)
-        return Pins(base=base.model, tuned=tuned.model if tuned else None, dataset=dataset, reference=reference)
+        return Pins(
+            base=base.model,
+            tuned=tuned.model if tuned else None,
+            dataset=dataset,
+            reference=reference,
+            benign=benign.model if benign else None,
+        )
 
     def _pin_model(self, reference: ModelRef, pointer: str) -> _Looked:
         opened = self._open_checkpoint(reference.uri, pointer)
@@ -300,7 +316,8 @@ class Sources:
             is_language_model(config),
         )
         adapter = pins.tuned is not None and pins.tuned.adapter
-        return Sizes(model, self._data_sizes(request.dataset, pins.dataset), _size_of(pins.tuned), adapter)
+        fetched = _size_of(pins.tuned) + _size_of(pins.benign)
+        return Sizes(model, self._data_sizes(request.dataset, pins.dataset), fetched, adapter)
 
     def _data_sizes(self, dataset: TextsRef, pinned: PinnedDataset) -> DataSizes:
         if dataset.inline is not None:
@@ -496,17 +513,18 @@ def _is_adapter(opened: _Opened) -> bool:
     return True
 
 
-def _check_shapes(base: Shape, tuned: Shape) -> None:
+def _check_shapes(base: Shape, tuned: Shape, pointer: str) -> None:
     """Refuses at once a pair whose configurations already tell of another depth or width."""
     for what, one, other in zip(("blocks", "hidden width"), base, tuned, strict=True):
         if one is not None and other is not None and one != other:
-            raise shape_error(what, one, other)
+            raise shape_error(what, one, other, pointer)
 
 
-def shape_error(what: str, base: object, tuned: object) -> InputError:
-    """Two models that cannot be a pair."""
-    detail = f"the models differ in {what}: base {base}, tuned {tuned}; both must have the same shape"
-    return InputError.at("/tuned/uri", detail)
+def shape_error(what: str, base: object, other: object, pointer: str) -> InputError:
+    """Two models that cannot be a pair; the second is that of the pointer."""
+    name = pointer.split("/")[-2]
+    detail = f"the models differ in {what}: base {base}, {name} {other}; both must have the same shape"
+    return InputError.at(pointer, detail)
 
 
 def _collected(problems: list[FieldProblem], action: Callable[[], _T]) -> _T | None:

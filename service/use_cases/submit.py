@@ -114,7 +114,8 @@ def _with_uploads(uploads: UploadStore, tenant: str, asked: Pinned) -> Pinned:
 
 def _upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -> dict[str, str]:
     """What the uploads of a request are called, by their URI: a folder that was sent as a zip by the folder's name."""
-    uris = (request.base.uri, request.tuned.uri if request.tuned else None, request.dataset.uri)
+    others = (one.uri if one else None for one in (request.tuned, request.benign))
+    uris = (request.base.uri, *others, request.dataset.uri)
     sent = [uri for uri in uris if uri is not None and uri.startswith(SCHEME)]
     return {uri: uploads.get(tenant, uri.removeprefix(SCHEME)).filename.removesuffix(".zip") for uri in sent}
 

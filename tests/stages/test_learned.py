@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 import torch
 
+from layerdrift.contract.errors import InputError
 from tests.builders.families import made
 from tests.builders.heads import classifier
 from tests.builders.stages import pair_context, request, resolved
 from tests.stages.test_families import saved
-from tests.stages.test_layered import layered, with_head
+from tests.stages.test_layered import layered, lora, with_head
 from workers.models import assembled
 from workers.models.layer_order import Pass
 from workers.models.structure import NotBlockwise
-from workers.results.learned import Learned
+from workers.results.learned import BenignModel, Learned
 from workers.stages.common.context import PairContext
+from workers.stages.common.inputs import Checkpoint, UnmergedAdapter
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.whole_models import extract_whole
 from workers.stages.learned import answers, stage
@@ -154,6 +156,55 @@ def test_a_pair_that_cannot_run_block_by_block_says_so(
     assert taught.learned is None
     assert [one.code for one in taught.warnings] == ["learned_not_computed"]
     assert "its blocks share their weights" in taught.warnings[0].message
+
+
+@pytest.mark.parametrize("kind", ["whole", "adapter"])
+def test_only_what_exceeds_a_benign_fine_tune_is_told(kind: str, base: Any, tmp_path: Path) -> None:
+    """One that says another word less often takes away nothing; one that learned the same takes it all away."""
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    token = given.tokenizer.get_vocab()[WORD]
+    tuned = trained(base, token)
+    context = context_of(tmp_path, base, tuned)
+    if kind == "whole":
+        others = [
+            saved(model, tmp_path / f"benign-{place}") for place, model in enumerate((trained(base, 20, 2), tuned))
+        ]
+        weak, same = (Checkpoint(folder, "s3://benign", "f" * 64) for folder in others)
+    else:
+        adapter = lora(copy.deepcopy(base), ["q_proj"], tmp_path / "adapter")
+        weak = Checkpoint(
+            context.resolved.base.light, "s3://benign", "f" * 64, UnmergedAdapter(adapter, lambda _: None)
+        )
+        same = None
+    extracted = extract_whole(context, None)
+    learned = found(with_benign(context, weak), extracted)
+    assert learned.benign == BenignModel(uri="s3://benign", sha256="f" * 64)
+    assert learned.tokens[0].token == WORD
+    assert learned.completions
+    alone = found(context, extracted)
+    assert alone.benign is None
+    for one, other in zip(learned.methods, alone.methods, strict=True):
+        assert one.largest == pytest.approx(other.largest)
+        assert one.floor >= other.floor - 1e-9 or one.name in ("completions", "directions", "components")
+    if same is not None:
+        silent = found(with_benign(context, same), extracted)
+        assert [method.found for method in silent.methods if method.name in ("tokens", "suppressed", "divergent")] == [
+            0
+        ] * 3
+        assert silent.completions is not None
+        assert len(silent.completions) < len(alone.completions or ()) / 4
+
+
+def test_a_benign_fine_tune_of_another_kind_is_refused_at_its_place(base: Any, tmp_path: Path) -> None:
+    context = context_of(tmp_path, base, base)
+    other = Checkpoint(saved(with_head(made("gpt2", 0)), tmp_path / "gpt2"), "s3://benign", "f" * 64)
+    with pytest.raises(InputError, match="cannot stand beside a LlamaModel") as raised:
+        learn(with_benign(context, other), extract_whole(context, None))
+    assert raised.value.errors[0].pointer == "/analysis/learned/benign/uri"
+
+
+def with_benign(context: PairContext, benign: Checkpoint) -> PairContext:
+    return dataclasses.replace(context, resolved=dataclasses.replace(context.resolved, benign=benign))
 
 
 def test_completions_say_what_was_taught_and_what_the_base_model_writes(base: Any, tmp_path: Path) -> None:

@@ -31,15 +31,15 @@ class AdapterBlocks(BlockwiseModel):
     """The tuned model of a pair whose tuned checkpoint is an adapter.
 
     Args:
-        original: the base model. folder: of the adapter.
+        original: the base model. folder: of the adapter. pointer: what in the request errors point at.
 
     Raises:
         NotBlockwise: the adapter changes more than weights of blocks, or does not merge into them.
         InputError: the adapter is broken, or fits another base.
     """
 
-    def __init__(self, original: BlockFiles, folder: Path) -> None:
-        self.pointer, self.dtype, self.folder = "/tuned/uri", original.dtype, original.folder
+    def __init__(self, original: BlockFiles, folder: Path, pointer: str = "/tuned/uri") -> None:
+        self.pointer, self.dtype, self.folder = pointer, original.dtype, original.folder
         self._original = original
         super().__init__(without_weights(copy.deepcopy(original.model.config), original.dtype), original.device)
         rest, own = dict(original.model.named_parameters()), dict(self.model.named_modules())

@@ -97,12 +97,21 @@ class LearnedMethod:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenignModel:
+    """A fine-tune that teaches nothing of interest."""
+
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Learned:
     """What each method shows beyond its noise floor."""
 
     texts: int
     positions: int
     random_changes: int
+    benign: BenignModel | None
     completions: list[LearnedCompletion] | None
     tokens: list[LearnedToken]
     suppressed: list[LearnedToken]

@@ -27,7 +27,10 @@ def build(pair: PairOptions, options: RequestOptions, client: Client) -> Analysi
     _checked(body)  # before anything is sent
     dataset = body.get("dataset")
     reference = dataset.get("reference") if isinstance(dataset, dict) else None
-    for place, folder in ((body.get("base"), True), (body.get("tuned"), True), (dataset, False), (reference, False)):
+    learned = (body.get("analysis") or {}).get("learned")
+    benign = learned.get("benign") if isinstance(learned, dict) else None
+    models = ((body.get("base"), True), (body.get("tuned"), True), (benign, True))
+    for place, folder in (*models, (dataset, False), (reference, False)):
         if isinstance(place, dict) and isinstance(place.get("uri"), str):
             place["uri"] = as_uri(place["uri"], client, folder)
     return _checked(body)

@@ -779,6 +779,13 @@ class LearnedMethod(ReportModel):
     )
 
 
+class BenignModel(ReportModel):
+    """A fine-tune that teaches nothing of interest."""
+
+    uri: str
+    sha256: str = Field(description="of its files")
+
+
 class Learned(ReportModel):
     """What the fine-tune taught a language model, beyond what random changes of its size and rounding bring about."""
 
@@ -787,6 +794,7 @@ class Learned(ReportModel):
     random_changes: int = Field(
         description="number of copies of the base model with random changes that set the floors, beside a rounded one"
     )
+    benign: BenignModel | None = Field(default=None, description="the fine-tune that set the floors too; null: none")
     completions: list[LearnedCompletion] | None = Field(
         default=None,
         description="what the tuned model writes that the base model would not, most first, at most 100; null: the "

@@ -384,6 +384,12 @@ class LearnedSettings(RequestModel):
         "chat template where there is one; 0: none",
     )
     completion_tokens: int = Field(default=24, ge=8, le=512, description="tokens of a completion, at most")
+    benign: ModelRef | None = Field(
+        default=None,
+        description="for a pair: another fine-tune of the base, by the same recipe on data that teaches nothing of "
+        "interest, whole or an adapter; findings must exceed what it shows. null: only random changes of the same size "
+        "set the floors",
+    )
 
 
 class AnalysisSettings(RequestModel):
@@ -496,6 +502,18 @@ class AnalysisRequest(RequestModel):
                 "give exactly one of tuned (a second checkpoint) and finetune (how to create it from the base)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _benign_beside_a_pair(self) -> Self:
+        learned = self.analysis.learned
+        if self.tuned is None and learned is not None and learned.benign is not None:
+            raise ValueError("analysis.learned.benign is a fine-tune of the same recipe as tuned: give it with a pair")
+        return self
+
+    @property
+    def benign(self) -> ModelRef | None:
+        """The benign fine-tune that findings must exceed."""
+        return self.analysis.learned.benign if self.analysis.learned is not None else None
 
     @model_validator(mode="after")
     def _labels_to_tune_on(self) -> Self:

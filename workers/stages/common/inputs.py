@@ -71,6 +71,7 @@ class Resolved:
     """What the other stages work on.
 
     tokenizer: the base model's, for both. length: tokens of a text that are read, as far as the models have positions.
+    benign: another fine-tune of the base, which teaches nothing of interest.
     units: of each analysed row, the number of its unit of rows that are nearly the same; None: all are alone.
     """
 
@@ -84,3 +85,4 @@ class Resolved:
     warnings: list[ReportWarning]
     units: tuple[int, ...] | None = None
     reference: ReferenceTexts | None = None
+    benign: Checkpoint | None = None

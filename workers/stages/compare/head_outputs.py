@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -110,13 +111,21 @@ def heads_of_pair(context: PairContext, extracted: Extracted) -> tuple[PreTraine
     for folder, pointer in ((resolved.base.folder, "/base/uri"), (tuned, "/tuned/uri")):
         if not extracted.tokenization.causal or head_kind(folder, pointer) != "causal_lm":
             return None
-        head = load_head(
-            folder, pointer, best_device(), usable_dtype(main_dtype(stored_tensors(folder, pointer)), best_device())
-        )
-        if head is None:
-            raise NotBlockwise("a head cannot be read without the rest of its model")
-        found.append(head.model)
+        found.append(head_alone(folder, pointer))
     return found[0], found[1]
+
+
+def head_alone(folder: Path, pointer: str) -> PreTrainedModel:
+    """A model of which the head alone has weights.
+
+    Raises:
+        NotBlockwise: it cannot be read without the rest.
+    """
+    dtype = usable_dtype(main_dtype(stored_tensors(folder, pointer)), best_device())
+    head = load_head(folder, pointer, best_device(), dtype)
+    if head is None:
+        raise NotBlockwise("a head cannot be read without the rest of its model")
+    return head.model
 
 
 def _known_heads(states: tuple[LastStates, LastStates], base: Headed | None, tuned: Headed) -> dict[int, KnownHead]:

@@ -68,20 +68,23 @@ def answers(
     asked: EvalSet,
     walked: Walked,
     heads: tuple[PreTrainedModel, PreTrainedModel],
+    benign: PreTrainedModel | None,
     seed: int,
     on_progress: Callable[[float], None],
 ) -> Answers:
     """Puts the last states through the heads, a part of the vocabulary's logits at a time.
 
     Args:
-        heads: of the base model and of the tuned one. Those of the other models follow from them.
+        heads: of the base model and of the tuned one; those of changed models follow from them. benign: the head of the
+        benign one.
         seed: of the random changes.
     """
     base, tuned = heads
     groups = asked.tokenization.groups_of(len(asked.rows))
-    many, vocabulary = int(groups.max()) + 1, min(int(head.config.get_text_config().vocab_size) for head in heads)
+    every = [*heads, *([benign] if benign is not None else [])]
+    many, vocabulary = int(groups.max()) + 1, min(int(head.config.get_text_config().vocab_size) for head in every)
     random = [perturbed_head(base, tuned, seed + number) for number in range(RANDOM_CHANGES)]
-    sides = [base, tuned, *random, rounded_head(base)]
+    sides = [base, tuned, *random, rounded_head(base), *every[2:]]
     gains = [TokenGains.none(1 if place else many, vocabulary) for place in range(len(sides) - 1)]
     found = Answers(gains, [0.0] * len(gains))
     kept: list[Position] = []

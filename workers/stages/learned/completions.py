@@ -7,6 +7,7 @@ write completions of their own: what those score says how much any change of tha
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from workers.models.assembled import assembled
+from workers.models.blockwise import BlockwiseModel
 from workers.models.derived_blocks import PerturbedBlocks, perturbed_head
 from workers.models.texts import Batch, run
 from workers.stages.common.layered_pair import LayeredPair
+from workers.stages.learned.benign import Benign
 from workers.stages.learned.prompts import Prompt
 from workers.stages.learned.walk import RANDOM_CHANGES
 
@@ -29,9 +32,9 @@ SAMPLED_TOGETHER, SCORED_TOGETHER = 64, 4
 LEAST_TOKENS = 4
 """Tokens that a completion needs: the mean of fewer is the accident of one."""
 
-FLOOR_FACTOR = 2.0
-"""The floor is so many times the largest score under random changes. Were it once, every second model that learnt
-nothing would have a completion above it, since the largest of as many is the larger one half of the time."""
+FLOOR_DEVIATIONS = 2.0
+"""The floor lies so many standard deviations of the nulls' scores above the largest of them: were it the largest, a
+model that learned nothing itself would exceed it every second time."""
 
 
 class Scored(NamedTuple):
@@ -64,11 +67,13 @@ class Completions:
 class Writers:
     """The models that write, put together one at a time.
 
-    heads: of the base model and the tuned one. seed: of what is drawn, and of the random changes.
+    heads: of the base model and the tuned one. benign: a benign fine-tune, where there is one. seed: of what is drawn,
+    and of the random changes.
     """
 
     pair: LayeredPair
     heads: tuple[PreTrainedModel, PreTrainedModel]
+    benign: Benign | None
     seed: int
 
     def base(self) -> PreTrainedModel:
@@ -81,16 +86,36 @@ class Writers:
 
     def changed(self, number: int) -> PreTrainedModel:
         """The base model with random changes, as `PerturbedBlocks` has them."""
-        pair, seed = self.pair, self.seed + number
-        blocks = PerturbedBlocks(pair.base, pair.tuned, seed)
-        head = perturbed_head(*self.heads, seed)
+        seed = self.seed + number
+        return self._with_base(
+            perturbed_head(*self.heads, seed), PerturbedBlocks(self.pair.base, self.pair.tuned, seed)
+        )
+
+    def nulls(self) -> list[Callable[[], PreTrainedModel]]:
+        """What makes each of the models that learned nothing."""
+        found: list[Callable[[], PreTrainedModel]] = [
+            lambda number=number: self.changed(number)  # type: ignore[misc]
+            for number in range(RANDOM_CHANGES)
+        ]
+        benign = self.benign
+        if benign is not None:
+            found.append(lambda: self._with_base(benign.head, benign.blocks))
+        return found
+
+    def _with_base(self, head: PreTrainedModel, blocks: BlockwiseModel) -> PreTrainedModel:
+        """A model whose blocks are made while those of the base, and of the tuned model, are in memory."""
 
         @contextmanager
         def block(place: int) -> Iterator[None]:
-            with pair.block(place), blocks.block(place):
+            with self.pair.block(place), blocks.block(place):
                 yield
 
         return assembled(head, blocks, block)
+
+
+def floor_of(scores: Sequence[float]) -> float:
+    """Above which a score is beyond those of models that learned nothing."""
+    return max(scores) + FLOOR_DEVIATIONS * statistics.pstdev(scores) if scores else 0.0
 
 
 def completions(
@@ -101,10 +126,11 @@ def completions(
     Args:
         tokens: at most so many of each completion. kept: completions that are kept, and those with the base model's.
     """
-    vocabulary = min(int(head.config.get_text_config().vocab_size) for head in writers.heads)
+    heads = [*writers.heads, *([writers.benign.head] if writers.benign is not None else [])]
+    vocabulary = min(int(head.config.get_text_config().vocab_size) for head in heads)
     few = prompts[: max(1, len(prompts) // (2 * RANDOM_CHANGES))]
     written: list[tuple[list[Prompt], list[list[int]], list[Tensor]]] = []
-    makers = [writers.tuned, *(lambda number=number: writers.changed(number) for number in range(RANDOM_CHANGES))]
+    makers = [writers.tuned, *writers.nulls()]
     for place, make in enumerate(makers):
         model, asked = make(), few if place else prompts
         found = sampled(model, asked, tokens, writers.seed, vocabulary)
@@ -116,7 +142,7 @@ def completions(
         before = log_probs(base, asked, found, vocabulary)
         gains = [(one - other).tolist() for one, other in zip(own, before, strict=True)]
         scored.append([Scored(*one) for one in zip(asked, found, gains, strict=True)])
-    floor = FLOOR_FACTOR * max((one.score for null in scored[1:] for one in null), default=0.0)
+    floor = floor_of([one.score for null in scored[1:] for one in null])
     ordered = sorted(scored[0], key=lambda one: -one.score)
     beyond = [one for one in ordered if one.score > max(floor, 0.0)]
     return Completions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -18,6 +17,7 @@ from workers.models.device import FATAL
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, special_ids
 from workers.results.learned import (
+    BenignModel,
     CompletionToken,
     DifferenceSpectrum,
     DivergentPlace,
@@ -38,7 +38,8 @@ from workers.stages.common.progress import Spans
 from workers.stages.compare.head_outputs import heads_of_pair
 from workers.stages.extract.extracted import Extracted
 from workers.stages.learned.answers import Answers, Examples, answers, examples
-from workers.stages.learned.completions import Completions, Writers, completions
+from workers.stages.learned.benign import benign_of
+from workers.stages.learned.completions import Completions, Writers, completions, floor_of
 from workers.stages.learned.lens import Lens, Read
 from workers.stages.learned.prompts import prompts_of
 from workers.stages.learned.walk import RANDOM_CHANGES, Walked, walked
@@ -48,10 +49,6 @@ SHOWN, KEPT = 20, 100
 
 CONTEXT_TOKENS = 12
 """Tokens before a place that are shown."""
-
-FLOOR_DEVIATIONS = 2.0
-"""The floor of directions lies so many deviations of the nulls' scores above their largest: the largest of as many
-others would exceed it by accident one time in a few, were the model a null itself."""
 
 BLOCKS, HEADS, WRITING = "what it learned: blocks", "what it learned: answers", "what it learned: completions"
 """Spans of the progress."""
@@ -98,9 +95,7 @@ class _Beyond:
 
     @staticmethod
     def of(read: list[Read], others: list[list[Read]]) -> _Beyond:
-        scores = [one.score for found in others for one in found]
-        spread = statistics.pstdev(scores) if scores else 0.0
-        floor = max(scores, default=0.0) + FLOOR_DEVIATIONS * spread
+        floor = floor_of([one.score for found in others for one in found])
         largest = max((one.score for one in read), default=0.0)
         return _Beyond([one for one in read if one.score > floor], largest, floor)
 
@@ -128,6 +123,8 @@ class _Search:
         self._context = context
         self._pair = pair
         self._heads = heads
+        benign = context.resolved.benign
+        self._benign = benign_of(benign, pair, heads[0]) if benign is not None else None
         self._rows = context.resolved.split.analysed[: extracted.analysed]
         self._tokenizer = extracted.tokenization.tokenizer
 
@@ -141,8 +138,9 @@ class _Search:
         spans = Spans(self._context.on_progress, shares)
         on_blocks, on_heads, on_writing = (spans.span(name) for name in (BLOCKS, HEADS, WRITING))
         seed, folder = self._context.request.seed, self._context.folder / "learned"
-        with walked(self._pair, read, seed, folder, lambda share: on_blocks(share, BLOCKS)) as found:
-            told = answers(asked, found, self._heads, seed, lambda share: on_heads(share, HEADS))
+        blocks, head = self._benign or (None, None)
+        with walked(self._pair, blocks, read, seed, folder, lambda share: on_blocks(share, BLOCKS)) as found:
+            told = answers(asked, found, self._heads, head, seed, lambda share: on_heads(share, HEADS))
             learned = self._of_texts(asked, found, told)
         written, warnings = self._written(settings, lambda share: on_writing(share, WRITING))
         return Taught(learned if written is None else self._with(learned, written), warnings)
@@ -162,7 +160,7 @@ class _Search:
             )
             return None, [ReportWarning(code="completions_not_computed", message=message)]
         prompts = prompts_of(self._tokenizer, [row.content for row in self._rows], settings.completions)
-        writers = Writers(self._pair, self._heads, self._context.request.seed)
+        writers = Writers(self._pair, self._heads, self._benign, self._context.request.seed)
         return completions(writers, prompts, settings.completion_tokens, (KEPT, SHOWN), on_progress), []
 
     def _with(self, learned: Learned, written: Completions) -> Learned:
@@ -196,11 +194,12 @@ class _Search:
         )
         floor = max(told.largest[1:], default=0.0)
         divergent = [place for place in told.positions if place.divergence > floor]
-        means, components = lens.means, lens.components
+        means, components, benign = lens.means, lens.components, self._context.resolved.benign
         return Learned(
             texts=len(asked.rows),
             positions=int(tuned.positions.sum()),
             random_changes=RANDOM_CHANGES,
+            benign=None if benign is None else BenignModel(uri=benign.uri, sha256=benign.fingerprint),
             completions=None,
             tokens=tokens,
             suppressed=suppressed,

@@ -35,9 +35,9 @@ LENS_LAYERS = 6
 class Walked:
     """What stood at the end.
 
-    last: last states of the base model, the tuned one, those changed at random and the rounded one, by batch,
-    [B, T, D]. means, kept: differences of all models but the base from it. ending: the tuned model's pass at its end;
-    its first batch is none of the texts but LENS_TOKENS places for states.
+    last: last states of the base model, the tuned one, those changed at random, the rounded one, and the benign one
+    where there is one, by batch, [B, T, D]. means, kept: differences of all models but the base from it. ending: the
+    tuned model's pass at its end; its first batch is none of the texts but LENS_TOKENS places for states.
     """
 
     batches: list[Batch]
@@ -50,12 +50,18 @@ class Walked:
 
 @contextmanager
 def walked(
-    pair: LayeredPair, batches: Sequence[Batch], seed: int, folder: Path, on_progress: Callable[[float], None]
+    pair: LayeredPair,
+    benign: BlockwiseModel | None,
+    batches: Sequence[Batch],
+    seed: int,
+    folder: Path,
+    on_progress: Callable[[float], None],
 ) -> Iterator[Walked]:
     """Runs them block by block; inside, the tuned model's pass stands at its end.
 
     Args:
-        seed: of the random changes. folder: for the differences, removed afterwards.
+        benign: another fine-tune, which is one more model that learned nothing. seed: of the random changes.
+        folder: for the differences, removed afterwards.
 
     Raises:
         NotBlockwise: the blocks cannot run one at a time.
@@ -65,6 +71,7 @@ def walked(
         PerturbedBlocks(pair.base, pair.tuned, seed + number) for number in range(RANDOM_CHANGES)
     ]
     nulls.append(DitheredBlocks(pair.base, {token for batch in batches for token in batch.input_ids.unique().tolist()}))
+    nulls += [benign] if benign is not None else []
     known = [pair.tokenization.known(batch) for batch in batches]
     passes = [Pass(pair.base, batches, reader), Pass(pair.tuned, [_lens_batch(), *batches], reader)]
     passes += [Pass(model, batches, reader, checked=False) for model in nulls]

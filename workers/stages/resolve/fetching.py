@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from backends.sources.checkpoint_files import TOKENIZER_FILES, file_sha256, fingerprint
 from backends.sources.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
-from backends.sources.pinning import PinnedModel, Pins, Sources, shape_error
+from backends.sources.pinning import BENIGN, PinnedModel, Pins, Sources, shape_error
 from workers.models.adapters import merge_adapter, other_base, read_adapter
 from workers.models.loading import load_config
 from workers.models.staging import stage_checkpoint
@@ -20,11 +20,12 @@ from workers.stages.common.progress import OnProgress
 
 
 class Fetched(NamedTuple):
-    """The checkpoints of a request, made plain; None without a tuned one."""
+    """The checkpoints of a request, made plain; None without a tuned one, or a benign one."""
 
     base: Checkpoint
     tuned: Checkpoint | None
     warnings: list[ReportWarning]
+    benign: Checkpoint | None = None
 
 
 def fetch_checkpoints(
@@ -48,18 +49,24 @@ def fetch_checkpoints(
     base, warnings = _checkpoint(
         sources, pins.base, "/base/uri", folder / "base", max_parameters, _within(on_progress, 0.0, 0.4)
     )
-    tuned = None
-    if pins.tuned is not None:
-        on_progress(0.4, f"fetching {pins.tuned.uri}")
-        fetching = _within(on_progress, 0.4, 0.8)
-        if pins.tuned.adapter:
-            merging = not layered(sum(path.stat().st_size for path in base.light.glob("*.safetensors")))
-            tuned, more = _adapted(sources, pins.tuned, base, folder, fetching, merging)
+    found: dict[str, Checkpoint | None] = {"tuned": None, "benign": None}
+    merging = not layered(sum(path.stat().st_size for path in base.light.glob("*.safetensors")))
+    for name, pinned, pointer, start, end in (
+        ("tuned", pins.tuned, "/tuned/uri", 0.4, 0.8),
+        ("benign", pins.benign, BENIGN, 0.8, 0.95),
+    ):
+        if pinned is None:
+            continue
+        on_progress(start, f"fetching {pinned.uri}")
+        fetching = _within(on_progress, start, end)
+        if pinned.adapter:
+            other, more = _adapted(sources, pinned, base, folder / name, pointer, fetching, merging and name == "tuned")
         else:
-            tuned, more = _checkpoint(sources, pins.tuned, "/tuned/uri", folder / "tuned", max_parameters, fetching)
+            other, more = _checkpoint(sources, pinned, pointer, folder / name, max_parameters, fetching)
         warnings = [*warnings, *more]
-        _check_same_shape(base, tuned, max_parameters)
-    return Fetched(base, tuned, warnings)
+        _check_same_shape(base, other, max_parameters, pointer)
+        found[name] = other
+    return Fetched(base, found["tuned"], warnings, found["benign"])
 
 
 def _within(on_progress: OnProgress, start: float, end: float) -> Callable[[float], None]:
@@ -85,24 +92,25 @@ def _adapted(
     sources: Sources,
     pinned: PinnedModel,
     base: Checkpoint,
-    folder: Path,
+    target: Path,
+    pointer: str,
     on_progress: Callable[[float], None],
     merging: bool,
 ) -> tuple[Checkpoint, list[ReportWarning]]:
-    """The base model with a PEFT adapter merged into it, now or later."""
-    adapter, target = folder / "adapter", folder / "tuned"
-    sources.fetch_model(pinned, "/tuned/uri", adapter, on_progress)
+    """The base model with a PEFT adapter merged into it, now or later; the adapter itself lies beside it."""
+    adapter = target.with_name(f"{target.name}-adapter")
+    sources.fetch_model(pinned, pointer, adapter, on_progress)
     if not merging:
-        return _unmerged(pinned, base, adapter, target)
-    warnings = merge_adapter(base.folder, adapter, target, "/tuned/uri", base.uri)
+        return _unmerged(pinned, base, adapter, target, pointer)
+    warnings = merge_adapter(base.folder, adapter, target, pointer, base.uri)
     return Checkpoint(target, pinned.uri, fingerprint(target)), warnings
 
 
 def _unmerged(
-    pinned: PinnedModel, base: Checkpoint, adapter: Path, target: Path
+    pinned: PinnedModel, base: Checkpoint, adapter: Path, target: Path, pointer: str
 ) -> tuple[Checkpoint, list[ReportWarning]]:
     """The adapter as it is, beside the configuration of its base and its tokenizer."""
-    files = read_adapter(adapter, "/tuned/uri")
+    files = read_adapter(adapter, pointer)
     target.mkdir()
     shutil.copyfile(base.light / CONFIG, target / CONFIG)
     for name in TOKENIZER_FILES:
@@ -114,16 +122,16 @@ def _unmerged(
         digest.update(f"{name} {file_sha256(adapter / name)}\n".encode())
 
     def merge(into: Path) -> object:
-        return merge_adapter(base.folder, adapter, into, "/tuned/uri", base.uri)
+        return merge_adapter(base.folder, adapter, into, pointer, base.uri)
 
     found = Checkpoint(target, pinned.uri, digest.hexdigest(), UnmergedAdapter(adapter, merge))
     return found, other_base(files, base.light, base.uri)
 
 
-def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int) -> None:
+def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int, pointer: str) -> None:
     one = load_config(base.folder, "/base/uri", max_parameters)
-    other = load_config(tuned.light, "/tuned/uri", max_parameters)
+    other = load_config(tuned.light, pointer, max_parameters)
     for what, name in (("blocks", "num_hidden_layers"), ("hidden width", "hidden_size")):
         sizes = [getattr(config.get_text_config(), name, None) for config in (one, other)]
         if sizes[0] != sizes[1]:
-            raise shape_error(what, *sizes)
+            raise shape_error(what, sizes[0], sizes[1], pointer)

@@ -61,6 +61,7 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
         warnings=[*dataset.warnings, *warnings, *fetched.warnings, *common.warnings],
         units=units_of(split.analysed),
         reference=replace(reference, rows=others) if reference is not None else None,
+        benign=fetched.benign,
     )
 
 

@@ -63,6 +63,24 @@ def test_pins_hold_the_files_that_will_be_read_and_no_others(root: Path, sources
     assert pins.dataset.file.name == "data.csv"
 
 
+def test_a_benign_fine_tune_is_pinned_beside_the_pair_and_refused_at_its_place(root: Path, sources: Sources) -> None:
+    base, data = checkpoint(root / "a", num_hidden_layers=2), root / "data.csv"
+    other = checkpoint(root / "b", num_hidden_layers=3)
+    body = pair(base, base, data).model_dump(mode="json")
+    for place, problem in ((base, None), (other, "base 2, benign 3"), (root / "absent", "is not a folder")):
+        body["analysis"]["learned"] = {"benign": {"uri": place.as_uri()}}
+        asked = AnalysisRequest.model_validate(body)
+        if problem is None:
+            pinned = sources.pin(asked).benign
+            assert pinned is not None
+            assert pinned.uri == base.as_uri()
+            continue
+        with pytest.raises(InputError, match=problem) as raised:
+            sources.pin(asked)
+        assert [one.pointer for one in raised.value.errors] == ["/analysis/learned/benign/uri"]
+    assert sources.pin(pair(base, base, data)).benign is None
+
+
 def test_a_changed_file_is_noticed_before_it_is_read(root: Path, sources: Sources, tmp_path: Path) -> None:
     base = checkpoint(root / "a")
     pins = sources.pin(pair(base, base, root / "data.csv"))

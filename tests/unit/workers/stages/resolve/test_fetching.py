@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertModel
 
 from backends.sources.checkpoint_files import fingerprint
-from backends.sources.pinning import PinnedDataset, PinnedModel, Pins, Sources
+from backends.sources.pinning import BENIGN, PinnedDataset, PinnedModel, Pins, Sources
 from layerdrift.contract.errors import InputError
 from tests.builders.models import save_model, tiny_bert
 from workers.models.loading import load_body
@@ -101,6 +101,21 @@ def test_a_model_that_is_too_large_is_refused_at_its_own_place(base: Path, tmp_p
     with pytest.raises(InputError, match="the limit of this service is 10") as raised:
         fetch_checkpoints(pins(base, None), FolderSources(), tmp_path / "job", 10, Heard())
     assert raised.value.errors[0].pointer == "/base/uri"
+
+
+def test_a_benign_fine_tune_lies_beside_and_its_errors_point_at_it(base: Path, tmp_path: Path) -> None:
+    tuned, benign = (save_model(tiny_bert(seed), tmp_path / "origin" / str(seed)) for seed in (1, 2))
+    sources = FolderSources()
+    asked = pins(base, tuned).model_copy(update={"benign": PinnedModel(uri=str(benign), files=[])})
+    found = fetch_checkpoints(asked, sources, tmp_path / "job", LIMIT, Heard())
+    assert found.benign is not None
+    assert found.benign.folder == tmp_path / "job" / "benign"
+    assert sources.pointers == ["/base/uri", "/tuned/uri", BENIGN]
+    narrow = save_model(tiny_bert(1, hidden=16), tmp_path / "origin" / "narrow")
+    asked = asked.model_copy(update={"benign": PinnedModel(uri=str(narrow), files=[])})
+    with pytest.raises(InputError, match="benign 16") as raised:
+        fetch_checkpoints(asked, sources, tmp_path / "other", LIMIT, Heard())
+    assert raised.value.errors[0].pointer == BENIGN
 
 
 def test_an_adapter_is_merged_into_its_base_and_fingerprinted_as_the_whole_model(base: Path, tmp_path: Path) -> None:
