@@ -166,16 +166,12 @@ def test_only_what_exceeds_a_benign_fine_tune_is_told(kind: str, base: Any, tmp_
     tuned = trained(base, token)
     context = context_of(tmp_path, base, tuned)
     if kind == "whole":
-        others = [
-            saved(model, tmp_path / f"benign-{place}") for place, model in enumerate((trained(base, 20, 2), tuned))
-        ]
+        others = [saved(trained(base, 20, 2), tmp_path / "weak"), saved(tuned, tmp_path / "same")]
         weak, same = (Checkpoint(folder, "s3://benign", "f" * 64) for folder in others)
     else:
         adapter = lora(copy.deepcopy(base), ["q_proj"], tmp_path / "adapter")
-        weak = Checkpoint(
-            context.resolved.base.light, "s3://benign", "f" * 64, UnmergedAdapter(adapter, lambda _: None)
-        )
-        same = None
+        unmerged = UnmergedAdapter(adapter, lambda _: None)
+        weak, same = Checkpoint(context.resolved.base.light, "s3://benign", "f" * 64, unmerged), None
     extracted = extract_whole(context, None)
     learned = found(with_benign(context, weak), extracted)
     assert learned.benign == BenignModel(uri="s3://benign", sha256="f" * 64)
@@ -188,9 +184,7 @@ def test_only_what_exceeds_a_benign_fine_tune_is_told(kind: str, base: Any, tmp_
         assert one.floor >= other.floor - 1e-9 or one.name in ("completions", "directions", "components")
     if same is not None:
         silent = found(with_benign(context, same), extracted)
-        assert [method.found for method in silent.methods if method.name in ("tokens", "suppressed", "divergent")] == [
-            0
-        ] * 3
+        assert {one.found for one in silent.methods if one.name in ("tokens", "suppressed", "divergent")} == {0}
         assert silent.completions is not None
         assert len(silent.completions) < len(alone.completions or ()) / 4
 
