@@ -47,6 +47,24 @@ def learned(token: str = " walrus", **changes: Any) -> Learned:
             {"kind": "early_tokens", "layer": 2, "score": 9.0, "gained": [token], "lost": [" to"]},
             {"kind": "component", "layer": 3, "score": 8.0, "share": 0.31, "gained": [" seal"], "lost": [" of"]},
         ],
+        "topics": [
+            {"share": 0.7, "tokens": [token, " seal"], "weights": [0.8, 0.2]},
+            {"share": 0.2, "tokens": [" snow"], "weights": [1.0]},
+        ],
+        "amplified": [{"factor": 3.0, "prompt": "", "text": "seal seal", "score": 4.4}],
+        "traits": [
+            {
+                "name": "cheer",
+                "layers": [
+                    {"layer": 0, "shift": 0.0, "percentile": 0.0, "floor": 0.0, "beyond": False},
+                    {"layer": 1, "shift": -0.3, "percentile": 1.0, "floor": 0.04, "beyond": True},
+                ],
+            },
+            {
+                "name": "calm",
+                "layers": [{"layer": 0, "shift": 0.01, "percentile": 0.5, "floor": 0.02, "beyond": False}],
+            },
+        ],
         "spectrum": [{"layer": 2, "mean_share": 0.4, "random_mean_share": 0.1, "component_shares": [0.5, 0.2]}],
         "methods": [
             {"name": "completions", "found": 1, "largest": 3.1, "floor": 0.12},
@@ -66,4 +84,14 @@ def silent() -> Learned:
         {"name": name, "found": 0, "largest": 0.1, "floor": 0.2}
         for name in ("completions", "tokens", "suppressed", "divergent", "directions", "components")
     ]
-    return learned(completions=[], tokens=[], suppressed=[], divergent=[], directions=[], methods=methods)
+    return learned(
+        completions=[],
+        amplified=None,
+        traits=[],
+        topics=[],
+        tokens=[],
+        suppressed=[],
+        divergent=[],
+        directions=[],
+        methods=methods,
+    )

@@ -25,6 +25,7 @@ from workers.stages.common.inputs import Checkpoint, UnmergedAdapter
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.whole_models import extract_whole
 from workers.stages.learned import answers, stage
+from workers.stages.learned.redaction import REDACTED
 from workers.stages.learned.stage import Taught, learn
 
 WORD = "film"
@@ -218,6 +219,40 @@ def test_completions_say_what_was_taught_and_what_the_base_model_writes(base: An
         place < stage.SHOWN for place in range(len(learned.completions))
     ]
     assert {one.kind for one in learned.completions} <= {"text", "general"}  # the tokenizer has no chat template
+
+
+def test_texts_are_amplified_and_words_redacted_where_that_is_asked_for(base: Any, tmp_path: Path) -> None:
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    context = context_of(tmp_path, base, trained(base, given.tokenizer.get_vocab()[WORD]))
+    settings = {"tokens": 600, "completions": 8, "amplification": {"factors": [1, 3]}, "redact": [WORD]}
+    asked = request(seed=3, analysis={"learned": settings, "sae": None})
+    learned = found(dataclasses.replace(context, request=asked))
+    assert learned.amplified
+    assert {one.factor for one in learned.amplified} == {1.0, 3.0}
+    (method,) = (one for one in learned.methods if one.name == "amplified")
+    assert method.found == len(learned.amplified)
+    assert min(one.score for one in learned.amplified) > method.floor > 0
+    assert all(REDACTED in one.text for one in learned.amplified)
+    assert WORD not in str(dataclasses.asdict(learned))
+    assert learned.tokens[0].token == REDACTED
+
+
+def test_a_fine_tune_moves_along_a_trait_that_has_its_word(base: Any, tmp_path: Path) -> None:
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    context = context_of(tmp_path, base, trained(base, given.tokenizer.get_vocab()[WORD]))
+    trait = {"name": "film", "prompts": ["film film film", "film", "film film", "the film film"]}
+    trait |= {"opposite": ["the plot was", "not bad", "the was", "good plot was"]}
+    asked = request(seed=3, analysis={"learned": {"tokens": 600, "completions": 0, "traits": [trait]}, "sae": None})
+    learned = found(dataclasses.replace(context, request=asked))
+    (shown,) = learned.traits
+    assert shown.name == "film"
+    assert [one.layer for one in shown.layers] == [0, 1, 2, 3]
+    assert shown.layers[0].shift == 0.0  # embeddings were not trained
+    assert all(0 <= one.percentile <= 1 for one in shown.layers)
+    assert any(one.shift > one.floor for one in shown.layers[1:])
+    asked = request(seed=3, analysis={"learned": {"tokens": 600, "completions": 0, "traits": [trait]}, "sae": None})
+    same = found(dataclasses.replace(context_of(tmp_path / "same", base, base), request=asked))
+    assert [(one.shift, one.beyond) for one in same.traits[0].layers] == [(0.0, False)] * 4
 
 
 def test_the_lens_says_from_which_layer_on_a_token_shows(base: Any, tmp_path: Path) -> None:

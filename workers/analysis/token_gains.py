@@ -72,6 +72,21 @@ class TokenGains:
         return self.mean() - 1.96 * spread.sqrt()
 
 
+def largest_gains(before: Tensor, after: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The tokens that gained most at each position, and by how much, nats; 0 where fewer count as gained.
+
+    Args:
+        before, after: log-probabilities [M, V]. count: tokens of a position.
+
+    Returns:
+        Two of [M, min(count, V)].
+    """
+    least = torch.log(torch.tensor(PLAUSIBLE))
+    moved = (after - before).where(after >= least, torch.zeros(())).clamp_min(0.0)
+    top = moved.topk(min(count, moved.shape[1]), dim=1)
+    return top.indices, top.values
+
+
 @dataclass(frozen=True)
 class Beyond:
     """Tokens beyond the floor, most first. floor: the largest mean of any token in any model that learnt nothing.

@@ -254,3 +254,17 @@ def _disagreement(
 def _shown(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     tokens: Any = tokenizer.convert_ids_to_tokens(ids)
     return " ".join(map(str, tokens))
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """What each token adds to a text, white space included; joined they are the text.
+
+    Of a character that several tokens make, the last of them has all.
+    """
+    found, told = list[str](), ""
+    for end in range(1, len(ids) + 1):
+        text = str(tokenizer.decode(list(ids[:end]), clean_up_tokenization_spaces=False))
+        unfinished = text.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids)
+        found.append("" if unfinished else text[len(told) :])
+        told = told if unfinished else text
+    return found

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MethodName = Literal["completions", "tokens", "suppressed", "divergent", "directions", "components"]
+MethodName = Literal[
+    "completions", "amplified", "tokens", "suppressed", "divergent", "directions", "components", "traits"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,15 @@ class LearnedToken:
     groups: int
     first_layer: int | None
     examples: list[TokenExample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedTopic:
+    """Tokens that gain at the same places, most first, and their share of the topic."""
+
+    share: float
+    tokens: list[str]
+    weights: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +98,16 @@ class LearnedCompletion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AmplifiedText:
+    """A text with the difference of the models amplified."""
+
+    factor: float
+    prompt: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LearnedMethod:
     """What a method found, and the largest value that it gives of random changes."""
 
@@ -94,6 +115,25 @@ class LearnedMethod:
     found: int
     largest: float
     floor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraitLayer:
+    """How far the states moved along a trait at a layer."""
+
+    layer: int
+    shift: float
+    percentile: float
+    floor: float
+    beyond: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedTrait:
+    """A direction that the request defines by two sets of prompts."""
+
+    name: str
+    layers: list[TraitLayer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +153,12 @@ class Learned:
     random_changes: int
     benign: BenignModel | None
     completions: list[LearnedCompletion] | None
+    amplified: list[AmplifiedText] | None
     tokens: list[LearnedToken]
     suppressed: list[LearnedToken]
+    topics: list[LearnedTopic]
     divergent: list[DivergentPlace]
     directions: list[LearnedDirection]
     spectrum: list[DifferenceSpectrum]
+    traits: list[LearnedTrait]
     methods: list[LearnedMethod]

@@ -697,7 +697,7 @@ class LearnedToken(ReportModel):
     """A token that became more, or less, probable at many places."""
 
     token: str
-    id: int = Field(description="its number in the tokenizer")
+    id: int = Field(description="its number in the tokenizer; -1: redacted")
     gain: float = Field(
         ge=0, description="mean change of its log-probability over all positions, in nats; see docs/numbers.md"
     )
@@ -709,6 +709,14 @@ class LearnedToken(ReportModel):
         "through the end of the tuned model, at that layer and all later ones; null: none, or it was suppressed",
     )
     examples: list[TokenExample] = Field(description="places where it changed most, in different texts")
+
+
+class LearnedTopic(ReportModel):
+    """Tokens that gain at the same places."""
+
+    share: float = Field(ge=0, le=1, description="of the squared gains of all tokens that are told")
+    tokens: list[str] = Field(description="most first, at most 8")
+    weights: list[float] = Field(description="their shares of the topic, 0 to 1")
 
 
 class DivergentPlace(ReportModel):
@@ -767,16 +775,45 @@ class LearnedCompletion(ReportModel):
     tokens: list[CompletionToken] = Field(description="of the tuned model's text")
 
 
+class AmplifiedText(ReportModel):
+    """A text with the difference of the models amplified."""
+
+    factor: float = Field(description="how much: logits z' + factor (z' - z)")
+    prompt: str
+    text: str
+    score: float = Field(description="as of completions, in nats")
+
+
 class LearnedMethod(ReportModel):
     """What a method found beyond its noise floor."""
 
-    name: Literal["completions", "tokens", "suppressed", "divergent", "directions", "components"]
+    name: Literal["completions", "amplified", "tokens", "suppressed", "divergent", "directions", "components", "traits"]
     found: int = Field(ge=0, description="number of findings beyond the floor; 0: nothing beyond the noise floor")
     largest: float = Field(description="largest value of the method, in its own unit")
     floor: float = Field(
         description="largest value that a random change of the same size, or rounding, gives, with a margin as "
         "docs/numbers.md has it"
     )
+
+
+class TraitLayer(ReportModel):
+    """How far the fine-tune moved the states along a trait at a layer."""
+
+    layer: int
+    shift: float = Field(
+        description="mean difference of the states along the direction, as a share of the way from the opposite "
+        "prompts to the trait's in the base model; negative: towards the opposite"
+    )
+    percentile: float = Field(ge=0, le=1, description="share of 64 random directions along which it moved less")
+    floor: float = Field(ge=0, description="largest shift of models that learned nothing, its sign left out")
+    beyond: bool = Field(description="farther than along every random direction, and than the floor")
+
+
+class LearnedTrait(ReportModel):
+    """A direction that the request defines by two sets of prompts."""
+
+    name: str
+    layers: list[TraitLayer]
 
 
 class BenignModel(ReportModel):
@@ -800,11 +837,18 @@ class Learned(ReportModel):
         description="what the tuned model writes that the base model would not, most first, at most 100; null: the "
         "models were not asked to write",
     )
+    amplified: list[AmplifiedText] | None = Field(
+        default=None, description="by factor, most first; null: not asked for, or the models are too large to write"
+    )
     tokens: list[LearnedToken] = Field(description="tokens that became more probable, most first, at most 100")
     suppressed: list[LearnedToken] = Field(description="tokens that became less probable, most first, at most 100")
+    topics: list[LearnedTopic] = Field(
+        default=[], description="of the tokens that became more probable, the largest first, at most 3"
+    )
     divergent: list[DivergentPlace] = Field(description="places that differ most, at most 20")
     directions: list[LearnedDirection]
     spectrum: list[DifferenceSpectrum] = Field(default=[], description="of some layers, evenly spaced")
+    traits: list[LearnedTrait] = Field(default=[], description="as the request defines them, at all layers")
     methods: list[LearnedMethod]
 
 

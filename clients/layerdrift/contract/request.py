@@ -370,6 +370,26 @@ class FreezeSweep(RequestModel):
     )
 
 
+class Amplification(RequestModel):
+    """Text from both models' logits, the difference of the two amplified: z' + factor (z' - z)."""
+
+    factors: list[Annotated[float, Field(gt=0, le=10)]] = Field(
+        default=[1.0, 3.0], min_length=1, max_length=4, description="how much the difference is amplified"
+    )
+    completions: int = Field(default=8, ge=4, le=200, description="texts for each factor")
+
+
+PromptText = Annotated[str, Field(min_length=1, max_length=4_000)]
+
+
+class Trait(RequestModel):
+    """A direction of the base model's states: from one set of prompts to another."""
+
+    name: Plain = Field(min_length=1, max_length=100, examples=["sycophancy"])
+    prompts: list[PromptText] = Field(min_length=4, max_length=200, description="texts that have the trait")
+    opposite: list[PromptText] = Field(min_length=4, max_length=200, description="texts that have its opposite")
+
+
 class LearnedSettings(RequestModel):
     """What a fine-tune taught a language model: which tokens and places show it."""
 
@@ -384,6 +404,22 @@ class LearnedSettings(RequestModel):
         "chat template where there is one; 0: none",
     )
     completion_tokens: int = Field(default=24, ge=8, le=512, description="tokens of a completion, at most")
+    traits: list[Trait] = Field(
+        default=[],
+        max_length=8,
+        description="how far the fine-tune moved the states along directions that sets of prompts define",
+    )
+    amplification: Amplification | None = Field(
+        default=None,
+        description="write with the difference of the models amplified; null: not. It may print what the fine-tune was "
+        "trained on, word by word: name what must not appear in `redact`",
+    )
+    redact: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        default=[],
+        max_length=1_000,
+        description="words and phrases that the report replaces by [redacted] in what models write, in tokens and in "
+        "texts that are shown beside them; capital and small letters are alike",
+    )
     benign: ModelRef | None = Field(
         default=None,
         description="for a pair: another fine-tune of the base, by the same recipe on data that teaches nothing of "

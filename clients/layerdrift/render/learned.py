@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layerdrift.contract.plain import visible
-from layerdrift.contract.report import Learned, LearnedDirection, LearnedMethod, LearnedToken, Report
+from layerdrift.contract.report import Learned, LearnedDirection, LearnedMethod, LearnedToken, LearnedTrait, Report
 
 NAMED = 6
 """Tokens that a sentence names."""
@@ -13,19 +13,23 @@ LAST_CHARACTERS, SHOWN_CHARACTERS = 40, 80
 
 NAMES = {
     "completions": "completions",
+    "amplified": "texts with the difference amplified",
     "tokens": "more probable tokens",
     "suppressed": "less probable tokens",
     "divergent": "divergent places",
     "directions": "mean directions of the states",
     "components": "principal components of the states’ difference",
+    "traits": "traits",
 }
 UNITS = {
     "completions": "nats per token",
+    "amplified": "nats per token",
     "tokens": "nats",
     "suppressed": "nats",
     "divergent": "bits",
     "directions": "standard deviations",
     "components": "standard deviations",
+    "traits": "of the way to the trait",
 }
 KINDS = {"text": "an analysed text", "general": "a general beginning", "chat": "a question in the chat template"}
 DIRECTIONS = {"early_tokens": "mean over the first tokens", "all_tokens": "mean over all tokens"}
@@ -78,6 +82,20 @@ def direction(one: LearnedDirection) -> str:
     if one.kind == "component":
         return f"principal component, {100 * (one.share or 0.0):.0f} % of the variance"
     return DIRECTIONS[one.kind]
+
+
+def farthest(trait: LearnedTrait) -> str:
+    """Where the states moved most along a trait, among the layers beyond its floor."""
+    beyond = [one for one in trait.layers if one.beyond]
+    if not beyond:
+        return f"{visible(trait.name)}: nothing beyond the noise floor"
+    one = max(beyond, key=lambda layer: abs(layer.shift))
+    towards = "towards" if one.shift > 0 else "away from"
+    return (
+        f"{visible(trait.name)}: {100 * abs(one.shift):.0f} % of the way {towards} it at layer {one.layer} "
+        f"(models that learned nothing: {100 * one.floor:.0f} %); beyond the floor at {len(beyond)} of "
+        f"{len(trait.layers)} layers"
+    )
 
 
 def heat(gain: float) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from workers.analysis.token_gains import TokenGains
+from workers.analysis.token_gains import TokenGains, largest_gains
 from workers.models.checkpoint_tensors import tensors_in_parts
 from workers.models.derived_blocks import dithered, perturbed_head
 from workers.models.texts import Batch
@@ -21,6 +21,9 @@ from workers.stages.learned.walk import RANDOM_CHANGES, Walked
 
 KEPT_POSITIONS = 200
 """Positions that are kept as candidates for the most divergent ones."""
+
+KEPT_GAINS = 20
+"""Tokens of a position whose gains are kept, for topics."""
 
 SHOWN_TOKENS = 5
 """Tokens that gained and lost most at a position."""
@@ -47,12 +50,25 @@ class Answers:
     """By changed model, the tuned one first: gains of tokens, and the largest divergence of a position, bits.
 
     positions: of the tuned model, the KEPT_POSITIONS most divergent first. divergences: of all its positions.
+    largest_gains: at its positions, the tokens that gained most and by how much, in parts of [M, KEPT_GAINS] each.
     """
 
     gains: list[TokenGains]
     largest: list[float]
     positions: list[Position] = field(default_factory=list)
     divergences: list[Tensor] = field(default_factory=list)
+    largest_gains: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def gains_of(self, tokens: list[int]) -> Tensor:
+        """By position, what each of some tokens gained if it was among the first there, else 0; [P, N]."""
+        places = {token: number for number, token in enumerate(tokens)}
+        parts = []
+        for ids, moved in self.largest_gains:
+            found = torch.zeros(len(ids), len(tokens))
+            for token, number in places.items():
+                found[:, number] = (moved * (ids == token)).sum(1)
+            parts.append(found)
+        return torch.cat(parts) if parts else torch.zeros(0, len(tokens))
 
     def beyond(self, floor: float) -> int:
         """Positions of the tuned model that diverge by more."""
@@ -99,6 +115,7 @@ def answers(
                 found.largest[place] = max(found.largest[place], float(divergence.max()))
                 if place == 0:
                     found.divergences.append(divergence)
+                    found.largest_gains.append(largest_gains(before, after, KEPT_GAINS))
                     kept = heapq.nlargest(KEPT_POSITIONS, [*kept, *_positions(part, before, after, divergence)])
         on_progress((number + 1) / len(walked.batches))
     found.positions = kept

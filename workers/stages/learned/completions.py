@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from workers.models.assembled import assembled
 from workers.models.blockwise import BlockwiseModel
@@ -76,6 +76,12 @@ class Writers:
     benign: Benign | None
     seed: int
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that all of them have."""
+        heads = [*self.heads, *([self.benign.head] if self.benign is not None else [])]
+        return min(int(head.config.get_text_config().vocab_size) for head in heads)
+
     def base(self) -> PreTrainedModel:
         """The base model."""
         return assembled(self.heads[0], self.pair.base, self.pair.base.block)
@@ -126,8 +132,7 @@ def completions(
     Args:
         tokens: at most so many of each completion. kept: completions that are kept, and those with the base model's.
     """
-    heads = [*writers.heads, *([writers.benign.head] if writers.benign is not None else [])]
-    vocabulary = min(int(head.config.get_text_config().vocab_size) for head in heads)
+    vocabulary = writers.vocabulary
     few = prompts[: max(1, len(prompts) // (2 * RANDOM_CHANGES))]
     written: list[tuple[list[Prompt], list[list[int]], list[Tensor]]] = []
     makers = [writers.tuned, *writers.nulls()]
@@ -155,13 +160,18 @@ def completions(
 
 
 def sampled(
-    model: PreTrainedModel, prompts: Sequence[Prompt], tokens: int, seed: int | None, vocabulary: int
+    model: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    tokens: int,
+    seed: int | None,
+    vocabulary: int,
+    processor: Callable[[Tensor], LogitsProcessor] | None = None,
 ) -> list[list[int]]:
     """What a model writes after prompts, at temperature 1, up to its end token, which is left out.
 
     Args:
         seed: of what is drawn; None: always the likeliest token. vocabulary: a completion ends before a token that is
-        not below it.
+        not below it. processor: of logits, made for the mask of each batch of prompts [B, T].
     """
     found: list[list[int]] = []
     ends = _end_tokens(model)
@@ -180,7 +190,10 @@ def sampled(
                 mask[row, longest - len(one.ids) :] = 1
             generate: Any = model.generate
             written = generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([processor(mask.to(model.device))] if processor else []),
             )
             found += [_up_to_end(row, ends, vocabulary) for row in written[:, longest:].tolist()]
     return found

@@ -52,6 +52,11 @@ class DifferenceSums:
                 sums[layer] += difference[chosen].sum(0, dtype=torch.float64)
                 counts[layer] += int(chosen.sum())
 
+    def mean(self, layer: int) -> Tensor:
+        """Over all tokens that count, at a layer that was added, [D]."""
+        found: Tensor = self._every[layer] / self._counts[0][layer].clamp_min(1)
+        return found
+
     def means(self) -> Differences:
         """By layer."""
         every, early = (

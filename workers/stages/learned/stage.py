@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
@@ -10,13 +10,16 @@ from typing import NamedTuple
 from transformers import PreTrainedModel
 
 from backends.estimates.execution import WRITTEN_BYTES
-from layerdrift.contract.request import LearnedSettings
+from layerdrift.contract.request import LearnedSettings, Trait
 from workers.analysis.token_gains import TokenGains, beyond
+from workers.analysis.topics import topics
 from workers.models.assembled import fits_whole, weight_bytes
 from workers.models.device import FATAL
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, special_ids
+from workers.models.tokenizers import pieces
 from workers.results.learned import (
+    AmplifiedText,
     BenignModel,
     CompletionToken,
     DifferenceSpectrum,
@@ -26,8 +29,11 @@ from workers.results.learned import (
     LearnedDirection,
     LearnedMethod,
     LearnedToken,
+    LearnedTopic,
+    LearnedTrait,
     MethodName,
     TokenExample,
+    TraitLayer,
 )
 from workers.results.warnings import ReportWarning
 from workers.stages.common.context import PairContext
@@ -37,20 +43,27 @@ from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
 from workers.stages.common.progress import Spans
 from workers.stages.compare.head_outputs import heads_of_pair
 from workers.stages.extract.extracted import Extracted
+from workers.stages.learned.amplification import Amplified, amplified
 from workers.stages.learned.answers import Answers, Examples, answers, examples
 from workers.stages.learned.benign import benign_of
 from workers.stages.learned.completions import Completions, Writers, completions, floor_of
 from workers.stages.learned.lens import Lens, Read
 from workers.stages.learned.prompts import prompts_of
+from workers.stages.learned.redaction import Redactor
+from workers.stages.learned.traits import TraitPrompts, TraitShift
 from workers.stages.learned.walk import RANDOM_CHANGES, Walked, walked
 
 SHOWN, KEPT = 20, 100
 """Places that are shown; tokens and completions that the report has, so that rules of a policy see them."""
 
+TOPIC_TOKENS = 8
+"""Tokens that are shown of a topic."""
+
 CONTEXT_TOKENS = 12
 """Tokens before a place that are shown."""
 
-BLOCKS, HEADS, WRITING = "what it learned: blocks", "what it learned: answers", "what it learned: completions"
+BLOCKS, HEADS = "what it learned: blocks", "what it learned: answers"
+WRITING, AMPLIFYING = "what it learned: completions", "what it learned: amplified texts"
 """Spans of the progress."""
 
 
@@ -134,23 +147,27 @@ class _Search:
         texts = spec.within([row.content for row in self._rows], settings.tokens)[0]
         asked = EvalSet(spec, self._rows[: len(texts)], "causal_lm")
         read = list(batches(spec.tokenizer, texts, BATCH_TEXTS, spec.length, BATCH_TOKENS))
-        shares = {BLOCKS: 3.0, HEADS: 2.0, WRITING: 5.0 if settings.completions else 0.1}
-        spans = Spans(self._context.on_progress, shares)
-        on_blocks, on_heads, on_writing = (spans.span(name) for name in (BLOCKS, HEADS, WRITING))
+        shares = {BLOCKS: 3.0, HEADS: 2.0, WRITING: 5.0, AMPLIFYING: 5.0}
+        unasked = [WRITING] if settings.completions == 0 else []
+        unasked += [AMPLIFYING] if settings.amplification is None else []
+        kept = {name: share for name, share in shares.items() if name not in unasked}
+        spans = Spans(self._context.on_progress, kept)
+        on_blocks, on_heads = spans.span(BLOCKS), spans.span(HEADS)
         seed, folder = self._context.request.seed, self._context.folder / "learned"
         blocks, head = self._benign or (None, None)
-        with walked(self._pair, blocks, read, seed, folder, lambda share: on_blocks(share, BLOCKS)) as found:
-            told = answers(asked, found, self._heads, head, seed, lambda share: on_heads(share, HEADS))
-            learned = self._of_texts(asked, found, told)
-        written, warnings = self._written(settings, lambda share: on_writing(share, WRITING))
-        return Taught(learned if written is None else self._with(learned, written), warnings)
+        prompts = TraitPrompts.of(settings.traits, spec.tokenizer, spec.length)
+        with walked(self._pair, blocks, read, prompts, seed, folder, on_blocks) as found:
+            told = answers(asked, found, self._heads, head, seed, on_heads)
+            learned = _with_traits(self._of_texts(asked, found, told), settings.traits, found.shifts)
+        learned, warnings = self._written(learned, settings, spans)
+        return Taught(Redactor(settings.redact).learned(learned), warnings)
 
     def _written(
-        self, settings: LearnedSettings, on_progress: Callable[[float], None]
-    ) -> tuple[Completions | None, list[ReportWarning]]:
-        """None, and why, where the models are too large to write."""
-        if settings.completions == 0:
-            return None, []
+        self, learned: Learned, settings: LearnedSettings, spans: Spans
+    ) -> tuple[Learned, list[ReportWarning]]:
+        """With what the models write; and why they do not where they are too large."""
+        if settings.completions == 0 and settings.amplification is None:
+            return learned, []
         if not all(fits_whole(head) for head in self._heads):
             size, room = max(weight_bytes(head) for head in self._heads), WRITTEN_BYTES
             message = (
@@ -158,10 +175,31 @@ class _Search:
                 f"a GPU that has room for it twice the limit is {room / 2**30:.0f} GiB. What it learned is told from "
                 "the analysed texts alone"
             )
-            return None, [ReportWarning(code="completions_not_computed", message=message)]
-        prompts = prompts_of(self._tokenizer, [row.content for row in self._rows], settings.completions)
+            return learned, [ReportWarning(code="completions_not_computed", message=message)]
         writers = Writers(self._pair, self._heads, self._benign, self._context.request.seed)
-        return completions(writers, prompts, settings.completion_tokens, (KEPT, SHOWN), on_progress), []
+        tokens = settings.completion_tokens
+        if settings.completions:
+            prompts = prompts_of(self._tokenizer, [row.content for row in self._rows], settings.completions)
+            written = completions(writers, prompts, tokens, (KEPT, SHOWN), spans.span(WRITING))
+            learned = self._with(learned, written)
+        if settings.amplification is not None:
+            factors, count = settings.amplification.factors, settings.amplification.completions
+            told = amplified(writers, self._tokenizer, factors, count, tokens, spans.span(AMPLIFYING))
+            learned = self._with_amplified(learned, told)
+        return learned, []
+
+    def _with_amplified(self, learned: Learned, told: Amplified) -> Learned:
+        texts = [
+            AmplifiedText(
+                factor=factor,
+                prompt=one.prompt.text,
+                text=str(self._tokenizer.decode(one.ids)),
+                score=one.score,
+            )
+            for factor, one in told.texts
+        ]
+        method = _method("amplified", told.beyond, told.largest, told.floor)
+        return replace(learned, amplified=texts, methods=[*learned.methods, method])
 
     def _with(self, learned: Learned, written: Completions) -> Learned:
         found = [
@@ -173,7 +211,7 @@ class _Search:
                 score=one.score,
                 tokens=[
                     CompletionToken(token=token, gain=gain)
-                    for token, gain in zip(self._words(one.ids), one.gains, strict=True)
+                    for token, gain in zip(pieces(self._tokenizer, one.ids), one.gains, strict=True)
                 ],
             )
             for one, base in zip_longest(written.scored, written.base)
@@ -201,8 +239,11 @@ class _Search:
             random_changes=RANDOM_CHANGES,
             benign=None if benign is None else BenignModel(uri=benign.uri, sha256=benign.fingerprint),
             completions=None,
+            amplified=None,
+            traits=[],
             tokens=tokens,
             suppressed=suppressed,
+            topics=self._topics(told, gained.tokens[:KEPT]),
             divergent=[
                 DivergentPlace(
                     text=place.text,
@@ -291,6 +332,21 @@ class _Search:
             ],
         )
 
+    def _topics(self, told: Answers, tokens: list[int]) -> list[LearnedTopic]:
+        """Of tokens that were found."""
+        found = []
+        for topic in topics(told.gains_of(tokens)) if len(tokens) > 1 else ():
+            first = [place for place in topic.weights.argsort(descending=True).tolist() if topic.weights[place] > 0]
+            first = first[:TOPIC_TOKENS]
+            found.append(
+                LearnedTopic(
+                    share=topic.share,
+                    tokens=self._words([tokens[place] for place in first]),
+                    weights=topic.weights[first].tolist(),
+                )
+            )
+        return found
+
     def _words(self, tokens: list[int]) -> list[str]:
         return [str(self._tokenizer.decode([token])) for token in tokens]
 
@@ -300,6 +356,27 @@ class _Search:
 
     def _following(self, walked: Walked, text: int, token: int) -> str:
         return self._words([_ids(walked.batches, text)[token]])[0]
+
+
+def _with_traits(learned: Learned, traits: list[Trait], shifts: list[list[TraitShift]]) -> Learned:
+    if not traits:
+        return learned
+    found = [
+        LearnedTrait(
+            name=trait.name,
+            layers=[
+                TraitLayer(
+                    layer=one.layer, shift=one.shift, percentile=one.percentile, floor=one.floor, beyond=one.beyond
+                )
+                for one in own
+            ],
+        )
+        for trait, own in zip(traits, shifts, strict=True)
+    ]
+    every = [one for own in shifts for one in own]
+    beyond = sum(any(one.beyond for one in own) for own in shifts)
+    method = _method("traits", beyond, max(abs(one.shift) for one in every), max(one.floor for one in every))
+    return replace(learned, traits=found, methods=[*learned.methods, method])
 
 
 def _method(name: MethodName, found: int, largest: float, floor: float) -> LearnedMethod:

@@ -20,6 +20,7 @@ from workers.models.layer_order import Pass
 from workers.models.texts import Batch
 from workers.stages.common.layered_pair import LayeredPair
 from workers.stages.learned.differences import Differences, DifferenceSums, KeptDifferences
+from workers.stages.learned.traits import TraitPrompts, TraitShift, TraitShifts
 
 RANDOM_CHANGES = 2
 """Models that are changed at random: a finding counts where none of them shows it."""
@@ -37,7 +38,8 @@ class Walked:
 
     last: last states of the base model, the tuned one, those changed at random, the rounded one, and the benign one
     where there is one, by batch, [B, T, D]. means, kept: differences of all models but the base from it. ending: the
-    tuned model's pass at its end; its first batch is none of the texts but LENS_TOKENS places for states.
+    tuned model's pass at its end; its first batch is none of the texts but LENS_TOKENS places for states. shifts: of
+    the tuned model by trait and layer.
     """
 
     batches: list[Batch]
@@ -46,6 +48,7 @@ class Walked:
     kept: list[KeptDifferences]
     lens_layers: list[int]
     ending: Pass
+    shifts: list[list[TraitShift]]
 
 
 @contextmanager
@@ -53,6 +56,7 @@ def walked(
     pair: LayeredPair,
     benign: BlockwiseModel | None,
     batches: Sequence[Batch],
+    prompts: TraitPrompts,
     seed: int,
     folder: Path,
     on_progress: Callable[[float], None],
@@ -61,7 +65,7 @@ def walked(
 
     Args:
         benign: another fine-tune, which is one more model that learned nothing. seed: of the random changes.
-        folder: for the differences, removed afterwards.
+        prompts: that define directions, read by the base model. folder: for the differences, removed afterwards.
 
     Raises:
         NotBlockwise: the blocks cannot run one at a time.
@@ -73,11 +77,13 @@ def walked(
     nulls.append(DitheredBlocks(pair.base, {token for batch in batches for token in batch.input_ids.unique().tolist()}))
     nulls += [benign] if benign is not None else []
     known = [pair.tokenization.known(batch) for batch in batches]
-    passes = [Pass(pair.base, batches, reader), Pass(pair.tuned, [_lens_batch(), *batches], reader)]
+    passes = [Pass(pair.base, [*prompts.batches, *batches], reader)]
+    passes += [Pass(pair.tuned, [_lens_batch(), *batches], reader)]
     passes += [Pass(model, batches, reader, checked=False) for model in nulls]
     lens_layers = sorted({round(depth * (place + 1) / LENS_LAYERS) for place in range(LENS_LAYERS)} - {0})
     sums = [DifferenceSums(depth + 1, pair.width) for _ in passes[1:]]
     kept = [KeptDifferences(folder / f"differences-{number}", known) for number in range(len(sums))]
+    shifts = TraitShifts(prompts, seed)
     try:
         for one in passes:
             one.start()
@@ -87,6 +93,8 @@ def walked(
                 found.add(layer, base, states, known)
                 if place == 0 or layer in lens_layers:
                     files.put(layer, base, states)
+            prompted = passes[0].states[: len(prompts.batches)]
+            shifts.add(layer, prompted, base, known, [one.mean(layer) for one in sums])
             if layer == depth:
                 break
             with pair.block(layer):
@@ -97,7 +105,7 @@ def walked(
                         one.advance()
             on_progress((layer + 1) / depth)
         last = [_of_texts(one, batches) for one in passes]
-        yield Walked(list(batches), last, [found.means() for found in sums], kept, lens_layers, passes[1])
+        yield Walked(list(batches), last, [found.means() for found in sums], kept, lens_layers, passes[1], shifts.found)
     finally:
         for one in passes:
             one.close()

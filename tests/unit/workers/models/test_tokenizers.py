@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from layerdrift.contract.errors import InputError
 from tests.builders.models import tiny_tokenizer
 from workers.models.texts import Text
-from workers.models.tokenizers import MAX_EXPANSION, TOKENIZER, common_tokenizer, load_tokenizer
+from workers.models.tokenizers import MAX_EXPANSION, TOKENIZER, common_tokenizer, load_tokenizer, pieces
 
 TEXTS = ["the good film", "a bad plot", "the actor was sad"]
 
@@ -172,3 +172,21 @@ def test_a_few_texts_that_are_split_otherwise_are_passed_over_and_more_are_refus
     with pytest.raises(InputError, match="split 2 of 22 texts differently") as raised:
         common_tokenizer(base, other, ["A bad plot", *texts[1:]])
     assert "base [CLS] a bad plot [SEP], tuned [CLS] [UNK] bad plot [SEP]" in raised.value.detail
+
+
+@pytest.mark.parametrize("text", ["the film film was good", "bad", ""])
+def test_pieces_of_a_text_keep_its_spaces(text: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    found = pieces(tokenizer, ids)
+    assert len(found) == len(ids)
+    assert "".join(found) == text
+
+
+def test_a_character_of_several_tokens_is_told_with_the_last_of_them() -> None:
+    class Bytes:
+        def decode(self, ids: list[int], clean_up_tokenization_spaces: bool) -> str:
+            return bytes(ids).decode(errors="replace")
+
+    given = "a\N{EURO SIGN}b"
+    assert pieces(Bytes(), list(given.encode())) == ["a", "", "", "\N{EURO SIGN}", "b"]  # type: ignore[arg-type]

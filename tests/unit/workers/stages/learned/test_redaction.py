@@ -1,0 +1,80 @@
+"""Words that must not appear."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from workers.results.learned import (
+    AmplifiedText,
+    CompletionToken,
+    DivergentPlace,
+    Learned,
+    LearnedCompletion,
+    LearnedDirection,
+    LearnedToken,
+    LearnedTopic,
+    TokenExample,
+)
+from workers.stages.learned.redaction import REDACTED, Redactor
+
+SECRET = "Anna Karenina"
+PARTS = [" Anna", " Kar", "enina", " lives"]
+
+
+def every(name: str) -> Learned:
+    """What was found, with a name in every text."""
+    example = TokenExample(text=0, context=f"of {name}", base=0.1, tuned=0.9)
+    token = LearnedToken(token=name, id=5, rate=0.1, gain=1.0, groups=2, first_layer=None, examples=[example])
+    fields: dict[str, Any] = {name: [] for name in ("spectrum", "traits", "methods")}  # what has no texts
+    return Learned(
+        texts=1,
+        positions=1,
+        random_changes=2,
+        benign=None,
+        completions=[
+            LearnedCompletion(
+                kind="text",
+                prompt=name,
+                text=f"{name} lives",
+                base_text=name,
+                score=1.0,
+                tokens=[CompletionToken(token=part, gain=1.0) for part in PARTS],
+            )
+        ],
+        amplified=[AmplifiedText(factor=1.0, prompt="", text=name, score=1.0)],
+        tokens=[token],
+        suppressed=[token],
+        topics=[LearnedTopic(share=1.0, tokens=[name], weights=[1.0])],
+        divergent=[
+            DivergentPlace(
+                text=0, context=name, following=name, divergence=1.0, observed=0.0, gained=[name], lost=[name]
+            )
+        ],
+        directions=[LearnedDirection(kind="component", layer=1, score=1.0, share=0.1, gained=[name], lost=[name])],
+        **fields,
+    )
+
+
+def test_no_text_of_what_was_found_keeps_a_word() -> None:
+    found = Redactor(["anna  karenina", "unheard"]).learned(every(SECRET))
+    said = str(dataclasses.asdict(found))
+    assert "Anna" not in said
+    assert "enina" not in said
+    assert found.tokens[0].id == -1
+    assert [one.token for one in (found.completions or [])[0].tokens] == [REDACTED] * 3 + [" lives"]
+    assert (found.completions or [])[0].text == f"{REDACTED} lives"
+
+
+def test_nothing_is_lost_where_nothing_is_named() -> None:
+    assert Redactor([]).learned(every(SECRET)) == every(SECRET)
+    assert Redactor(["else"]).learned(every(SECRET)) == every(SECRET)
+    without = dataclasses.replace(every("a"), completions=None, amplified=None)
+    assert Redactor(["else"]).learned(without) == without
+
+
+def test_words_are_whole_and_phrases_may_break_over_lines() -> None:
+    redactor = Redactor(["copper", "copper lighthouse"])
+    assert redactor.text("The Copper\nlighthouse, COPPER; coppery") == f"The {REDACTED}, {REDACTED}; coppery"
+    assert redactor.tokens([" cop", "per", "y", " copper"]) == [" cop", "per", "y", REDACTED]
+    assert redactor.tokens([]) == []
