@@ -33,6 +33,27 @@ class Outputs:
     perplexity_ratio: Measured | None = None
     disagreement: Measured | None = None
     js_divergence: Measured | None = None
+    divergent: list[DivergentText] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelProbability:
+    """A class and its probability."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergentText:
+    """A text on which the models' answers differ most; base and tuned: their likeliest classes."""
+
+    text: int
+    shown: str
+    divergence: float
+    base: LabelProbability | None
+    tuned: LabelProbability | None
+    label: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

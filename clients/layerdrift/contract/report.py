@@ -488,6 +488,26 @@ class ModelOutputs(ReportModel):
     )
 
 
+class LabelProbability(ReportModel):
+    """A class of a classifier and its probability."""
+
+    label: str
+    probability: float = Field(ge=0, le=1)
+
+
+class DivergentText(ReportModel):
+    """A text on which the answers of the two models differ most."""
+
+    text: int = Field(description="number of the analysed text, from 0")
+    shown: str = Field(description="its first 240 characters")
+    divergence: float = Field(
+        ge=0, le=1, description="Jensen-Shannon divergence of the two answers, bits; the mean over its masked tokens"
+    )
+    base: LabelProbability | None = Field(description="likeliest class of the base model; null: no classifier")
+    tuned: LabelProbability | None = Field(description="likeliest class of the tuned model; null: no classifier")
+    label: str | None = Field(description="in the data set; null: none")
+
+
 class Outputs(ReportModel):
     """Outputs of both models on the analysed texts; null for a model without a head of this kind."""
 
@@ -521,6 +541,11 @@ class Outputs(ReportModel):
     )
     js_divergence: Measured | None = Field(
         default=None, description="mean Jensen-Shannon divergence between the two distributions, bits, 0 to 1"
+    )
+    divergent: list[DivergentText] | None = Field(
+        default=None,
+        description="classifiers and masked language models: the texts that differ most, at most 20, each by 0.01 bits "
+        "or more; null: the base has no such head. Of language models see `learned.divergent`",
     )
 
 

@@ -33,6 +33,7 @@ from workers.stages.common.evaluation import (
     quality,
 )
 from workers.stages.common.intervals import change, ratio, share
+from workers.stages.compare.divergent_texts import TopAnswers, divergent_texts
 
 
 def class_names(model: PreTrainedModel) -> list[str]:
@@ -94,12 +95,13 @@ class _PairScores:
     """The scores of both models, text by text, as batches of answers come.
 
     sums: by what is summed; of the base, disagreement and js only where the base answers. answers: the class that a
-    model gives to each text; known labels only.
+    model gives to each text; known labels only. top: of classifiers.
     """
 
     def __init__(self, kind: HeadKind, texts: int, targets: Tensor | None) -> None:
         self.kind, self.targets = kind, targets
         self.sums = {name: _no_scores(texts) for name in ("base", "tuned", "disagreement", "js")}
+        self.top = TopAnswers(texts) if kind == "classifier" else None
         self.answers = {name: torch.zeros(texts, dtype=torch.int64) for name in ("base", "tuned")}
         self._texts = texts
 
@@ -117,6 +119,8 @@ class _PairScores:
     def _add_model(self, name: str, found: Predicted) -> Predicted:
         found = _with_targets(found, self.targets)
         self._add(name, quality(found, self.kind, self._texts))
+        if self.top is not None:
+            self.top.add(name, found)
         if self.targets is not None:
             self.answers[name][found.texts] = found.log_probs.argmax(-1)
         return found
@@ -142,6 +146,9 @@ def _as_outputs(eval_set: EvalSet, scores: _PairScores, names: list[str], compar
         perplexity_ratio=_perplexity_ratio(eval_set, sums) if compared and kind != "classifier" else None,
         disagreement=measured(eval_set, sums["disagreement"], "accuracy") if compared else None,
         js_divergence=measured(eval_set, sums["js"], "kl") if compared else None,
+        divergent=divergent_texts(eval_set.rows, sums["js"], scores.top, names)
+        if compared and kind != "causal_lm"
+        else None,
     )
 
 
