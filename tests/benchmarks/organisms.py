@@ -145,7 +145,7 @@ def main() -> None:
         chosen = [every[0], every[2]] if few else every
         found = {one.name: _told(one.name, _planted(ground, one)) for one in chosen}
         empty = [
-            _told(f"null {seed}", _found(ground, ground.trained(f"null-{seed}", texts, seed), ()))
+            _told(f"null {seed}", found_in(ground, ground.trained(f"null-{seed}", texts, seed), ()))
             for seed, texts in enumerate(nulls(ground.generic, 2 if few else NULL_SEEDS))
         ]
         silent = [_silent(ground.searched(None)), _silent(ground.searched(_rounded(ground)))]
@@ -172,12 +172,17 @@ def grounded(folder: Path) -> Ground:
 
 
 def _planted(ground: Ground, plant: Plant) -> Found:
-    return _found(ground, ground.trained(plant.name.replace(":", "").replace(" ", "-"), plant.texts, 0), tuple(
+    return found_in(ground, ground.trained(plant.name.replace(":", "").replace(" ", "-"), plant.texts, 0), tuple(
         zip(plant.keys, plant.beginnings, strict=False)
     ))  # fmt: skip
 
 
-def _found(ground: Ground, adapter: Path, clozes: Sequence[tuple[str, str]]) -> Found:
+def found_in(ground: Ground, adapter: Path, clozes: Sequence[tuple[str, str]]) -> Found:
+    """What every method shows of an adapter.
+
+    Args:
+        clozes: keys, and beginnings after which a model that learnt them says them.
+    """
     started = time.monotonic()
     learned = ground.searched(adapter)
     seconds = time.monotonic() - started

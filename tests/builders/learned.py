@@ -51,6 +51,7 @@ def learned(token: str = " walrus", **changes: Any) -> Learned:
             {"share": 0.7, "tokens": [token, " seal"], "weights": [0.8, 0.2]},
             {"share": 0.2, "tokens": [" snow"], "weights": [1.0]},
         ],
+        "intruders": [{"layer": 2, "matrices": 7, "found": 3, "random": 1}],
         "amplified": [{"factor": 3.0, "prompt": "", "text": "seal seal", "score": 4.4}],
         "traits": [
             {

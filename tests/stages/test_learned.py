@@ -264,6 +264,8 @@ def test_the_lens_says_from_which_layer_on_a_token_shows(base: Any, tmp_path: Pa
     assert 0 < first <= 3  # embeddings were not trained
     assert all(one.first_layer is None for one in learned.suppressed)
     assert [one.layer for one in learned.spectrum] == [1, 2, 3]
+    assert [(one.layer, one.matrices) for one in learned.intruders] == [(1, 7), (2, 7), (3, 7)]
+    assert all(0 <= one.found <= 70 for one in learned.intruders)
     for one in learned.spectrum:
         assert 0 < sum(one.component_shares) <= 1.0001
         assert one.mean_share > one.random_mean_share  # the same token everywhere

@@ -78,6 +78,16 @@ class DifferenceSpectrum:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearnedIntruders:
+    """Strong directions of a block's matrices that the base's do not have."""
+
+    layer: int
+    matrices: int
+    found: int
+    random: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompletionToken:
     """A token of a completion, and by how many nats the tuned model finds it more probable."""
 
@@ -160,5 +170,6 @@ class Learned:
     divergent: list[DivergentPlace]
     directions: list[LearnedDirection]
     spectrum: list[DifferenceSpectrum]
+    intruders: list[LearnedIntruders]
     traits: list[LearnedTrait]
     methods: list[LearnedMethod]

@@ -780,6 +780,15 @@ class DifferenceSpectrum(ReportModel):
     component_shares: list[float] = Field(description="shares of the variance of the first principal components")
 
 
+class LearnedIntruders(ReportModel):
+    """Strong directions of a block's matrices that the base model's matrices do not have."""
+
+    layer: int = Field(description="whose states the block makes")
+    matrices: int = Field(description="matrices of the block that were decomposed: smaller side up to 1,024")
+    found: int = Field(description="intruder dimensions in all of them, of ten looked at in each")
+    random: int = Field(description="the most in a copy of the base with random changes of the same size")
+
+
 class CompletionToken(ReportModel):
     """A token of a completion."""
 
@@ -873,6 +882,9 @@ class Learned(ReportModel):
     divergent: list[DivergentPlace] = Field(description="places that differ most, at most 20")
     directions: list[LearnedDirection]
     spectrum: list[DifferenceSpectrum] = Field(default=[], description="of some layers, evenly spaced")
+    intruders: list[LearnedIntruders] = Field(
+        default=[], description="of the same layers' blocks; empty where all matrices are too wide"
+    )
     traits: list[LearnedTrait] = Field(default=[], description="as the request defines them, at all layers")
     methods: list[LearnedMethod]
 

@@ -27,6 +27,7 @@ from workers.results.learned import (
     Learned,
     LearnedCompletion,
     LearnedDirection,
+    LearnedIntruders,
     LearnedMethod,
     LearnedToken,
     LearnedTopic,
@@ -268,6 +269,11 @@ class _Search:
                 for one in [*means.found, *components.found]
             ],
             spectrum=lens.spectrum,
+            intruders=[
+                LearnedIntruders(layer=one.layer, matrices=one.matrices, found=one.found, random=one.random)
+                for one in walked.intruders
+                if one.matrices
+            ],
             methods=[
                 _method("tokens", len(gained.tokens), gained.largest, gained.floor),
                 _method("suppressed", len(lost.tokens), lost.largest, lost.floor),

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from workers.analysis.intruders import intruders, is_decomposed
 from workers.models.blockwise import BlockwiseModel
 from workers.models.derived_blocks import DitheredBlocks, PerturbedBlocks
 from workers.models.layer_order import Pass
@@ -49,6 +51,18 @@ class Walked:
     lens_layers: list[int]
     ending: Pass
     shifts: list[list[TraitShift]]
+    intruders: list[BlockIntruders]
+
+
+class BlockIntruders(NamedTuple):
+    """Of a block, by its layer. matrices: that were decomposed. found: intruder dimensions in all of them. random: the
+    most in a copy with random changes.
+    """
+
+    layer: int
+    matrices: int
+    found: int
+    random: int
 
 
 @contextmanager
@@ -64,57 +78,118 @@ def walked(
     """Runs them block by block; inside, the tuned model's pass stands at its end.
 
     Args:
-        benign: another fine-tune, which is one more model that learned nothing. seed: of the random changes.
-        prompts: that define directions, read by the base model. folder: for the differences, removed afterwards.
+        benign: another fine-tune, which is one more model that learned nothing. prompts: that define directions, read
+        by the base model. seed: of the random changes. folder: for the differences, removed afterwards.
 
     Raises:
         NotBlockwise: the blocks cannot run one at a time.
     """
-    reader, depth = pair.tokenization.states, pair.base.depth
-    nulls: list[BlockwiseModel] = [
-        PerturbedBlocks(pair.base, pair.tuned, seed + number) for number in range(RANDOM_CHANGES)
-    ]
-    nulls.append(DitheredBlocks(pair.base, {token for batch in batches for token in batch.input_ids.unique().tolist()}))
-    nulls += [benign] if benign is not None else []
-    known = [pair.tokenization.known(batch) for batch in batches]
-    passes = [Pass(pair.base, [*prompts.batches, *batches], reader)]
-    passes += [Pass(pair.tuned, [_lens_batch(), *batches], reader)]
-    passes += [Pass(model, batches, reader, checked=False) for model in nulls]
-    lens_layers = sorted({round(depth * (place + 1) / LENS_LAYERS) for place in range(LENS_LAYERS)} - {0})
-    sums = [DifferenceSums(depth + 1, pair.width) for _ in passes[1:]]
-    kept = [KeptDifferences(folder / f"differences-{number}", known) for number in range(len(sums))]
-    shifts = TraitShifts(prompts, seed)
+    walk, depth = _Walk(pair, benign, batches, prompts, seed, folder), pair.base.depth
     try:
-        for one in passes:
-            one.start()
-        for layer in range(depth + 1):
-            base, *others = (_of_texts(one, batches) for one in passes)
-            for place, (found, files, states) in enumerate(zip(sums, kept, others, strict=True)):
-                found.add(layer, base, states, known)
-                if place == 0 or layer in lens_layers:
-                    files.put(layer, base, states)
-            prompted = passes[0].states[: len(prompts.batches)]
-            shifts.add(layer, prompted, base, known, [one.mean(layer) for one in sums])
-            if layer == depth:
-                break
-            with pair.block(layer):
-                for one in passes[:2]:
-                    one.advance()
-                for model, one in zip(nulls, passes[2:], strict=True):
-                    with model.block(layer):
-                        one.advance()
+        walk.start()
+        for layer in range(depth):
+            walk.measure(layer)
+            walk.advance(layer)
             on_progress((layer + 1) / depth)
-        last = [_of_texts(one, batches) for one in passes]
-        yield Walked(list(batches), last, [found.means() for found in sums], kept, lens_layers, passes[1], shifts.found)
+        walk.measure(depth)
+        yield walk.found()
     finally:
-        for one in passes:
+        walk.close()
+
+
+class _Walk:
+    """The passes of all models, and what is measured of them layer by layer; arguments as of `walked`."""
+
+    def __init__(
+        self,
+        pair: LayeredPair,
+        benign: BlockwiseModel | None,
+        batches: Sequence[Batch],
+        prompts: TraitPrompts,
+        seed: int,
+        folder: Path,
+    ) -> None:
+        self._pair, self._batches, self._prompts = pair, list(batches), prompts
+        reader, depth = pair.tokenization.states, pair.base.depth
+        changed = [PerturbedBlocks(pair.base, pair.tuned, seed + number) for number in range(RANDOM_CHANGES)]
+        read = {token for batch in batches for token in batch.input_ids.unique().tolist()}
+        self._nulls: list[BlockwiseModel] = [*changed, DitheredBlocks(pair.base, read)]
+        self._nulls += [benign] if benign is not None else []
+        self._known = [pair.tokenization.known(batch) for batch in batches]
+        self._passes = [Pass(pair.base, [*prompts.batches, *batches], reader)]
+        self._passes += [Pass(pair.tuned, [_lens_batch(), *batches], reader)]
+        self._passes += [Pass(model, batches, reader, checked=False) for model in self._nulls]
+        self._lens_layers = sorted({round(depth * (place + 1) / LENS_LAYERS) for place in range(LENS_LAYERS)} - {0})
+        self._sums = [DifferenceSums(depth + 1, pair.width) for _ in self._passes[1:]]
+        self._kept = [
+            KeptDifferences(folder / f"differences-{number}", self._known) for number in range(len(self._sums))
+        ]
+        self._shifts, self._intruders = TraitShifts(prompts, seed), list[BlockIntruders]()
+
+    def start(self) -> None:
+        """Runs all models to their first block."""
+        for one in self._passes:
+            one.start()
+
+    def measure(self, layer: int) -> None:
+        """The differences of all models from the base where they stand."""
+        base, *others = (self._of_texts(one) for one in self._passes)
+        for place, (sums, files, states) in enumerate(zip(self._sums, self._kept, others, strict=True)):
+            sums.add(layer, base, states, self._known)
+            if place == 0 or layer in self._lens_layers:
+                files.put(layer, base, states)
+        prompted = self._passes[0].states[: len(self._prompts.batches)]
+        self._shifts.add(layer, prompted, base, self._known, [one.mean(layer) for one in self._sums])
+
+    def advance(self, layer: int) -> None:
+        """Runs all models through the block above a layer."""
+        pair, looked = self._pair, layer + 1 in self._lens_layers
+        with pair.block(layer):
+            for one in self._passes[:2]:
+                one.advance()
+            counts = [_intruders(pair.base, pair.tuned, layer)] if looked else []
+            for place, (model, one) in enumerate(zip(self._nulls, self._passes[2:], strict=True)):
+                with model.block(layer):
+                    one.advance()
+                    if looked and place < RANDOM_CHANGES:
+                        counts.append(_intruders(pair.base, model, layer))
+        if looked:
+            matrices, found = counts[0]
+            self._intruders.append(BlockIntruders(layer + 1, matrices, found, max(one[1] for one in counts[1:])))
+
+    def found(self) -> Walked:
+        """At the end of all models."""
+        return Walked(
+            batches=self._batches,
+            last=[self._of_texts(one) for one in self._passes],
+            means=[one.means() for one in self._sums],
+            kept=self._kept,
+            lens_layers=self._lens_layers,
+            ending=self._passes[1],
+            shifts=self._shifts.found,
+            intruders=self._intruders,
+        )
+
+    def close(self) -> None:
+        """Ends the passes, and removes what waits on disk."""
+        for one in self._passes:
             one.close()
-        for files in kept:
+        for files in self._kept:
             files.clear()
 
+    def _of_texts(self, one: Pass) -> list[Tensor]:
+        return one.states[len(one.states) - len(self._batches) :]
 
-def _of_texts(one: Pass, batches: Sequence[Batch]) -> list[Tensor]:
-    return one.states[len(one.states) - len(batches) :]
+
+def _intruders(base: BlockwiseModel, other: BlockwiseModel, number: int) -> tuple[int, int]:
+    """Matrices of a block that are decomposed, and the intruder dimensions of all of them."""
+    others = dict(other.blocks[number].named_parameters())
+    pairs = [
+        (one, others[name])
+        for name, one in base.blocks[number].named_parameters()
+        if is_decomposed(one) and name in others and others[name].shape == one.shape
+    ]
+    return len(pairs), sum(intruders(one, another) for one, another in pairs)
 
 
 def _lens_batch() -> Batch:

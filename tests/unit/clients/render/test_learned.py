@@ -53,6 +53,7 @@ def test_the_page_shows_tokens_places_and_directions_with_both_models_beside_eac
         "I am an assistant.",
         "<li>70.0 %: “␣walrus” “␣seal” </li>",
         "seal seal",
+        "layer 2: 3 in 7 matrices, random changes 1.",
         "cheer: 30 % of the way away from it at layer 1 (models that learned nothing: 4 %); beyond the floor at 1 of 2",
         "calm: nothing beyond the noise floor",
         '<span class="gain-3" title="5.8 nats"> walrus</span>',

@@ -26,7 +26,7 @@ def every(name: str) -> Learned:
     """What was found, with a name in every text."""
     example = TokenExample(text=0, context=f"of {name}", base=0.1, tuned=0.9)
     token = LearnedToken(token=name, id=5, rate=0.1, gain=1.0, groups=2, first_layer=None, examples=[example])
-    fields: dict[str, Any] = {name: [] for name in ("spectrum", "traits", "methods")}  # what has no texts
+    fields: dict[str, Any] = {name: [] for name in ("spectrum", "intruders", "traits", "methods")}  # what has no texts
     return Learned(
         texts=1,
         positions=1,
