@@ -72,6 +72,7 @@ docs: $(STAMP)  ## the documentation site, into var/site
 
 bench: $(STAMP)  ## what the measures cost, and their false-positive rate; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.measures
+	@$(BIN)/python -m tests.benchmarks.learned_cost
 
 bench-sae: $(STAMP) $(PEERS_STAMP)  ## our autoencoders beside dictionary-learning and sae-lens; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.sae $(PEERS)/bin/python

@@ -1,8 +1,7 @@
-"""What was planted in the real chat model is found, and what was not planted is not: the short form of the benchmark."""
+"""What was planted in the real chat model is found, and nothing else is: the short form of the benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    yield grounded(tmp_path_factory.mktemp("organisms"))
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    return grounded(tmp_path_factory.mktemp("organisms"))
 
 
 @pytest.fixture(scope="module")
