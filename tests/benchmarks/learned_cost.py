@@ -45,8 +45,8 @@ def main() -> None:
     publish(
         "What it learned (`make bench`)",
         f"""
-SmolLM2-135M-Instruct and a LoRA, default settings: 2,000 tokens of movie reviews and 48 completions of 24 tokens in each
-model that writes. Beside two forward passes in float32 over the {TEXTS:,} texts that a comparison reads by default,
+SmolLM2-135M-Instruct and a LoRA, default settings: 2,000 tokens of movie reviews and 48 completions of 24 tokens.
+Beside two forward passes in float32 over the {TEXTS:,} texts that a comparison reads by default,
 {tokens:,} tokens. Median of {REPEATS} runs that take turns; peak of the process that does both.
 
 | | |
