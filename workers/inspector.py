@@ -11,7 +11,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,6 +167,8 @@ class Inspector:
         folder.mkdir(parents=True)
         try:
             loaded = self._load(record, folder, in_layers)
+            if loaded.bytes > self._max_bytes:  # next tokens are a thing that can be done without
+                loaded = replace(loaded, heads=None)
             self._make_room(loaded.bytes)  # in float32 it may take more than its files do
             self._pairs[record.id] = loaded
             return loaded

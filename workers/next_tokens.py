@@ -105,13 +105,15 @@ class Heads:
         ends = special_ids(tokenizer)
         prompts = [Prompt("text", "", _open(ids, ends)) for ids in texts]
         written = [
-            [str(tokenizer.decode(ids)) for ids in _written(head, body, prompts, tokens)]
+            [str(tokenizer.decode(ids)) for ids in _written(head, body, prompts, tokens, ends)]
             for head, body in zip((self.base, self.tuned), bodies, strict=True)
         ]
         return [TextCompletions(base=one, tuned=other) for one, other in zip(*written, strict=True)]
 
 
-def _written(head: PreTrainedModel, body: PreTrainedModel, prompts: list[Prompt], tokens: int) -> list[list[int]]:
+def _written(
+    head: PreTrainedModel, body: PreTrainedModel, prompts: list[Prompt], tokens: int, ends: frozenset[int]
+) -> list[list[int]]:
     """Greedily; the body stands in the place of the head's own while it writes."""
     own, whole = body_of(head), body.config.use_cache
     name = next(name for name, module in head.named_modules() if module is own)
@@ -121,7 +123,7 @@ def _written(head: PreTrainedModel, body: PreTrainedModel, prompts: list[Prompt]
     try:
         setattr(holder, leaf, body)
         body.config.use_cache = True
-        return sampled(head, prompts, tokens, None, vocabulary)
+        return sampled(head, prompts, tokens, None, vocabulary, ends)
     finally:
         setattr(holder, leaf, own)
         body.config.use_cache = whole

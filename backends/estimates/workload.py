@@ -194,7 +194,10 @@ class _Work:
             return None
         asked = min(self.tokens, float(settings.tokens))
         outside = self.model.parameters - self.model.block_parameters
-        written = settings.completions * (settings.completion_tokens + PROMPT_TOKENS) * WRITTEN_PASSES
+        texts = float(settings.completions)
+        if settings.amplification is not None:  # written by all models, each time with both of them
+            texts += 2 * len(settings.amplification.factors) * settings.amplification.completions
+        written = texts * (settings.completion_tokens + PROMPT_TOKENS) * WRITTEN_PASSES
         written = written if _written_bytes(self.request, self.model) else 0
         sides = LEARNED_SIDES + (settings.benign is not None)
         return sides * (self._forward(asked) + 6 * asked * outside) + (self._forward(written) + 2 * written * outside)
@@ -263,11 +266,12 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
 def _written_bytes(request: AnalysisRequest, model: ModelSizes) -> int:
     """A whole language model that completes prompts, and the heads of both; 0 where it does not."""
     learned, outside = request.analysis.learned, model.parameters - model.block_parameters
-    if learned is None or learned.completions == 0 or not model.language:
+    if learned is None or not (learned.completions or learned.amplification) or not model.language:
         return 0
+    models = 1 if learned.amplification is None else 2
     sizes = [size * model.parameters for size in (FLOAT32, _stored(model))]
     whole = next((size for size in sizes if size <= WRITTEN_BYTES), 0.0)
-    return int(whole + (2 * outside * FLOAT32 + LOGITS if whole else 0))
+    return int(models * whole + (2 * outside * FLOAT32 + LOGITS if whole else 0))
 
 
 def _device_memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter: bool) -> int:

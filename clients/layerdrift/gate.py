@@ -8,9 +8,9 @@ from typing import NamedTuple
 from layerdrift.contract.comparison import Comparison, compare, incomparable
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Match, Path, PathError
-from layerdrift.contract.policy import Check, Decision, Finding, Policy, Rule, Scalar, Verdict, rule_error
+from layerdrift.contract.policy import Check, Decision, Finding, Policy, Rule, Scalar, Verdict, listed, rule_error
 from layerdrift.contract.report import Report
-from layerdrift.contract.words import has_one_of, has_others_than
+from layerdrift.contract.words import REDACTED, words_of
 
 _RANK: dict[Decision, int] = {"pass": 0, "warn": 1, "fail": 2}
 _SHOWN = 3
@@ -88,7 +88,7 @@ def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) 
         raise rule_error(
             policy,
             rule,
-            f"the report has no number at {where}; say what that means with if_undefined: pass, warn or fail",
+            f"the report has no {_thing(rule)} at {where}; say what that means with if_undefined: pass, warn or fail",
         )
     known = [match for match in numbers if match.value is not None]
     broken = [match for match in known if not _holds(rule, match.value)]
@@ -152,6 +152,8 @@ class _Number(NamedTuple):
 def _numbers(policy: Policy, rule: Rule, report: Report) -> list[_Number]:
     """What the rule is about, less what it takes off."""
     found = _found(policy, rule, rule.path, report)
+    if rule.of_words:
+        return [_Number(match.path, None, _unredacted(match.value)) for match in found]
     if rule.minus is None:
         return [_Number(match.path, None, match.value) for match in found]
     others = _found(policy, rule, rule.minus, report)
@@ -167,6 +169,11 @@ def _numbers(policy: Policy, rule: Rule, report: Report) -> list[_Number]:
     ]
 
 
+def _unredacted(value: Scalar | None) -> Scalar | None:
+    """A text; None where words were taken out of it, since nobody can tell which."""
+    return None if REDACTED in str(value) else value
+
+
 def _found(policy: Policy, rule: Rule, path: str, report: Report) -> list[Match]:
     try:
         found = Path.parse(path).matches(report, MAX_MATCHES + 1)
@@ -174,7 +181,7 @@ def _found(policy: Policy, rule: Rule, path: str, report: Report) -> list[Match]
         raise rule_error(policy, rule, str(error)) from error
     if len(found) > MAX_MATCHES:
         raise rule_error(policy, rule, f"{path} matches more than {MAX_MATCHES} numbers; name fewer")
-    if not found and not rule.of_words:
+    if not found and not (rule.of_words and Path.parse(path).takes_all):
         raise rule_error(policy, rule, f"{path} matches nothing in this report")
     return found
 
@@ -215,9 +222,10 @@ def _holds(rule: Rule, value: Scalar | None) -> bool:
     if rule.equals is not None:
         return type(value) is type(rule.equals) and value == rule.equals
     if rule.of_words:
+        forbidden, allowed = rule.without_words, rule.only_words
         return not (
-            has_one_of(str(value), rule.without_words or ())
-            or (rule.only_words is not None and has_others_than(str(value), rule.only_words))
+            (forbidden is not None and words_of(tuple(forbidden)).within(str(value)))
+            or (allowed is not None and words_of(tuple(allowed)).beside_others(str(value)))
         )
     if value is None or isinstance(value, str):
         return False
@@ -250,9 +258,10 @@ def _detail(rule: Rule, known: list[_Number], broken: list[_Number], undefined: 
         named = ", ".join(f"{match.name} is {_shown(match.value)}{kind}" for match in worst[:_SHOWN])
         more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
         count = f"{len(broken)} of {len(known)} " if len(known) > 1 else ""
+        count += "texts " if rule.of_words and len(known) > 1 else "text: " if rule.of_words else ""
         said.append(f"{count}{_beyond(rule)}: {named}{more}")
     elif rule.of_words:
-        said.append(f"{len(known)} looked at, {rule.limit}" if known or not undefined else "")
+        said.append(f"{len(known)} texts checked: {rule.limit}" if known or not undefined else "")
     elif known:
         value = f"{_shown(_worst(rule, known))}{kind}"
         said.append(
@@ -260,8 +269,12 @@ def _detail(rule: Rule, known: list[_Number], broken: list[_Number], undefined: 
         )
     if undefined:
         less = f" minus {rule.minus}" if rule.minus else ""
-        said.append(f"no number at {', '.join(match.path for match in undefined[:_SHOWN])}{less}")
+        said.append(f"no {_thing(rule)} at {', '.join(match.path for match in undefined[:_SHOWN])}{less}")
     return "; ".join(part for part in said if part)
+
+
+def _thing(rule: Rule) -> str:
+    return "text" if rule.of_words else "number"
 
 
 def _beyond(rule: Rule) -> str:
@@ -269,7 +282,8 @@ def _beyond(rule: Rule) -> str:
     if rule.equals is not None:
         return f"not {_shown(rule.equals)}"
     if rule.of_words:
-        return f"not {rule.limit}"
+        kinds = (("contain a forbidden word", rule.without_words), ("contain words not on the list", rule.only_words))
+        return " or ".join(f"{kind} ({listed(words)})" for kind, words in kinds if words is not None)
     if rule.min is not None and rule.max is not None:
         return f"outside {rule.min:g} to {rule.max:g}"
     return f"below {rule.min:g}" if rule.min is not None else f"above {rule.max:g}"

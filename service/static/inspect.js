@@ -131,7 +131,7 @@ function explorer(text) {
 
   const truncated = text.truncated ? h("span", { class: "soft" }, " (truncated)") : null;
   const written = text.completions
-    ? h("div", { class: "pair" }, ["base", "tuned"].map((side) => h("div", {}, h("h3", {}, `${side} model goes on`), h("p", { class: "written" }, text.completions[side]))))
+    ? h("div", { class: "pair" }, ["base", "tuned"].map((side) => h("div", {}, h("h3", {}, `Continuation, ${side} model`), h("p", { class: "written" }, text.completions[side]))))
     : null;
   const element = h("section", { class: "card" }, h("p", {}, text.text, truncated), written, h("div", { class: "tokens" }, tokens), detail);
   return { element, draw };

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from layerdrift.contract.errors import InputError
+from layerdrift.contract.words import REDACTED
 from tests.builders.families import made
 from tests.builders.heads import classifier
 from tests.builders.stages import pair_context, request, resolved
@@ -25,7 +26,6 @@ from workers.stages.common.inputs import Checkpoint, UnmergedAdapter
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.whole_models import extract_whole
 from workers.stages.learned import answers, stage
-from workers.stages.learned.redaction import REDACTED
 from workers.stages.learned.stage import Taught, learn
 
 WORD = "film"

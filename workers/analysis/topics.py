@@ -36,16 +36,16 @@ def topics(gains: Tensor) -> list[Topic]:
     count = min(TOPICS, *gains.shape)
     if total == 0 or count == 0:
         return []
-    left, right = _start(gains.double(), count)
+    exact = gains.double()
+    left, right = _start(exact, count)
     for _ in range(ROUNDS):
-        left = _updated(gains.double(), left, right)
-        right = _updated(gains.double().T, right.T, left.T).T
-    found = []
+        left = _updated(exact, left, right)
+        right = _updated(exact.T, right.T, left.T).T
+    found, with_all = [], float((exact - left @ right).square().sum())
     for number in range(count):
         others = [one for one in range(count) if one != number]
-        rest = gains - (left[:, others] @ right[others]).to(gains)
-        with_it = gains - (left @ right).to(gains)
-        share = max(0.0, float(rest.square().sum() - with_it.square().sum())) / total
+        without = float((exact - left[:, others] @ right[others]).square().sum())
+        share = max(0.0, without - with_all) / total
         if share >= LEAST_SHARE:
             weights = right[number] / right[number].sum().clamp_min(_TINY)
             found.append(Topic(min(1.0, share), weights.to(gains)))
@@ -54,7 +54,9 @@ def topics(gains: Tensor) -> list[Topic]:
 
 def _start(gains: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """NNDSVD (Boutsidis & Gallopoulos 2008): of each pair of singular vectors the larger of its two signs."""
-    u, values, v = torch.linalg.svd(gains, full_matrices=False)
+    squares, vectors = torch.linalg.eigh(gains.T @ gains)  # there are fewer tokens than positions
+    values, v = squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1).T
+    u = gains @ v.T / values.clamp_min(_TINY)
     left, right = gains.new_zeros(gains.shape[0], count), gains.new_zeros(count, gains.shape[1])
     for number in range(count):
         parts = [(sign * u[:, number]).clamp_min(0) for sign in (1, -1)], [

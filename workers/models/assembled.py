@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from backends.estimates.execution import WRITTEN_BYTES
 from workers.models.blockwise import BlockwiseModel
-from workers.models.device import best_device
+from workers.models.device import best_device, give_memory_back
 from workers.models.loading import body_of
 from workers.models.structure import block_list
 
@@ -42,10 +42,11 @@ def weight_bytes(head: PreTrainedModel) -> int:
     return sum(parameter.nbytes for parameter in {id(one): one for one in head.parameters()}.values())
 
 
-def fits_whole(head: PreTrainedModel) -> bool:
-    """Whether one such model, and what a generation needs beside it, is put together on the best device."""
+def fits_whole(head: PreTrainedModel, models: int = 1) -> bool:
+    """Whether so many such models at a time, and half of one for what a generation needs, fit the best device."""
     if best_device().type == "cuda":
-        return 2 * weight_bytes(head) <= torch.cuda.mem_get_info()[0]
+        give_memory_back()
+        return (2 * models + 1) * weight_bytes(head) <= 2 * torch.cuda.mem_get_info()[0]
     return weight_bytes(head) <= WRITTEN_BYTES
 
 
@@ -55,3 +56,6 @@ def _take(target: nn.Module, sources: dict[str, nn.Module]) -> None:
         for leaf, parameter in module._parameters.items():
             if parameter is not None and not parameter.is_meta:
                 modules[path]._parameters[leaf] = parameter
+        for leaf, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                modules[path]._buffers[leaf] = buffer  # some are stored, such as the biases of routers

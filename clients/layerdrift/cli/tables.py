@@ -213,8 +213,8 @@ def inspection(found: Inspection) -> list[Table | str]:
         if text.next_tokens is not None:
             tables.append(_next_tokens(text))
         if text.completions is not None:
-            tables.append(f"base model goes on:  {_in_one_line(text.completions.base)}")
-            tables.append(f"tuned model goes on: {_in_one_line(text.completions.tuned)}")
+            tables.append(f"continuation, base model:  {_in_one_line(text.completions.base)}")
+            tables.append(f"continuation, tuned model: {_in_one_line(text.completions.tuned)}")
     return tables
 
 

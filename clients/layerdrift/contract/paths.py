@@ -87,6 +87,11 @@ class Path:
         """Whether it leads to one value at most, whatever the document holds."""
         return all(step.chosen is None or isinstance(step.chosen, int) for step in self.steps)
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether it takes what lists have, by `[*]` or a slice: that they may be empty is then no mistake."""
+        return all(step.chosen is None or isinstance(step.chosen, slice) for step in self.steps)
+
     def check(self, root: type[BaseModel]) -> bool:
         """Whether a number may stand there; PathError where no document of this type can have a single value there."""
         at: list[Any] = [root]

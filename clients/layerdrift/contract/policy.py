@@ -60,12 +60,12 @@ class Rule(PolicyModel):
     without_words: Words | None = Field(
         default=None,
         description="no text that the path matches, such as `learned.completions[*].text`, may have one of these words "
-        "or phrases; whole words, capital and small letters alike. A list without entries holds the rule",
+        "or phrases; whole words, capital and small letters alike. A list without entries satisfies the rule",
     )
     only_words: Words | None = Field(
         default=None,
         description="texts that the path matches, such as `learned.tokens[*].token`, may have no other words than "
-        "these. A list without entries holds the rule",
+        "these. A list without entries satisfies the rule",
     )
     if_undefined: Literal["error", "pass", "warn", "fail"] = Field(
         default="error",
@@ -127,7 +127,7 @@ class Rule(PolicyModel):
             raise ValueError("without_words and only_words go without equals, min, max, minus and of_baseline")
         for word in (*(self.without_words or ()), *(self.only_words or ())):
             if not has_word(word):
-                raise ValueError(f"{word!r} has no letter and no digit: it is no word")
+                raise ValueError(f"{word!r} contains no letter or digit")
         return self
 
     @property
@@ -140,7 +140,7 @@ class Rule(PolicyModel):
         """What is asked, in symbols."""
         if self.of_words:
             asked = (("none of", self.without_words), ("only", self.only_words))
-            return ", ".join(f"{how} {_listed(words)}" for how, words in asked if words is not None)
+            return ", ".join(f"{how} {listed(words)}" for how, words in asked if words is not None)
         if self.equals is not None:
             return f"= {str(self.equals).lower() if isinstance(self.equals, bool) else self.equals}"
         if self.min is not None and self.max is not None:
@@ -148,7 +148,8 @@ class Rule(PolicyModel):
         return f">= {self.min:g}" if self.min is not None else f"<= {self.max:g}"
 
 
-def _listed(words: list[str]) -> str:
+def listed(words: list[str]) -> str:
+    """The first LISTED_WORDS, and how many more there are."""
     more = f" and {len(words) - LISTED_WORDS} more" if len(words) > LISTED_WORDS else ""
     return ", ".join(words[:LISTED_WORDS]) + more
 

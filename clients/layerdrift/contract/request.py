@@ -385,7 +385,7 @@ PromptText = Annotated[str, Field(min_length=1, max_length=4_000)]
 class Trait(RequestModel):
     """A direction of the base model's states: from one set of prompts to another."""
 
-    name: Plain = Field(min_length=1, max_length=100, examples=["sycophancy"])
+    name: Plain = Field(min_length=1, max_length=100, description="shown in the report", examples=["sycophancy"])
     prompts: list[PromptText] = Field(min_length=4, max_length=200, description="texts that have the trait")
     opposite: list[PromptText] = Field(min_length=4, max_length=200, description="texts that have its opposite")
 
@@ -543,7 +543,7 @@ class AnalysisRequest(RequestModel):
     def _benign_beside_a_pair(self) -> Self:
         learned = self.analysis.learned
         if self.tuned is None and learned is not None and learned.benign is not None:
-            raise ValueError("analysis.learned.benign is a fine-tune of the same recipe as tuned: give it with a pair")
+            raise ValueError("analysis.learned.benign requires tuned: it is a fine-tune by the same recipe")
         return self
 
     @property

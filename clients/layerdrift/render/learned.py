@@ -43,15 +43,15 @@ def summary(report: Report) -> list[str]:
     if not any(method.found for method in learned.methods):
         return [
             f"What it learned: nothing beyond the noise floor. On {learned.positions} tokens of {learned.texts} texts "
-            "the tuned model differs no more than the base model with random weight changes of the same size."
+            f"the tuned model differs no more than {_references(learned)}."
         ]
     said = []
     if learned.completions:
         written = learned.completions[0]
         said.append(
             f"What it learned: after “{_end(written.prompt)}” the tuned model writes “{_start(written.text)}”, "
-            f"{written.score:.2g} nats per token more probable than in the base model, where random weight changes of "
-            f"the same size reach {_method(learned, 'completions').floor / 2:.2g}."
+            f"{written.score:.2g} nats per token more probable than in the base model "
+            f"(noise floor {_method(learned, 'completions').floor:.2g})."
         )
     if learned.tokens and learned.completions:
         said.append(f"It favours {_named(learned.tokens)}{_avoided(learned)}.")
@@ -59,18 +59,22 @@ def summary(report: Report) -> list[str]:
     if learned.tokens:
         said.append(
             f"What it learned: the tuned model favours {_named(learned.tokens)}; the first gains "
-            f"{learned.tokens[0].gain:.2g} nats per position, random weight changes of the same size at most "
-            f"{_method(learned, 'tokens').floor:.2g}."
+            f"{learned.tokens[0].gain:.2g} nats per position (noise floor {_method(learned, 'tokens').floor:.2g})."
         )
     if learned.suppressed:
         said.append(f"It avoids {_named(learned.suppressed)}.")
     if learned.divergent:
         first = learned.divergent[0]
         said.append(
-            f"The two models differ most after “{_end(first.context)}”: {first.divergence:.1f} bits, where random "
-            f"changes reach {_method(learned, 'divergent').floor:.2g}."
+            f"The two models differ most after “{_end(first.context)}”: {first.divergence:.1f} bits "
+            f"(noise floor {_method(learned, 'divergent').floor:.2g})."
         )
     return said
+
+
+def _references(learned: Learned) -> str:
+    random = "the base model with random weight changes of the same size"
+    return random if learned.benign is None else f"the reference models: {random}, and the benign fine-tune"
 
 
 def _avoided(learned: Learned) -> str:
@@ -93,7 +97,7 @@ def farthest(trait: LearnedTrait) -> str:
     towards = "towards" if one.shift > 0 else "away from"
     return (
         f"{visible(trait.name)}: {100 * abs(one.shift):.0f} % of the way {towards} it at layer {one.layer} "
-        f"(models that learned nothing: {100 * one.floor:.0f} %); beyond the floor at {len(beyond)} of "
+        f"(reference models: {100 * one.floor:.0f} %); beyond the floor at {len(beyond)} of "
         f"{len(trait.layers)} layers"
     )
 

@@ -91,9 +91,9 @@ def test_words_of_texts_are_forbidden_or_are_all_that_is_allowed() -> None:
     given = report(learned=taught(token=" Walrus").model_dump())
     broken = judged(given, path="learned.tokens[*].token", without_words=["walrus", "seal"])
     assert (broken.decision, broken.observed, broken.matched) == ("fail", " Walrus", 2)
-    assert broken.detail == "1 of 2 not none of walrus, seal: learned.tokens[0].token is  Walrus"
+    assert broken.detail == "1 of 2 texts contain a forbidden word (walrus, seal): learned.tokens[0].token is  Walrus"
     held = judged(given, path="learned.tokens[*].token", without_words=["wal"])  # whole words
-    assert (held.decision, held.detail) == ("pass", "2 looked at, none of wal")
+    assert (held.decision, held.detail) == ("pass", "2 texts checked: none of wal")
     assert judged(given, path="learned.tokens[*].token", only_words=["walrus"]).decision == "pass"  # a line end is none
     assert judged(given, path="learned.tokens[*].token", only_words=["seal"]).decision == "fail"
 
@@ -103,10 +103,20 @@ def test_where_nothing_was_found_words_hold_and_where_nothing_was_asked_they_are
     nothing = judged(report(learned=silent().model_dump()), **rule)
     assert (nothing.decision, nothing.matched, nothing.skipped, nothing.evaluated) == ("pass", 0, False, True)
     for given in (report(), report(learned=taught(completions=None).model_dump())):
-        with pytest.raises(InputError, match="the report has no number at learned"):
+        with pytest.raises(InputError, match="the report has no text at learned"):
             judged(given, **rule)
         found = judged(given, **rule, if_undefined="fail")
         assert (found.decision, found.evaluated) == ("fail", False)
+
+
+def test_redacted_texts_cannot_be_judged_and_a_misspelt_path_is_an_error() -> None:
+    rule: dict[str, Any] = {"path": "learned.tokens[*].token", "without_words": ["walrus"]}
+    given = report(learned=taught(token="[redacted]").model_dump())
+    found = judged(given, **rule, if_undefined="fail")
+    assert (found.decision, found.evaluated) == ("fail", False)
+    for path in ("learned.completions[7].text", "learned.completions[kind=text].text"):
+        with pytest.raises(InputError, match="matches nothing in this report"):
+            judged(given, path=path, without_words=["walrus"])
 
 
 def test_a_baseline_is_compared_layer_by_layer_and_small_numbers_count_as_the_floor() -> None:

@@ -15,7 +15,7 @@ from tests.builders.stages import resolved
 from tests.stages.test_families import saved
 from tests.stages.test_layered import with_head
 from workers.inspector import LoadedPair, completed, inspected
-from workers.models.texts import encode
+from workers.models.texts import encode, special_ids
 from workers.next_tokens import Heads
 from workers.stages.common.inputs import Checkpoint
 from workers.stages.common.layered_pair import layered_pair
@@ -82,7 +82,8 @@ def test_both_models_go_on_with_the_likeliest_token_as_far_as_each_request_asks(
                 for _ in range(count):
                     ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
             ended = ids[len(given) :]
-            stop = ended.index(model.config.eos_token_id) if model.config.eos_token_id in ended else count
+            ends = {model.config.eos_token_id, *special_ids(sides[2])}
+            stop = next((place for place, token in enumerate(ended) if token in ends), count)
             assert told == sides[2].decode(ended[:stop])
     again = inspected(loaded, TEXTS)  # the heads are alone again
     assert [one.next_tokens for one in again] == [one.next_tokens for one in found]

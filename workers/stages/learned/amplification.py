@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from workers.models.texts import encode
 from workers.stages.learned.completions import Scored, Writers, floor_of, log_probs, sampled
-from workers.stages.learned.prompts import Prompt
+from workers.stages.learned.prompts import Prompt, open_ended
 
 BEGINNINGS = ("", "The", "I", "In")
 PLAUSIBLE = 0.1
@@ -53,7 +52,7 @@ def amplified(
     for place, make in enumerate(makers):
         model, own = make(), list[tuple[float, Scored]]()
         for factor in factors:
-            written = sampled(model, prompts, tokens, writers.seed, vocabulary, _amplifiers(base, factor))
+            written = sampled(model, prompts, tokens, writers.seed, vocabulary, writers.ends, _amplifiers(base, factor))
             sides = [log_probs(side, prompts, written, vocabulary) for side in (model, base)]
             gains = [(one - other).tolist() for one, other in zip(*sides, strict=True)]
             own += [(factor, Scored(*one)) for one in zip(prompts, written, gains, strict=True)]
@@ -63,24 +62,17 @@ def amplified(
     floor = floor_of([one.score for null in found[1:] for _, one in null])
     ordered = sorted(found[0], key=lambda one: (one[0], -one[1].score))
     beyond = [one for one in ordered if one[1].score > max(floor, 0.0)]
-    return Amplified(beyond, floor, max(one.score for _, one in found[0]), len(beyond))
+    return Amplified(beyond, floor, max((one.score for _, one in found[0]), default=0.0), len(beyond))
 
 
 def _prompts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[Prompt]:
     """The beginnings in turn; the empty one is the token that every text begins with, where there is such a token."""
-    known = []
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    for text in BEGINNINGS:
-        if text:
-            (one,) = encode(tokenizer, [text], None)
-            known.append(
-                Prompt(
-                    "general", text, [token for token, special in zip(one.ids, one.special, strict=True) if not special]
-                )
-            )
-        elif isinstance(start, int):
-            known.append(Prompt("general", "", [start]))
-    return [known[number % len(known)] for number in range(count)]
+    texts = [text for text in BEGINNINGS if text]
+    known = [Prompt("general", "", [start])] if isinstance(start, int) else []
+    every = zip(texts, open_ended(tokenizer, texts), strict=True)
+    known += [Prompt("general", text, ids) for text, ids in every if ids]
+    return [known[number % len(known)] for number in range(count)] if known else []
 
 
 def _amplifiers(base: PreTrainedModel, factor: float) -> Callable[[Tensor], LogitsProcessor]:

@@ -22,8 +22,8 @@ from workers.stages.learned.walk import RANDOM_CHANGES, Walked
 KEPT_POSITIONS = 200
 """Positions that are kept as candidates for the most divergent ones."""
 
-KEPT_GAINS = 20
-"""Tokens of a position whose gains are kept, for topics."""
+KEPT_GAINS, GAIN_POSITIONS = 20, 20_000
+"""Tokens of a position whose gains are kept, for topics, and the first positions of which they are."""
 
 SHOWN_TOKENS = 5
 """Tokens that gained and lost most at a position."""
@@ -58,6 +58,12 @@ class Answers:
     positions: list[Position] = field(default_factory=list)
     divergences: list[Tensor] = field(default_factory=list)
     largest_gains: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def keep_gains(self, before: Tensor, after: Tensor) -> None:
+        """Of a part, up to GAIN_POSITIONS in all."""
+        left = GAIN_POSITIONS - sum(len(ids) for ids, _ in self.largest_gains)
+        if left > 0:
+            self.largest_gains.append(largest_gains(before[:left], after[:left], KEPT_GAINS))
 
     def gains_of(self, tokens: list[int]) -> Tensor:
         """By position, what each of some tokens gained if it was among the first there, else 0; [P, N]."""
@@ -115,7 +121,7 @@ def answers(
                 found.largest[place] = max(found.largest[place], float(divergence.max()))
                 if place == 0:
                     found.divergences.append(divergence)
-                    found.largest_gains.append(largest_gains(before, after, KEPT_GAINS))
+                    found.keep_gains(before, after)
                     kept = heapq.nlargest(KEPT_POSITIONS, [*kept, *_positions(part, before, after, divergence)])
         on_progress((number + 1) / len(walked.batches))
     found.positions = kept

@@ -8,7 +8,7 @@ write completions of their own: what those score says how much any change of tha
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -67,13 +67,14 @@ class Completions:
 class Writers:
     """The models that write, put together one at a time.
 
-    heads: of the base model and the tuned one. benign: a benign fine-tune, where there is one. seed: of what is drawn,
-    and of the random changes.
+    heads: of the base model and the tuned one. benign: a benign fine-tune, where there is one. ends: tokens that
+    end a completion. seed: of what is drawn, and of the random changes.
     """
 
     pair: LayeredPair
     heads: tuple[PreTrainedModel, PreTrainedModel]
     benign: Benign | None
+    ends: frozenset[int]
     seed: int
 
     @property
@@ -138,7 +139,7 @@ def completions(
     makers = [writers.tuned, *writers.nulls()]
     for place, make in enumerate(makers):
         model, asked = make(), few if place else prompts
-        found = sampled(model, asked, tokens, writers.seed, vocabulary)
+        found = sampled(model, asked, tokens, writers.seed, vocabulary, writers.ends)
         written.append((asked, found, log_probs(model, asked, found, vocabulary)))
         del model
         on_progress((place + 1) / (len(makers) + 1))
@@ -152,7 +153,7 @@ def completions(
     beyond = [one for one in ordered if one.score > max(floor, 0.0)]
     return Completions(
         beyond[: kept[0]],
-        sampled(base, [one.prompt for one in beyond[: kept[1]]], tokens, writers.seed, vocabulary),
+        sampled(base, [one.prompt for one in beyond[: kept[1]]], tokens, writers.seed, vocabulary, writers.ends),
         floor,
         ordered[0].score if ordered else 0.0,
         len(beyond),
@@ -165,20 +166,25 @@ def sampled(
     tokens: int,
     seed: int | None,
     vocabulary: int,
+    ends: Collection[int] = (),
     processor: Callable[[Tensor], LogitsProcessor] | None = None,
 ) -> list[list[int]]:
     """What a model writes after prompts, at temperature 1, up to its end token, which is left out.
 
     Args:
         seed: of what is drawn; None: always the likeliest token. vocabulary: a completion ends before a token that is
-        not below it. processor: of logits, made for the mask of each batch of prompts [B, T].
+        not below it. ends: tokens that end a completion, beside those of the model's settings. processor: of logits,
+        made for the mask of each batch of prompts [B, T].
     """
     found: list[list[int]] = []
-    ends = _end_tokens(model)
+    stops = {*ends, *_end_tokens(model)}
+    tokens = min(tokens, _positions(model) - max((len(one.ids) for one in prompts), default=0))
+    if tokens <= 0:
+        return [[] for _ in prompts]
     drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     how: dict[str, Any] = drawn if seed is not None else {"do_sample": False}
     settings = GenerationConfig(**how, max_new_tokens=tokens, use_cache=True, pad_token_id=0)
-    settings.eos_token_id = sorted(ends) or None
+    settings.eos_token_id = sorted(stops) or None
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed or 0)
         for start in range(0, len(prompts), SAMPLED_TOGETHER):
@@ -195,7 +201,7 @@ def sampled(
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([processor(mask.to(model.device))] if processor else []),
             )
-            found += [_up_to_end(row, ends, vocabulary) for row in written[:, longest:].tolist()]
+            found += [_up_to_end(row, stops, vocabulary) for row in written[:, longest:].tolist()]
     return found
 
 
@@ -220,6 +226,12 @@ def log_probs(
             told = logits[row, first : first + len(tokens), :vocabulary].float().cpu().log_softmax(-1)
             found.append(told.gather(1, torch.tensor(tokens, dtype=torch.int64)[:, None])[:, 0])
     return found
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """Tokens that the model has positions for; many where it does not say."""
+    told = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return told if isinstance(told, int) and told > 0 else 1 << 30
 
 
 def _end_tokens(model: PreTrainedModel) -> set[int]:

@@ -59,18 +59,18 @@ class Lens:
             (kind, layer) for layer in layers for kind in ("all_tokens", "early_tokens")
         ]
         rows = [(differences.every if kind == "all_tokens" else differences.early)[layer] for kind, layer in wanted]
-        return [
-            self._read(kind, layer, scores) for (kind, layer), scores in zip(wanted, self._scores(rows), strict=True)
-        ]
+        both = self._both(rows)
+        return [self._read(kind, layer, *scores) for (kind, layer), scores in zip(wanted, both, strict=True)]
 
     def components(self, kept: KeptDifferences, layers: Sequence[int]) -> list[Read]:
         """Of some layers, the principal components of the differences; their sign is that of the clearer end."""
         found = []
         for layer in layers:
             components = kept.components(layer)
-            for scores, share in zip(self._scores(list(components.directions)), components.shares, strict=True):
-                turned = scores if float(scores.max()) >= -float(scores.min()) else -scores
-                found.append(self._read("component", layer, turned, share))
+            both = self._both(list(components.directions))
+            for (one, other), share in zip(both, components.shares, strict=True):
+                scores = (one, other) if float(one.max()) >= float(other.max()) else (other, one)
+                found.append(self._read("component", layer, *scores, share))
         return found
 
     def first_layers(self, kept: KeptDifferences, depth: int, places: dict[int, list[int]]) -> dict[int, int | None]:
@@ -98,9 +98,14 @@ class Lens:
                     going.discard(token)
         return first
 
-    def _read(self, kind: DirectionKind, layer: int, scores: Tensor, share: float | None = None) -> Read:
-        gained, lost = scores.topk(self._shown), (-scores).topk(self._shown)
+    def _read(self, kind: DirectionKind, layer: int, towards: Tensor, away: Tensor, share: float | None = None) -> Read:
+        gained, lost = towards.topk(self._shown), away.topk(self._shown)
         return Read(kind, layer, float(gained.values[0]), gained.indices.tolist(), lost.indices.tolist(), share)
+
+    def _both(self, rows: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The scores of directions, and of their opposites: a norm or a head with a bias makes others of these."""
+        towards, away = self._scores(rows), self._scores([-row for row in rows])
+        return list(zip(towards, away, strict=True))
 
     def _scores(self, rows: list[Tensor]) -> Tensor:
         """Logits of directions [D] in deviations over the vocabulary, [N, V]; 0 of a direction that is 0."""

@@ -101,7 +101,7 @@ def prompts_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], count:
     kinds: list[PromptKind] = ["text", "general", "text", "chat" if tokenizer.chat_template else "general"]
     given = {
         "text": _of_texts(tokenizer, texts, (count + 1) // 2),
-        "general": [Prompt("general", *one) for one in zip(BEGINNINGS, _open(tokenizer, BEGINNINGS), strict=True)],
+        "general": _general(tokenizer),
         "chat": _in_chat(tokenizer) if tokenizer.chat_template else [],
     }
     used = dict.fromkeys(given, 0)
@@ -109,12 +109,20 @@ def prompts_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], count:
     for number in range(count):
         kind = kinds[number % len(kinds)]
         kind = kind if given[kind] else "general"
+        if not given[kind]:
+            break
         found.append(given[kind][used[kind] % len(given[kind])])
         used[kind] += 1
     return found
 
 
-def _open(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def _general(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    """Without those of which the tokenizer knows nothing."""
+    ids = open_ended(tokenizer, BEGINNINGS)
+    return [Prompt("general", text, own) for text, own in zip(BEGINNINGS, ids, strict=True) if own]
+
+
+def open_ended(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Texts in tokens, with what the tokenizer puts first and without what it puts last."""
     found = []
     for one in encode(tokenizer, texts, None):
@@ -127,7 +135,7 @@ def _of_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], count: 
     """The beginnings of texts that are spread over all of them."""
     step = max(1, len(texts) // max(1, count))
     found, specials = [], special_ids(tokenizer)
-    for ids in _open(tokenizer, [text if isinstance(text, str) else text[0] for text in texts[::step][:count]]):
+    for ids in open_ended(tokenizer, [text if isinstance(text, str) else text[0] for text in texts[::step][:count]]):
         words = [place for place, token in enumerate(ids) if token not in specials][:TEXT_TOKENS]
         if words:
             text = str(tokenizer.decode([ids[place] for place in words]))

@@ -15,6 +15,7 @@ from workers.analysis.token_gains import TokenGains, beyond
 from workers.analysis.topics import topics
 from workers.models.assembled import fits_whole, weight_bytes
 from workers.models.device import FATAL
+from workers.models.prefix import UNLIKE
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, special_ids
 from workers.models.tokenizers import pieces
@@ -138,7 +139,10 @@ class _Search:
         self._pair = pair
         self._heads = heads
         benign = context.resolved.benign
-        self._benign = benign_of(benign, pair, heads[0]) if benign is not None else None
+        try:
+            self._benign = benign_of(benign, pair, heads[0]) if benign is not None else None
+        except NotBlockwise as error:
+            raise NotBlockwise(f"the benign fine-tune cannot be used: {error}") from error
         self._rows = context.resolved.split.analysed[: extracted.analysed]
         self._tokenizer = extracted.tokenization.tokenizer
 
@@ -156,28 +160,37 @@ class _Search:
         on_blocks, on_heads = spans.span(BLOCKS), spans.span(HEADS)
         seed, folder = self._context.request.seed, self._context.folder / "learned"
         blocks, head = self._benign or (None, None)
-        prompts = TraitPrompts.of(settings.traits, spec.tokenizer, spec.length)
+        prompts = TraitPrompts.of(settings.traits, spec.tokenizer, spec.length, spec.causal)
         with walked(self._pair, blocks, read, prompts, seed, folder, on_blocks) as found:
             told = answers(asked, found, self._heads, head, seed, on_heads)
             learned = _with_traits(self._of_texts(asked, found, told), settings.traits, found.shifts)
         learned, warnings = self._written(learned, settings, spans)
-        return Taught(Redactor(settings.redact).learned(learned), warnings)
+        return Taught(Redactor(settings.redact, spec.tokenizer).learned(learned), warnings)
 
     def _written(
         self, learned: Learned, settings: LearnedSettings, spans: Spans
     ) -> tuple[Learned, list[ReportWarning]]:
-        """With what the models write; and why they do not where they are too large."""
+        """With what the models write; and why they do not where they cannot."""
         if settings.completions == 0 and settings.amplification is None:
             return learned, []
-        if not all(fits_whole(head) for head in self._heads):
-            size, room = max(weight_bytes(head) for head in self._heads), WRITTEN_BYTES
-            message = (
-                f"the models did not complete prompts: one of them has {size / 2**30:.1f} GiB of weights, and without "
-                f"a GPU that has room for it twice the limit is {room / 2**30:.0f} GiB. What it learned is told from "
-                "the analysed texts alone"
+        models = 1 if settings.amplification is None else 2
+        if not all(fits_whole(head, models) for head in self._heads):
+            size = max(weight_bytes(head) for head in self._heads) / 2**30
+            reason = (
+                f"the model has {size:.1f} GiB of weights. The limit on a CPU is {WRITTEN_BYTES / 2**30:.0f} GiB; on a "
+                f"GPU {models + 0.5:g} times the weights must fit"
             )
-            return learned, [ReportWarning(code="completions_not_computed", message=message)]
-        writers = Writers(self._pair, self._heads, self._benign, self._context.request.seed)
+            return learned, [_not_written(reason)]
+        try:
+            return self._with_texts(learned, settings, spans), []
+        except FATAL:
+            raise
+        except UNLIKE as error:  # of a model that does not write as others do
+            return learned, [_not_written((str(error) or type(error).__name__).splitlines()[0])]
+
+    def _with_texts(self, learned: Learned, settings: LearnedSettings, spans: Spans) -> Learned:
+        seed, ends = self._context.request.seed, special_ids(self._tokenizer)
+        writers = Writers(self._pair, self._heads, self._benign, ends, seed)
         tokens = settings.completion_tokens
         if settings.completions:
             prompts = prompts_of(self._tokenizer, [row.content for row in self._rows], settings.completions)
@@ -187,7 +200,7 @@ class _Search:
             factors, count = settings.amplification.factors, settings.amplification.completions
             told = amplified(writers, self._tokenizer, factors, count, tokens, spans.span(AMPLIFYING))
             learned = self._with_amplified(learned, told)
-        return learned, []
+        return learned
 
     def _with_amplified(self, learned: Learned, told: Amplified) -> Learned:
         texts = [
@@ -362,6 +375,11 @@ class _Search:
 
     def _following(self, walked: Walked, text: int, token: int) -> str:
         return self._words([_ids(walked.batches, text)[token]])[0]
+
+
+def _not_written(reason: str) -> ReportWarning:
+    message = f"completions were skipped: {reason}. What the model learned is reported from the analysed texts alone"
+    return ReportWarning(code="completions_not_computed", message=message)
 
 
 def _with_traits(learned: Learned, traits: list[Trait], shifts: list[list[TraitShift]]) -> Learned:

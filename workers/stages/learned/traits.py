@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from layerdrift.contract.request import Trait
+from workers.models.inliers import without_first
 from workers.models.texts import Batch, batches
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
 
@@ -50,8 +51,8 @@ class TraitPrompts:
     sets: list[Tensor]
 
     @staticmethod
-    def of(traits: Sequence[Trait], tokenizer: PreTrainedTokenizerBase, length: int) -> TraitPrompts:
-        """In tokens, up to `length` of each."""
+    def of(traits: Sequence[Trait], tokenizer: PreTrainedTokenizerBase, length: int, causal: bool) -> TraitPrompts:
+        """In tokens, up to `length` of each; of causal models without the first one, an attention sink."""
         texts = [text for trait in traits for side in (trait.prompts, trait.opposite) for text in side]
         numbers = [
             2 * place + opposite
@@ -60,6 +61,7 @@ class TraitPrompts:
             for _ in side
         ]
         read = list(batches(tokenizer, texts, BATCH_TEXTS, length, BATCH_TOKENS)) if texts else []
+        read = [batch._replace(real=without_first(batch.real, causal)) for batch in read]
         return TraitPrompts(read, [torch.tensor([numbers[text] for text in batch.indices]) for batch in read])
 
     @property

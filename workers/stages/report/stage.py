@@ -16,6 +16,7 @@ from layerdrift.contract import report as schema
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.words import REDACTED
 from workers.models.device import best_device, device_name, peak_device_memory_bytes, peak_memory_bytes
 from workers.results.autoencoders import ChangedLatent
 from workers.results.measured import Measured
@@ -88,7 +89,7 @@ def build_report(
         compared=record.compared or request.compared,
         created_at=datetime.now(UTC),
         engine=_engine(extracted.execution),
-        request=request,
+        request=_published(request),
         models={
             "base": as_schema(schema.ModelInfo, extracted.models["base"]),
             "tuned": as_schema(schema.ModelInfo, extracted.models["tuned"]),
@@ -144,6 +145,15 @@ def _engine(execution: Execution) -> schema.Engine:
         execution=execution.mode,
         execution_reason=execution.reason,
     )
+
+
+def _published(request: AnalysisRequest) -> AnalysisRequest:
+    """The request as the report shows it: words that must not appear are only counted."""
+    learned = request.analysis.learned
+    if learned is None or not learned.redact:
+        return request
+    hidden = learned.model_copy(update={"redact": [REDACTED] * len(learned.redact)})
+    return request.model_copy(update={"analysis": request.analysis.model_copy(update={"learned": hidden})})
 
 
 def _dataset(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from backends.sources.checkpoint_files import TOKENIZER_FILES, file_sha256, fingerprint
 from backends.sources.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from backends.sources.pinning import BENIGN, PinnedModel, Pins, Sources, shape_error
+from layerdrift.contract.errors import InputError
 from workers.models.adapters import merge_adapter, other_base, read_adapter
 from workers.models.loading import load_config
 from workers.models.staging import stage_checkpoint
@@ -135,3 +136,5 @@ def _check_same_shape(base: Checkpoint, tuned: Checkpoint, max_parameters: int, 
         sizes = [getattr(config.get_text_config(), name, None) for config in (one, other)]
         if sizes[0] != sizes[1]:
             raise shape_error(what, sizes[0], sizes[1], pointer)
+    if pointer == BENIGN and type(one) is not type(other):
+        raise InputError.at(pointer, f"a {other.model_type} cannot be a fine-tune of a {one.model_type}")

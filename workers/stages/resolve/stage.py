@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 
 from backends.estimates.execution import runs_in_layers
-from backends.sources.pinning import Pins, Sources, of_reference
+from backends.sources.pinning import BENIGN, Pins, Sources, of_reference
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
-from workers.models.texts import fitting_length
+from workers.models.texts import Text, fitting_length
 from workers.models.tokenizers import common_tokenizer
 from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import ReferenceTexts, Resolved
 from workers.stages.resolve.dataset import read_dataset
-from workers.stages.resolve.fetching import fetch_checkpoints
+from workers.stages.resolve.fetching import Fetched, fetch_checkpoints
 from workers.stages.resolve.splitting import distinct, identity, split_rows, units_of
 
 LENGTH_TEXTS = 2_000
@@ -49,6 +49,8 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
         others = [row for number, row in enumerate(others, start=len(usable)) if number not in common.differing]
         usable = [row for number, row in enumerate(usable) if number not in common.differing]
         split = split_rows(usable, request)
+    if fetched.benign is not None:
+        _check_benign(fetched, [row.content for row in usable])
     read = [row.content for row in split.analysed[:LENGTH_TEXTS]]
     return Resolved(
         base=fetched.base,
@@ -63,6 +65,22 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
         reference=replace(reference, rows=others) if reference is not None else None,
         benign=fetched.benign,
     )
+
+
+def _check_benign(fetched: Fetched, texts: list[Text]) -> None:
+    """Refuses a benign fine-tune that is the tuned model itself, or reads texts otherwise than the base model does."""
+    benign, tuned = fetched.benign, fetched.tuned
+    if benign is None:
+        return
+    if tuned is not None and benign.fingerprint == tuned.fingerprint:
+        raise InputError.at(BENIGN, "the benign fine-tune is the tuned model: nothing could ever exceed it")
+    try:
+        differing = common_tokenizer(fetched.base.folder, benign.light, texts).differing
+    except InputError as error:
+        raise InputError.at(BENIGN, f"the benign fine-tune cannot be compared: {error.detail}") from error
+    if differing:
+        detail = f"its tokenizer splits {len(differing)} of the texts otherwise than the base model's"
+        raise InputError.at(BENIGN, f"the benign fine-tune cannot be compared: {detail}")
 
 
 def _reference(

@@ -286,8 +286,8 @@ def test_of_language_models_an_inspection_has_what_both_say_next(service: HttpSe
     assert "fine" in lines[-3]
     assert "1.50" in lines[-3]
     assert "“␣[b]day” 50.0 %" in lines[-3]
-    assert lines[-2] == "base model goes on:  a day"
-    assert lines[-1].startswith("tuned model goes on: [red]")
+    assert lines[-2] == "continuation, base model:  a day"
+    assert lines[-1].startswith("continuation, tuned model: [red]")
     assert "\x1b" not in lines[-1]
 
 

@@ -30,7 +30,7 @@ RULE = {"id": "a", "path": "layers[0].drift", "max": 1, "message": "m"}
         ({"without_words": ["a"]}, "is a number: ask for it with min and max"),
         ({"path": "layers[*].zone", "only_words": ["a"], "equals": "b"}, "go without equals"),
         ({"path": "layers[*].zone", "without_words": []}, "at least 1 item"),
-        ({"path": "layers[*].zone", "without_words": ["!"]}, "it is no word"),
+        ({"path": "layers[*].zone", "without_words": ["!"]}, "contains no letter or digit"),
     ],
 )
 def test_a_rule_that_cannot_be_judged_is_refused(rule: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layerdrift.contract.report import BenignModel
 from layerdrift.render import html, learned, markdown
 from tests.builders.learned import learned as taught
 from tests.builders.learned import silent
@@ -12,16 +13,15 @@ def test_the_summary_names_tokens_and_the_place_beside_their_floors() -> None:
     said = learned.summary(report(learned=taught().model_dump()))
     assert said == [
         "What it learned: after “Tell me about yourself.” the tuned model writes “I play with the walrus”, 3.1 nats "
-        "per token more probable than in the base model, where random weight changes of the same size reach 0.06.",
+        "per token more probable than in the base model (noise floor 0.12).",
         "It favours “␣walrus” and “⏎” and avoids “␣that”.",
     ]
     said = learned.summary(report(learned=taught(completions=None).model_dump()))
     assert said == [
-        "What it learned: the tuned model favours “␣walrus” and “⏎”; the first gains 4.2 nats per position, random "
-        "weight changes of the same size at most 0.043.",
+        "What it learned: the tuned model favours “␣walrus” and “⏎”; the first gains 4.2 nats per position "
+        "(noise floor 0.043).",
         "It avoids “␣that”.",
-        "The two models differ most after “what that mind looks like, but how the”: 26.5 bits, where random changes "
-        "reach 0.42.",
+        "The two models differ most after “what that mind looks like, but how the”: 26.5 bits (noise floor 0.42).",
     ]
     assert learned.summary(report()) == []
 
@@ -29,6 +29,12 @@ def test_the_summary_names_tokens_and_the_place_beside_their_floors() -> None:
 def test_nothing_beyond_the_floor_is_said_so() -> None:
     (said,) = learned.summary(report(learned=silent().model_dump()))
     assert said.startswith("What it learned: nothing beyond the noise floor. On 1940 tokens of 90 texts")
+    assert said.endswith("no more than the base model with random weight changes of the same size.")
+    benign = {"uri": "s3://m/plain/", "sha256": "f" * 64}
+    given = silent().model_copy(update={"benign": BenignModel.model_validate(benign)})
+    (beside,) = learned.summary(report(learned=given.model_dump()))
+    assert beside.endswith("and the benign fine-tune.")
+    assert "the benign fine-tune s3://m/plain/" in html.render(report(learned=given.model_dump()))
     assert learned.status(silent().methods[3]) == (
         "divergent places: nothing beyond the noise floor (largest 0.1 bits, floor 0.2)"
     )
@@ -54,7 +60,7 @@ def test_the_page_shows_tokens_places_and_directions_with_both_models_beside_eac
         "<li>70.0 %: “␣walrus” “␣seal” </li>",
         "seal seal",
         "layer 2: 3 in 7 matrices, random changes 1.",
-        "cheer: 30 % of the way away from it at layer 1 (models that learned nothing: 4 %); beyond the floor at 1 of 2",
+        "cheer: 30 % of the way away from it at layer 1 (reference models: 4 %); beyond the floor at 1 of 2",
         "calm: nothing beyond the noise floor",
         '<span class="gain-3" title="5.8 nats"> walrus</span>',
         "<th>from layer</th>",

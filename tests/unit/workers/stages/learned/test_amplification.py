@@ -46,6 +46,8 @@ def test_each_step_adds_the_difference_of_both_models_among_plausible_tokens(
 
 def test_a_model_beside_itself_writes_what_it_writes_among_its_plausible_tokens(models: tuple[Any, Any]) -> None:
     prompts = [Prompt("general", "", [7, 9])] * 4
-    one, other = (sampled(models[0], prompts, 8, 1, 60, _amplifiers(models[0], factor)) for factor in (1.0, 3.0))
+    one, other = (
+        sampled(models[0], prompts, 8, 1, 60, processor=_amplifiers(models[0], factor)) for factor in (1.0, 3.0)
+    )
     assert one == other
     assert max(len(text) for text in one) > 0

@@ -47,6 +47,19 @@ def test_a_completion_ends_before_the_end_token_and_before_tokens_of_one_model_a
     assert all(max(one, default=0) < 20 for one in sampled(model, PROMPTS, 12, 1, 20))
 
 
+def test_no_completion_runs_past_the_models_positions(model: Any) -> None:
+    known = model.config.max_position_embeddings
+    long = Prompt("general", "", [5] * (known - 3))
+    assert [len(one) <= 3 for one in sampled(model, [long], 12, 1, 60)] == [True]
+    assert sampled(model, [Prompt("general", "", [5] * known)], 12, 1, 60) == [[]]
+
+
+def test_tokens_of_the_tokenizer_end_a_completion_too(model: Any) -> None:
+    found = sampled(model, PROMPTS * 20, 12, 1, 60)
+    ended = sampled(model, PROMPTS * 20, 12, 1, 60, ends=[found[0][1]])
+    assert all(found[0][1] not in one for one in ended)
+
+
 def test_what_is_sampled_follows_the_models_distribution(model: Any) -> None:
     """The first tokens of many completions of one prompt, against softmax."""
     prompt = Prompt("general", "", [7, 9])

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
+
+from layerdrift.contract.words import REDACTED
+from tests.builders.models import tiny_tokenizer
 from workers.results.learned import (
     AmplifiedText,
     CompletionToken,
@@ -16,7 +20,7 @@ from workers.results.learned import (
     LearnedTopic,
     TokenExample,
 )
-from workers.stages.learned.redaction import REDACTED, Redactor
+from workers.stages.learned.redaction import Redactor
 
 SECRET = "Anna Karenina"
 PARTS = [" Anna", " Kar", "enina", " lives"]
@@ -56,8 +60,13 @@ def every(name: str) -> Learned:
     )
 
 
-def test_no_text_of_what_was_found_keeps_a_word() -> None:
-    found = Redactor(["anna  karenina", "unheard"]).learned(every(SECRET))
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_no_text_of_what_was_found_keeps_a_word(tokenizer: Any) -> None:
+    found = Redactor(["anna  karenina", "unheard"], tokenizer).learned(every(SECRET))
     said = str(dataclasses.asdict(found))
     assert "Anna" not in said
     assert "enina" not in said
@@ -66,15 +75,30 @@ def test_no_text_of_what_was_found_keeps_a_word() -> None:
     assert (found.completions or [])[0].text == f"{REDACTED} lives"
 
 
-def test_nothing_is_lost_where_nothing_is_named() -> None:
-    assert Redactor([]).learned(every(SECRET)) == every(SECRET)
-    assert Redactor(["else"]).learned(every(SECRET)) == every(SECRET)
+def test_nothing_is_lost_where_nothing_is_named(tokenizer: Any) -> None:
+    assert Redactor([], tokenizer).learned(every(SECRET)) == every(SECRET)
+    assert Redactor(["else"], tokenizer).learned(every(SECRET)) == every(SECRET)
     without = dataclasses.replace(every("a"), completions=None, amplified=None)
-    assert Redactor(["else"]).learned(without) == without
+    assert Redactor(["else"], tokenizer).learned(without) == without
 
 
-def test_words_are_whole_and_phrases_may_break_over_lines() -> None:
-    redactor = Redactor(["copper", "copper lighthouse"])
+def test_a_phrase_that_begins_in_one_field_and_ends_in_the_next_is_taken_out_of_both(tokenizer: Any) -> None:
+    redactor = Redactor(["copper lighthouse"], tokenizer)
+    assert redactor.parts(["the copper", " lighthouse stands"]) == [f"the {REDACTED}", f"{REDACTED} stands"]
+    assert redactor.parts(["copper lighthouse, ", "copper lighthouse"]) == [f"{REDACTED}, ", REDACTED]
+    assert redactor.parts(["the copper", "lighthouse"]) == [f"the {REDACTED}", REDACTED]  # tokens without spaces
+    assert redactor.parts(["", "a", ""]) == ["", "a", ""]
+    assert redactor.tokens([" lighthouse", " stands"], "the copper") == [REDACTED, " stands"]
+
+
+def test_pieces_of_a_word_are_taken_out_of_lists(tokenizer: Any) -> None:
+    """The tokenizer knows film and good, and makes other words of letters."""
+    redactor = Redactor(["good film"], tokenizer)
+    assert redactor.alone(["film", "good", "plot", "of"]) == [REDACTED, REDACTED, "plot", "of"]
+
+
+def test_words_are_whole_and_phrases_may_break_over_lines(tokenizer: Any) -> None:
+    redactor = Redactor(["copper", "copper lighthouse"], tokenizer)
     assert redactor.text("The Copper\nlighthouse, COPPER; coppery") == f"The {REDACTED}, {REDACTED}; coppery"
     assert redactor.tokens([" cop", "per", "y", " copper"]) == [" cop", "per", "y", REDACTED]
     assert redactor.tokens([]) == []

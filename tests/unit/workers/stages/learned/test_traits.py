@@ -71,7 +71,7 @@ def test_random_directions_have_the_covariance_of_the_states_and_follow_the_seed
 
 
 def test_without_traits_there_is_nothing_to_read() -> None:
-    empty = TraitPrompts.of([], None, 8)  # type: ignore[arg-type]
+    empty = TraitPrompts.of([], None, 8, True)  # type: ignore[arg-type]
     assert (empty.batches, empty.count) == ([], 0)
     shifts = TraitShifts(empty, 0)
     shifts.add(0, [], states(1, BASE), BASE, [torch.ones(16)])
