@@ -17,7 +17,7 @@ REDACTED: Final = "[redacted]"
 """What stands in a report in the place of a word that must not appear."""
 
 _SPACELESS = (
-    "\u0e00-\u0fff\u1000-\u11ff\u1780-\u17ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
+    "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 """Thai, Lao, Tibetan; Burmese and Korean letters; Khmer; Chinese and Japanese."""
 
