@@ -348,7 +348,7 @@ def _publish(
         + f" | {100 * one.false_rate:.0f} % (up to {100 * one.false_high:.0f} %) |"
         for name, one in scores.items()
     )
-    learnt = ", ".join(f"{one.name} {found[one.name].learnt:.3g}" for one in chosen if one.kind != "taboo")
+    learnt = "; ".join(f"{one.name} {found[one.name].learnt:.3g}" for one in chosen if one.kind != "taboo")
     words = {True: "yes", False: "no"}
     took = sorted(one.seconds for one in found.values())[len(found) // 2]
     publish(
@@ -360,7 +360,9 @@ findings of a method. Undiluted: facts, words and the phrase. 1:n: one part of p
 False positives: the same keys in {NULL_SEEDS} fine-tunes on movie reviews alone, with the upper end of an interval
 that counts keys in one null together. “Raw” methods are those of the papers, without nulls. The stage took {took:.0f} s
 (median); all of it {seconds / 60:.0f} min. The base beside itself is silent in every method: {words[silent[0]]}; beside
-itself rounded to bfloat16: {words[silent[1]]}. How many times as probable the keys became (geometric mean): {learnt}.
+itself rounded to bfloat16: {words[silent[1]]}.
+
+The keys became so many times as probable (geometric mean): {learnt}.
 
 | method | undiluted hit@20 | mean reciprocal rank | {" | ".join(kinds)} | false positives |
 |---|---|---|{"---|" * len(kinds)}---|
