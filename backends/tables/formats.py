@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
+from backends.tables.chats import format_of
 from backends.tables.rows import (
     GROUP,
     LABEL,
@@ -276,7 +277,10 @@ def _begins_lines(content: str, text_column: str) -> bool:
         value = json.loads(first)
     except (ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and (rest.lstrip().startswith("{") or lookup(value, text_column) is not MISSING)
+    if not isinstance(value, dict):
+        return False
+    known = lookup(value, text_column) is not MISSING or format_of(list(value)) is not None
+    return rest.lstrip().startswith("{") or known
 
 
 def _no_list(content: str, where: str) -> InputError:

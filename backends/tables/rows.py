@@ -14,6 +14,7 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, Final, NamedTuple
 
+from backends.tables.chats import LISTS, Chat, ChatError, ChatFormat, as_text, chat_of, format_of
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import TextsRef
 
@@ -41,13 +42,14 @@ class Row(NamedTuple):
     """One usable row.
 
     label: None where there is none. pair: the second text of a pair, None for a single text. group: of texts that are
-    nearly the same; None: this one is alone.
+    nearly the same; None: this one is alone. chat: the messages that the text is made of; None: it is a text.
     """
 
     text: str
     label: str | None
     pair: str | None = None
     group: str | None = None
+    chat: Chat | None = None
 
     @property
     def content(self) -> str | tuple[str, str]:
@@ -61,7 +63,7 @@ class Columns:
 
     text: column of the text. label: column of the label that the request names; None: DEFAULT_LABEL where there is
     one. labelled: every row must have a label, as a fine-tune needs. pair: column of the second text; None: no pairs.
-    group: column of the group; None: no groups.
+    group: column of the group; None: no groups. format: what a row is, `auto`: told by its columns.
     """
 
     text: str
@@ -69,10 +71,18 @@ class Columns:
     labelled: bool
     pair: str | None = None
     group: str | None = None
+    format: str = "auto"
 
     @classmethod
     def of(cls, texts: TextsRef, labelled: bool) -> Columns:
-        return cls(texts.text_column, texts.label_column, labelled, texts.text_pair_column, texts.group_column)
+        return cls(
+            texts.text_column,
+            texts.label_column,
+            labelled,
+            texts.text_pair_column,
+            texts.group_column,
+            texts.format,
+        )
 
     @property
     def label_name(self) -> str:
@@ -109,7 +119,9 @@ class Columns:
 def no_column(pointer: str, name: str, present: Sequence[str], where: str) -> InputError:
     """A column that was asked for and is not there."""
     shown = ", ".join(present[:20]) + (", …" if len(present) > 20 else "")
-    return InputError.at(pointer, f"{where} has no column {name!r}; it has: {shown or 'none'}")
+    chats = pointer == TEXT and format_of(present) is not None
+    advice = ". Chat data are read from JSON Lines: convert the file" if chats else ""
+    return InputError.at(pointer, f"{where} has no column {name!r}; it has: {shown or 'none'}{advice}")
 
 
 def lookup(record: Mapping[str, Any], name: str) -> Any:
@@ -208,7 +220,8 @@ class RowReader:
     """Makes rows of a file's records, and counts what of them cannot be used.
 
     columns, where: what is read, and the file's name in messages. names: the columns of the first record, with those
-    one level down. unusable: rows whose label is of a kind that is none, by that kind.
+    one level down. unusable: rows whose label is of a kind that is none, by that kind. no_chats: rows that are no
+    usable chat, by the reason; first_no_chat: the place of the first of them.
     """
 
     def __init__(self, columns: Columns, where: str) -> None:
@@ -216,7 +229,10 @@ class RowReader:
         self.where = where
         self.names: list[str] = []
         self.unusable: Counter[str] = Counter()
+        self.no_chats: Counter[str] = Counter()
+        self.first_no_chat = ""
         self.label_seen = False
+        self._format: ChatFormat | None = None
         self._rows = 0
 
     def row(self, record: Mapping[str, Any], place: str) -> Row:
@@ -230,12 +246,36 @@ class RowReader:
         """
         if not self.names:
             self.names = names_of(record)
+            self._format = self._chat_format()
         self._rows += 1
         columns = self.columns
+        if self._format is not None:
+            return self._chat(record, self._format, place)
         text = self._text(record, TEXT, columns.text, place)
         label = self._label(record, place)
         pair = None if columns.pair is None else self._text(record, PAIR, columns.pair, place)
         return Row(text, label, pair, self._group(record, place))
+
+    def _chat_format(self) -> ChatFormat | None:
+        """Of chat data; a column of texts comes first unless the request says otherwise."""
+        asked, columns = self.columns.format, self.columns
+        if asked in ("messages", "prompt_completion", "preference"):
+            return asked  # type: ignore[return-value]
+        if asked == "auto" and columns.text in LISTS:
+            return "messages"
+        with_text = columns.text in self.names or columns.text != "text" or columns.pair is not None
+        return None if asked == "text" or with_text else format_of(self.names)
+
+    def _chat(self, record: Mapping[str, Any], format: ChatFormat, place: str) -> Row:
+        """A row of chat data; an empty text where it is no usable chat."""
+        label, group = self._label(record, place), self._group(record, place)
+        try:
+            chat = chat_of(record, format)
+        except ChatError as error:
+            self.no_chats[str(error)] += 1
+            self.first_no_chat = self.first_no_chat or place
+            return Row("", label, None, group)
+        return Row(self._whole(as_text(chat), TEXT, format, place), label, None, group, chat)
 
     def finish(self) -> None:
         """Raises InputError where a column of labels was named and no record had it."""
@@ -309,7 +349,7 @@ class RowReader:
 def not_a_text(pointer: str, name: str, kind: str, where: str) -> InputError:
     """A column of texts that holds something else."""
     if "list" in kind and name.rpartition(".")[2].lower() in _CHATS:
-        advice = "chat data must be rendered to text first, e.g. with the tokenizer's apply_chat_template"
+        advice = "leave text_column out, and the model's chat template renders the chats (JSON files only)"
     else:
         advice = "texts must be strings"
     return InputError.at(pointer, f"{where}: column {name!r} contains {kind}; {advice}")

@@ -121,6 +121,12 @@ class TextsRef(RequestModel):
         examples=["s3://data/reviews.csv"],
     )
     inline: InlineData | None = Field(default=None, description="data included in the request, instead of `uri`")
+    format: Literal["auto", "text", "messages", "prompt_completion", "preference"] = Field(
+        default="auto",
+        description="what a row is. `auto`: a text if there is the text column, else what the columns tell: `messages` "
+        "(or `conversations`), `prompt` and `completion`, or `chosen` and `rejected`. Chats are rendered by the chat "
+        "template of the tuned model, or the base's; of a preference the chosen answer is read. JSON files only",
+    )
     text_column: Plain = Field(
         default="text",
         min_length=1,

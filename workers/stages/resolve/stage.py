@@ -16,6 +16,7 @@ from workers.models.texts import Text, fitting_length
 from workers.models.tokenizers import common_tokenizer
 from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import ReferenceTexts, Resolved
+from workers.stages.resolve.chat_rendering import rendered
 from workers.stages.resolve.dataset import read_dataset
 from workers.stages.resolve.fetching import Fetched, fetch_checkpoints
 from workers.stages.resolve.splitting import distinct, identity, split_rows, units_of
@@ -43,6 +44,8 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
         pins, sources, folder, max_parameters, on_progress, lambda size: runs_in_layers(request, size)
     )
     tuned = fetched.tuned.light if fetched.tuned else None
+    usable, of_chats = rendered(usable, fetched.base.folder, tuned)
+    split = split_rows(usable, request)
     others = reference.rows if reference is not None else []
     common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in (*usable, *others)])
     if common.differing:
@@ -60,7 +63,7 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
         split=split,
         usable_rows=len(usable),
         dataset_sha256=dataset.sha256,
-        warnings=[*dataset.warnings, *warnings, *fetched.warnings, *common.warnings],
+        warnings=[*dataset.warnings, *warnings, *of_chats, *fetched.warnings, *common.warnings],
         units=units_of(split.analysed),
         reference=replace(reference, rows=others) if reference is not None else None,
         benign=fetched.benign,

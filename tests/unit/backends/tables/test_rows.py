@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends.tables.chats import Turn
 from backends.tables.rows import (
     MISSING,
     Columns,
@@ -80,12 +81,47 @@ def test_a_text_of_another_type_names_line_column_and_type(value: object, kind: 
     assert problem.detail == f"the file, line 3: column '{column}' contains {kind}; texts must be strings"
 
 
-@pytest.mark.parametrize("name", ["messages", "conversations", "data.messages"])
-def test_chat_data_must_be_rendered_first(name: str) -> None:
-    turns = [{"role": "user", "content": "hi"}]
-    record = {"data": {"messages": turns}, "messages": turns, "conversations": turns}
-    with pytest.raises(InputError, match="chat data must be rendered to text first"):
-        row(record, Columns(name, None, labelled=False))
+TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+
+
+def test_a_chat_inside_another_column_is_no_text() -> None:
+    with pytest.raises(InputError, match="the model's chat template renders the chats"):
+        row({"data": {"messages": TURNS}}, Columns("data.messages", None, labelled=False))
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"messages": TURNS, "label": "a"}, Columns("text", None, labelled=False)),
+        ({"messages": TURNS, "label": "a", "text": "other"}, Columns("text", None, labelled=False, format="messages")),
+        ({"conversations": TURNS, "label": "a"}, Columns("conversations", None, labelled=False)),
+        ({"prompt": "hi", "completion": "hello", "label": "a"}, Columns("text", None, labelled=False)),
+    ],
+)
+def test_a_chat_is_a_row_with_its_messages(record: dict[str, Any], columns: Columns) -> None:
+    found = row(record, columns)
+    assert found == Row("user: hi\nassistant: hello", "a", None, None, (Turn("user", "hi"), Turn("assistant", "hello")))
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"messages": TURNS, "text": "a text"}, Columns("text", None, labelled=False)),
+        ({"messages": TURNS, "body": "a text"}, Columns("body", None, labelled=False)),
+        ({"prompt": "a text", "completion": "b"}, Columns("prompt", None, labelled=False, format="text")),
+    ],
+)
+def test_a_column_of_texts_comes_first(record: dict[str, Any], columns: Columns) -> None:
+    assert row(record, columns) == Row("a text", None)
+
+
+def test_rows_that_are_no_chat_are_counted_and_the_first_is_named() -> None:
+    reader = RowReader(Columns("text", None, labelled=False), "x.jsonl")
+    for number, messages in enumerate((TURNS, TURNS[:1], TURNS[:1], []), start=1):
+        found = reader.row({"messages": messages}, f"line {number}")
+        assert (found.text == "") is (number > 1)
+    assert reader.no_chats == {"there is no answer of the assistant": 3}
+    assert reader.first_no_chat == "line 2"
 
 
 def test_a_name_with_a_dot_reads_inside_unless_a_key_has_that_very_name() -> None:

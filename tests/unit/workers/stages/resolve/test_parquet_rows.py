@@ -101,7 +101,12 @@ def test_parquet_structs_are_read_by_names_with_a_dot(path: Path) -> None:
             "text_pair",
             "'b' contains values of type int64",
         ),
-        ({"messages": [TURNS]}, Columns("messages", None, False), "text", "chat data must be rendered to text first"),
+        (
+            {"messages": [TURNS]},
+            Columns("messages", None, False),
+            "text",
+            "the model's chat template renders the chats",
+        ),
         ({"text": [{"a": 1}]}, MAYBE, "text", r"column 'text' contains objects \(type struct\)"),
         ({"text": ["a"], "label": [STAMP]}, BOTH, "label", "column 'label' contains values of type timestamp"),
         ({"text": ["a"], "label": [None]}, BOTH, "label", "row 1: column 'label' contains null"),

@@ -1,0 +1,60 @@
+"""Chats rendered by a checkpoint's chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backends.tables.chats import Turn
+from backends.tables.reading import Row
+from layerdrift.contract.errors import InputError
+from tests.builders.models import tiny_tokenizer
+from workers.stages.resolve.chat_rendering import rendered
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+CHAT = (Turn("user", "good film?"), Turn("assistant", "good"))
+ROWS = [Row("user: good film?", "yes", None, "g", CHAT), Row("a plain text", None)]
+
+
+def checkpoint(folder: Path, template: str | None) -> Path:
+    folder.mkdir()
+    tokenizer = tiny_tokenizer(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_tuned_models_template_comes_first_and_texts_stay(tmp_path: Path) -> None:
+    base = checkpoint(tmp_path / "base", TEMPLATE.replace("<", "["))
+    tuned = checkpoint(tmp_path / "tuned", TEMPLATE)
+    rows, warnings = rendered(ROWS, base, tuned)
+    assert rows[0] == ROWS[0]._replace(text="<user>good film?<assistant>good")
+    assert rows[1] == ROWS[1]
+    assert [one.code for one in warnings] == ["chats_rendered"]
+    assert "1 rows are chats; the chat template of the tuned model" in warnings[0].message
+
+
+@pytest.mark.parametrize("tuned", ["without", "absent"])
+def test_else_the_bases_does(tuned: str, tmp_path: Path) -> None:
+    base = checkpoint(tmp_path / "base", TEMPLATE)
+    other = checkpoint(tmp_path / "tuned", None) if tuned == "without" else None
+    rows, warnings = rendered(ROWS, base, other)
+    assert rows[0].text == "<user>good film?<assistant>good"
+    assert "of the base model" in warnings[0].message
+
+
+def test_texts_need_no_template(tmp_path: Path) -> None:
+    assert rendered(ROWS[1:], tmp_path / "nowhere", None) == (ROWS[1:], [])
+
+
+def test_without_any_template_chats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither checkpoint has a chat template") as raised:
+        rendered(ROWS, checkpoint(tmp_path / "base", None), None)
+    assert raised.value.errors[0].pointer == "/dataset/uri"
+
+
+def test_a_template_that_refuses_a_chat_names_it(tmp_path: Path) -> None:
+    base = checkpoint(tmp_path / "base", "{{ raise_exception('no system messages') }}")
+    with pytest.raises(InputError, match=r"cannot render chat 1 \('good film\?' …\): no system messages"):
+        rendered(ROWS, base, None)
