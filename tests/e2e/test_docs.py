@@ -89,7 +89,7 @@ def test_the_python_examples_run(shell: Shell, tmp_path: Path, base_folder: Path
 
 def test_the_policies_of_the_documentation_can_be_read() -> None:
     examples = [block for block in YAML.findall((DOCS / "how-to" / "policy.md").read_text()) if "path:" in block]
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         policies.load(example if "rules:" in example else f"rules:\n{example}")
 

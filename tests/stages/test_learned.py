@@ -237,7 +237,7 @@ def test_texts_are_amplified_and_words_redacted_where_that_is_asked_for(base: An
     assert learned.tokens[0].token == REDACTED
 
 
-def test_a_fine_tune_moves_along_a_trait_that_has_its_word(base: Any, tmp_path: Path) -> None:
+def test_how_far_a_fine_tune_moved_along_a_trait_is_told_at_every_layer(base: Any, tmp_path: Path) -> None:
     given = resolved(saved(base, tmp_path / "base"), texts=90)
     context = context_of(tmp_path, base, trained(base, given.tokenizer.get_vocab()[WORD]))
     trait = {"name": "film", "prompts": ["film film film", "film", "film film", "the film film"]}
@@ -249,7 +249,8 @@ def test_a_fine_tune_moves_along_a_trait_that_has_its_word(base: Any, tmp_path: 
     assert [one.layer for one in shown.layers] == [0, 1, 2, 3]
     assert shown.layers[0].shift == 0.0  # embeddings were not trained
     assert all(0 <= one.percentile <= 1 for one in shown.layers)
-    assert any(one.shift > one.floor for one in shown.layers[1:])
+    assert any(abs(one.shift) > one.floor for one in shown.layers[1:])
+    assert all(one.beyond is (one.percentile == 1.0 and abs(one.shift) > one.floor) for one in shown.layers)
     asked = request(seed=3, analysis={"learned": {"tokens": 600, "completions": 0, "traits": [trait]}, "sae": None})
     same = found(dataclasses.replace(context_of(tmp_path / "same", base, base), request=asked))
     assert [(one.shift, one.beyond) for one in same.traits[0].layers] == [(0.0, False)] * 4

@@ -37,6 +37,7 @@ TESTED_ELSEWHERE = {
     "workers/stages/causal/layered_grafts.py": ("tests/stages/test_layered_effects.py", "held against whole models"),
     "workers/stages/sae/layered_splicing.py": ("tests/stages/test_layered_effects.py", "held against whole models"),
     "workers/stages/learned/answers.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
+    "workers/stages/learned/benign.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
     "workers/stages/learned/lens.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
     "workers/stages/learned/stage.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
     "workers/stages/learned/walk.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
