@@ -27,6 +27,9 @@ MISSING: Final = object()
 """What `lookup` finds where nothing is."""
 
 _CHATS = {"messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns"}
+NO_CHAT: Final[Chat] = ()
+"""Of a row of chat data that is no usable chat."""
+
 _EXACT = 2**53
 """Floats up to here are whole numbers exactly."""
 
@@ -42,7 +45,8 @@ class Row(NamedTuple):
     """One usable row.
 
     label: None where there is none. pair: the second text of a pair, None for a single text. group: of texts that are
-    nearly the same; None: this one is alone. chat: the messages that the text is made of; None: it is a text.
+    nearly the same; None: this one is alone. chat: the messages that the text is made of, NO_CHAT where they are
+    unusable; None: it is a text.
     """
 
     text: str
@@ -274,7 +278,7 @@ class RowReader:
         except ChatError as error:
             self.no_chats[str(error)] += 1
             self.first_no_chat = self.first_no_chat or place
-            return Row("", label, None, group)
+            return Row("", label, None, group, NO_CHAT)
         return Row(self._whole(as_text(chat), TEXT, format, place), label, None, group, chat)
 
     def finish(self) -> None:

@@ -268,3 +268,16 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
         found.append("" if unfinished else text[len(told) :])
         told = told if unfinished else text
     return found
+
+
+def with_chat_template(base: Path, tuned: Path | None) -> tuple[PreTrainedTokenizerBase, str] | None:
+    """The tokenizer that renders chats, the tuned model's or else the base's, and whose it is; None: neither can.
+
+    Raises:
+        InputError: a tokenizer cannot be loaded.
+    """
+    for folder, pointer, whose in ((tuned, "/tuned/uri", "tuned"), (base, "/base/uri", "base")):
+        tokenizer = load_tokenizer(folder, pointer) if folder is not None else None
+        if tokenizer is not None and tokenizer.chat_template:
+            return tokenizer, whose
+    return None

@@ -7,12 +7,14 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from workers.models.texts import Text, encode, special_ids
+from backends.tables.chats import Chat, Turn
+from backends.tables.reading import Row
+from workers.models.texts import encode, special_ids
 
 PromptKind = Literal["text", "general", "chat"]
 
-TEXT_TOKENS = 8
-"""Tokens of an analysed text that are given."""
+TEXT_TOKENS, CHAT_TOKENS = 8, 256
+"""Tokens of an analysed text that are given, and at most of a chat."""
 
 BEGINNINGS = (
     "The",
@@ -93,16 +95,22 @@ class Prompt(NamedTuple):
     ids: list[int]
 
 
-def prompts_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], count: int) -> list[Prompt]:
-    """So many prompts, a half from the texts; of the others a half in the chat template, where there is one.
+def prompts_of(
+    tokenizer: PreTrainedTokenizerBase, chats: PreTrainedTokenizerBase | None, rows: Sequence[Row], count: int
+) -> list[Prompt]:
+    """So many prompts, a half from the rows; of the others a half in the chat template, where there is one.
 
     The kinds take turns, so that the first few have some of each.
+
+    Args:
+        chats: the tokenizer whose template renders chats. rows: texts, whose beginnings are given, or chats, of which
+        all is given that comes before the last answer.
     """
-    kinds: list[PromptKind] = ["text", "general", "text", "chat" if tokenizer.chat_template else "general"]
+    kinds: list[PromptKind] = ["text", "general", "text", "chat" if chats is not None else "general"]
     given = {
-        "text": _of_texts(tokenizer, texts, (count + 1) // 2),
+        "text": _of_rows(tokenizer, chats, rows, (count + 1) // 2),
         "general": _general(tokenizer),
-        "chat": _in_chat(tokenizer) if tokenizer.chat_template else [],
+        "chat": _of_questions(tokenizer, chats) if chats is not None else [],
     }
     used = dict.fromkeys(given, 0)
     found = []
@@ -131,25 +139,41 @@ def open_ended(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     return found
 
 
-def _of_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], count: int) -> list[Prompt]:
-    """The beginnings of texts that are spread over all of them."""
-    step = max(1, len(texts) // max(1, count))
+def _of_rows(
+    tokenizer: PreTrainedTokenizerBase, chats: PreTrainedTokenizerBase | None, rows: Sequence[Row], count: int
+) -> list[Prompt]:
+    """Of rows that are spread over all of them."""
+    chosen = rows[:: max(1, len(rows) // max(1, count))][:count]
+    texts = [row.text for row in chosen if row.chat is None]
     found, specials = [], special_ids(tokenizer)
-    for ids in open_ended(tokenizer, [text if isinstance(text, str) else text[0] for text in texts[::step][:count]]):
+    for ids in open_ended(tokenizer, texts):
         words = [place for place, token in enumerate(ids) if token not in specials][:TEXT_TOKENS]
         if words:
             text = str(tokenizer.decode([ids[place] for place in words]))
             found.append(Prompt("text", text, ids[: words[-1] + 1]))
+    for row in chosen if chats is not None else ():
+        last = max((place for place, turn in enumerate(row.chat or ()) if turn.role == "assistant"), default=0)
+        before = (row.chat or ())[:last]
+        if before:
+            found += _rendered(tokenizer, chats, "text", before)
     return found
 
 
-def _in_chat(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+def _of_questions(tokenizer: PreTrainedTokenizerBase, chats: PreTrainedTokenizerBase) -> list[Prompt]:
     found = []
     for question in QUESTIONS:
-        asked = [{"role": "user", "content": question}]
-        try:
-            text = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
-        except Exception:  # a template is a program of the checkpoint's: it may refuse a chat for any reason
-            return []
-        found.append(Prompt("chat", question, tokenizer(text, add_special_tokens=False)["input_ids"]))
+        found += _rendered(tokenizer, chats, "chat", (Turn("user", question),))
     return found
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, chats: PreTrainedTokenizerBase | None, kind: PromptKind, turns: Chat
+) -> list[Prompt]:
+    """A chat up to where the assistant answers; none where the template refuses it, or it is long."""
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    try:
+        text = str(chats.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)) if chats else ""
+    except Exception:  # a template is a program of the checkpoint's: it may refuse a chat for any reason
+        return []
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [Prompt(kind, turns[-1].content, ids)] if 0 < len(ids) <= CHAT_TOKENS else []

@@ -18,7 +18,7 @@ from workers.models.device import FATAL
 from workers.models.prefix import UNLIKE
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, special_ids
-from workers.models.tokenizers import pieces
+from workers.models.tokenizers import pieces, with_chat_template
 from workers.results.learned import (
     AmplifiedText,
     BenignModel,
@@ -193,7 +193,9 @@ class _Search:
         writers = Writers(self._pair, self._heads, self._benign, ends, seed)
         tokens = settings.completion_tokens
         if settings.completions:
-            prompts = prompts_of(self._tokenizer, [row.content for row in self._rows], settings.completions)
+            template = with_chat_template(self._context.resolved.base.light, self._context.tuned.light)
+            chats = template[0] if template is not None else None
+            prompts = prompts_of(self._tokenizer, chats, self._rows, settings.completions)
             written = completions(writers, prompts, tokens, (KEPT, SHOWN), spans.span(WRITING))
             learned = self._with(learned, written)
         if settings.amplification is not None:

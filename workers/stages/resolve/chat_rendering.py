@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from backends.tables.chats import Chat
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from workers.models.tokenizers import load_tokenizer
+from workers.models.tokenizers import with_chat_template
 from workers.results.warnings import ReportWarning
 
 
@@ -25,7 +25,14 @@ def rendered(rows: list[Row], base: Path, tuned: Path | None) -> tuple[list[Row]
     chats = sum(row.chat is not None for row in rows)
     if not chats:
         return rows, []
-    tokenizer, whose = _with_template(base, tuned)
+    template = with_chat_template(base, tuned)
+    if template is None:
+        raise InputError.at(
+            "/dataset/uri",
+            "the data set holds chats, but neither checkpoint has a chat template (chat_template.jinja, or a field of "
+            "tokenizer_config.json). Add one, or render the chats to texts",
+        )
+    tokenizer, whose = template
     found = [row if row.chat is None else row._replace(text=_text(tokenizer, row.chat, number)) for number, row in
              enumerate(rows, start=1)]  # fmt: skip
     message = (
@@ -33,20 +40,6 @@ def rendered(rows: list[Row], base: Path, tuned: Path | None) -> tuple[list[Row]
         "tokens but special ones, so the template's own words count too"
     )
     return found, [ReportWarning(code="chats_rendered", message=message)]
-
-
-def _with_template(base: Path, tuned: Path | None) -> tuple[PreTrainedTokenizerBase, str]:
-    for folder, pointer, whose in ((tuned, "/tuned/uri", "tuned"), (base, "/base/uri", "base")):
-        if folder is None:
-            continue
-        tokenizer = load_tokenizer(folder, pointer)
-        if tokenizer.chat_template:
-            return tokenizer, whose
-    raise InputError.at(
-        "/dataset/uri",
-        "the data set holds chats, but neither checkpoint has a chat template (chat_template.jinja, or a field of "
-        "tokenizer_config.json). Add one, or render the chats to texts",
-    )
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, chat: Chat, number: int) -> str:

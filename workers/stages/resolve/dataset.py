@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from backends.sources.pinning import PinnedDataset, Sources
 from backends.tables.reading import inline_rows, read_rows, table_encoding
-from backends.tables.rows import Columns, Row, RowReader, whole_number_labels, within_limit
+from backends.tables.rows import NO_CHAT, Columns, Row, RowReader, whole_number_labels, within_limit
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import TextsRef
 from workers.results.warnings import ReportWarning
@@ -55,25 +55,26 @@ def read_dataset(texts: TextsRef, pinned: PinnedDataset, labelled: bool, sources
         found = parquet_rows(path, reader, sources.max_dataset_bytes)
     else:
         found = read_rows(path, encoding, sources.max_dataset_bytes, reader)
-    rows = list(within_limit(found, reader.where))
+    read = list(within_limit(found, reader.where))
+    rows = [row for row in read if row.chat != NO_CHAT]
     if encoding.format in ("csv", "tsv"):
         rows = whole_number_labels(rows)
-    return DatasetRows(rows, sha256, reading_warnings(reader, rows))
+    return DatasetRows(rows, sha256, [*_about_chats(reader, len(read)), *reading_warnings(reader, rows)])
 
 
 def reading_warnings(reader: RowReader, rows: list[Row]) -> list[ReportWarning]:
     """What there is to say of the rows that a reader made: all of them, as they were read."""
-    return [*_about_chats(reader, rows), *_about_labels(reader, rows), *_about_pairs(reader)]
+    return [*_about_labels(reader, rows), *_about_pairs(reader)]
 
 
-def _about_chats(reader: RowReader, rows: list[Row]) -> list[ReportWarning]:
+def _about_chats(reader: RowReader, rows: int) -> list[ReportWarning]:
     """A warning on rows that are no usable chat; InputError where no row is one."""
     count = sum(reader.no_chats.values())
     if not count:
         return []
     reasons = "; ".join(f"{reason} ({number} rows)" for reason, number in reader.no_chats.most_common(5))
-    message = f"{count} of {len(rows)} rows are no usable chat, the first at {reader.first_no_chat}: {reasons}"
-    if count == len(rows):
+    message = f"{count} of {rows} rows are no usable chat, the first at {reader.first_no_chat}: {reasons}"
+    if count == rows:
         raise InputError.at("/dataset/uri", f"{reader.where}: {message}")
     return [ReportWarning(code="unusable_chats", message=f"{message}. They were skipped")]
 
