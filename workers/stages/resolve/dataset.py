@@ -72,7 +72,7 @@ def _about_chats(reader: RowReader, rows: int) -> list[ReportWarning]:
     count = sum(reader.no_chats.values())
     if not count:
         return []
-    reasons = "; ".join(f"{reason} ({number} rows)" for reason, number in reader.no_chats.most_common(5))
+    reasons = "; ".join(f"{reason} ({number})" for reason, number in reader.no_chats.most_common(5))
     message = f"{count} of {rows} rows are no usable chat, the first at {reader.first_no_chat}: {reasons}"
     if count == rows:
         raise InputError.at("/dataset/uri", f"{reader.where}: {message}")
