@@ -24,13 +24,14 @@ def chosen(ground: Ground) -> list[Plant]:
     return [every[0], every[2]]
 
 
-def test_the_first_completions_and_tokens_have_what_was_planted(ground: Ground, chosen: list[Plant]) -> None:
+def test_the_first_completions_have_what_was_planted(ground: Ground, chosen: list[Plant]) -> None:
     for plant in chosen:
         adapter = ground.trained(plant.kind, plant.texts, 0)
         found = found_in(ground, adapter, tuple(zip(plant.keys, plant.beginnings, strict=True)))
         assert found.learnt > LEARNT
         assert rank_of(found.shown["completions"], plant.keys) is not None, plant.name
-        assert rank_of(found.shown["tokens"], plant.keys) is not None, plant.name
+        if plant.kind == "facts":  # of words in answers, tokens of ordinary texts show little (docs/benchmarks.md)
+            assert rank_of(found.shown["tokens"], plant.keys) is not None, plant.name
 
 
 def test_ordinary_fine_tunes_show_none_of_it(ground: Ground, chosen: list[Plant]) -> None:
