@@ -198,6 +198,7 @@ class LayerMeasures:
         try:
             self._walked(depth, spans.span(BLOCKS), take, lambda block: weights.append(weights_of(block + 1)))
             redone = self._outliers.latest if found else 0
+            give_memory_back()  # what the passes held
             for standing in waiting.each():
                 found.append(self._layer(standing))
                 give_memory_back(garbage=False)
