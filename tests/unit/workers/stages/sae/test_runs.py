@@ -110,11 +110,11 @@ def test_a_state_of_another_run_is_not_taken_up(store: ActivationStore) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_no_longer_improves_ends_early_and_no_worse(store: ActivationStore) -> None:
-    config = SaeConfig(LATENTS, 3, 3000, BATCH)
+    config = SaeConfig(LATENTS, 3, 5000, BATCH)
     early = run(store, fresh(store), config, early_stop=True)
     whole = run(store, fresh(store), config)
-    assert whole.steps == 3000
-    assert early.steps < 2800
+    assert whole.steps == 5000
+    assert early.steps < 4800
     assert float(early.unexplained[-1].mean()) < 1.1 * float(whole.unexplained[-1].mean())  # of few steps each
 
 
