@@ -167,6 +167,8 @@ class TextsRef(RequestModel):
     def _one_source(self) -> Self:
         if (self.uri is None) == (self.inline is None):
             raise ValueError("give exactly one of uri and inline")
+        if self.inline is not None and self.format not in ("auto", "text"):
+            raise ValueError(f"inline data are texts; for format {self.format} give the uri of a JSON file")
         return self
 
     @field_validator("text_column", "text_pair_column", "label_column", "group_column")

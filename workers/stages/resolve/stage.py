@@ -46,7 +46,7 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
     tuned = fetched.tuned.light if fetched.tuned else None
     usable, of_chats = rendered(usable, fetched.base.folder, tuned)
     split = split_rows(usable, request)
-    others = reference.rows if reference is not None else []
+    others, _ = rendered(reference.rows if reference is not None else [], fetched.base.folder, tuned)
     common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in (*usable, *others)])
     if common.differing:
         others = [row for number, row in enumerate(others, start=len(usable)) if number not in common.differing]

@@ -97,3 +97,12 @@ def test_chosen_layers_are_in_order_and_must_be_there() -> None:
     assert settings.layers_of(4) == [1, 3]
     with pytest.raises(ValueError, match="there is no layer 3; the model's layers are 0 to 2"):
         settings.layers_of(3)
+
+
+def test_chats_are_read_from_files_alone() -> None:
+    body = {"base": {"uri": "s3://m/a"}, "tuned": {"uri": "s3://m/b"}}
+    inline = {"inline": {"texts": ["a"] * 40}, "format": "messages"}
+    with pytest.raises(ValueError, match="inline data are texts; for format messages give the uri of a JSON file"):
+        AnalysisRequest.model_validate(body | {"dataset": inline})
+    of_file = {"uri": "s3://d/chats.jsonl", "format": "messages"}
+    assert AnalysisRequest.model_validate(body | {"dataset": of_file}).dataset.format == "messages"

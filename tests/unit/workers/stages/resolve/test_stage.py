@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,29 @@ def test_a_reference_with_too_little_that_is_new_is_refused_at_its_place(root: P
     with pytest.raises(InputError, match="19 texts of the reference are not also in dataset") as raised:
         resolved_from(root, tmp_path, {"inline": {"texts": TEXTS}, "reference": reference})
     assert [one.pointer for one in raised.value.errors] == ["/dataset/reference"]
+
+
+def test_chats_of_the_data_set_and_of_the_reference_are_rendered_alike(root: Path, tmp_path: Path) -> None:
+    chatty = root / "chatty"
+    save_model(tiny_bert(1, blocks=1), chatty)
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+    (chatty / "chat_template.jinja").write_text(template)
+    places = dict[str, str]()
+    for name, seed in (("data", 0), ("general", 7)):
+        path = root / f"{name}.jsonl"
+        rows = [{"prompt": "why?", "completion": text} for text in make_texts(40, seed=seed)]
+        rows += [{"prompt": "why?"}] if name == "data" else []
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        places[name] = path.as_uri()
+    dataset = {"uri": places["data"], "reference": {"uri": places["general"]}}
+    body = {"base": {"uri": (root / "base").as_uri()}, "tuned": {"uri": chatty.as_uri()}, "dataset": dataset}
+    request = AnalysisRequest.model_validate(body | {"analysis": {"sae": None}})
+    settings = Settings(model_roots=[root])
+    sources = Sources(settings, BlobStore(None, settings.s3_bucket))
+    found = resolve(stage_context(tmp_path, request), sources.pin(request), sources, settings.max_parameters)
+    assert found.usable_rows == 40
+    assert found.reference is not None
+    for row in (*found.split.analysed, *found.reference.rows):
+        assert row.text.startswith("[user] why? [assistant] ")
+    assert [warning.code for warning in found.warnings] == ["unusable_chats", "chats_rendered"]
+    assert "line 41" in found.warnings[0].message
