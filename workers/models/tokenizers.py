@@ -23,7 +23,7 @@ TOLERATED_SHARE = 0.05
 
 SHOWN_TOKENS, SHOWN_IDS = 10, 8
 ASKED_AT_ONCE = 1024
-TOKENIZER = "tokenizer.json"
+TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 MAX_EXPANSION = 64
 
 
@@ -149,7 +149,7 @@ def common_tokenizer(base: Path, tuned: Path | None, texts: Sequence[Text]) -> C
         InputError: the vocabularies differ, or more than 5 % of the texts get other ids.
     """
     tokenizer = load_tokenizer(base, "/base/uri")
-    if tuned is None or not any((tuned / name).exists() for name in VOCABULARIES):
+    if tuned is None or not has_vocabulary(tuned):
         return CommonTokenizer(tokenizer)
     other = load_tokenizer(tuned, "/tuned/uri")
     added = _added_tokens(tokenizer, other)
@@ -273,11 +273,22 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
 def with_chat_template(base: Path, tuned: Path | None) -> tuple[PreTrainedTokenizerBase, str] | None:
     """The tokenizer that renders chats, the tuned model's or else the base's, and whose it is; None: neither can.
 
+    An adapter may come with a chat template and no vocabulary: the base's tokenizer renders by it.
+
     Raises:
         InputError: a tokenizer cannot be loaded.
     """
-    for folder, pointer, whose in ((tuned, "/tuned/uri", "tuned"), (base, "/base/uri", "base")):
-        tokenizer = load_tokenizer(folder, pointer) if folder is not None else None
+    own = load_tokenizer(base, "/base/uri")
+    if tuned is not None:
+        tokenizer = load_tokenizer(tuned, "/tuned/uri") if has_vocabulary(tuned) else None
         if tokenizer is not None and tokenizer.chat_template:
-            return tokenizer, whose
-    return None
+            return tokenizer, "tuned"
+        if tokenizer is None and (tuned / CHAT_TEMPLATE).exists():
+            own.chat_template = (tuned / CHAT_TEMPLATE).read_text(encoding="utf-8")
+            return own, "tuned"
+    return (own, "base") if own.chat_template else None
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a checkpoint brings a tokenizer; adapters often leave it to their base."""
+    return any((folder / name).exists() for name in VOCABULARIES)
