@@ -1,21 +1,33 @@
-"""Chat data: rows of messages, of a prompt and its completion, or of a prompt and a preferred answer.
+"""Chat data: rows of messages, of a prompt and its completion, of preferences, and of questions with choices.
 
 The formats are those that TRL's users have: `messages` (also `conversations` with from and value), `prompt` and
-`completion`, `prompt` with `chosen` and `rejected`, each a string or messages. What a chat looks like to a model is its
-chat template's business, not this module's.
+`completion`, `prompt` with `chosen` and `rejected`, each a string or messages; and benchmark rows of `question`,
+`choices` and `answer`. What a chat looks like to a model is its chat template's business, not this module's.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
-ChatFormat = Literal["messages", "prompt_completion", "preference"]
+ChatFormat = Literal["messages", "prompt_completion", "preference", "multiple_choice"]
 Role = Literal["system", "user", "assistant", "tool"]
 
 LISTS: Final = ("messages", "conversations", "conversation")
 """Columns that hold the messages of a chat."""
+
+COLUMNS: Final[Mapping[ChatFormat, tuple[str, ...]]] = {
+    "messages": (*LISTS, "tools"),
+    "prompt_completion": ("prompt", "completion", "tools"),
+    "preference": ("prompt", "chosen", "rejected", "tools"),
+    "multiple_choice": ("question", "choices", "answer"),
+}
+"""What is read of a row."""
+
+QUESTION, ANSWER = "Question: ", "\nAnswer:"
+"""How a question with choices is put to a model, as the ARC tasks of lm-evaluation-harness do."""
 
 _ROLES: Final[Mapping[str, Role]] = {
     "system": "system",
@@ -34,16 +46,38 @@ _ROLES: Final[Mapping[str, Role]] = {
 }
 """Names of roles that people use, and those that templates know."""
 
+_MORE: Final = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking", "reasoning")
+"""Keys of a message that templates read, beside its role and content."""
+
 
 class Turn(NamedTuple):
-    """One message."""
+    """One message. more: what else a template reads of it, such as tool calls, as JSON; empty: nothing."""
 
     role: Role
     content: str
+    more: str = ""
+
+    def as_message(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        return {"role": self.role, "content": self.content, **(json.loads(self.more) if self.more else {})}
 
 
-Chat = tuple[Turn, ...]
-"""The messages of a row in their order."""
+Turns = tuple[Turn, ...]
+
+
+class Chat(NamedTuple):
+    """The messages of a row in their order.
+
+    completion: number of the first message that a model is to give; 0: every answer of the assistant. others: other
+    endings in place of the messages from there on: the rejected one, or the wrong choices. plain: strings, which no
+    template renders. tools: that the template may name, as JSON; empty: none.
+    """
+
+    turns: Turns
+    completion: int = 0
+    others: tuple[Turns, ...] = ()
+    plain: bool = False
+    tools: str = ""
 
 
 class ChatError(ValueError):
@@ -56,31 +90,119 @@ def format_of(names: Sequence[str]) -> ChatFormat | None:
         return "messages"
     if "chosen" in names:
         return "preference"
-    return "prompt_completion" if "prompt" in names and "completion" in names else None
+    if "prompt" in names and "completion" in names:
+        return "prompt_completion"
+    return "multiple_choice" if {"question", "choices", "answer"} <= set(names) else None
 
 
 def chat_of(record: Mapping[str, Any], format: ChatFormat) -> Chat:
-    """The chat of a row; of a preference the chosen answer.
+    """The chat of a row; of a preference the chosen answer, of a question the right one.
 
     Raises:
         ChatError: it is none, or nobody answers in it.
     """
+    tools = _tools(record.get("tools"))
+    if format == "multiple_choice":
+        return _question(record)
     if format == "messages":
         name = next((name for name in LISTS if name in record), LISTS[0])
-        turns = _turns(record.get(name), name)
-    else:
-        answer = "completion" if format == "prompt_completion" else "chosen"
-        turns = [*_turns(record.get("prompt") or [], "prompt", "user")]
-        found = _turns(record.get(answer), answer, "assistant")
-        turns = found if found[: len(turns)] == turns else [*turns, *found]
-        if format == "preference" and record.get("chosen") == record.get("rejected"):
-            raise ChatError("chosen and rejected are the same")
-    return _checked(turns)
+        return Chat(_checked(_turns(record.get(name), name)), tools=tools)
+    names = ("completion",) if format == "prompt_completion" else ("chosen", "rejected")
+    prompt, endings = record.get("prompt"), [record.get(name) for name in names]
+    if all(isinstance(one, str) for one in endings) and isinstance(prompt, str | None):
+        return _plain(prompt, [str(one) for one in endings])
+    before = _turns(prompt or [], "prompt", "user")
+    whole = [_after(before, _turns(one, name, "assistant")) for one, name in zip(endings, names, strict=True)]
+    start = len(before) or _common(whole)
+    if len(whole) == 2 and whole[0] == whole[1]:
+        raise ChatError("chosen and rejected are the same")
+    for one in whole:
+        if not any(turn.role == "assistant" for turn in one[start:]):
+            raise ChatError("there is no answer of the assistant after the prompt")
+    checked = [_checked(one) for one in whole]
+    return Chat(checked[0], start, tuple(one[start:] for one in checked[1:]), tools=tools)
 
 
 def as_text(chat: Chat) -> str:
     """A chat for people, and for telling whether two are the same."""
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in chat)
+    if chat.plain:
+        return "".join(turn.content for turn in chat.turns)
+    return "\n".join(f"{turn.role}: {turn.content}{turn.more}" for turn in chat.turns)
+
+
+def _after(before: Sequence[Turn], ending: Sequence[Turn]) -> list[Turn]:
+    """The whole chat: some data sets repeat the prompt in the answer."""
+    return list(ending) if list(ending[: len(before)]) == list(before) else [*before, *ending]
+
+
+def _common(whole: Sequence[Sequence[Turn]]) -> int:
+    """How many messages both of a pair begin with; of a single chat all but the last."""
+    if len(whole) == 1:
+        return len(whole[0]) - 1
+    one, other = whole
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+
+
+def _plain(prompt: str | None, endings: Sequence[str]) -> Chat:
+    if len(endings) == 2 and endings[0] == endings[1]:
+        raise ChatError("chosen and rejected are the same")
+    if prompt and all(one.startswith(prompt) for one in endings):
+        endings = [one.removeprefix(prompt) for one in endings]
+    elif not prompt and len(endings) == 2:  # a conversation in one string that both begin with
+        start = next((at for at, (a, b) in enumerate(zip(*endings, strict=False)) if a != b), min(map(len, endings)))
+        start -= endings[0][start - 1 : start] == " "
+        prompt, endings = endings[0][:start], [one[start:] for one in endings]
+    if not all(one.strip() for one in endings):
+        raise ChatError("there is no answer after the prompt")
+    turns = [(Turn("user", prompt or ""), Turn("assistant", one)) for one in endings]
+    return Chat(turns[0], 1, tuple(one[1:] for one in turns[1:]), plain=True)
+
+
+def _question(record: Mapping[str, Any]) -> Chat:
+    """A row of a benchmark: the right choice, and the others in their order."""
+    question, answer = record.get("question"), record.get("answer")
+    choices: Any = record.get("choices")
+    labels: Any = None
+    if isinstance(choices, dict):  # ARC's: {"text": [...], "label": ["A", ...]}
+        choices, labels = choices.get("text"), choices.get("label")
+    if not isinstance(question, str) or not question.strip():
+        raise ChatError("question must be a string that is not blank")
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) for one in choices):
+        raise ChatError("choices must be a list of at least two strings")
+    if any(not one.strip() for one in choices) or len(set(choices)) < len(choices):
+        raise ChatError("choices must differ, and none may be blank")
+    right = _right(answer, choices, labels)
+    turns = [Turn("assistant", f" {one.strip()}") for one in choices]
+    asked = Turn("user", f"{QUESTION}{question.strip()}{ANSWER}")
+    others = tuple((turn,) for number, turn in enumerate(turns) if number != right)
+    return Chat((asked, turns[right]), 1, others, plain=True)
+
+
+def _right(answer: Any, choices: Sequence[str], labels: Any) -> int:
+    """The number of the right choice: given as that number from 0, as a letter, as a label, or as the choice itself."""
+    named = labels if isinstance(labels, list) else [chr(ord("A") + number) for number in range(len(choices))]
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        return answer
+    if isinstance(answer, str):
+        for known in (named, choices):
+            if answer.strip() in known:
+                return list(known).index(answer.strip())
+        if answer.strip().isdecimal() and int(answer) < len(choices):
+            return int(answer)
+    raise ChatError("answer must be the number of a choice from 0, its letter or label, or the choice itself")
+
+
+def _tools(value: Any) -> str:
+    if value is None or value == []:
+        return ""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ChatError("tools is a string that is not JSON") from error
+    if not isinstance(value, list):
+        raise ChatError("tools must be a list of functions, or that list as JSON")
+    return json.dumps(value)
 
 
 def _turns(value: Any, name: str, of_string: Role | None = None) -> list[Turn]:
@@ -99,18 +221,21 @@ def _turn(message: Any, name: str) -> Turn:
     role, content = (message.get(one, message.get(other)) for one, other in (("role", "from"), ("content", "value")))
     if not isinstance(role, str) or role.casefold() not in _ROLES:
         raise ChatError(f"{name} has a message whose role is none of {', '.join(_ROLES)}")
+    more = {key: message[key] for key in _MORE if message.get(key) not in (None, "", [])}
     if isinstance(content, list):  # parts, as multimodal data have them
         parts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
         if len(parts) != len(content) or not all(isinstance(part, str) for part in parts):
             raise ChatError(f"{name} has a message with parts that are no text")
         content = "".join(str(part) for part in parts)
+    if content is None and "tool_calls" in more:
+        content = ""
     if not isinstance(content, str):
         raise ChatError(f"{name} has a message without text")
-    return Turn(_ROLES[role.casefold()], content)
+    return Turn(_ROLES[role.casefold()], content, json.dumps(more) if more else "")
 
 
-def _checked(turns: Sequence[Turn]) -> Chat:
-    if not any(turn.role == "assistant" and turn.content.strip() for turn in turns):
+def _checked(turns: Sequence[Turn]) -> Turns:
+    if not any(turn.role == "assistant" and (turn.content.strip() or turn.more) for turn in turns):
         raise ChatError("there is no answer of the assistant")
     if any(turn.role == "system" for turn in turns[1:]):
         raise ChatError("a system message stands after the first one")

@@ -128,7 +128,7 @@ def _delimiter(lines: Iterator[str], columns: Columns, where: str) -> tuple[Iter
         except csv.Error as error:
             problem = problem or f"; {error}"
             continue
-        if columns.text in header:
+        if columns.text in header or (columns.chat_format(header) is not None and len(header) > 1):
             return _chained(seen, lines), delimiter
         if len(header) > len(best):
             best, read_as = header, "" if delimiter == "," else f", split at {words},"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 from backends.tables.chats import LISTS, Chat, ChatError, ChatFormat, as_text, chat_of, format_of
 from layerdrift.contract.errors import InputError
@@ -27,7 +27,7 @@ MISSING: Final = object()
 """What `lookup` finds where nothing is."""
 
 _CHATS = {"messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns"}
-NO_CHAT: Final[Chat] = ()
+NO_CHAT: Final = Chat(())
 """Of a row of chat data that is no usable chat."""
 
 _EXACT = 2**53
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
     label: None where there is none. pair: the second text of a pair, None for a single text. group: of texts that are
     nearly the same; None: this one is alone. chat: the messages that the text is made of, NO_CHAT where they are
-    unusable; None: it is a text.
+    unusable; None: it is a text. others: the text with each of the chat's other endings, once it is rendered.
     """
 
     text: str
@@ -54,6 +54,7 @@ class Row(NamedTuple):
     pair: str | None = None
     group: str | None = None
     chat: Chat | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def content(self) -> str | tuple[str, str]:
@@ -106,8 +107,19 @@ class Columns:
             del found[LABEL]
         return found
 
+    def chat_format(self, names: Sequence[str]) -> ChatFormat | None:
+        """Of a table with these columns; None: texts, which come first unless the request says otherwise."""
+        if self.format in get_args(ChatFormat):
+            return self.format  # type: ignore[return-value]
+        if self.format == "auto" and self.text in LISTS:
+            return "messages"
+        with_text = self.text in names or self.text != "text" or self.pair is not None
+        return None if self.format == "text" or with_text else format_of(names)
+
     def require(self, present: Sequence[str], where: str) -> None:
         """Raises InputError unless a table with these columns has each that it must have, once."""
+        if self.chat_format(present) is not None:
+            return
         for pointer, name in self.required().items():
             if name not in present:
                 raise no_column(pointer, name, present, where)
@@ -123,9 +135,7 @@ class Columns:
 def no_column(pointer: str, name: str, present: Sequence[str], where: str) -> InputError:
     """A column that was asked for and is not there."""
     shown = ", ".join(present[:20]) + (", …" if len(present) > 20 else "")
-    chats = pointer == TEXT and format_of(present) is not None
-    advice = ". Chat data are read from JSON Lines: convert the file" if chats else ""
-    return InputError.at(pointer, f"{where} has no column {name!r}; it has: {shown or 'none'}{advice}")
+    return InputError.at(pointer, f"{where} has no column {name!r}; it has: {shown or 'none'}")
 
 
 def lookup(record: Mapping[str, Any], name: str) -> Any:
@@ -239,6 +249,10 @@ class RowReader:
         self._format: ChatFormat | None = None
         self._rows = 0
 
+    def begin(self, names: list[str]) -> None:
+        """Takes the names of the columns, with those one level down; else the first record tells them."""
+        self.names, self._format = names, self.columns.chat_format(names)
+
     def row(self, record: Mapping[str, Any], place: str) -> Row:
         """A record as a row; a text that is null is an empty one.
 
@@ -249,8 +263,7 @@ class RowReader:
             InputError: a column is missing, or holds what cannot be used.
         """
         if not self.names:
-            self.names = names_of(record)
-            self._format = self._chat_format()
+            self.begin(names_of(record))
         self._rows += 1
         columns = self.columns
         if self._format is not None:
@@ -259,16 +272,6 @@ class RowReader:
         label = self._label(record, place)
         pair = None if columns.pair is None else self._text(record, PAIR, columns.pair, place)
         return Row(text, label, pair, self._group(record, place))
-
-    def _chat_format(self) -> ChatFormat | None:
-        """Of chat data; a column of texts comes first unless the request says otherwise."""
-        asked, columns = self.columns.format, self.columns
-        if asked in ("messages", "prompt_completion", "preference"):
-            return asked  # type: ignore[return-value]
-        if asked == "auto" and columns.text in LISTS:
-            return "messages"
-        with_text = columns.text in self.names or columns.text != "text" or columns.pair is not None
-        return None if asked == "text" or with_text else format_of(self.names)
 
     def _chat(self, record: Mapping[str, Any], format: ChatFormat, place: str) -> Row:
         """A row of chat data; an empty text where it is no usable chat."""
@@ -353,7 +356,7 @@ class RowReader:
 def not_a_text(pointer: str, name: str, kind: str, where: str) -> InputError:
     """A column of texts that holds something else."""
     if "list" in kind and name.rpartition(".")[2].lower() in _CHATS:
-        advice = "leave text_column out, and the model's chat template renders the chats (JSON files only)"
+        advice = "leave text_column out, and the model's chat template renders the chats"
     else:
         advice = "texts must be strings"
     return InputError.at(pointer, f"{where}: column {name!r} contains {kind}; {advice}")

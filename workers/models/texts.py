@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
+from workers.models.chats import TOKEN_ROLES, ChatText
 
 MIN_LENGTH = 4
 WINDOW_BATCHES = 16
@@ -45,6 +49,7 @@ class Batch(NamedTuple):
     real: [B, T] bool, the tokens that count: neither padding nor special, and no outliers once these are known.
     token_types: [B, T], which of a pair's texts a token is of; None where the tokenizer does not tell.
     outlying: [B, T] bool, tokens that were taken out of `real` (see `Inliers`); None: not looked at.
+    roles: [B, T] int8, whose words each token is, as a number of TOKEN_ROLES; None where no text is a chat.
     """
 
     input_ids: Tensor
@@ -53,10 +58,12 @@ class Batch(NamedTuple):
     indices: list[int]
     token_types: Tensor | None = None
     outlying: Tensor | None = None
+    roles: Tensor | None = None
 
     def rows(self, chosen: Tensor, length: int) -> Batch:
         """Some of the texts, cut to a length that none of them exceeds."""
-        cut = [None if one is None else one[chosen, :length] for one in (self.token_types, self.outlying)]
+        optional = self.token_types, self.outlying, self.roles
+        cut = [None if one is None else one[chosen, :length] for one in optional]
         ids, mask, real = (one[chosen, :length] for one in (self.input_ids, self.attention_mask, self.real))
         return Batch(ids, mask, real, [self.indices[index] for index in chosen.tolist()], *cut)
 
@@ -70,11 +77,15 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text in tokens: their ids, which of them are special, and their types where the tokenizer tells."""
+    """One text in tokens: their ids, which of them are special, and their types where the tokenizer tells.
+
+    roles: of a chat, whose words each token is, as a number of TOKEN_ROLES.
+    """
 
     ids: list[int]
     special: list[bool]
     types: list[int] | None
+    roles: list[int] | None = None
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -90,44 +101,91 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int | None) -> list[Encoded]:
     """Texts in tokens, cut at `max_length` (None: whole).
 
-    A text that already begins with the token that the tokenizer puts first, or ends with its last one, as a rendered
-    chat does, keeps one of them.
+    A text that already begins with the token that the tokenizer puts first, or ends with its last one, keeps one of
+    them. To a chat that a template rendered nothing is added.
     """
+    found = dict[int, Encoded]()
+    chats = [number for number, text in enumerate(texts) if isinstance(text, ChatText) and not text.plain]
+    others = sorted(set(range(len(texts))) - set(chats)) if chats else range(len(texts))
+    for numbers, ends in ((others, True), (chats, False)):
+        asked = [texts[number] for number in numbers]
+        found |= zip(numbers, _encoded(tokenizer, asked, max_length, ends), strict=True)
+    return [found[number] for number in range(len(texts))]
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int | None, ends: bool
+) -> Iterator[Encoded]:
+    """Texts in tokens. ends: with the special tokens that the tokenizer puts around a text."""
     if not texts:
-        return []
+        return
     specials = special_ids(tokenizer)
-    start, end = _added_ends(tokenizer)
-    encoded = _tokenized(tokenizer, texts, max_length)
+    start, end = _added_ends(tokenizer) if ends else (None, None)
+    encoded = _tokenized(tokenizer, texts, max_length, ends)
     doubled = [number for number, ids in enumerate(encoded["input_ids"]) if any(_doubled(ids, start, end))]
     if doubled and max_length is not None:  # room for the tokens that will be dropped
-        wider = _tokenized(tokenizer, [texts[number] for number in doubled], max_length + 2)
+        wider = _tokenized(tokenizer, [texts[number] for number in doubled], max_length + 2, ends)
         for place, number in enumerate(doubled):
             for key in encoded:
                 encoded[key][number] = wider[key][place]
-    found = []
     for number, ids in enumerate(encoded["input_ids"]):
         at_start, at_end = _doubled(ids, start, end)
         kept = list(range(int(at_start), len(ids) - int(at_end)))
         if max_length is not None and len(kept) > max_length:
-            ends = kept[-1:] if end is not None and ids[kept[-1]] == end else []
-            kept = [*kept[: max_length - len(ends)], *ends]
-        masks, types = encoded["special_tokens_mask"][number], encoded.get("token_type_ids")
-        found.append(
-            Encoded(
-                [ids[place] for place in kept],
-                [bool(masks[place]) or ids[place] in specials for place in kept],
-                None if types is None else [types[number][place] for place in kept],
-            )
+            last = kept[-1:] if end is not None and ids[kept[-1]] == end else []
+            kept = [*kept[: max_length - len(last)], *last]
+        masks, types, text = encoded["special_tokens_mask"][number], encoded.get("token_type_ids"), texts[number]
+        roles = _roles(tokenizer, text, ids, encoded, number) if isinstance(text, ChatText) else None
+        yield Encoded(
+            [ids[place] for place in kept],
+            [bool(masks[place]) or ids[place] in specials for place in kept],
+            None if types is None else [types[number][place] for place in kept],
+            None if roles is None else [roles[place] for place in kept],
         )
+
+
+def _roles(
+    tokenizer: PreTrainedTokenizerBase, chat: ChatText, ids: list[int], encoded: dict[str, Any], number: int
+) -> list[int]:
+    """Whose words each token is: the one whose characters it has, of several the last of TOKEN_ROLES."""
+    if "offset_mapping" in encoded:
+        offsets = np.array(encoded["offset_mapping"][number], dtype=np.int64).reshape(-1, 2)
+    else:
+        offsets = _offsets(tokenizer, chat, ids)
+    roles = np.zeros(len(ids), dtype=np.int8)
+    starts, ends = offsets.T
+    for span in chat.spans:
+        inside = (ends > span.start) & (starts < span.end) & (ends > starts)
+        roles[inside] = np.maximum(roles[inside], TOKEN_ROLES.index(span.role))
+    found: list[int] = roles.tolist()
     return found
 
 
-def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int | None) -> dict[str, Any]:
+def _offsets(tokenizer: PreTrainedTokenizerBase, chat: ChatText, ids: list[int]) -> NDArray[np.int64]:
+    """The characters of every token, for a tokenizer that does not tell them: exact at the ends of the chat's spans."""
+    borders = sorted({0, len(chat), *(place for span in chat.spans for place in span[:2])})
+    found, before = np.zeros((len(ids), 2), dtype=np.int64), 0
+    for start, end in pairwise(borders):
+        beginning = tokenizer(str(chat)[:end], add_special_tokens=chat.plain)["input_ids"]
+        shared = next((at for at, (a, b) in enumerate(zip(beginning, ids, strict=False)) if a != b), len(beginning))
+        shared = len(ids) if end == len(chat) else min(shared, len(ids))
+        found[before:shared] = (start, end)
+        before = max(before, shared)
+    return found
+
+
+def _tokenized(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int | None, ends: bool
+) -> dict[str, Any]:
     firsts = [text if isinstance(text, str) else text[0] for text in texts]
     seconds = [text[1] for text in texts if not isinstance(text, str)]
-    cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
+    asked: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
+    if tokenizer.is_fast and any(isinstance(text, ChatText) for text in texts):
+        asked["return_offsets_mapping"] = True
+        firsts = [str(text) for text in firsts]
+    asked |= {"return_special_tokens_mask": True, "add_special_tokens": ends}
     try:
-        return dict(tokenizer(firsts, seconds or None, return_special_tokens_mask=True, verbose=False, **cut))
+        return dict(tokenizer(firsts, seconds or None, verbose=False, **asked))
     except BaseException as error:  # a panic of the tokenizers' library is no Exception, and would end the process
         if type(error).__name__ != "PanicException":
             raise
@@ -218,7 +276,12 @@ def _padded(texts: list[Encoded], indices: list[int]) -> Batch:
         real[row, :length] = ~torch.tensor(text.special)
         if typed:
             types[row, :length] = torch.tensor(text.types)
-    return Batch(ids, mask, real, indices, types if typed else None)
+    roles = None
+    if any(text.roles is not None for text in texts):
+        roles = torch.zeros(shape, dtype=torch.int8)
+        for row, text in enumerate(texts):
+            roles[row, : len(text.ids)] = torch.tensor(text.roles or [0] * len(text.ids), dtype=torch.int8)
+    return Batch(ids, mask, real, indices, types if typed else None, roles=roles)
 
 
 def cuts(lengths: list[int], batch_size: int, batch_tokens: int | None) -> list[tuple[int, int]]:

@@ -121,11 +121,18 @@ class TextsRef(RequestModel):
         examples=["s3://data/reviews.csv"],
     )
     inline: InlineData | None = Field(default=None, description="data included in the request, instead of `uri`")
-    format: Literal["auto", "text", "messages", "prompt_completion", "preference"] = Field(
+    format: Literal["auto", "text", "messages", "prompt_completion", "preference", "multiple_choice"] = Field(
         default="auto",
         description="what a row is. `auto`: a text if there is the text column, else what the columns tell: `messages` "
-        "(or `conversations`), `prompt` and `completion`, or `chosen` and `rejected`. Chats are rendered by the chat "
-        "template of the tuned model, or the base's; of a preference the chosen answer is read. JSON files only",
+        "(or `conversations`), `prompt` and `completion`, `chosen` and `rejected` (with `prompt`, or with it inside), "
+        "or `question`, `choices` and `answer`. Messages are rendered by a chat template, strings are read as they "
+        "are; of a preference the chosen answer is read, of a question the right choice",
+    )
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100_000,
+        description="Jinja template that renders messages; null: the chat template of the tuned model, or the base's",
     )
     text_column: Plain = Field(
         default="text",
@@ -168,7 +175,7 @@ class TextsRef(RequestModel):
         if (self.uri is None) == (self.inline is None):
             raise ValueError("give exactly one of uri and inline")
         if self.inline is not None and self.format not in ("auto", "text"):
-            raise ValueError(f"inline data are texts; for format {self.format} give the uri of a JSON file")
+            raise ValueError(f"inline data are texts; for format {self.format} give the uri of a file")
         return self
 
     @field_validator("text_column", "text_pair_column", "label_column", "group_column")

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from backends.tables.chats import Chat, Turn
+from backends.tables.chats import Turn, Turns
 from backends.tables.reading import Row
+from workers.models.chats import Renderer, TemplateError
 from workers.models.texts import encode, special_ids
 
 PromptKind = Literal["text", "general", "chat"]
@@ -144,7 +145,7 @@ def _of_rows(
 ) -> list[Prompt]:
     """Of rows that are spread over all of them."""
     chosen = rows[:: max(1, len(rows) // max(1, count))][:count]
-    texts = [row.text for row in chosen if row.chat is None]
+    texts = [str(row.text) for row in chosen if row.chat is None or row.chat.plain]
     found, specials = [], special_ids(tokenizer)
     for ids in open_ended(tokenizer, texts):
         words = [place for place, token in enumerate(ids) if token not in specials][:TEXT_TOKENS]
@@ -152,10 +153,10 @@ def _of_rows(
             text = str(tokenizer.decode([ids[place] for place in words]))
             found.append(Prompt("text", text, ids[: words[-1] + 1]))
     for row in chosen if chats is not None else ():
-        last = max((place for place, turn in enumerate(row.chat or ()) if turn.role == "assistant"), default=0)
-        before = (row.chat or ())[:last]
-        if before:
-            found += _rendered(tokenizer, chats, "text", before)
+        turns = row.chat.turns if row.chat is not None and not row.chat.plain else ()
+        last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=0)
+        if turns[:last]:
+            found += _rendered(tokenizer, chats, "text", turns[:last])
     return found
 
 
@@ -167,13 +168,12 @@ def _of_questions(tokenizer: PreTrainedTokenizerBase, chats: PreTrainedTokenizer
 
 
 def _rendered(
-    tokenizer: PreTrainedTokenizerBase, chats: PreTrainedTokenizerBase | None, kind: PromptKind, turns: Chat
+    tokenizer: PreTrainedTokenizerBase, chats: PreTrainedTokenizerBase | None, kind: PromptKind, turns: Turns
 ) -> list[Prompt]:
     """A chat up to where the assistant answers; none where the template refuses it, or it is long."""
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
-        text = str(chats.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)) if chats else ""
-    except Exception:  # a template is a program of the checkpoint's: it may refuse a chat for any reason
+        text = Renderer(chats).prompt(turns) if chats is not None else ""
+    except TemplateError:
         return []
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return [Prompt(kind, turns[-1].content, ids)] if 0 < len(ids) <= CHAT_TOKENS else []

@@ -1,52 +1,74 @@
-"""Chats as a model reads them: rendered by a checkpoint's chat template."""
+"""Chats of the data set as the models read them: rendered by a chat template, with the role of every part."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from backends.tables.chats import Chat
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
-from workers.models.tokenizers import with_chat_template
+from workers.models.chats import Renderer, TemplateError
+from workers.models.tokenizers import load_tokenizer, with_chat_template
 from workers.results.warnings import ReportWarning
 
+SHOWN_REASONS, SHOWN_CHARACTERS = 3, 40
 
-def rendered(rows: list[Row], base: Path, tuned: Path | None) -> tuple[list[Row], list[ReportWarning]]:
-    """The same rows, with the text of each chat as the tuned model's chat template has it, or the base's.
 
-    Rows that are no chats stay. Every chat is rendered whole, its last answer included.
+def rendered(
+    rows: list[Row], base: Path, tuned: Path | None, template: str | None = None
+) -> tuple[list[Row], list[ReportWarning]]:
+    """The same rows, with the text of each chat as the asked template has it, the tuned model's, or else the base's.
+
+    Rows that are no chats stay; chats that the template cannot render are left out.
 
     Raises:
-        InputError: neither checkpoint has a template, or it cannot render one of the chats.
+        InputError: there is no template, or it cannot render any of the chats.
     """
     chats = sum(row.chat is not None for row in rows)
     if not chats:
         return rows, []
-    template = with_chat_template(base, tuned)
-    if template is None:
+    if all(row.chat is None or row.chat.plain for row in rows):
+        renderer, told = Renderer(load_tokenizer(base, "/base/uri")), []
+    else:
+        renderer, whose = _renderer(base, tuned, template)
+        message = f"{chats} rows are chats, rendered by {whose}"
+        told = [ReportWarning(code="chats_rendered", message=message)]
+    found, refused = list[Row](), Counter[str]()
+    first = ""
+    for row in rows:
+        if row.chat is None:
+            found.append(row)
+            continue
+        try:
+            text, others = renderer.rendered(row.chat)
+        except TemplateError as error:
+            refused[str(error)] += 1
+            first = first or row.text[:SHOWN_CHARACTERS]
+        else:
+            found.append(row._replace(text=text, others=others))
+    if refused:
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(SHOWN_REASONS))
+        message = (
+            f"the chat template cannot render {refused.total()} of {chats} chats, the first of them {first!r} …: "
+            f"{reasons}"
+        )
+        if refused.total() == chats:
+            raise InputError.at("/dataset/uri", message)
+        told.append(ReportWarning(code="unusable_chats", message=f"{message}. They were skipped"))
+    return found, told
+
+
+def _renderer(base: Path, tuned: Path | None, template: str | None) -> tuple[Renderer, str]:
+    if template is not None:
+        tokenizer = load_tokenizer(base, "/base/uri")
+        tokenizer.chat_template = template
+        return Renderer(tokenizer), "the chat template of the request"
+    found = with_chat_template(base, tuned)
+    if found is None:
         raise InputError.at(
             "/dataset/uri",
             "the data set holds chats, but neither checkpoint has a chat template (chat_template.jinja, or a field of "
-            "tokenizer_config.json). Add one, or render the chats to texts",
+            "tokenizer_config.json). Add one, set dataset.chat_template, or render the chats to texts",
         )
-    tokenizer, whose = template
-    found = [row if row.chat is None else row._replace(text=_text(tokenizer, row.chat, number)) for number, row in
-             enumerate(rows, start=1)]  # fmt: skip
-    message = (
-        f"{chats} rows are chats; the chat template of the {whose} model rendered them. Numbers are over all of their "
-        "tokens but special ones, so the template's own words count too"
-    )
-    return found, [ReportWarning(code="chats_rendered", message=message)]
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, chat: Chat, number: int) -> str:
-    messages: list[Any] = [{"role": turn.role, "content": turn.content} for turn in chat]
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception as error:  # a template is a program of the checkpoint's: it may refuse a chat for any reason
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        detail = f"the chat template cannot render chat {number} ({messages[0]['content'][:40]!r} …): {reason}"
-        raise InputError.at("/dataset/uri", detail) from error
+    tokenizer, whose = found
+    return Renderer(tokenizer), f"the chat template of the {whose} model"

@@ -73,9 +73,11 @@ def _about_chats(reader: RowReader, rows: int) -> list[ReportWarning]:
     if not count:
         return []
     reasons = "; ".join(f"{reason} ({number})" for reason, number in reader.no_chats.most_common(5))
-    message = f"{count} of {rows} rows are no usable chat, the first at {reader.first_no_chat}: {reasons}"
+    message = (
+        f"{count} of {rows} rows are no usable chat, the first at {reader.first_no_chat} of {reader.where}: {reasons}"
+    )
     if count == rows:
-        raise InputError.at("/dataset/uri", f"{reader.where}: {message}")
+        raise InputError.at("/dataset/uri", message)
     return [ReportWarning(code="unusable_chats", message=f"{message}. They were skipped")]
 
 

@@ -44,6 +44,11 @@ def check(path: Path, columns: list[str], max_bytes: int, where: str) -> None:
     raise InputError.at("/dataset/uri", f"{where} cannot be read as Parquet: {said}")
 
 
+def flat(schema: pa.Schema, columns: list[str]) -> list[str]:
+    """Those of the columns that are no lists: their strings can be read as numbers of a dictionary."""
+    return [name for name in columns if name not in schema.names or not pa.types.is_list(schema.field(name).type)]
+
+
 def main(path: str, columns: str, limit: str) -> None:
     """Reads the columns in batches, in `limit` bytes of address space; exits with 1 and what is wrong."""
     resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
@@ -51,7 +56,7 @@ def main(path: str, columns: str, limit: str) -> None:
     pa.set_memory_pool(pa.system_memory_pool())  # others reserve more than they use
     wanted = json.loads(columns)
     try:
-        with pq.ParquetFile(path, read_dictionary=wanted) as file:
+        with pq.ParquetFile(path, read_dictionary=flat(pq.read_schema(path), wanted)) as file:
             for _ in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
                 pass
     except (pa.ArrowMemoryError, MemoryError):

@@ -10,12 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from backends.tables.chats import COLUMNS
 from backends.tables.rows import (
     GROUP,
     LABEL,
     MAX_ROWS,
     MISSING,
+    PAIR,
     ROW_BYTES,
+    TEXT,
     Row,
     RowReader,
     lookup,
@@ -54,13 +57,14 @@ def parquet_rows(path: Path, reader: RowReader, max_bytes: int) -> Iterator[Row]
     try:
         with pq.ParquetFile(path) as file:
             wanted, unusable = _columns(file.schema_arrow, reader)
+            flat = parquet_check.flat(file.schema_arrow, wanted)
             if file.metadata.num_rows > MAX_ROWS:
                 raise _too_large(where, max_bytes)
         parquet_check.check(path, wanted, max_bytes, where)
         # a string that many rows share is expanded by nobody: it stays one, and rows have its number
-        with pq.ParquetFile(path, read_dictionary=wanted) as file:
+        with pq.ParquetFile(path, read_dictionary=flat) as file:
             done = size = 0
-            nested = any(name not in file.schema_arrow.names for name in wanted)
+            nested = len(flat) < len(wanted) or any(name not in file.schema_arrow.names for name in wanted)
             for batch in file.iter_batches(NESTED_BATCH_ROWS if nested else parquet_check.BATCH_ROWS, columns=wanted):
                 size += _expanded(batch)
                 if size > max_bytes:
@@ -112,11 +116,15 @@ def _records(batch: pa.RecordBatch, reader: RowReader, done: int) -> list[dict[s
 def _columns(schema: pa.Schema, reader: RowReader) -> tuple[list[str], str | None]:
     """The columns to read, and the type of the labels' where they cannot be labels and so are not read."""
     columns, where, tree = reader.columns, reader.where, _tree(schema)
-    reader.names = names_of(tree)
+    reader.begin(names_of(tree))
     columns.require_once(schema.names, where)
-    wanted, unusable = [], None
+    format = columns.chat_format(reader.names)
+    wanted = [name for name in COLUMNS[format] if name in tree] if format is not None else []
+    unusable = None
     for pointer, name in columns.wanted().items():
         type = lookup(tree, name)
+        if format is not None and pointer in (TEXT, PAIR):
+            continue
         if type is MISSING:
             if pointer in columns.required():
                 raise no_column(pointer, name, reader.names, where)

@@ -44,9 +44,10 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
         pins, sources, folder, max_parameters, on_progress, lambda size: runs_in_layers(request, size)
     )
     tuned = fetched.tuned.light if fetched.tuned else None
-    usable, of_chats = rendered(usable, fetched.base.folder, tuned)
+    usable, of_chats = rendered(usable, fetched.base.folder, tuned, request.dataset.chat_template)
     split = split_rows(usable, request)
-    others, _ = rendered(reference.rows if reference is not None else [], fetched.base.folder, tuned)
+    of_reference_rows = reference.rows if reference is not None else []
+    others, _ = rendered(of_reference_rows, fetched.base.folder, tuned, request.dataset.chat_template)
     common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in (*usable, *others)])
     if common.differing:
         others = [row for number, row in enumerate(others, start=len(usable)) if number not in common.differing]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backends.tables.chats import ChatError, Turn, as_text, chat_of, format_of
+from backends.tables.chats import Chat, ChatError, Turn, as_text, chat_of, format_of
 
 ASKED, SAID = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 CHAT = (Turn("user", "Hi"), Turn("assistant", "Hello"))
@@ -20,6 +20,7 @@ CHAT = (Turn("user", "Hi"), Turn("assistant", "Hello"))
         (["prompt", "completion"], "prompt_completion"),
         (["prompt", "chosen", "rejected"], "preference"),
         (["chosen", "rejected"], "preference"),
+        (["question", "choices", "answer"], "multiple_choice"),
         (["prompt"], None),
         (["text"], None),
     ],
@@ -28,21 +29,82 @@ def test_a_format_is_told_by_the_columns(names: list[str], expected: str | None)
     assert format_of(names) == expected
 
 
+BACK = {"role": "assistant", "content": "Go away"}
+
+
 @pytest.mark.parametrize(
     ("record", "format"),
     [
         ({"messages": [ASKED, SAID]}, "messages"),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}, "messages"),
         ({"messages": [ASKED, {"role": "Assistant", "content": [{"type": "text", "text": "Hello"}]}]}, "messages"),
-        ({"prompt": "Hi", "completion": "Hello"}, "prompt_completion"),
-        ({"prompt": [ASKED], "completion": [SAID]}, "prompt_completion"),
-        ({"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"}, "preference"),
-        ({"prompt": [ASKED], "chosen": [ASKED, SAID], "rejected": [ASKED]}, "preference"),
-        ({"chosen": [ASKED, SAID], "rejected": [ASKED]}, "preference"),
     ],
 )
-def test_each_format_gives_the_same_messages(record: dict[str, Any], format: Any) -> None:
-    assert chat_of(record, format) == CHAT
+def test_messages_are_read_whatever_their_keys_are_called(record: dict[str, Any], format: Any) -> None:
+    assert chat_of(record, format) == Chat(CHAT)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": [ASKED], "completion": [SAID]},
+        {"prompt": "Hi", "completion": [SAID]},
+    ],
+)
+def test_a_completion_follows_its_prompt(record: dict[str, Any]) -> None:
+    assert chat_of(record, "prompt_completion") == Chat(CHAT, 1)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": [ASKED], "chosen": [SAID], "rejected": [BACK]},
+        {"prompt": "Hi", "chosen": [ASKED, SAID], "rejected": [ASKED, BACK]},
+        {"chosen": [ASKED, SAID], "rejected": [ASKED, BACK]},
+    ],
+)
+def test_a_preference_has_two_endings_of_one_prompt(record: dict[str, Any]) -> None:
+    assert chat_of(record, "preference") == Chat(CHAT, 1, ((Turn("assistant", "Go away"),),))
+
+
+def test_strings_are_no_chat_that_a_template_renders() -> None:
+    assert chat_of({"prompt": "Hi", "completion": " Hello"}, "prompt_completion") == Chat(
+        (Turn("user", "Hi"), Turn("assistant", " Hello")), 1, plain=True
+    )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "Q: 2+2?", "chosen": " 4", "rejected": " 5"},
+        {"prompt": "Q: 2+2?", "chosen": "Q: 2+2? 4", "rejected": "Q: 2+2? 5"},
+        {"chosen": "Q: 2+2? 4", "rejected": "Q: 2+2? 5"},
+    ],
+)
+def test_the_prompt_of_a_preference_may_stand_in_both_strings(record: dict[str, Any]) -> None:
+    chat = chat_of(record, "preference")
+    assert chat.turns == (Turn("user", "Q: 2+2?"), Turn("assistant", " 4"))
+    assert chat.others == ((Turn("assistant", " 5"),),)
+    assert as_text(chat) == "Q: 2+2? 4"
+
+
+@pytest.mark.parametrize("answer", [1, "1", "B", " b2 "])
+def test_a_question_has_its_right_choice_first(answer: int | str) -> None:
+    chat = chat_of({"question": "Which?", "choices": ["a1", "b2", "c3"], "answer": answer}, "multiple_choice")
+    assert as_text(chat) == "Question: Which?\nAnswer: b2"
+    assert [ending[0].content for ending in chat.others] == [" a1", " c3"]
+
+
+def test_choices_may_bring_their_labels() -> None:
+    record = {"question": "Which?", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": "1"}
+    assert chat_of(record, "multiple_choice").turns[1].content == " a"
+
+
+def test_calls_of_tools_are_kept_for_the_template() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add"}}]}
+    chat = chat_of({"messages": [ASKED, call, {"role": "tool", "content": "3"}, SAID], "tools": "[{}]"}, "messages")
+    assert chat.turns[1].as_message() == {**call, "content": ""}
+    assert chat.tools == "[{}]"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +122,15 @@ def test_each_format_gives_the_same_messages(record: dict[str, Any], format: Any
         ({"messages": [{"role": "alien", "content": "x"}]}, "messages", "whose role is none of"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, SAID]}, "messages", "parts that are no text"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "a"}, "preference", "the same"),
+        ({"chosen": [ASKED, SAID], "rejected": [ASKED, SAID]}, "preference", "the same"),
+        ({"chosen": [ASKED, SAID], "rejected": [ASKED]}, "preference", "no answer of the assistant after the prompt"),
         ({"prompt": "Hi", "completion": 3}, "prompt_completion", "must be a string or a list of messages"),
+        ({"prompt": "Hi", "completion": " "}, "prompt_completion", "no answer after the prompt"),
+        ({"messages": [ASKED, SAID], "tools": "{"}, "messages", "not JSON"),
+        ({"question": "Which?", "choices": ["a"], "answer": 0}, "multiple_choice", "at least two"),
+        ({"question": "Which?", "choices": ["a", "a"], "answer": 0}, "multiple_choice", "must differ"),
+        ({"question": "Which?", "choices": ["a", "b"], "answer": 2}, "multiple_choice", "the number of a choice"),
+        ({"question": "Which?", "choices": ["a", "b"], "answer": True}, "multiple_choice", "the number of a choice"),
     ],
 )
 def test_a_row_that_is_no_chat_says_why(record: dict[str, Any], format: Any, reason: str) -> None:
@@ -70,7 +140,7 @@ def test_a_row_that_is_no_chat_says_why(record: dict[str, Any], format: Any, rea
 
 def test_tools_and_systems_are_roles_too() -> None:
     messages = [{"role": "developer", "content": "Be brief."}, ASKED, {"role": "tool", "content": "3"}, SAID]
-    assert [turn.role for turn in chat_of({"messages": messages}, "messages")] == [
+    assert [turn.role for turn in chat_of({"messages": messages}, "messages").turns] == [
         "system",
         "user",
         "tool",
@@ -79,4 +149,4 @@ def test_tools_and_systems_are_roles_too() -> None:
 
 
 def test_a_chat_as_text_has_its_roles() -> None:
-    assert as_text(CHAT) == "user: Hi\nassistant: Hello"
+    assert as_text(Chat(CHAT)) == "user: Hi\nassistant: Hello"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.tables.chats import Turn
+from backends.tables.chats import Chat, Turn
 from backends.tables.rows import (
     MISSING,
     Columns,
@@ -95,12 +95,13 @@ def test_a_chat_inside_another_column_is_no_text() -> None:
         ({"messages": TURNS, "label": "a"}, Columns("text", None, labelled=False)),
         ({"messages": TURNS, "label": "a", "text": "other"}, Columns("text", None, labelled=False, format="messages")),
         ({"conversations": TURNS, "label": "a"}, Columns("conversations", None, labelled=False)),
-        ({"prompt": "hi", "completion": "hello", "label": "a"}, Columns("text", None, labelled=False)),
     ],
 )
 def test_a_chat_is_a_row_with_its_messages(record: dict[str, Any], columns: Columns) -> None:
     found = row(record, columns)
-    assert found == Row("user: hi\nassistant: hello", "a", None, None, (Turn("user", "hi"), Turn("assistant", "hello")))
+    assert found == Row(
+        "user: hi\nassistant: hello", "a", None, None, Chat((Turn("user", "hi"), Turn("assistant", "hello")))
+    )
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_chosen_layers_are_in_order_and_must_be_there() -> None:
 def test_chats_are_read_from_files_alone() -> None:
     body = {"base": {"uri": "s3://m/a"}, "tuned": {"uri": "s3://m/b"}}
     inline = {"inline": {"texts": ["a"] * 40}, "format": "messages"}
-    with pytest.raises(ValueError, match="inline data are texts; for format messages give the uri of a JSON file"):
+    with pytest.raises(ValueError, match="inline data are texts; for format messages give the uri of a file"):
         AnalysisRequest.model_validate(body | {"dataset": inline})
     of_file = {"uri": "s3://d/chats.jsonl", "format": "messages"}
     assert AnalysisRequest.model_validate(body | {"dataset": of_file}).dataset.format == "messages"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backends.tables.chats import Turn
+from backends.tables.chats import Chat, Turn
 from backends.tables.reading import Row
 from tests.builders.families import made
 from tests.builders.stages import resolved
@@ -54,8 +54,8 @@ def test_of_chats_all_is_given_that_comes_before_the_last_answer(
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
     rows = [
-        Row("rendered", None, None, None, CHAT),
-        Row("rendered", None, None, None, (*CHAT[:1], Turn("user", "x" * 999))),
+        Row("rendered", None, None, None, Chat(CHAT)),
+        Row("rendered", None, None, None, Chat((*CHAT[:1], Turn("user", "x" * 999)))),
     ]
     found = [one for one in prompts_of(tokenizer, tokenizer, rows, 4) if one.kind == "text"]
     assert {one.text for one in found} == {"the plot"}  # nothing of a chat without an answer

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from backends.tables.chats import Turn
+from backends.tables.chats import Chat, Turn
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from tests.builders.models import tiny_tokenizer
 from workers.stages.resolve.chat_rendering import rendered
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-CHAT = (Turn("user", "good film?"), Turn("assistant", "good"))
+CHAT = Chat((Turn("user", "good film?"), Turn("assistant", "good")))
 ROWS = [Row("user: good film?", "yes", None, "g", CHAT), Row("a plain text", None)]
 
 
@@ -32,7 +32,7 @@ def test_the_tuned_models_template_comes_first_and_texts_stay(tmp_path: Path) ->
     assert rows[0] == ROWS[0]._replace(text="<user>good film?<assistant>good")
     assert rows[1] == ROWS[1]
     assert [one.code for one in warnings] == ["chats_rendered"]
-    assert "1 rows are chats; the chat template of the tuned model" in warnings[0].message
+    assert "1 rows are chats, rendered by the chat template of the tuned model" in warnings[0].message
 
 
 @pytest.mark.parametrize("tuned", ["without", "absent"])
@@ -54,7 +54,31 @@ def test_without_any_template_chats_are_refused(tmp_path: Path) -> None:
     assert raised.value.errors[0].pointer == "/dataset/uri"
 
 
-def test_a_template_that_refuses_a_chat_names_it(tmp_path: Path) -> None:
+def test_the_template_of_the_request_comes_before_all(tmp_path: Path) -> None:
+    base = checkpoint(tmp_path / "base", TEMPLATE)
+    rows, warnings = rendered(ROWS, base, None, TEMPLATE.replace("<", "("))
+    assert rows[0].text == "(user>good film?(assistant>good"
+    assert "of the request" in warnings[0].message
+
+
+def test_strings_need_no_template(tmp_path: Path) -> None:
+    row = Row("", None, None, None, Chat((Turn("user", "a"), Turn("assistant", " b")), 1, plain=True))
+    found, warnings = rendered([row], checkpoint(tmp_path / "base", None), None)
+    assert (found[0].text, warnings) == ("a b", [])
+
+
+def test_chats_that_a_template_refuses_are_skipped_and_counted(tmp_path: Path) -> None:
+    base = checkpoint(
+        tmp_path / "base", "{% if 'bad' in messages[0].content %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
+    )
+    refused = Row("user: bad film?", None, None, None, Chat((Turn("user", "bad film?"), CHAT.turns[1])))
+    rows, warnings = rendered([refused, *ROWS], base, None)
+    assert [row.text for row in rows] == ["<user>good film?<assistant>good", "a plain text"]
+    assert warnings[1].code == "unusable_chats"
+    assert "cannot render 1 of 2 chats, the first of them 'user: bad film?' …: no (1)" in warnings[1].message
+
+
+def test_a_template_that_refuses_all_chats_ends_it(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", "{{ raise_exception('no system messages') }}")
-    with pytest.raises(InputError, match=r"cannot render chat 1 \('good film\?' …\): no system messages"):
+    with pytest.raises(InputError, match=r"1 of 1 chats, the first of them 'user: good film\?' …: no sys"):
         rendered(ROWS, base, None)

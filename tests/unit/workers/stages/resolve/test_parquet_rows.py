@@ -17,11 +17,12 @@ from layerdrift.contract.errors import InputError
 from workers.stages.resolve import parquet_check
 from workers.stages.resolve import parquet_rows as module
 from workers.stages.resolve.parquet_check import BATCH_ROWS
+from workers.stages.resolve.parquet_check import check as real_check
 from workers.stages.resolve.parquet_rows import NESTED_BATCH_ROWS, parquet_rows
 
 MAYBE = Columns("text", None, labelled=False)
 BOTH = Columns("text", "label", labelled=True)
-TURNS = [{"role": "user", "content": "hi"}]
+TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 STAMP = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -103,7 +104,7 @@ def test_parquet_structs_are_read_by_names_with_a_dot(path: Path) -> None:
         ),
         (
             {"messages": [TURNS]},
-            Columns("messages", None, False),
+            Columns("messages", None, False, format="text"),
             "text",
             "the model's chat template renders the chats",
         ),
@@ -218,3 +219,24 @@ def test_a_group_of_another_type_is_refused_at_its_column(path: Path) -> None:
     with pytest.raises(InputError, match="a group must be a string or a number") as raised:
         read(path, {"text": ["a"], "author": [STAMP]}, columns)
     assert raised.value.errors[0].pointer == "/dataset/group_column"
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ({"messages": [TURNS], "label": ["a"]}, "user: hi\nassistant: hello"),
+        ({"prompt": [TURNS[:1]], "completion": [TURNS[1:]], "label": ["a"]}, "user: hi\nassistant: hello"),
+        ({"prompt": ["hi"], "completion": [" hello"], "label": ["a"]}, "hi hello"),
+        ({"question": ["hi?"], "choices": [["x", "y"]], "answer": [1], "label": ["a"]}, "Question: hi?\nAnswer: y"),
+    ],
+)
+def test_parquet_chats_are_read_by_their_columns(path: Path, table: dict[str, Any], text: str) -> None:
+    (row,), _ = read(path, table)
+    assert (row.text, row.label) == (text, "a")
+    assert row.chat is not None
+
+
+def test_the_real_check_takes_chats(tmp_path: Path) -> None:
+    place = tmp_path / "chats.parquet"
+    pq.write_table(pa.table({"messages": [TURNS] * 3}), place)
+    real_check(place, ["messages"], 2**30, "chats.parquet")

@@ -90,8 +90,12 @@ def test_chats_of_the_data_set_and_of_the_reference_are_rendered_alike(root: Pat
     places = dict[str, str]()
     for name, seed in (("data", 0), ("general", 7)):
         path = root / f"{name}.jsonl"
-        rows = [{"prompt": "why?", "completion": text} for text in make_texts(40, seed=seed)]
-        rows += [{"prompt": "why?"}] if name == "data" else []
+        asked = {"role": "user", "content": "why?"}
+        rows = [
+            {"prompt": [asked], "completion": [{"role": "assistant", "content": text}]}
+            for text in make_texts(40, seed=seed)
+        ]
+        rows += [{"prompt": [asked]}] if name == "data" else []
         path.write_text("\n".join(json.dumps(row) for row in rows))
         places[name] = path.as_uri()
     dataset = {"uri": places["data"], "reference": {"uri": places["general"]}}

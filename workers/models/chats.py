@@ -1,0 +1,212 @@
+"""Chats as a model reads them: the text that a chat template makes, and whose words each part of it is.
+
+Templates do not tell which part of their text is whose. It is found by rendering the chat again with marks in place of
+all messages, and where a template treats messages in a way of its own, with a mark in place of each of them. Tokens are
+not known here: `workers.models.texts` gives each the role of its characters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
+
+from transformers import PreTrainedTokenizerBase
+
+from backends.tables.chats import Chat, Turn, Turns
+
+TokenRole = Literal["template", "system", "user", "tool", "assistant"]
+"""Whose words a token is; `template`: nobody's."""
+
+TOKEN_ROLES: Final[tuple[TokenRole, ...]] = get_args(TokenRole)
+"""By their number in `Batch.roles`; a token of two roles has the later one."""
+
+ASSISTANT: Final = TOKEN_ROLES.index("assistant")
+
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+"""Around the marks that stand in for messages: characters of no script."""
+
+
+class Span(NamedTuple):
+    """Characters `start` to `end` of a rendered chat, and whose they are."""
+
+    start: int
+    end: int
+    role: TokenRole
+
+
+class ChatText(str):
+    """A rendered chat. A string, so that whatever reads texts reads it.
+
+    spans: in their order, without overlaps; what lies between them is the template's. completion: the character at
+    which what the model is to give begins; None: every span of the assistant is. plain: it was joined of strings, so
+    that a tokenizer adds its special tokens, as it does to texts; a template has written them already.
+    """
+
+    spans: tuple[Span, ...]
+    completion: int | None
+    plain: bool
+
+    def __new__(cls, text: str, spans: Iterable[Span], completion: int | None = None, plain: bool = False) -> Self:
+        made = super().__new__(cls, text)
+        made.spans, made.completion, made.plain = tuple(spans), completion, plain
+        return made
+
+    def __getnewargs__(self) -> tuple[str, tuple[Span, ...], int | None, bool]:  # type: ignore[override]
+        return str(self), self.spans, self.completion, self.plain
+
+
+class TemplateError(ValueError):
+    """A template that cannot render a chat; says why."""
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders chats by the chat template of a tokenizer."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def rendered(self, chat: Chat) -> tuple[ChatText, tuple[ChatText, ...]]:
+        """The chat, and the chat with each of its other endings.
+
+        Raises:
+            TemplateError: the template refuses it, or shows nothing of an answer.
+        """
+        before = chat.turns[: chat.completion]
+        every = (chat.turns, *((*before, *ending) for ending in chat.others))
+        texts = [_joined(turns) if chat.plain else self._text(turns, chat) for turns in every]
+        return texts[0], tuple(texts[1:])
+
+    def prompt(self, turns: Turns, tools: str = "") -> str:
+        """A chat up to where the assistant begins to answer."""
+        return self._render(turns, tools, prompt=True)
+
+    def _text(self, turns: Turns, chat: Chat) -> ChatText:
+        whole = self._render(turns, chat.tools)
+        spans = self._by_marks(whole, turns, chat.tools) or self._one_by_one(whole, turns, chat.tools)
+        spans = [self._with_end(whole, span) if span.role == "assistant" else span for span in spans]
+        if not any(span.role == "assistant" and span.end > span.start for span in spans):
+            raise TemplateError("it shows nothing of the assistant's answers")
+        completion = None
+        if chat.completion:
+            prompt = self._render(turns[: chat.completion], chat.tools, prompt=True)
+            completion = _common_length(prompt, whole)
+        return ChatText(whole, [span for span in spans if span.end > span.start], completion)
+
+    def _by_marks(self, whole: str, turns: Turns, tools: str) -> list[Span] | None:
+        """Where the messages stand: between the parts of the template that the same chat of marks shows.
+
+        None where the text is not these parts and the messages.
+        """
+        if any(turn.more or _OPEN in turn.content for turn in turns):
+            return None
+        marks = [f"{_OPEN}{number}{_CLOSE}" for number in range(len(turns))]
+        shown = self._render([turn._replace(content=mark) for turn, mark in zip(turns, marks, strict=True)], tools)
+        found, at = list[Span](), 0
+        for turn, mark in zip(turns, marks, strict=True):
+            part, seen, shown = shown.partition(mark)
+            if not seen or not whole.startswith(part, at):
+                return None
+            at += len(part)
+            begins = at - len(part) + self._after_prompt(part) if turn.role == "assistant" else at
+            content = next((one for one in _as_shown(turn.content) if whole.startswith(one, at)), None)
+            if content is None:
+                return None
+            following = shown.partition(_OPEN)[0]
+            if not whole.startswith(following, at + len(content)):
+                return None
+            at += len(content)
+            found.append(Span(begins, at, turn.role))
+        return found if whole[at:] == shown else None
+
+    def _one_by_one(self, whole: str, turns: Turns, tools: str) -> list[Span]:
+        """Where the messages stand: each is where the text changes once a mark stands in for it.
+
+        A message that is more than its content, as a call of a tool is, ends where the chat up to it ends.
+        """
+        found, at = list[Span](), 0
+        for number, turn in enumerate(turns):
+            mark = turn._replace(content=f"{_OPEN}{_CLOSE}")
+            marked = self._render([*turns[:number], mark, *turns[number + 1 :]], tools)
+            if marked == whole and not turn.more:
+                continue  # the template leaves this message out
+            start = _common_length(marked, whole)
+            end = len(whole) - _common_length(marked[start:][::-1], whole[start:][::-1])
+            if turn.role == "assistant":
+                prompt = _common_length(self._render(turns[:number], tools, prompt=True), whole)
+                start = prompt if at <= prompt <= start else start
+            if turn.more and turn.role == "assistant":
+                end = _common_length(self._render(turns[: number + 1], tools), whole)
+                end = start + len(whole[start:end].rstrip().removesuffix(self._ending.strip()).rstrip())
+            if at <= start < end:
+                found.append(Span(start, end, turn.role))
+                at = end
+        return found
+
+    def _after_prompt(self, part: str) -> int:
+        """Of what a template puts before an answer, how much belongs to the prompt."""
+        if not self._generation_prompt:
+            return len(part)
+        at = part.rfind(self._generation_prompt)
+        return len(part) if at < 0 else at + len(self._generation_prompt)
+
+    @cached_property
+    def _generation_prompt(self) -> str:
+        """What the template adds where the assistant is to answer."""
+        turns = (Turn("user", "a"),)
+        try:
+            without, asked = self._render(turns, ""), self._render(turns, "", prompt=True)
+        except TemplateError:
+            return ""
+        return asked.removeprefix(without) if asked.startswith(without) else ""
+
+    def _with_end(self, whole: str, span: Span) -> Span:
+        """With the special token that ends an answer: the model is to give it too."""
+        return span._replace(end=span.end + len(self._ending)) if whole.startswith(self._ending, span.end) else span
+
+    @cached_property
+    def _ending(self) -> str:
+        """What the template puts after an answer: white space and a special token; empty where it has none."""
+        mark = f"{_OPEN}{_CLOSE}"
+        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        every = sorted({*added, *map(str, self.tokenizer.all_special_tokens)}, key=len, reverse=True)
+        try:
+            _, _, after = self._render((Turn("user", "a"), Turn("assistant", mark)), "").rpartition(mark)
+        except TemplateError:
+            return ""
+        found = re.match(rf"\s*(?:{'|'.join(map(re.escape, every))})", after) if every else None
+        return found.group() if found is not None else ""
+
+    def _render(self, turns: Sequence[Turn], tools: str, prompt: bool = False) -> str:
+        more: dict[str, Any] = {"tools": json.loads(tools)} if tools else {}
+        messages = [turn.as_message() for turn in turns]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **more)
+            )
+        except Exception as error:  # a template is a program of the checkpoint's: it may refuse a chat for any reason
+            raise TemplateError((str(error) or type(error).__name__).splitlines()[0]) from error
+
+
+def _joined(turns: Turns) -> ChatText:
+    """A prompt and its completion as strings, which no template renders."""
+    text, spans = "", list[Span]()
+    for turn in turns:
+        spans.append(Span(len(text), len(text) + len(turn.content), turn.role))
+        text += turn.content
+    return ChatText(text, [span for span in spans if span.end > span.start], len(turns[0].content), plain=True)
+
+
+def _as_shown(content: str) -> Iterator[str]:
+    """A message as templates show it: as it is, or without white space at an end."""
+    yield from (content, content.strip(), content.lstrip(), content.rstrip())
+
+
+def _common_length(one: str, other: str) -> int:
+    """Characters that both begin with."""
+    if other.startswith(one):
+        return len(one)
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
