@@ -25,8 +25,8 @@ $(STAMP): constraints.txt requirements.lock pyproject.toml clients/pyproject.tom
 
 $(PEERS_STAMP): $(STAMP)
 	@$(PYTHON) -m venv $(PEERS)
-	@echo 'installing sae-lens and dictionary-learning, which ours are held against, and an MLflow server, into $(PEERS)'
-	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch dictionary-learning==0.1.0 sae-lens==6.54.12 mlflow==3.17.2
+	@echo 'installing sae-lens, dictionary-learning and TRL, which ours are held against, and an MLflow server, into $(PEERS)'
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch dictionary-learning==0.1.0 sae-lens==6.54.12 mlflow==3.17.2 trl==1.16.0 'peft>=0.21,<1'
 	@$(PEERS)/bin/pip uninstall -qq -y torchvision  # its CUDA build does not load beside torch for the CPU
 	@touch $@
 

@@ -21,8 +21,10 @@ from backends.storage.blobs import BlobStore
 from layerdrift import __version__
 from layerdrift.contract.errors import NotFoundError
 from layerdrift.contract.request import AnalysisRequest
+from workers.models.chats import ChatText
 from workers.models.device import best_device, device_name
 from workers.results.training import FineTuneRun
+from workers.results.warnings import ReportWarning
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.finetune.stage import FineTuned, Snapshot
 
@@ -44,6 +46,7 @@ class CachedFinetune(BaseModel):
     folders: dict[str, list[CachedFile]]
     snapshots: list[int]
     nulls: list[str]
+    warnings: list[ReportWarning] = []
 
 
 class FinetuneCache:
@@ -75,7 +78,7 @@ class FinetuneCache:
         if kept.snapshots:
             snapshots.append(Snapshot(kept.snapshots[-1], folder))
         retrained = {null: _checkpoint(_placed(folder, f"nulls/{null}"), "") for null in kept.nulls}
-        return FineTuned(_checkpoint(folder, uri), kept.run, snapshots, retrained)
+        return FineTuned(_checkpoint(folder, uri), kept.run, snapshots, retrained, kept.warnings)
 
     def keep(self, name: str, tuned: FineTuned, artifacts: Artifacts) -> None:
         """Stores a fine-tune's files with this analysis, and then its name."""
@@ -87,6 +90,7 @@ class FinetuneCache:
             folders={inside: self._put(inside, path, artifacts) for inside, path in folders.items()},
             snapshots=[snapshot.step for snapshot in tuned.snapshots],
             nulls=list(tuned.retrained),
+            warnings=tuned.warnings,
         )
         body = kept.model_dump_json().encode()
         self._blobs.put(key_names.finetune_object(self._owned.tenant, name), body, "application/json")
@@ -112,7 +116,9 @@ def finetune_name(request: AnalysisRequest, resolved: Resolved) -> str:
     """A hash of all that the weights of a request's fine-tunes depend on."""
     rows = hashlib.sha256()
     for part in (resolved.split.train, resolved.split.held_out):
-        rows.update(json.dumps([(row.text, row.pair, row.label) for row in part]).encode())
+        rows.update(
+            json.dumps([(row.text, row.pair, row.label, row.others, _spans(row.text)) for row in part]).encode()
+        )
     depends = {
         "engine": __version__,
         "device": device_name(best_device()),
@@ -124,6 +130,11 @@ def finetune_name(request: AnalysisRequest, resolved: Resolved) -> str:
         "rows": rows.hexdigest(),
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _spans(text: str) -> object:
+    """Of a chat, whose words its parts are: what is trained on depends on it."""
+    return (text.spans, text.completion, text.plain) if isinstance(text, ChatText) else None
 
 
 def _placed(folder: Path, inside: str) -> Path:

@@ -206,7 +206,7 @@ class Sources:
         if request.benign is not None:
             other = request.benign
             benign = _collected(problems, lambda: self._pin_model(other, BENIGN))
-        labelled = request.finetune is not None
+        labelled = request.labelled
         dataset = _collected(problems, lambda: self._pin_dataset(request.dataset, labelled))
         reference = None
         if request.dataset.reference is not None:

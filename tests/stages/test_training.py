@@ -70,7 +70,8 @@ def test_a_prefix_that_is_not_frozen_is_found_out_by_its_answers(base: Path) -> 
     with fresh_classifier(given, training_data(tuning(), given), recipe) as (model, data):
         model.eval()
         cache = PrefixCache(model, 2, len(data.train))
-        (batch, _, rows, *_) = next(module._epochs(data, recipe.settings, 0))
+        part = next(module._epochs(data, recipe.settings, 0)).parts[0]
+        batch, rows = part.batch, part.rows
         with torch.no_grad():
             cache.logits(batch, rows)
             add_noise(model.base_model, block=1)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from backends.tables.chats import Chat, Turn, Turns
 
@@ -88,6 +89,8 @@ class Renderer:
         whole = self._render(turns, chat.tools)
         spans = self._by_marks(whole, turns, chat.tools) or self._one_by_one(whole, turns, chat.tools)
         spans = [self._with_end(whole, span) if span.role == "assistant" else span for span in spans]
+        if self._tells_answers:
+            spans = self._as_told(turns, chat.tools, spans)
         if not any(span.role == "assistant" and span.end > span.start for span in spans):
             raise TemplateError("it shows nothing of the assistant's answers")
         completion = None
@@ -140,7 +143,8 @@ class Renderer:
                 start = prompt if at <= prompt <= start else start
             if turn.more and turn.role == "assistant":
                 end = _common_length(self._render(turns[: number + 1], tools), whole)
-                end = start + len(whole[start:end].rstrip().removesuffix(self._ending.strip()).rstrip())
+                ending = next((one.strip() for one in self._endings if whole[:end].rstrip().endswith(one.strip())), "")
+                end = start + len(whole[start:end].rstrip().removesuffix(ending).rstrip())
             if at <= start < end:
                 found.append(Span(start, end, turn.role))
                 at = end
@@ -164,21 +168,49 @@ class Renderer:
         return asked.removeprefix(without) if asked.startswith(without) else ""
 
     def _with_end(self, whole: str, span: Span) -> Span:
-        """With the special token that ends an answer: the model is to give it too."""
-        return span._replace(end=span.end + len(self._ending)) if whole.startswith(self._ending, span.end) else span
+        """With the special tokens that end an answer: the model is to give them too."""
+        ending = next((one for one in self._endings if whole.startswith(one, span.end)), "")
+        return span._replace(end=span.end + len(ending))
 
     @cached_property
-    def _ending(self) -> str:
-        """What the template puts after an answer: white space and a special token; empty where it has none."""
+    def _endings(self) -> list[str]:
+        """What the template puts after an answer: white space and special tokens, and the same with fewer of these."""
         mark = f"{_OPEN}{_CLOSE}"
         added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         every = sorted({*added, *map(str, self.tokenizer.all_special_tokens)}, key=len, reverse=True)
+        if not every:
+            return []
         try:
             _, _, after = self._render((Turn("user", "a"), Turn("assistant", mark)), "").rpartition(mark)
         except TemplateError:
-            return ""
-        found = re.match(rf"\s*(?:{'|'.join(map(re.escape, every))})", after) if every else None
-        return found.group() if found is not None else ""
+            return []
+        one, found, at = re.compile(rf"\s*(?:{'|'.join(map(re.escape, every))})"), list[str](), 0
+        while (special := one.match(after, at)) is not None:
+            at = special.end()
+            found.insert(0, after[:at])
+        return found
+
+    @cached_property
+    def _tells_answers(self) -> bool:
+        """Whether the template itself marks what the assistant gives."""
+        return bool(re.search(r"{%-?\s*generation\b", str(self.tokenizer.chat_template)))
+
+    def _as_told(self, turns: Turns, tools: str, spans: Sequence[Span]) -> list[Span]:
+        """The spans, with those of the assistant as the template marks them."""
+        more: dict[str, Any] = {"tools": json.loads(tools)} if tools else {}
+        rendered: Any = render_jinja_template(
+            [[turn.as_message() for turn in turns]],
+            chat_template=str(self.tokenizer.chat_template),
+            return_assistant_tokens_mask=True,
+            **(more | dict(self.tokenizer.special_tokens_map)),
+        )
+        answers = [Span(start, end, "assistant") for start, end in rendered[1][0] if end > start]
+        others = [
+            span
+            for span in spans
+            if span.role != "assistant" and not any(one.start < span.end and span.start < one.end for one in answers)
+        ]
+        return sorted([*others, *answers])
 
     def _render(self, turns: Sequence[Turn], tools: str, prompt: bool = False) -> str:
         more: dict[str, Any] = {"tools": json.loads(tools)} if tools else {}

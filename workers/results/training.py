@@ -25,9 +25,11 @@ class Evaluation(TrainingPoint):
 class FineTuneRun:
     """Results of the fine-tuning run."""
 
+    objective: Literal["classification", "sft", "dpo"] = "classification"
     method: str
     precision: Literal["float32", "bfloat16"]
     trainable_parameters: int
+    rows: int | None = None
     steps: int
     kept_step: int
     final_loss: float

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.names import Fate, PartName, SaeRunName, StrategyName, ViewName, ZoneName
 from layerdrift.contract.renamed import with_current_names
-from layerdrift.contract.request import AnalysisRequest, NoiseFloorName
+from layerdrift.contract.request import AnalysisRequest, NoiseFloorName, Objective
 
 SCHEMA_VERSION: Final = 2
 
@@ -564,24 +564,33 @@ class TrainingPoint(ReportModel):
     """Training loss at one step of the fine-tune."""
 
     step: int
-    loss: float = Field(description="mean cross-entropy, nats")
+    loss: float = Field(
+        description="mean cross-entropy by row (of language models, by token of an answer), or the DPO loss; nats"
+    )
 
 
 class Evaluation(TrainingPoint):
     """Evaluation of the fine-tune on held-out rows."""
 
-    accuracy: float = Field(ge=0, le=1)
+    accuracy: float = Field(
+        ge=0,
+        le=1,
+        description="share of rows with the right label; objective `sft`: share of the answers' tokens that are the "
+        "likeliest; `dpo`: share of pairs whose chosen answer has the larger reward",
+    )
 
 
 class FineTuneRun(ReportModel):
     """Results of the fine-tuning run."""
 
+    objective: Objective = "classification"
     method: str
     precision: Literal["float32", "bfloat16"]
     trainable_parameters: int
+    rows: int | None = Field(default=None, description="rows of an epoch")
     steps: int = Field(description="optimiser steps")
     kept_step: int = Field(description="step whose weights became the tuned model")
-    final_loss: float = Field(description="mean cross-entropy over the last tenth of the steps, nats")
+    final_loss: float = Field(description="mean loss over the last tenth of the steps, nats")
     losses: list[TrainingPoint] = Field(description="on the training rows, averaged over up to 100 spans of steps")
     held_out_texts: int = Field(description="rows neither trained on nor analysed")
     held_out: list[Evaluation] = Field(description="on the held-out rows, after every epoch")

@@ -213,22 +213,57 @@ class DatasetRef(TextsRef):
 
 
 class Lora(RequestModel):
-    """Low-rank adapters on every linear layer of the trained blocks (Hu et al. 2021), merged after training."""
+    """Low-rank adapters on the linear layers of the trained blocks (Hu et al. 2021), merged after training."""
 
-    rank: int = Field(default=8, ge=1, le=512, description="rank of each update")
-    alpha: int = Field(default=16, ge=1, le=4_096, description="scaling factor: updates are multiplied by alpha / rank")
-    dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="dropout probability on the adapter inputs during training"
+    rank: int = Field(default=8, ge=1, le=512, description="rank of each update; language models: 16")
+    alpha: int = Field(
+        default=16,
+        ge=1,
+        le=4_096,
+        description="scaling factor: updates are multiplied by alpha / rank; language models: 32",
     )
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="dropout probability on the adapter inputs during training; language models: 0.05",
+    )
+    targets: list[Annotated[Plain, Field(min_length=1, max_length=200)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="last parts of the names of the layers that get adapters, such as `q_proj`; null: every linear "
+        "layer of the trained blocks",
+    )
+    rslora: bool = Field(
+        default=False, description="multiply updates by alpha / sqrt(rank) instead (Kalajdzievski 2023)"
+    )
+    dora: bool = Field(default=False, description="train the magnitude of the weights apart (DoRA, Liu et al. 2024)")
+
+
+Objective = Literal["classification", "sft", "dpo"]
+
+_LANGUAGE: Final[dict[str, object]] = {"batch_size": 8, "weight_decay": 0.0, "warmup": 0.0}
+_LANGUAGE_LORA: Final[dict[str, object]] = {"rank": 16, "alpha": 32, "dropout": 0.05}
+OBJECTIVE_DEFAULTS: Final[Mapping[str, dict[str, object]]] = {
+    "sft": {**_LANGUAGE, "learning_rate": 2e-5},
+    "dpo": {**_LANGUAGE, "learning_rate": 1e-6},
+}
+"""Of language models: TRL's defaults where they differ from those of classifiers."""
 
 
 class FineTune(RequestModel):
-    """How to fine-tune the base model when no tuned one is given: as a classifier of the data set's labels."""
+    """How to fine-tune the base model when no tuned one is given."""
 
+    objective: Objective = Field(
+        default="classification",
+        description="`classification`: a classifier of the data set's labels; `sft`: a language model on completions "
+        "or the assistant's answers; `dpo`: a language model on preferences (Rafailov et al. 2023, sigmoid loss)",
+    )
     method: Literal["full", "lora", "head"] = Field(
         default="full",
-        description="`full` trains all weights, `lora` trains low-rank adapters and the head, `head` trains only the "
-        "new classification head",
+        description="`full` trains all weights, `lora` trains low-rank adapters (and a classifier's head), `head` "
+        "trains only a new classification head",
     )
     lora: Lora | None = Field(default=None, description="settings for method `lora`; null: defaults")
     freeze_first: int = Field(
@@ -242,9 +277,50 @@ class FineTune(RequestModel):
     )
     epochs: int = Field(default=3, ge=1, le=100, description="passes over the training rows")
     max_steps: int | None = Field(default=None, ge=1, description="stop after this many optimiser steps")
-    batch_size: int = Field(default=32, ge=1, le=1_024, description="rows per optimiser step")
+    batch_size: int = Field(
+        default=32, ge=1, le=1_024, description="rows in memory at once; language models: 8 (of preferences, pairs)"
+    )
+    gradient_accumulation: int = Field(default=1, ge=1, le=1_024, description="batches per optimiser step")
     learning_rate: float = Field(
-        default=5e-5, gt=0, le=1, description="peak learning rate of AdamW; 10 % warm-up, then linear decay to 0"
+        default=5e-5,
+        gt=0,
+        le=1,
+        description="peak learning rate of AdamW; `sft`: 2e-5, `dpo`: 1e-6. LoRA usually needs ten times as much",
+    )
+    warmup: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of the steps over which the learning rate rises; language models: 0",
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="how the learning rate falls after the warm-up: to 0, or not at all (`constant`)"
+    )
+    weight_decay: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="of AdamW; language models: 0, and never on biases and norms",
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=8,
+        le=131_072,
+        description="tokens of a training row, the end is cut; null: 1,024 for language models, the analysis's length "
+        "for classifiers",
+    )
+    loss_on: Literal["answers", "all"] = Field(
+        default="answers",
+        description="objective `sft`: `answers` trains on completions, or on the assistant's turns of messages; `all` "
+        "on every token. Rows of plain text are trained on whole",
+    )
+    beta: float = Field(
+        default=0.1, gt=0, le=100, description="objective `dpo`: larger values keep the model closer to the base"
+    )
+    gradient_checkpointing: bool | None = Field(
+        default=None,
+        description="recompute activations in the backward pass: less memory, more time, the same weights up to "
+        "rounding; null: for language models on a GPU",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -253,8 +329,8 @@ class FineTune(RequestModel):
     )
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="which weights to keep as the tuned model: `best`, those with the best accuracy on held-out "
-        "rows, evaluated after every epoch; `last`, the final ones",
+        description="which weights to keep as the tuned model: `best`, those with the best accuracy (of language "
+        "models, the lowest loss) on held-out rows, evaluated after every epoch; `last`, the final ones",
     )
     checkpoints: int = Field(
         default=0,
@@ -263,10 +339,31 @@ class FineTune(RequestModel):
         description="number of snapshots during training; the report shows how drift grows across them",
     )
 
+    @property
+    def language(self) -> bool:
+        """Whether a language model is trained."""
+        return self.objective != "classification"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_objective(cls, body: object) -> object:
+        """Fills in what TRL's users expect where the request names nothing."""
+        if not isinstance(body, dict) or body.get("objective") not in OBJECTIVE_DEFAULTS:
+            return body
+        filled = {**OBJECTIVE_DEFAULTS[str(body["objective"])], **body}
+        if body.get("method") == "lora" and isinstance(body.get("lora") or {}, dict):
+            filled["lora"] = {**_LANGUAGE_LORA, **(body.get("lora") or {})}
+        return filled
+
     @model_validator(mode="after")
-    def _lora_where_it_is_used(self) -> Self:
+    def _what_belongs_together(self) -> Self:
         if self.lora is not None and self.method != "lora":
             raise ValueError(f"lora is set, but method is {self.method!r}; set method to 'lora' or omit lora")
+        if self.language and self.method == "head":
+            raise ValueError(f"method head trains a new classification head; for {self.objective} use full or lora")
+        for name, objective in (("loss_on", "sft"), ("beta", "dpo")):
+            if getattr(self, name) != type(self).model_fields[name].default and self.objective != objective:
+                raise ValueError(f"{name} is of objective {objective}, but objective is {self.objective!r}")
         return self
 
 
@@ -569,8 +666,12 @@ class AnalysisRequest(RequestModel):
     @model_validator(mode="after")
     def _labels_to_tune_on(self) -> Self:
         inline = self.dataset.inline
-        if self.finetune is not None and inline is not None and inline.labels is None:
+        if self.finetune is None or inline is None:
+            return self
+        if self.finetune.objective == "classification" and inline.labels is None:
             raise ValueError("finetune needs dataset.inline.labels")
+        if self.finetune.objective == "dpo":
+            raise ValueError("objective dpo needs preferences: give the uri of a file with chosen and rejected")
         return self
 
     @model_validator(mode="after")
@@ -581,8 +682,19 @@ class AnalysisRequest(RequestModel):
                 raise ValueError(f"analysis.noise_floors: {retrained[0]} retrains the model, which requires finetune")
             if self.analysis.freeze_sweep is not None:
                 raise ValueError("analysis.freeze_sweep retrains the model, which requires finetune")
-        elif self.analysis.freeze_sweep is not None and self.finetune.method == "head":
+            return self
+        if self.analysis.freeze_sweep is not None and self.finetune.method == "head":
             raise ValueError(
                 "analysis.freeze_sweep requires finetune.method full or lora; method head freezes every block"
             )
+        if self.finetune.language:
+            if self.analysis.freeze_sweep is not None:
+                raise ValueError("analysis.freeze_sweep measures accuracy: it requires objective classification")
+            if "label_shuffle" in self.analysis.noise_floors:
+                raise ValueError("noise floor label_shuffle requires objective classification: others have no labels")
         return self
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every row must have a label: those that a classifier is trained on."""
+        return self.finetune is not None and not self.finetune.language

@@ -1,20 +1,20 @@
-"""Trains a classifier under a recipe: what is frozen, in which precision, on which labels. Writes no file.
+"""Trains a model under a recipe: what is frozen, in which precision, for how long. Writes no file.
 
-Used by the fine-tune itself, by the fine-tunes that serve as nulls, and by the freeze sweep.
+What is trained is a `Task`: here a classifier on labelled rows; those of language models are in
+`stages.finetune.language`. Used by the fine-tune itself, by those that serve as nulls, and by the freeze sweep.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
@@ -26,15 +26,70 @@ from workers.models.texts import Batch, batches, run
 from workers.results.training import Evaluation
 from workers.stages.common.progress import OnProgress
 
-WEIGHT_DECAY = 0.01
-WARMUP_SHARE = 0.1
 CLIP_NORM = 1.0
 EVALUATED_AT_ONCE = 64
 
 
+_Part = TypeVar("_Part")
+
+
+@dataclass(frozen=True)
+class Step(Generic[_Part]):
+    """What one optimiser step is made of. parts: batches, whose losses add up.
+
+    ends_epoch: it is an epoch's last. largest: it holds the first epoch's largest batch.
+    """
+
+    parts: list[_Part]
+    ends_epoch: bool
+    largest: bool
+
+
+class Task(Protocol):
+    """What a model is trained on. cached: whether frozen blocks ran once for each row."""
+
+    @property
+    def cached(self) -> bool: ...
+
+    def steps(self) -> Iterator[Step[Any]]:
+        """All steps of the run, in the order that the seed gives."""
+
+    def loss(self, part: Any, step: Step[Any]) -> Tensor:
+        """The part's share of the step's loss, with its graph."""
+
+    def evaluate(self, number: int) -> Evaluation | None:
+        """How the model does on the held-out rows after so many steps; None where there are none."""
+
+
+class Trainable(Protocol):
+    """Data that a model can be trained on."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+
+    def task(self, model: PreTrainedModel, recipe: Recipe) -> Task:
+        """The training of this model."""
+
+
+def in_steps(parts: Sequence[_Part], settings: FineTune, sizes: Sequence[int] | None) -> Iterator[Step[_Part]]:
+    """The batches of an epoch, as many in a step as gradients are accumulated over.
+
+    Args:
+        sizes: of the batches in the first epoch; None: of a later one.
+    """
+    largest = max(range(len(parts)), key=lambda index: sizes[index]) if sizes else -1
+    for start in range(0, len(parts), settings.gradient_accumulation):
+        end = start + settings.gradient_accumulation
+        yield Step(list(parts[start:end]), end >= len(parts), start <= largest < end)
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows and how they are read. targets: class numbers of the training rows, by default those of their labels."""
+    """Labelled rows and how they are read.
+
+    targets: class numbers of the training rows, by default those of their labels.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     length: int
@@ -57,6 +112,15 @@ class TrainingData:
         """The class number of every training row."""
         known = {label: index for index, label in enumerate(self.labels)}
         return self.targets or [known[str(row.label)] for row in self.train]
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return len(self.train)
+
+    def task(self, model: PreTrainedModel, recipe: Recipe) -> Task:
+        """The training of this model as a classifier."""
+        return _Classification(model, self, recipe)
 
 
 @dataclass(frozen=True)
@@ -90,13 +154,19 @@ class Recipe:
 
 @dataclass
 class Training:
-    """What a run left. `cached`: the frozen prefix ran once for each row."""
+    """What a run left, by step.
+
+    gradient_norms: before they are clipped. cached: the frozen prefix ran once for each row. by_loss: the best step has
+    the least loss.
+    """
 
     losses: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     held_out: list[Evaluation] = field(default_factory=list)
     training_bytes: int = 0
     cached: bool = False
+    by_loss: bool = False
 
     @property
     def steps(self) -> int:
@@ -108,6 +178,8 @@ class Training:
         """The first step with the best held-out accuracy, then loss; the last one where nothing was held out."""
         if not self.held_out:
             return self.steps
+        if self.by_loss:
+            return min(self.held_out, key=lambda one: (one.loss, one.step)).step
         return min(self.held_out, key=lambda one: (-one.accuracy, one.loss, one.step)).step
 
 
@@ -120,13 +192,14 @@ def training_dtype(settings: FineTune, device: torch.device) -> torch.dtype:
 
 def planned_steps(settings: FineTune, rows: int) -> int:
     """Optimiser steps of a whole run."""
-    steps = settings.epochs * -(-rows // settings.batch_size)
+    batches_of_epoch = -(-rows // settings.batch_size)
+    steps = settings.epochs * -(-batches_of_epoch // settings.gradient_accumulation)
     return min(steps, settings.max_steps or steps)
 
 
 def train(
     model: PreTrainedModel,
-    data: TrainingData,
+    data: Trainable,
     recipe: Recipe,
     on_progress: OnProgress,
     at_step: Callable[[int, Training, PreTrainedModel], None] | None = None,
@@ -142,26 +215,29 @@ def train(
     Raises:
         InputError: the training diverged.
     """
-    settings, run_so_far = recipe.settings, Training()
+    settings, run_so_far = recipe.settings, Training(by_loss=recipe.settings.language)
     freeze(model, recipe)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-    steps = planned_steps(settings, len(data.train))
-    schedule: LRScheduler = get_linear_schedule_with_warmup(optimiser, round(WARMUP_SHARE * steps), steps)
-    cache = _prefix_cache(model, recipe, len(data.train)) if settings.epochs > 1 else None
+    optimiser = _optimiser(trainable, settings)
+    steps = planned_steps(settings, data.rows)
+    schedule = get_scheduler(_SCHEDULES[settings.schedule], optimiser, round(settings.warmup * steps), steps)
     last = min(steps, recipe.stop_after or steps)
     dtype = training_dtype(settings, model.device)
+    task = data.task(model, recipe)
     _training_mode(model)
-    for batch, targets, rows, ends_epoch, largest in _epochs(data, settings, recipe.seed):
+    for step in task.steps():
         started = time.perf_counter()
-        counter = _SavedBytes(trainable) if largest else None
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = _logits(model, batch, rows, cache, counter)
-        loss = nn.functional.cross_entropy(logits.float(), targets.to(logits.device))
-        run_so_far.losses.append(loss.item())
-        _require_finite(run_so_far)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trainable, CLIP_NORM)
+        counter = _SavedBytes(trainable) if step.largest else None
+        loss = 0.0
+        for part in step.parts:
+            watching = counter.watching() if counter is not None else nullcontext()
+            with watching, torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                share = task.loss(part, step)
+            loss += share.item()
+            _require_finite(loss, run_so_far.steps + 1)
+            share.backward()
+        run_so_far.losses.append(loss)
+        run_so_far.gradient_norms.append(float(nn.utils.clip_grad_norm_(trainable, CLIP_NORM)))
         optimiser.step()
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
@@ -169,18 +245,31 @@ def train(
         if counter is not None:
             run_so_far.training_bytes = max(run_so_far.training_bytes, counter.bytes + _state_bytes(model, trainable))
         made = run_so_far.steps
-        if data.held_out and (ends_epoch or made == last):
-            run_so_far.held_out.append(_held_out(model, data, made))
+        if step.ends_epoch or made == last:
+            model.eval()
+            evaluation = task.evaluate(made)
+            run_so_far.held_out += [evaluation] if evaluation is not None else []
             _training_mode(model)
         if at_step is not None:
             at_step(made, run_so_far, model)
-        latest = run_so_far.losses[-1]
-        on_progress(made / last, f"step {made} of {last}, loss {latest:.3f}", {"step": made, "loss": latest})
+        on_progress(made / last, f"step {made} of {last}, loss {loss:.3f}", {"step": made, "loss": loss})
         if made == last:
             break
-    run_so_far.cached = cache is not None and cache.used
+    run_so_far.cached = task.cached
     model.eval()
     return run_so_far
+
+
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def _optimiser(trainable: list[nn.Parameter], settings: FineTune) -> torch.optim.AdamW:
+    """AdamW; of language models biases and norms do not decay, as in transformers' trainer."""
+    groups: list[dict[str, Any]] = [{"params": trainable}]
+    if settings.language and settings.weight_decay:
+        whole = [one for one in trainable if one.dim() > 1]
+        groups = [{"params": whole}, {"params": [one for one in trainable if one.dim() < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def freeze(model: PreTrainedModel, recipe: Recipe) -> None:
@@ -234,12 +323,13 @@ def gradient_norms(
     blocks = [list(block.parameters()) for block in blocks_of(model.base_model)]
     norms = torch.zeros(len(blocks), dtype=torch.float64)
     model.eval()
-    for number, (batch, targets, *_) in enumerate(_epochs(data, settings, seed)):
+    batches_of = (part for step in _epochs(data, settings, seed) for part in step.parts)
+    for number, part in enumerate(batches_of):
         if number == steps:
             break
         model.zero_grad(set_to_none=True)
-        logits = run(model, batch).logits
-        nn.functional.cross_entropy(logits, targets.to(logits.device)).backward()
+        logits = run(model, part.batch).logits
+        nn.functional.cross_entropy(logits, part.targets.to(logits.device)).backward()
         for index, parameters in enumerate(blocks):
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norms[index] += float(nn.utils.get_total_norm(gradients))
@@ -261,51 +351,67 @@ def _prefix_cache(model: PreTrainedModel, recipe: Recipe, rows: int) -> PrefixCa
     return PrefixCache(model, prefix, rows) if prefix and not shares_blocks(model.base_model) else None
 
 
-def _logits(
-    model: PreTrainedModel, batch: Batch, rows: list[int], cache: PrefixCache | None, counter: _SavedBytes | None
-) -> Tensor:
-    with counter.watching() if counter is not None else _nothing():
-        logits: Tensor = cache.logits(batch, rows) if cache is not None else run(model, batch).logits
-    return logits
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def _require_finite(so_far: Training) -> None:
-    if not torch.isfinite(torch.tensor(so_far.losses[-1])):
+def _require_finite(loss: float, step: int) -> None:
+    if not torch.isfinite(torch.tensor(loss)):
         raise InputError.at(
-            "/finetune/learning_rate",
-            f"the loss became {so_far.losses[-1]} at step {so_far.steps}; use a smaller learning rate",
+            "/finetune/learning_rate", f"the loss became {loss} at step {step}; use a smaller learning rate"
         )
 
 
-def _held_out(model: PreTrainedModel, data: TrainingData, step: int) -> Evaluation:
-    model.eval()
-    right, loss = evaluate(model, data, data.held_out)
-    return Evaluation(step=step, loss=loss, accuracy=float(right.double().mean()))
+@dataclass(frozen=True)
+class _Labelled:
+    """A batch with the class of each of its texts, and which training rows they are."""
+
+    batch: Batch
+    targets: Tensor
+    rows: list[int]
 
 
-def _epochs(data: TrainingData, settings: FineTune, seed: int) -> Iterator[tuple[Batch, Tensor, list[int], bool, bool]]:
-    """Batches of like length in random order, every row once an epoch.
+class _Classification:
+    """A classifier and its rows; frozen blocks run once for each row where rows come again."""
 
-    With each: the targets, the numbers of its rows, whether it ends an epoch, and whether it is the first epoch's
-    largest.
-    """
+    def __init__(self, model: PreTrainedModel, data: TrainingData, recipe: Recipe) -> None:
+        self._model, self._data, self._recipe = model, data, recipe
+        again = recipe.settings.epochs > 1
+        self._cache = _prefix_cache(model, recipe, data.rows) if again else None
+
+    @property
+    def cached(self) -> bool:
+        return self._cache is not None and self._cache.used
+
+    def steps(self) -> Iterator[Step[_Labelled]]:
+        return _epochs(self._data, self._recipe.settings, self._recipe.seed)
+
+    def loss(self, part: _Labelled, step: Step[_Labelled]) -> Tensor:
+        """Mean cross-entropy of the part's rows, by their share of the step's."""
+        cache = self._cache
+        logits: Tensor = (
+            cache.logits(part.batch, part.rows) if cache is not None else run(self._model, part.batch).logits
+        )
+        loss = nn.functional.cross_entropy(logits.float(), part.targets.to(logits.device))
+        return loss * (len(part.rows) / sum(len(one.rows) for one in step.parts))
+
+    def evaluate(self, number: int) -> Evaluation | None:
+        if not self._data.held_out:
+            return None
+        right, loss = evaluate(self._model, self._data, self._data.held_out)
+        return Evaluation(step=number, loss=loss, accuracy=float(right.double().mean()))
+
+
+def _epochs(data: TrainingData, settings: FineTune, seed: int) -> Iterator[Step[_Labelled]]:
+    """Batches of like length in random order, every row once an epoch."""
     generator = torch.Generator().manual_seed(seed)
     numbers = data.numbers()
     for epoch in range(settings.epochs):
         order = torch.randperm(len(data.train), generator=generator).tolist()
         texts = [data.train[index].content for index in order]
         found = list(batches(data.tokenizer, texts, settings.batch_size, data.length))
-        largest = max(range(len(found)), key=lambda index: found[index].input_ids.numel())
-        drawn = torch.randperm(len(found), generator=generator).tolist()
-        for index in drawn:
+        parts = list[_Labelled]()
+        for index in torch.randperm(len(found), generator=generator).tolist():
             rows = [order[place] for place in found[index].indices]
-            targets = torch.tensor([numbers[row] for row in rows])
-            yield found[index], targets, rows, index == drawn[-1], epoch == 0 and index == largest
+            parts.append(_Labelled(found[index], torch.tensor([numbers[row] for row in rows]), rows))
+        sizes = [part.batch.input_ids.numel() for part in parts]
+        yield from in_steps(parts, settings, sizes if epoch == 0 else None)
 
 
 class _SavedBytes:

@@ -1,4 +1,4 @@
-"""Stage `finetune`: makes the tuned checkpoint from the base and the labels of the data set.
+"""Stage `finetune`: makes the tuned checkpoint from the base and the data set: a classifier or a language model.
 
 Also its snapshots, and the further fine-tunes that serve as nulls.
 """
@@ -23,14 +23,16 @@ from backends.sources.checkpoint_files import fingerprint
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest, FineTune, Lora
 from workers.models.device import best_device
-from workers.models.loading import load_classifier
+from workers.models.loading import head_kind, is_multimodal, load_classifier, load_headed, read_config
 from workers.models.structure import blocks_of, shares_blocks
 from workers.models.texts import usable_length
 from workers.results.training import FineTuneRun, TrainingPoint
+from workers.results.warnings import ReportWarning
 from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.progress import NO_NUMBERS, Numbers, OnProgress, Spans
 from workers.stages.common.training import Recipe, Training, TrainingData, planned_steps, train, training_dtype
+from workers.stages.finetune.language import LanguageData, language_data
 
 MAX_LABELS = 1_000
 LOSS_POINTS = 100
@@ -55,13 +57,14 @@ class FineTuned:
     """What the stage leaves: the checkpoint, how it came to be, and what it is compared with.
 
     snapshots: along the run, the kept weights last; empty unless asked for. retrained: further fine-tunes by name: one
-    on shuffled labels, and under RESEEDS those that differ in their seed alone.
+    on shuffled labels, and under RESEEDS those that differ in their seed alone. warnings: on rows that were left out.
     """
 
     checkpoint: Checkpoint
     run: FineTuneRun
     snapshots: list[Snapshot] = field(default_factory=list)
     retrained: dict[str, Checkpoint] = field(default_factory=dict)
+    warnings: list[ReportWarning] = field(default_factory=list)
 
     @property
     def reseeds(self) -> list[Checkpoint]:
@@ -70,13 +73,13 @@ class FineTuned:
 
 
 def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) -> FineTuned:
-    """Trains a classifier on the split's training rows and saves it to `folder`; `uri` is where it will be kept.
+    """Trains a model on the split's training rows and saves it to `folder`; `uri` is where it will be kept.
 
     The same request gives the same weights on the same kind of machine: head, dropout and order of the rows follow
     the seed.
 
     Raises:
-        InputError: the labels are too many, or the training diverged.
+        InputError: the labels are too many, no row can be used, or the training diverged.
     """
     request, settings = context.request, context.request.finetune
     if settings is None:
@@ -84,10 +87,10 @@ def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) 
     asked = [name for name in dict.fromkeys(request.analysis.noise_floors) if name != "numerical"]
     nulls = [one for name in asked for one in (RESEEDS if name == "reseed" else (name,))]
     spans = Spans(context.on_progress, dict.fromkeys([TUNED, *nulls], 1.0))
-    data = training_data(request, resolved)
+    data = _data(request, resolved, settings)
     recipe = Recipe.of(settings, request.seed)
-    weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, planned_steps(settings, len(data.train)))
-    with fresh_classifier(resolved, data, recipe) as (model, data):
+    weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, planned_steps(settings, data.rows))
+    with _fresh(resolved, data, recipe) as (model, data):
         training = train(model, data, recipe, _numbered(spans, TUNED, nulls), weights.at_step)
         kept = training.best_step if settings.keep == "best" else training.steps
         run = _run(settings, training, kept, model, data)
@@ -103,7 +106,8 @@ def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) 
     for name in nulls:
         of_null = context.part(_numbered(spans, name, nulls))
         retrained[name] = _retrained(name, of_null, resolved, data, kept, folder.with_name(f"{folder.name}.{name}"))
-    return FineTuned(Checkpoint(folder, uri, fingerprint(folder)), run, snapshots, retrained)
+    warnings = [] if isinstance(data, TrainingData) else data.warnings
+    return FineTuned(Checkpoint(folder, uri, fingerprint(folder)), run, snapshots, retrained, warnings)
 
 
 def _numbered(spans: Spans, name: str, nulls: list[str]) -> OnProgress:
@@ -119,6 +123,15 @@ def _numbered(spans: Spans, name: str, nulls: list[str]) -> OnProgress:
     return numbered
 
 
+Data = TrainingData | LanguageData
+
+
+def _data(request: AnalysisRequest, resolved: Resolved, settings: FineTune) -> Data:
+    if settings.language:
+        return language_data(resolved.tokenizer, resolved.split, settings)
+    return training_data(request, resolved)
+
+
 def training_data(request: AnalysisRequest, resolved: Resolved) -> TrainingData:
     """The split's rows as a classifier reads them; InputError where there are too many labels."""
     labels = sorted({str(row.label) for row in resolved.split.train})
@@ -127,7 +140,8 @@ def training_data(request: AnalysisRequest, resolved: Resolved) -> TrainingData:
             "/dataset/label_column", f"{len(labels)} different labels; a classifier supports at most {MAX_LABELS}"
         )
     split = resolved.split
-    return TrainingData(resolved.tokenizer, resolved.length, labels, split.train, split.held_out)
+    asked = request.finetune.max_length if request.finetune is not None else None
+    return TrainingData(resolved.tokenizer, asked or resolved.length, labels, split.train, split.held_out)
 
 
 @contextmanager
@@ -141,17 +155,50 @@ def fresh_classifier(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = load_classifier(resolved.base.folder, "/base/uri", best_device(), data.labels)
-        if recipe.frozen and shares_blocks(model.base_model):
-            raise InputError.at(
-                "/finetune/freeze_first",
-                f"the blocks of {type(model).__name__} share their weights: freezing one freezes them all. Freeze "
-                "nothing, or train only the head (finetune.method head)",
-            )
+        _refuse_shared(model, recipe)
         if model.config.pad_token_id is None:  # so that the saved classifier can be run on batches elsewhere
             model.config.pad_token_id = _padding(data.tokenizer)
         if recipe.settings.method == "lora":
             _add_adapters(model, recipe)
         yield model, replace(data, length=usable_length(data.tokenizer, model, data.length))
+
+
+@contextmanager
+def _fresh(resolved: Resolved, data: Data, recipe: Recipe) -> Iterator[tuple[PreTrainedModel, Data]]:
+    """The model that is trained, as `fresh_classifier`."""
+    if isinstance(data, TrainingData):
+        with fresh_classifier(resolved, data, recipe) as made:
+            yield made
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = _language_model(resolved)
+        _refuse_shared(model, recipe)
+        if recipe.settings.method == "lora":
+            _add_adapters(model, recipe)
+        yield model, data
+
+
+def _language_model(resolved: Resolved) -> PreTrainedModel:
+    folder, pointer = resolved.base.folder, "/base/uri"
+    if head_kind(folder, pointer) != "causal_lm":
+        detail = "finetune.objective sft and dpo train a causal language model, but the base has no such head"
+        raise InputError.at("/finetune/objective", detail)
+    if is_multimodal(read_config(folder, pointer)):
+        raise InputError.at(pointer, "a multimodal model cannot be fine-tuned here; give the tuned checkpoint instead")
+    headed = load_headed(folder, pointer, best_device())
+    if headed is None:
+        raise InputError.at(pointer, "the base's files do not contain the complete head that config.json names")
+    return headed.model
+
+
+def _refuse_shared(model: PreTrainedModel, recipe: Recipe) -> None:
+    if recipe.frozen and shares_blocks(model.base_model):
+        raise InputError.at(
+            "/finetune/freeze_first",
+            f"the blocks of {type(model).__name__} share their weights: freezing one freezes them all. Freeze "
+            "nothing, or train only the head (finetune.method head)",
+        )
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -161,28 +208,44 @@ def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _add_adapters(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Low-rank adapters on the linear maps of the blocks that are trained; beside them only the head is."""
+    """Low-rank adapters on the linear maps of the blocks that are trained; beside them only a classifier's head is.
+
+    Raises:
+        InputError: no layer has a name that was asked for.
+    """
     settings = recipe.settings.lora or Lora()
     names = {id(module): name for name, module in model.named_modules()}
-    linear = (nn.Linear, Conv1D)
-    targets = [
+    linear = [
         names[id(module)]
         for number, block in enumerate(blocks_of(model.base_model), start=1)
         if number not in recipe.frozen
         for module in block.modules()
-        if isinstance(module, linear)
+        if isinstance(module, nn.Linear | Conv1D)
     ]
+    targets = [name for name in linear if _is_asked(name, settings.targets)]
+    if linear and not targets:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise InputError.at("/finetune/lora/targets", f"no linear layer of the blocks is named so; they are {known}")
     body = {id(parameter) for parameter in model.base_model.parameters()}
     head = [parameter for parameter in model.parameters() if id(parameter) not in body]
     if targets:
         config = LoraConfig(
-            r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            use_rslora=settings.rslora,
+            use_dora=settings.dora,
+            target_modules=targets,
         )
         inject_adapter_in_model(config, model)
     else:
         model.base_model.requires_grad_(False)
     for parameter in head:
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(not recipe.settings.language)
+
+
+def _is_asked(name: str, asked: list[str] | None) -> bool:
+    return asked is None or any(name == one or name.endswith(f".{one}") for one in asked)
 
 
 def _without_adapters(model: PreTrainedModel) -> PreTrainedModel:
@@ -220,7 +283,7 @@ class _Weights:
             self._path(self._best or 0).unlink()
         self._best = best
 
-    def export(self, step: int, model: PreTrainedModel, data: TrainingData, folder: Path) -> Path:
+    def export(self, step: int, model: PreTrainedModel, data: Data, folder: Path) -> Path:
         """Writes the model as it was at that step, in transformers' layout."""
         parameters = dict(model.named_parameters())
         with torch.no_grad():
@@ -234,9 +297,7 @@ class _Weights:
         return self.folder / f"{step:06d}.safetensors"
 
 
-def _retrained(
-    name: str, context: StageContext, resolved: Resolved, data: TrainingData, kept: int, folder: Path
-) -> Checkpoint:
+def _retrained(name: str, context: StageContext, resolved: Resolved, data: Data, kept: int, folder: Path) -> Checkpoint:
     """A further fine-tune: with another seed, or as many steps on shuffled labels."""
     request = context.request
     if request.finetune is None:
@@ -244,27 +305,29 @@ def _retrained(
     settings = request.finetune.model_copy(update={"checkpoints": 0})
     further = 1 + RESEEDS.index(name) if name in RESEEDS else 0
     recipe = Recipe.of(settings, request.seed + further)
-    if name == "label_shuffle":
+    if name == "label_shuffle" and isinstance(data, TrainingData):
         data = data.shuffled(request.seed + 1).without_held_out()
         recipe = replace(recipe, stop_after=kept)
-    steps = kept if recipe.stop_after else planned_steps(settings, len(data.train))
+    steps = kept if recipe.stop_after else planned_steps(settings, data.rows)
     weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, steps)
-    with fresh_classifier(resolved, data, recipe) as (model, data):
+    with _fresh(resolved, data, recipe) as (model, data):
         training = train(model, data, recipe, context.on_progress, weights.at_step)
         weights.export(training.best_step if settings.keep == "best" else training.steps, model, data, folder)
     return Checkpoint(folder, f"null:{name}", fingerprint(folder))
 
 
-def _run(settings: FineTune, training: Training, kept: int, model: nn.Module, data: TrainingData) -> FineTuneRun:
+def _run(settings: FineTune, training: Training, kept: int, model: nn.Module, data: Data) -> FineTuneRun:
     losses = training.losses
     last = losses[-max(1, len(losses) // 10) :]
     span = -(-len(losses) // LOSS_POINTS)
     spans = [(start, losses[start : start + span]) for start in range(0, len(losses), span)]
     dtype = training_dtype(settings, next(model.parameters()).device)
     return FineTuneRun(
+        objective=settings.objective,
         method=settings.method,
         precision="bfloat16" if dtype == torch.bfloat16 else "float32",
         trainable_parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
+        rows=data.rows,
         steps=training.steps,
         kept_step=kept,
         final_loss=sum(last) / len(last),

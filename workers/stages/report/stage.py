@@ -127,6 +127,7 @@ def _warnings(results: StageResults) -> list[ReportWarning]:
     """Those of all stages, in their order."""
     return [
         *results.resolved.warnings,
+        *(results.finetuned.warnings if results.finetuned else []),
         *results.extracted.warnings,
         *results.compared.warnings,
         *results.evaluated.warnings,

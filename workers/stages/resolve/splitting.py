@@ -82,7 +82,7 @@ def _require_training_rows(tuning: FineTune, rows: list[Row], left: int, train: 
             f"{tuning.train_examples} training rows were requested, but {len(rows)} usable rows minus "
             f"{len(rows) - left} analysed ones leave {left}",
         )
-    if any(not row.label for row in rows):
+    if not tuning.language and any(not row.label for row in rows):
         raise InputError.at("/dataset/label_column", "some rows have an empty label; fill it in or remove them")
     if not train:
         raise InputError.at(
@@ -91,7 +91,7 @@ def _require_training_rows(tuning: FineTune, rows: list[Row], left: int, train: 
             "training; use a column with smaller groups",
         )
     labels = {row.label for row in train}
-    if len(labels) < 2:
+    if not tuning.language and len(labels) < 2:
         raise InputError.at(
             "/dataset/label_column",
             f"all training rows have the label {labels.pop()!r}; fine-tuning needs at least two",

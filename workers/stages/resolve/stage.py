@@ -35,7 +35,7 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
     on_progress(
         0.0, f"reading {pins.dataset.source}"
     )  # first: a column that is missing is known before gigabytes are copied
-    labelled = request.finetune is not None
+    labelled = request.labelled
     dataset = read_dataset(request.dataset, pins.dataset, labelled, sources, folder / "dataset")
     usable, warnings = distinct(dataset.rows)
     split = split_rows(usable, request)

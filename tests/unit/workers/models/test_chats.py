@@ -89,6 +89,22 @@ def test_a_completion_begins_after_the_generation_prompt(tokenizer: Any) -> None
     assert others[0][: others[0].completion] == text[: text.completion]
 
 
+def test_a_template_may_mark_the_answers_itself(tokenizer: Any) -> None:
+    marks = (
+        "{% for m in messages %}[CLS]{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{{ m.content }}[SEP]\n"
+        "{% endgeneration %}{% else %}{{ m.content }}[SEP]\n{% endif %}{% endfor %}"
+    )
+    text, _ = renderer(tokenizer, marks).rendered(Chat(TURNS))
+    assert parts(text, "assistant") == ["user [SEP]\n", "user: [SEP] said[SEP]\n"]
+    assert parts(text, "user") == [" assistant: user? ", "user"]
+
+
+def test_an_answer_may_end_with_several_special_tokens(tokenizer: Any) -> None:
+    ends = "{% for m in messages %}{{ m.content }}[SEP] {% if loop.last %}[CLS]{% endif %}{% endfor %}"
+    text, _ = renderer(tokenizer, ends).rendered(Chat(TURNS))
+    assert parts(text, "assistant") == ["user [SEP]", "user: [SEP] said[SEP] [CLS]"]
+
+
 def test_a_template_that_hides_answers_is_an_error(tokenizer: Any) -> None:
     hides = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
     with pytest.raises(TemplateError, match="shows nothing of the assistant's answers"):
