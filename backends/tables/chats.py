@@ -70,7 +70,8 @@ class Chat(NamedTuple):
 
     completion: number of the first message that a model is to give; 0: every answer of the assistant. others: other
     endings in place of the messages from there on: the rejected one, or the wrong choices. plain: strings, which no
-    template renders. tools: that the template may name, as JSON; empty: none.
+    template renders. tools: that the template may name, as JSON; empty: none. choices: the other endings are the wrong
+    choices of a question.
     """
 
     turns: Turns
@@ -78,6 +79,7 @@ class Chat(NamedTuple):
     others: tuple[Turns, ...] = ()
     plain: bool = False
     tools: str = ""
+    choices: bool = False
 
 
 class ChatError(ValueError):
@@ -175,7 +177,7 @@ def _question(record: Mapping[str, Any]) -> Chat:
     turns = [Turn("assistant", f" {one.strip()}") for one in choices]
     asked = Turn("user", f"{QUESTION}{question.strip()}{ANSWER}")
     others = tuple((turn,) for number, turn in enumerate(turns) if number != right)
-    return Chat((asked, turns[right]), 1, others, plain=True)
+    return Chat((asked, turns[right]), 1, others, plain=True, choices=True)
 
 
 def _right(answer: Any, choices: Sequence[str], labels: Any) -> int:

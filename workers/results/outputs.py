@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from workers.results.answers import AnswerOutputs, ChoiceOutputs, PreferenceOutputs
 from workers.results.measured import Measured
 
 
@@ -30,10 +31,14 @@ class Outputs:
     majority_accuracy: float | None = None
     majority_change: Measured | None = None
     accuracy_change: Measured | None = None
+    mcnemar_p: float | None = None
     perplexity_ratio: Measured | None = None
     disagreement: Measured | None = None
     js_divergence: Measured | None = None
     divergent: list[DivergentText] | None = None
+    answers: AnswerOutputs | None = None
+    preferences: PreferenceOutputs | None = None
+    choices: ChoiceOutputs | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -508,6 +508,85 @@ class DivergentText(ReportModel):
     label: str | None = Field(description="in the data set; null: none")
 
 
+class AnswerQuality(ReportModel):
+    """One language model on the tokens of answers, the tokens that end them included."""
+
+    perplexity: Measured = Field(description="of the tokens of answers, > 1")
+    log_prob: Measured = Field(description="mean log-probability of a token, nats, <= 0")
+    end_probability: Measured | None = Field(
+        default=None,
+        description="mean probability of the special token that ends the last answer, at its place, 0 to 1; null: no "
+        "answer ends with one",
+    )
+
+
+class AnswerOutputs(ReportModel):
+    """Both language models on the answers of chats: completions, or the assistant's turns."""
+
+    texts: int = Field(description="chats with an answer within the length")
+    tokens: int = Field(description="tokens of answers")
+    base: AnswerQuality | None = None
+    tuned: AnswerQuality
+    perplexity_ratio: Measured | None = Field(
+        default=None, description="perplexity of the tuned model over the base model's, > 0; above 1: worse"
+    )
+    log_prob_change: Measured | None = Field(
+        default=None, description="mean log-probability of the tuned model minus the base model's, nats"
+    )
+    disagreement: Measured | None = Field(
+        default=None, description="share of these tokens at which the two models' likeliest tokens differ, 0 to 1"
+    )
+
+
+class PreferenceOutputs(ReportModel):
+    """Both language models on pairs of a chosen and a rejected answer."""
+
+    pairs: int
+    skipped: int = Field(description="pairs with a text longer than what is read")
+    beta: float = Field(description="of the rewards: `finetune.beta`, or 0.1")
+    base_accuracy: Measured | None = Field(
+        default=None, description="share of pairs whose chosen answer the base model finds likelier as a whole, 0 to 1"
+    )
+    tuned_accuracy: Measured = Field(description="the same for the tuned model")
+    accuracy_change: Measured | None = Field(default=None, description="tuned_accuracy - base_accuracy, -1 to 1")
+    reward_margin: Measured | None = Field(
+        default=None,
+        description="mean of beta x (how much the log-probability of the chosen answer rose - how much that of the "
+        "rejected one did), nats",
+    )
+    reward_accuracy: Measured | None = Field(
+        default=None, description="share of pairs whose chosen answer has the larger reward, 0 to 1"
+    )
+
+
+class ChoiceQuality(ReportModel):
+    """One language model on questions with choices."""
+
+    accuracy: Measured = Field(description="share of questions whose right choice is the likeliest, 0 to 1")
+    accuracy_by_length: Measured = Field(
+        description="the same with log-probabilities divided by the characters of the choice"
+    )
+
+
+class ChoiceOutputs(ReportModel):
+    """Both language models on questions with choices, by the log-probability of each choice after the question."""
+
+    questions: int
+    skipped: int = Field(description="questions with a text longer than what is read")
+    chance: float = Field(description="accuracy of guessing, 0 to 1")
+    base: ChoiceQuality | None = None
+    tuned: ChoiceQuality
+    accuracy_change: Measured | None = Field(
+        default=None, description="accuracy of the tuned model minus the base model's on the same questions, -1 to 1"
+    )
+    changed: Measured | None = Field(
+        default=None, description="share of questions to which the two models give different answers, 0 to 1"
+    )
+    mcnemar_p: float | None = Field(
+        default=None, description="p-value of McNemar's exact test of equal accuracy; null: the texts are in groups"
+    )
+
+
 class Outputs(ReportModel):
     """Outputs of both models on the analysed texts; null for a model without a head of this kind."""
 
@@ -532,6 +611,13 @@ class Outputs(ReportModel):
     accuracy_change: Measured | None = Field(
         default=None, description="accuracy of the tuned model minus the base model's on the same texts, -1 to 1"
     )
+    mcnemar_p: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="classifiers: p-value of McNemar's exact test of equal accuracy; null: texts are in groups, or no "
+        "labels",
+    )
     perplexity_ratio: Measured | None = Field(
         default=None,
         description="perplexity of the tuned model over the base model's on the same tokens, > 0; above 1: worse",
@@ -547,6 +633,9 @@ class Outputs(ReportModel):
         description="classifiers and masked language models: the texts that differ most, at most 20, each by 0.01 bits "
         "or more; null: the base has no such head. Of language models see `learned.divergent`",
     )
+    answers: AnswerOutputs | None = Field(default=None, description="null: the data set has no answers")
+    preferences: PreferenceOutputs | None = Field(default=None, description="null: the data set has no preferences")
+    choices: ChoiceOutputs | None = Field(default=None, description="null: the data set has no questions with choices")
 
 
 class Reference(ReportModel):

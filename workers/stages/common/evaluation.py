@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from backends.tables.reading import Row
+from workers.models.chats import ASSISTANT
 from workers.models.known_head import KnownHead
 from workers.models.loading import HeadKind, body_of
 from workers.models.prefix import PrefixCache
@@ -61,11 +62,28 @@ class Scores(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """log_probs: [M, C] over classes or tokens, natural logarithms. targets: [M], -1 unknown. texts: [M]."""
+    """log_probs: [M, C] over classes or tokens, natural logarithms. targets: [M], -1 unknown. texts: [M].
+
+    Of chats also, [M] bool each, which targets count as words of the text, which are of an answer (its end token
+    included), and which end the last answer; None: no text is a chat, and all of them count.
+    """
 
     log_probs: Tensor
     targets: Tensor
     texts: Tensor
+    counted: Tensor | None = None
+    answers: Tensor | None = None
+    ends: Tensor | None = None
+
+    def words(self) -> Predicted:
+        """Those that count."""
+        if self.counted is None:
+            return self
+        return Predicted(self.log_probs[self.counted], self.targets[self.counted], self.texts[self.counted])
+
+    def of(self, chosen: Tensor) -> Predicted:
+        """Some of them."""
+        return Predicted(self.log_probs[chosen], self.targets[chosen], self.texts[chosen])
 
 
 @dataclass(frozen=True)
@@ -131,12 +149,22 @@ class EvalSet:
         order: list[int] | None = None,
         span: tuple[int, int] | None = None,
     ) -> Predicted:
-        """What a model answers on a batch.
+        """What a model answers on a batch, about the words of its texts.
 
         Args:
             order: the model's classes that are another model's class 0, 1 …; None: they are the same.
             span: the tokens whose next ones are asked for, of `spans`.
         """
+        return self.predict_all(model, batch, order, span).words()
+
+    def predict_all(
+        self,
+        model: PreTrainedModel,
+        batch: Batch,
+        order: list[int] | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> Predicted:
+        """The same with the special tokens of a chat's answers."""
         with torch.inference_mode():
             head = self.heads.get(id(model))
             if head is not None and span is not None:
@@ -177,11 +205,30 @@ def _continued(logits: Tensor, batch: Batch, span: tuple[int, int] | None = None
         logits: of the tokens of a span, by default of all, [B, last - first, V].
     """
     start, end = span or (0, batch.input_ids.shape[1])
-    asked = batch.real[:, start + 1 : end + 1]
-    answers = logits.cpu()[:, : asked.shape[1]]
-    texts = torch.tensor(batch.indices)[:, None].expand_as(asked)
-    following = batch.input_ids[:, start + 1 : end + 1]
-    return Predicted(answers[asked].float().log_softmax(-1), following[asked], texts[asked])
+    answers = ends = None
+    asked = batch.real
+    if batch.roles is not None:
+        answers = (batch.roles == ASSISTANT) & (batch.attention_mask > 0)
+        ends = _ends(answers, batch.real)
+        asked = asked | answers
+    asked = asked[:, start + 1 : end + 1]
+    log_probs = logits.cpu()[:, : asked.shape[1]][asked].float().log_softmax(-1)
+    texts = torch.tensor(batch.indices)[:, None].expand_as(asked)[asked]
+
+    def kept(whole: Tensor) -> Tensor:
+        return whole[:, start + 1 : end + 1][asked]
+
+    targets = kept(batch.input_ids)
+    if answers is None or ends is None:
+        return Predicted(log_probs, targets, texts)
+    return Predicted(log_probs, targets, texts, kept(batch.real), kept(answers), kept(ends))
+
+
+def _ends(answers: Tensor, real: Tensor) -> Tensor:
+    """The token that ends the last answer of each text, where it is a special one, [B, T] bool."""
+    places = torch.arange(answers.shape[1])
+    last = torch.where(answers, places, torch.tensor(-1)).amax(1, keepdim=True)
+    return (places == last) & answers & ~real
 
 
 UNKNOWN, UNLABELLED = -1, -2

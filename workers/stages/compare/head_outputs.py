@@ -12,17 +12,22 @@ from workers.models.blockwise import usable_dtype
 from workers.models.checkpoint_tensors import main_dtype, stored_tensors
 from workers.models.device import best_device
 from workers.models.known_head import KnownHead, is_alone, load_head
+from workers.models.layer_order import Pass
 from workers.models.loading import Headed, head_kind, head_refusal, load_headed
 from workers.models.prefix import PrefixCache
 from workers.models.structure import NotBlockwise
+from workers.models.texts import batches
 from workers.results.outputs import Outputs
 from workers.results.warnings import ReportWarning
 from workers.stages.common.context import PairContext
+from workers.stages.common.endings import Endings
 from workers.stages.common.evaluation import EvalSet
 from workers.stages.common.inputs import Checkpoint, Resolved
-from workers.stages.common.moment_accumulator import TokenizationSpec
+from workers.stages.common.layered_pair import layered_pair
+from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, TokenizationSpec
 from workers.stages.compare.advice_blockers import AdviceBlocker, blockers_of, relative_head_change
-from workers.stages.compare.outputs import outputs_of
+from workers.stages.compare.answer_outputs import BETA, AnswerScores, Asked, choice_outputs, preference_outputs
+from workers.stages.compare.outputs import OutputsFound, outputs_of
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.last_states import LastStates
 
@@ -56,20 +61,85 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
         eval_set = replace(eval_set, heads=_known_heads(extracted.last_states, base, tuned))
     elif tuned.kind == "classifier":
         eval_set = replace(eval_set, known=_known_states(extracted, base, tuned))
-    outputs, more = outputs_of(eval_set, base, tuned, on_progress)
+    found = outputs_of(eval_set, base, tuned, on_progress)
+    outputs = with_endings(context, extracted, eval_set, found, base, tuned)
     on_reference = None
     if extracted.reference is not None:
         general = EvalSet(extracted.reference.tokenization, extracted.reference.rows, tuned.kind)
         if extracted.reference_states is not None and is_alone(tuned.model):
             general = replace(general, heads=_known_heads(extracted.reference_states, base, tuned))
-        on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0))[0]
+        on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0)).outputs
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
     blockers = blockers_of(outputs, drift, head_change, extracted.analysed)
-    warnings += more
+    warnings += found.warnings
     warnings += [
         ReportWarning(code=blocker.code, message=blocker.message) for blocker in blockers if blocker.code is not None
     ]
     return Evaluated(outputs, on_reference, blockers, warnings)
+
+
+def with_endings(
+    context: PairContext,
+    extracted: Extracted,
+    eval_set: EvalSet,
+    found: OutputsFound,
+    base: Headed | None,
+    tuned: Headed,
+) -> Outputs:
+    """The outputs with what both models make of the other endings of chats: rejected answers, and wrong choices.
+
+    Raises:
+        InputError: a block cannot be read.
+    """
+    if tuned.kind != "causal_lm":
+        return found.outputs
+    rows = eval_set.rows
+    endings = Endings.of(extracted.tokenization, rows)
+    if endings is None or not endings.rows:
+        return found.outputs
+    asked = EvalSet(replace(extracted.tokenization, units=None), endings.rows, tuned.kind)
+    if is_alone(tuned.model):
+        states = ending_states(context, asked)
+        asked = replace(asked, heads=_known_heads(states, base, tuned))
+    others = AnswerScores(len(endings.rows))
+    for batch in asked.batches():
+        for span in asked.spans(batch):
+            of_base = asked.predict_all(base.model, batch, span=span) if base is not None else None
+            others.add(asked.predict_all(tuned.model, batch, span=span), of_base)
+    both = Asked(eval_set, endings, found.answers, others, base is not None)
+    chat = rows[endings.owners[0]].chat
+    if chat is not None and chat.choices:
+        return replace(found.outputs, choices=choice_outputs(both))
+    finetune = context.request.finetune
+    return replace(found.outputs, preferences=preference_outputs(both, finetune.beta if finetune else BETA))
+
+
+def ending_states(context: PairContext, asked: EvalSet) -> tuple[LastStates, LastStates]:
+    """The last states of both models at these texts, block by block.
+
+    Raises:
+        InputError: a block cannot be read.
+    """
+    resolved, spec = context.resolved, asked.tokenization
+    pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, spec.length)
+    texts = [row.content for row in asked.rows]
+    read = list(batches(spec.tokenizer, texts, BATCH_TEXTS, spec.length, BATCH_TOKENS))
+    passes = [Pass(side, read, spec.states, checked=False) for side in (pair.base, pair.tuned)]
+    try:
+        for one in passes:
+            one.start()
+        for layer in range(pair.base.depth):
+            with pair.block(layer):
+                for one in passes:
+                    one.advance()
+        found = [LastStates(len(texts), context.folder / f"endings-{side}") for side in ("base", "tuned")]
+        for kept, one in zip(found, passes, strict=True):
+            for batch, state in zip(read, one.states, strict=True):
+                kept.add(batch, state.cpu())
+    finally:
+        for one in passes:
+            one.close()
+    return found[0], found[1]
 
 
 def asked_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 from backends.tables.reading import Row
 from workers.analysis.agreement import agreement
+from workers.analysis.mcnemar import mcnemar_p
 from workers.models.loading import Headed, HeadKind
 from workers.results.measured import Measured
 from workers.results.outputs import ModelOutputs, Outputs
@@ -33,6 +35,7 @@ from workers.stages.common.evaluation import (
     quality,
 )
 from workers.stages.common.intervals import change, ratio, share
+from workers.stages.compare.answer_outputs import AnswerScores, answer_outputs
 from workers.stages.compare.divergent_texts import TopAnswers, divergent_texts
 
 
@@ -65,9 +68,17 @@ def gained(eval_set: EvalSet, before: Scores, after: Scores) -> Measured:
     return change(gains, losses, eval_set.by_unit(difference).counts)
 
 
+class OutputsFound(NamedTuple):
+    """answers: what both models give to the tokens of answers, of chats."""
+
+    outputs: Outputs
+    answers: AnswerScores
+    warnings: list[ReportWarning]
+
+
 def outputs_of(
     eval_set: EvalSet, base: Headed | None, tuned: Headed, on_progress: Callable[[float], None]
-) -> tuple[Outputs, list[ReportWarning]]:
+) -> OutputsFound:
     """One pass over the texts with both models, or the tuned one alone where the base has no such head."""
     texts = len(eval_set.rows)
     targets, names, warnings = None, [], []
@@ -82,13 +93,17 @@ def outputs_of(
         base = None
         message = "the two classifiers have different classes, so their outputs are not compared"
         warnings.append(ReportWarning(code="different_classes", message=message))
-    scores = _PairScores(tuned.kind, texts, targets)
+    scores, answers = _PairScores(tuned.kind, texts, targets), AnswerScores(texts)
     for number, batch in enumerate(eval_set.batches()):
         for span in eval_set.spans(batch):
-            found = eval_set.predict(tuned.model, batch, span=span)
-            scores.add(found, eval_set.predict(base.model, batch, order, span) if base is not None else None)
+            found = eval_set.predict_all(tuned.model, batch, span=span)
+            of_base = eval_set.predict_all(base.model, batch, order, span) if base is not None else None
+            scores.add(found.words(), of_base.words() if of_base is not None else None)
+            answers.add(found, of_base)
         on_progress(min(1.0, (number + 1) * len(batch.indices) / texts))
-    return _as_outputs(eval_set, scores, names, base is not None), warnings
+    outputs = _as_outputs(eval_set, scores, names, base is not None)
+    told = answer_outputs(eval_set, answers, compared=base is not None)
+    return OutputsFound(replace(outputs, answers=told), answers, warnings)
 
 
 class _PairScores:
@@ -143,6 +158,7 @@ def _as_outputs(eval_set: EvalSet, scores: _PairScores, names: list[str], compar
         majority_accuracy=majority.share if majority else None,
         majority_change=gained(eval_set, majority.scores, sums["tuned"]) if majority else None,
         accuracy_change=gained(eval_set, sums["base"], sums["tuned"]) if compared and majority else None,
+        mcnemar_p=_mcnemar(eval_set, sums) if compared and majority else None,
         perplexity_ratio=_perplexity_ratio(eval_set, sums) if compared and kind != "classifier" else None,
         disagreement=measured(eval_set, sums["disagreement"], "accuracy") if compared else None,
         js_divergence=measured(eval_set, sums["js"], "kl") if compared else None,
@@ -160,6 +176,14 @@ def _of_model(eval_set: EvalSet, scores: _PairScores, name: str) -> ModelOutputs
     if scores.kind == "classifier":
         return None
     return ModelOutputs(perplexity=measured(eval_set, scores.sums[name], "perplexity"))
+
+
+def _mcnemar(eval_set: EvalSet, sums: dict[str, Scores]) -> float | None:
+    """Of the accuracies of both models; None where texts are not independent of each other."""
+    if eval_set.tokenization.units is not None:
+        return None
+    difference = sums["tuned"].less(sums["base"]).sums
+    return mcnemar_p(int((difference > 0).sum()), int((difference < 0).sum()))
 
 
 def _perplexity_ratio(eval_set: EvalSet, sums: dict[str, Scores]) -> Measured:
