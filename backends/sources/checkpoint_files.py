@@ -12,6 +12,7 @@ from backends.sources.checkpoint_folder import (
 WEIGHTS_SUFFIX = ".safetensors"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION_CONFIG = "generation_config.json"
 
 VOCABULARIES = {
     "tokenizer.json",
@@ -33,6 +34,11 @@ TOKENIZER_FILES = {
     "vocab.bpe",
     "chat_template.jinja",
 }
+
+
+def generation_config_of(folder: Path) -> Path:
+    """Where a staged checkpoint's generation_config.json lies: beside its folder, so that no model is opened by it."""
+    return folder.with_name(f"{folder.name}-{GENERATION_CONFIG}")
 
 
 def fingerprint(folder: Path) -> str:

@@ -28,6 +28,7 @@ from backends.sources.checkpoint_configs import (
     shape_of,
 )
 from backends.sources.checkpoint_files import (
+    GENERATION_CONFIG,
     INDEX,
     TOKENIZER_FILES,
     VOCABULARIES,
@@ -245,7 +246,7 @@ class Sources:
         check_files(names, pointer, reference.uri)
         if INDEX in names:
             self._check_index(location, names, pointer, reference.uri)
-        wanted = {CONFIG, INDEX, *weights, *TOKENIZER_FILES}
+        wanted = {CONFIG, INDEX, GENERATION_CONFIG, *weights, *TOKENIZER_FILES}
         pinned = self._limited([file for file in opened.files if file.name in wanted], pointer, reference.uri)
         return _Looked(opened.pinned(pinned), shape_of(config))
 

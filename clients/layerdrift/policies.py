@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
@@ -138,9 +138,23 @@ def located(text: str, name: str, error: InputError) -> PolicyError:
     return _error(name, found)
 
 
-def starter() -> str:
-    """The starter policy, explained line by line."""
-    return resources.files("layerdrift").joinpath("starter-policy.yaml").read_text(encoding="utf-8")
+StarterName = Literal["classifier", "language"]
+
+_STARTERS: dict[StarterName, str] = {
+    "classifier": "starter-policy.yaml",
+    "language": "starter-policy-language.yaml",
+}
+
+
+def starter(kind: StarterName = "classifier") -> str:
+    """The starter policy for classifiers and encoders, or for language models, explained line by line."""
+    return resources.files("layerdrift").joinpath(_STARTERS[kind]).read_text(encoding="utf-8")
+
+
+def starter_for(report: Report) -> StarterName:
+    """Which of them a report is held against: by what was compared."""
+    language = report.outputs.kind == "causal_lm" if report.outputs is not None else report.learned is not None
+    return "language" if language else "classifier"
 
 
 def starter_verdict(report: Report) -> Verdict | None:
@@ -148,7 +162,7 @@ def starter_verdict(report: Report) -> Verdict | None:
     if report.status != "complete":
         return None
     try:
-        return evaluate_policy(load(starter()), report)
+        return evaluate_policy(load(starter(starter_for(report))), report)
     except InputError:
         return None
 

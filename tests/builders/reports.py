@@ -180,9 +180,9 @@ def report(
     return Report.model_validate(body | changes)
 
 
-def changed(path: str, value: Any) -> Report:
+def changed(path: str, value: Any, of: Report | None = None) -> Report:
     """A sound report with something else at one place: names with dots between, numbers of list entries."""
-    body = sound().model_dump()
+    body = (of or sound()).model_dump()
     at: Any = body
     *names, last = path.split(".")
     for name in names:
@@ -210,6 +210,51 @@ def sound() -> Report:
         "accuracy_change": {"value": 0.0, "low": -0.04, "high": 0.04},
     }
     body["warnings"] = []
+    return Report.model_validate(body)
+
+
+def sound_language() -> Report:
+    """A report of a chat model that the starter policy for language models passes."""
+    body = sound().model_dump()
+    quality = {"perplexity": {"value": 3.0}, "log_prob": {"value": -1.1}, "end_probability": {"value": 0.9}}
+    body["outputs"] = {
+        "kind": "causal_lm",
+        "examples": 5_000,
+        "tuned": {"perplexity": {"value": 5.0}},
+        "perplexity_ratio": {"value": 0.9, "low": 0.85, "high": 0.95},
+        "answers": {
+            "texts": 200,
+            "tokens": 3_000,
+            "base": quality,
+            "tuned": quality,
+            "perplexity_ratio": {"value": 0.7, "low": 0.6, "high": 0.8},
+            "log_prob_change": {"value": 0.35, "low": 0.2, "high": 0.5},
+            "disagreement": {"value": 0.2, "low": 0.1, "high": 0.3},
+        },
+        "preferences": {
+            "pairs": 100,
+            "skipped": 2,
+            "beta": 0.1,
+            "base_accuracy": {"value": 0.5},
+            "tuned_accuracy": {"value": 0.8},
+            "accuracy_change": {"value": 0.3, "low": 0.2, "high": 0.4},
+            "reward_margin": {"value": 0.4, "low": 0.3, "high": 0.5},
+            "reward_accuracy": {"value": 0.85},
+        },
+        "choices": {
+            "questions": 90,
+            "skipped": 0,
+            "chance": 0.25,
+            "base": {"accuracy": {"value": 0.5}, "accuracy_by_length": {"value": 0.5}},
+            "tuned": {"accuracy": {"value": 0.52}, "accuracy_by_length": {"value": 0.5}},
+            "accuracy_change": {"value": 0.02, "low": -0.05, "high": 0.09},
+            "changed": {"value": 0.1},
+            "mcnemar_p": 0.7,
+        },
+    }
+    for layer in body["layers"]:
+        layer["similarity"]["assistant"] = layer["similarity"]["user"] = layer["similarity"]["token"]
+    body["dataset"]["role_tokens"] = {"user": 1_500, "assistant": 1_200}
     return Report.model_validate(body)
 
 

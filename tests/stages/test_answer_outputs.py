@@ -183,3 +183,16 @@ def test_texts_have_no_answers(base: Path, tuned: Path, tmp_path: Path) -> None:
     context = pair_context(resolved(base, texts=90), tuned, tmp_path / "scratch", request(analysis={"sae": None}))
     found = outputs(context, whole)
     assert (found.answers, found.preferences, found.choices) == (None, None, None)
+
+
+def test_a_model_that_never_learnt_to_stop_is_told(base: Path, tuned: Path, tmp_path: Path) -> None:
+    given = chats(TEXTS, seed=5)
+    stopping = context_of(base, tuned, given, tmp_path)
+    backwards = context_of(tuned, base, given, tmp_path / "other")
+    said = [
+        [one for one in evaluate_outputs(context, [0.1] * 4, whole(context)).warnings if one.code == "never_stops"]
+        for context in (stopping, backwards)
+    ]
+    assert said[0] == []
+    (warning,) = said[1]
+    assert "it will go on until the limit of tokens (base model 0.9" in warning.message

@@ -236,10 +236,9 @@ def test_a_model_whose_blocks_share_their_weights_runs_whole(tmp_path: Path, mon
 @pytest.mark.usefixtures("unmerged")
 def test_what_is_written_on_the_way_is_gone_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from workers.stages.common import moment_accumulator
-    from workers.stages.extract import view_rows
 
-    for module in (moment_accumulator, view_rows):
-        monkeypatch.setattr(module, "GROUP_MEMORY_BYTES", {"token": 0, "cls": 0, "mean": 0})
+    for name in ("TOKENS_IN_MEMORY", "TEXTS_IN_MEMORY"):
+        monkeypatch.setattr(moment_accumulator, name, 0)
     context = context_of("bert", tmp_path)
     assert_same(layered(context).views, extract_whole(context, None).views)
     assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == []

@@ -12,17 +12,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple, Self, get_args
+from typing import Any, Final, NamedTuple, Self, get_args
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from backends.tables.chats import Chat, Turn, Turns
+from layerdrift.contract.names import RoleName
 
-TokenRole = Literal["template", "system", "user", "tool", "assistant"]
-"""Whose words a token is; `template`: nobody's."""
-
-TOKEN_ROLES: Final[tuple[TokenRole, ...]] = get_args(TokenRole)
+TOKEN_ROLES: Final[tuple[RoleName, ...]] = get_args(RoleName)
 """By their number in `Batch.roles`; a token of two roles has the later one."""
 
 ASSISTANT: Final = TOKEN_ROLES.index("assistant")
@@ -36,7 +34,7 @@ class Span(NamedTuple):
 
     start: int
     end: int
-    role: TokenRole
+    role: RoleName
 
 
 class ChatText(str):

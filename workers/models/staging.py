@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
 
-from backends.sources.checkpoint_files import INDEX
+from backends.sources.checkpoint_files import GENERATION_CONFIG, INDEX, generation_config_of
 from backends.sources.checkpoint_folder import CONFIG
 from layerdrift.contract.errors import InputError
 from workers.results.warnings import ReportWarning
@@ -45,6 +45,8 @@ def stage_checkpoint(folder: Path, pointer: str) -> list[ReportWarning]:
         InputError: the weights hold tensors of an adapter, or the model needs code of its repository.
     """
     _plain_config(folder, pointer)
+    if (folder / GENERATION_CONFIG).exists():
+        (folder / GENERATION_CONFIG).replace(generation_config_of(folder))
     names = {path: tensor_names(path, pointer) for path in sorted(folder.glob("*.safetensors"))}
     every = [name for found in names.values() for name in found]
     adapters = [name for name in every if _ADAPTER_TENSOR.search(name)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from layerdrift.contract.names import RoleName
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLatents:
@@ -22,6 +24,7 @@ class TokenText:
     tokens: list[str]
     special: list[bool]
     drift: list[list[float]]
+    roles: list[RoleName] | None = None
     latents: TokenLatents | None = None
 
 

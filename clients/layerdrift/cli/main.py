@@ -202,7 +202,8 @@ def report(
         if chosen is None:
             found = client.report(analysis, preliminary)
             about = filter(None, [sentences.pending(found), sentences.headline(found)])
-            tables.say(*about, tables.layers(found, tables.width()), *filter(None, [sentences.outcome(found)]))
+            said = [sentences.outcome(found), sentences.answers(found), sentences.roles(found)]
+            tables.say(*about, tables.layers(found, tables.width()), *filter(None, said))
             tables.say(sentences.advice(found), *learned.summary(found))
             tables.say(*(f"{warning.code}: {warning.message}" for warning in found.warnings))
             return

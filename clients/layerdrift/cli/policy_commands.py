@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,14 @@ from layerdrift.cli import tables
 from layerdrift.cli.exits import reported
 from layerdrift.cli.options import AsJson
 from layerdrift.contract.policy import Policy
+
+
+class Kind(StrEnum):
+    """Whom a starter policy is for."""
+
+    CLASSIFIER = "classifier"
+    LANGUAGE = "language"
+
 
 policy_app = typer.Typer(help="Write and check policies.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -35,9 +44,13 @@ def check(
 
 @policy_app.command()
 @reported
-def starter() -> None:
-    """Print the starter policy, with comments."""
-    tables.put(policies.starter())
+def starter(
+    kind: Annotated[
+        Kind, typer.Option("--for", help="The models that it is for: classifiers and encoders, or language models.")
+    ] = Kind.CLASSIFIER,
+) -> None:
+    """Print a starter policy, with comments."""
+    tables.put(policies.starter(kind.value))
 
 
 @policy_app.command()

@@ -33,6 +33,7 @@ class Asking:
 
     def __init__(self, options: PolicyOptions) -> None:
         path, baseline = options.policy, options.baseline
+        self._given = path is not None
         self._name = str(path) if path is not None else "the starter policy"
         self._text = path.read_text(encoding="utf-8") if path is not None else policies.starter()
         self.policy: Policy = policies.load(self._text, self._name)
@@ -42,6 +43,8 @@ class Asking:
 
     def of(self, client: Client, analysis_id: str) -> Verdict:
         """The service's verdict."""
+        if not self._given:
+            self._start_for(client.report(analysis_id))
         policy = self.policy
         if self._baseline is not None:
             policy = policy.model_copy(update={"baseline": client.get(self._baseline).id})
@@ -52,12 +55,19 @@ class Asking:
 
     def verdict(self, report: Report) -> Verdict:
         """The verdict on a report that lies here."""
+        if not self._given:
+            self._start_for(report)
         if self.policy.needs_baseline:
             raise InputError("rules with a baseline need the service: give the analysis instead of a file")
         try:
             return evaluate_policy(self.policy, report)
         except InputError as error:
             raise self._located(error) from error
+
+    def _start_for(self, report: Report) -> None:
+        """Takes the starter policy for what was compared."""
+        self._text = policies.starter(policies.starter_for(report))
+        self.policy = policies.load(self._text, self._name)
 
     def _located(self, error: InputError) -> InputError:
         in_rules = error.errors and all(one.pointer.startswith("/rules/") for one in error.errors)
@@ -128,7 +138,8 @@ def _conclude(report: Report, found: Verdict, targets: Targets, html: str | None
     if as_json:
         tables.dump(found)
     else:
-        tables.say(sentences.headline(report), *filter(None, [sentences.outcome(report)]), tables.verdict(found))
+        said = [sentences.outcome(report), sentences.answers(report), sentences.roles(report)]
+        tables.say(sentences.headline(report), *filter(None, said), tables.verdict(found))
     for path in targets.written():
         console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(exits.of(found.decision))

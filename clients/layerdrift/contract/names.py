@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-ViewName = Literal["token", "cls", "mean"]
+RoleName = Literal["template", "system", "user", "tool", "assistant"]
+"""Whose words a token of a chat is; `template`: nobody's."""
+
+ViewName = Literal["token", "cls", "mean", "template", "system", "user", "tool", "assistant"]
+"""Rows that are compared: tokens, the first or last of each text, means of texts, and the tokens of a role."""
+
 MeasureName = Literal[
     "cosine",
     "cosine_centred",

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.names import Fate, PartName, SaeRunName, StrategyName, ViewName, ZoneName
+from layerdrift.contract.names import Fate, PartName, RoleName, SaeRunName, StrategyName, ViewName, ZoneName
 from layerdrift.contract.renamed import with_current_names
 from layerdrift.contract.request import AnalysisRequest, NoiseFloorName, Objective
 
@@ -439,6 +439,11 @@ class DatasetInfo(ReportModel):
     rows: int = Field(description="usable rows in the source")
     analysed_texts: int
     analysed_tokens: int = Field(description="tokens compared, excluding special tokens")
+    role_tokens: dict[RoleName, int] = Field(
+        default={},
+        description="of chats: compared tokens by whose words they are, for roles with at least 200; these roles are "
+        "views of `similarity`",
+    )
     units: int | None = Field(
         default=None,
         description="number of groups of near-duplicate texts, by `group_column`; null: no groups were given",
@@ -797,6 +802,7 @@ class TokenText(ReportModel):
         description="[layer][token]: squared distance between the two models' centred activations over the sum of "
         "their mean squared norms, >= 0; 0: identical, 1: as far apart as unrelated tokens"
     )
+    roles: list[RoleName] | None = Field(default=None, description="whose words each token of a chat is; null: a text")
     latents: TokenLatents | None = Field(default=None, description="null: no autoencoders, or too many tokens shown")
 
 
@@ -1029,6 +1035,16 @@ WARNING_CODES: Final = (
     "unusable_chats",
     "unusable_labels",
     "wide_intervals",
+    "chat_template_changed",
+    "double_bos",
+    "drift_of_other_roles",
+    "generation_tokens",
+    "identical_weights",
+    "never_stops",
+    "special_tokens_differ",
+    "truncated_answers",
+    "untrained_tokens",
+    "unusable_preferences",
     "wrapped_weights",
 )
 """All that there are, for whoever asks for one by its code."""

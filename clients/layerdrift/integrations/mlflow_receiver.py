@@ -32,6 +32,7 @@ from starlette.routing import Route
 from layerdrift import policies
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.policy import Policy
+from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.integrations.mlflow import ANALYSIS_TAG, ERROR_TAG, QUEUED_TAG, Version, waiting, write_back
 from layerdrift.sdk import Client
@@ -83,9 +84,10 @@ class Reviews(BaseModel):
         return found
 
 
-def policy_of(review: ModelReview) -> Policy:
-    """The policy that versions are held against."""
-    text = review.policy.read_text(encoding="utf-8") if review.policy else policies.starter()
+def policy_of(review: ModelReview, report: Report | None = None) -> Policy:
+    """The policy that versions are held against; without one of its own, the starter policy for what was compared."""
+    starter = policies.starter(policies.starter_for(report)) if report is not None else policies.starter()
+    text = review.policy.read_text(encoding="utf-8") if review.policy else starter
     name = str(review.policy or "the starter policy")
     policy = policies.load(text, name)
     if review.baseline is not None:
@@ -186,7 +188,7 @@ class Receiver:
         analysis = self._service.submit(request_for(review, version))
         self._tag(version, ANALYSIS_TAG, analysis.id)
         report = self._service.wait(analysis.id)
-        verdict = self._service.gate(analysis.id, policy_of(review))
+        verdict = self._service.gate(analysis.id, policy_of(review, report))
         html = self._service.rendered_report(analysis.id, "html")
         write_back(self._registry, version, report, verdict, html, f"{self._service.url}{analysis.links.report}")
         logger.info("%s: %s", version.uri, verdict.decision)

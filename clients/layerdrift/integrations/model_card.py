@@ -25,6 +25,7 @@ def section(report: Report, verdict: Verdict | None) -> str:
         "## Layer drift",
         f"{markdown_code(compared)}, {report.dataset.analysed_texts} texts. {sentences.headline(report)}",
         sentences.outcome(report),
+        sentences.answers(report),
         sentences.advice(report),
         markdown.layer_table(report),
         f"Review: {said(verdict)}" if verdict else None,

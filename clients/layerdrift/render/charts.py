@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from layerdrift.contract.names import MeasureName
+from layerdrift.contract.names import MeasureName, ViewName
 from layerdrift.contract.report import Layer, Report
 from layerdrift.contract.request import NoiseFloorName
 
@@ -20,7 +20,23 @@ DASH = [5, 3]
 DASHED = alt.Legend(symbolDash=DASH)
 ZONE_SHAPES = {"general": "circle", "transitional": "square", "specialised": "triangle-up", "ramp": "diamond"}
 PART_COLOURS = {"embeddings": "#8A7B6B", "attention": "#0072B2", "mlp": "#D55E00", "norm": "#009E73"}
-VIEW_TITLES = {"token": "every token", "cls": "first or last token", "mean": "mean over a text"}
+VIEW_TITLES: dict[ViewName, str] = {
+    "token": "every token",
+    "cls": "first or last token",
+    "mean": "mean over a text",
+    "assistant": "assistant's tokens",
+    "user": "user's tokens",
+    "system": "system prompt's tokens",
+    "tool": "tools' tokens",
+    "template": "template's tokens",
+}
+VIEW_COLOURS = dict(
+    zip(
+        VIEW_TITLES.values(),
+        ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#E69F00", "#56B4E9", "#8A7B6B", "#999999"),
+        strict=True,
+    )
+)
 MEASURE_TITLES: dict[MeasureName, str] = {
     "cka": "debiased CKA",
     "cka_standardized": "CKA, features standardised",
@@ -137,16 +153,24 @@ def measures(report: Report) -> Spec:
         for name in MEASURE_TITLES
         if (number := getattr(similarity, name)) is not None and number.value is not None
     ]
-    views = alt.Scale(domain=list(VIEW_TITLES.values()), range=["#0072B2", "#009E73", "#CC79A7"])
-    base = alt.Chart().encode(x=layer_axis(report), color=alt.Color("view:N", title="view", scale=views))
+    titles = [title for title in VIEW_TITLES.values() if any(row["view"] == title for row in rows)]
+    views = alt.Scale(domain=titles, range=[VIEW_COLOURS[title] for title in titles])
+    picked = alt.selection_point(fields=["view"], bind="legend")
+    base = alt.Chart().encode(
+        x=layer_axis(report),
+        color=alt.Color("view:N", title="view", scale=views),
+        opacity=alt.condition(picked, alt.value(1.0), alt.value(0.1)),
+    )
     band = (
         base.transform_filter("isValid(datum.low)")
         .mark_area(opacity=0.2)
-        .encode(y=alt.Y("low:Q", title=None), y2="high:Q")
+        .encode(
+            y=alt.Y("low:Q", title=None), y2="high:Q", opacity=alt.condition(picked, alt.value(0.2), alt.value(0.02))
+        )
     )
     line = base.mark_line(point=True).encode(
         y=alt.Y("value:Q", title=None),
-        strokeDash=alt.StrokeDash("view:N", scale=alt.Scale(domain=list(VIEW_TITLES.values()))),
+        strokeDash=alt.StrokeDash("view:N", scale=alt.Scale(domain=titles)),
         tooltip=[
             "layer:Q",
             "view:N",
@@ -160,6 +184,7 @@ def measures(report: Report) -> Spec:
         .mark_tick(thickness=2, size=11, opacity=0.7, orient="horizontal")
         .encode(y="noise_floor:Q")
     )
+    line = line.add_params(picked)
     layers = [band, line] if _has_intervals(rows) else [line]
     if any(row["noise_floor"] is not None for row in rows):
         layers.append(noise_floor)

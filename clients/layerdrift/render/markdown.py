@@ -14,6 +14,8 @@ def render(report: Report) -> str:
         f"**{pending}**" if (pending := sentences.pending(report)) else None,
         sentences.headline(report),
         sentences.outcome(report),
+        sentences.answers(report),
+        sentences.roles(report),
         *(f"**{markdown(line)}**" for line in sentences.cautions(report)),
         sentences.reference(report),
         sentences.advice(report),

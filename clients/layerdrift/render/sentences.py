@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from layerdrift.contract.names import MUCH_MOVED, SaeRunName
-from layerdrift.contract.report import ChangedLatent, Layer, Measured, ModelOutputs, Outputs, Report, Zone
+from layerdrift.contract.names import MUCH_MOVED, RoleName, SaeRunName
+from layerdrift.contract.report import (
+    AnswerOutputs,
+    ChangedLatent,
+    ChoiceOutputs,
+    Layer,
+    Measured,
+    ModelOutputs,
+    Outputs,
+    PreferenceOutputs,
+    Report,
+    Zone,
+)
 
 ZONE_MEANING = {
     "general": "hardly changed",
@@ -125,7 +136,8 @@ def outcome(report: Report) -> str | None:
     if report.finetune is None and outputs.base is not None:
         said.append(f"Base model: {_quality(outputs, outputs.base)}")
     if outputs.accuracy_change is not None and outputs.accuracy_change.value is not None:
-        said.append(f"Change on the same texts: {_points(outputs.accuracy_change)} points")
+        test = f" (McNemar's test: p = {outputs.mcnemar_p:.2g})" if outputs.mcnemar_p is not None else ""
+        said.append(f"Change on the same texts: {_points(outputs.accuracy_change)} points{test}")
     ratio = outputs.perplexity_ratio
     if ratio is not None and ratio.value is not None:
         said.append(
@@ -134,6 +146,88 @@ def outcome(report: Report) -> str | None:
     if outputs.disagreement is not None and outputs.disagreement.value is not None:
         said.append(f"The two models disagree on {percent(outputs.disagreement.value)} of {outputs.examples} outputs")
     return ". ".join(said) + "."
+
+
+WHOSE: dict[RoleName, str] = {
+    "assistant": "the assistant's",
+    "user": "the user's",
+    "system": "the system prompt's",
+    "tool": "the tools'",
+    "template": "the template's",
+}
+"""Tokens of chats by role, the one that is asked for most first."""
+
+
+def roles(report: Report) -> str | None:
+    """Drift by role where all tokens drift most; None for texts that are no chats."""
+    layer = max(report.layers, key=lambda one: one.drift)
+    said = []
+    for role, whose in WHOSE.items():
+        view = layer.similarity.get(role)
+        if view is None or view.cka.value is None:
+            continue
+        drift, ends = 1 - view.cka.value, (view.cka.low, view.cka.high)
+        between = "" if None in ends else f" (95 %: {1 - (ends[1] or 0.0):z.3f} to {1 - (ends[0] or 0.0):z.3f})"
+        said.append(f"{drift:z.3f}{between} over {whose} {report.dataset.role_tokens.get(role, 0)} tokens")
+    return f"By role, drift at layer {layer.index} is {', '.join(said)}." if said else None
+
+
+def answers(report: Report) -> str | None:
+    """How both models do on answers, preferences and choices; None where the data have none."""
+    outputs = report.outputs
+    if outputs is None:
+        return None
+    said = [*_answers(outputs.answers), *_preferences(outputs.preferences), *_choices(outputs.choices)]
+    return " ".join(f"{line}." for line in said) or None
+
+
+def _answers(found: AnswerOutputs | None) -> list[str]:
+    if found is None:
+        return []
+    tuned, base = found.tuned, found.base
+    said = f"On the {found.tokens} tokens of {found.texts} answers the tuned model's perplexity is "
+    said += number(tuned.perplexity.value, 2)
+    if base is not None and found.perplexity_ratio is not None and found.perplexity_ratio.value is not None:
+        said += f", {found.perplexity_ratio.value:.3g} times the base model's ({number(base.perplexity.value, 2)})"
+        said += _between(found.perplexity_ratio, "{:.3g}")
+    told = [said]
+    if tuned.end_probability is not None:
+        ends = f"Where an answer ends, it gives the end token a probability of {number(tuned.end_probability.value, 2)}"
+        if base is not None and base.end_probability is not None:
+            ends += f" (base model {number(base.end_probability.value, 2)})"
+        told.append(ends)
+    return told
+
+
+def _preferences(found: PreferenceOutputs | None) -> list[str]:
+    if found is None:
+        return []
+    said = f"It finds the chosen answer likelier in {percent(found.tuned_accuracy.value)} of {found.pairs} pairs"
+    if found.base_accuracy is not None:
+        said += f" (base model {percent(found.base_accuracy.value)})"
+    if found.reward_accuracy is not None and found.reward_margin is not None:
+        said += (
+            f"; the chosen answer gained more in {percent(found.reward_accuracy.value)}, by a reward margin of "
+            f"{number(found.reward_margin.value)}{_between(found.reward_margin, '{:.3f}')}"
+        )
+    return [said]
+
+
+def _choices(found: ChoiceOutputs | None) -> list[str]:
+    if found is None:
+        return []
+    said = (
+        f"It chooses right in {percent(found.tuned.accuracy.value)} of {found.questions} questions (guessing "
+        f"{percent(found.chance)}"
+    )
+    said += f", base model {percent(found.base.accuracy.value)})" if found.base is not None else ")"
+    if found.accuracy_change is not None and found.accuracy_change.value is not None:
+        said += f", a change of {_points(found.accuracy_change)} points"
+    if found.mcnemar_p is not None:
+        said += f" (McNemar's test: p = {found.mcnemar_p:.2g})"
+    if found.changed is not None:
+        said += f"; {percent(found.changed.value)} of its answers changed"
+    return [said]
 
 
 def withheld(report: Report) -> str | None:
@@ -173,6 +267,8 @@ UNREAD_SHOWN = 0.01
 
 FIRST_SCREEN = (
     "answers_worse",
+    "never_stops",
+    "drift_of_other_roles",
     "answers_not_explained",
     "adapter_base",
     "tokenizers_differ",

@@ -12,7 +12,7 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.names import MUCH_MOVED
 from layerdrift.contract.report import Report
 from layerdrift.gate import evaluate_policy
-from tests.builders.reports import changed, preliminary, report, sound
+from tests.builders.reports import changed, preliminary, report, sound, sound_language
 
 
 def test_the_starter_policy_is_one_and_judges_a_sound_and_a_wrecked_model() -> None:
@@ -122,6 +122,65 @@ def test_every_rule_of_the_starter_policy_is_tried_above() -> None:
         for parameters in test.pytestmark[0].args[1]
     }
     assert tried == {rule.id for rule in policies.load(policies.starter()).rules}
+
+
+def warned(code: str) -> tuple[str, list[dict[str, str]], list[Any]]:
+    return "warnings", [WARNING | {"code": code}], []
+
+
+LANGUAGE_RULES: dict[str, tuple[str, Any, Any]] = {
+    "something-was-tuned": warned("identical_models"),
+    "weights-differ": warned("identical_weights"),
+    "adapter-of-this-base": warned("adapter_base"),
+    "learnt-to-stop": warned("never_stops"),
+    "stops-at-its-own-tokens": warned("generation_tokens"),
+    "special-tokens-agree": warned("special_tokens_differ"),
+    "chat-template-kept": warned("chat_template_changed"),
+    "added-tokens-trained": warned("untrained_tokens"),
+    "one-bos": warned("double_bos"),
+    "answers-no-worse": ("outputs.answers.perplexity_ratio", ends(1.01, 1.2), ends(0.99, 1.2)),
+    "perplexity-kept": (
+        "outputs",
+        LANGUAGE | {"perplexity_ratio": ends(1.3, 1.5)},
+        LANGUAGE | {"perplexity_ratio": ends(1.1, 1.5)},
+    ),
+    "prefers-chosen-answers": ("outputs.preferences.accuracy_change", ends(-0.2, -0.01), ends(-0.2, 0.01)),
+    "choices-kept": ("outputs.choices.accuracy_change", ends(-0.2, -0.03), ends(-0.2, -0.01)),
+    "early-layers-kept": ("layers.1.similarity.token.cka", ends(0.85, 0.99), ends(0.91, 0.99)),
+    "early-layers-not-scaled": ("layers.1.similarity.token.relative_l2_centred", ends(0.5, 0.7), ends(0.2, 0.7)),
+    "reference-perplexity-kept": (
+        "reference",
+        {"source": "s", "sha256": "f" * 64, "texts": 90, "tokens": 900, "drift": []}
+        | {"outputs": LANGUAGE | {"perplexity_ratio": ends(1.3, 2)}},
+        None,
+    ),
+    "drift-is-of-answers": warned("drift_of_other_roles"),
+    "answers-explained-by-drift": warned("answers_not_explained"),
+    "answers-evaluated": warned("answers_not_evaluated"),
+}
+
+
+def test_every_rule_for_language_models_is_tried_below() -> None:
+    assert set(LANGUAGE_RULES) == {rule.id for rule in policies.load(policies.starter("language")).rules}
+
+
+@pytest.mark.parametrize("rule", LANGUAGE_RULES)
+def test_every_rule_for_language_models_fails_where_it_must_and_alone(rule: str) -> None:
+    starter = policies.load(policies.starter("language"))
+    path, broken, held = LANGUAGE_RULES[rule]
+    severity = next(one.severity for one in starter.rules if one.id == rule)
+    found = evaluate_policy(starter, changed(path, broken, sound_language())).checks
+    assert [(check.id, check.decision) for check in found if check.decision != "pass"] == [(rule, severity)]
+    found = evaluate_policy(starter, changed(path, held, sound_language())).checks
+    assert [check.id for check in found if check.decision != "pass"] == []
+
+
+def test_the_starter_policy_is_that_of_what_was_compared() -> None:
+    assert policies.starter_for(sound()) == "classifier"
+    assert policies.starter_for(sound_language()) == "language"
+    verdict = policies.starter_verdict(changed("warnings", [WARNING | {"code": "never_stops"}], sound_language()))
+    assert verdict is not None
+    assert [check.id for check in verdict.checks if check.decision == "fail"] == ["learnt-to-stop"]
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,25 @@ Used for the pair itself and for every pair that it is compared with: nulls, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from layerdrift.contract.names import ViewName
+from layerdrift.contract.names import RoleName, ViewName
 from workers.analysis.moments import BLOCK_ROWS, Frame, PairMoments
 from workers.analysis.rowsums import take_rows
 from workers.analysis.streams import Group, Rows, RowSample, StreamedMoments
+from workers.models.chats import TOKEN_ROLES, ChatText
 from workers.models.inliers import Inliers
 from workers.models.states import StateReader
-from workers.models.texts import Batch, Text, batches, count_tokens
+from workers.models.texts import COUNTED_AT_ONCE, Batch, Text, batches, count_tokens, encode
 from workers.scratch import GroupStore
 
 BATCH_TEXTS, BATCH_TOKENS = 32, 1024
@@ -38,9 +40,12 @@ MERGED, LEAST_GROUPS, ROOM = (1, 2), 10, 1.5
 WIDE = 1024
 """From this width on there are half as many groups: each left-out measure costs products of D x D."""
 
-SAMPLE_SHARE: dict[ViewName, float] = {"token": 0.5, "cls": 0.25, "mean": 0.25}
-LEAST_SAMPLE: dict[ViewName, int] = {"token": 50, "cls": 5, "mean": 5}
-"""Where that does not help, a sample of each view's rows is kept in its share of the room, of so many or more."""
+LEAST_TOKENS, LEAST_TEXTS = 50, 5
+"""Where that does not help, a sample of each view's rows is kept in its share of the room, of so many of a group or
+more. Tokens have twice the share that texts have."""
+
+ROLE_TOKENS = 200
+"""Roles with fewer tokens are not measured apart."""
 
 FRAME_TOKENS, FRAME_TEXTS, FRAME_BYTES = 4096, 512, 128 << 20
 """A view's frame is taken from its first rows: so many, or as many as fit into so much memory, or all."""
@@ -52,11 +57,23 @@ their states and of a matrix of products for every layer of both models."""
 TEXT_SAMPLE, TEXT_SAMPLE_BYTES = 1000, 256 << 20
 """Texts of the sample that distances and probes are computed on: so many, or as many as fit into so much memory."""
 
-VIEWS: tuple[ViewName, ...] = get_args(ViewName)
+VIEWS: tuple[ViewName, ...] = ("token", "cls", "mean")
+"""Of every analysis; chats also have the tokens of each role."""
 
-GROUP_MEMORY_BYTES: dict[ViewName, int] = {"token": 192 << 20, "cls": 16 << 20, "mean": 16 << 20}
-"""What groups may take in memory. Of tokens, all of a model 384 wide with 6 blocks; of texts little, since few texts
-make little, and many would make more."""
+TOKENS_IN_MEMORY, TEXTS_IN_MEMORY = 192 << 20, 16 << 20
+"""Bytes that groups may take in memory. Of tokens, all of a model 384 wide with 6 blocks; of texts and of the tokens of
+a role little, since few rows make little, and many would make more."""
+
+
+def group_memory(view: ViewName) -> int:
+    """Bytes of a view's groups that stay in memory."""
+    return TOKENS_IN_MEMORY if view == "token" else TEXTS_IN_MEMORY
+
+
+def is_of_texts(view: ViewName) -> bool:
+    """Whether a row of the view is of a whole text; else it is of a token."""
+    return view in ("cls", "mean")
+
 
 States = list[Tensor]
 """The states at every layer: L + 1 times [B, T, D] float32."""
@@ -70,6 +87,7 @@ class TokenizationSpec:
 
     states: reads the layers of every model. inliers: which tokens count; None before the rule is known.
     units: the number of each analysed text's unit, of texts that are alike; None: every text is one by itself.
+    roles: whose tokens are also measured apart, and how many each has in the analysed texts.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -78,6 +96,7 @@ class TokenizationSpec:
     states: StateReader
     inliers: Inliers | None = None
     units: tuple[int, ...] | None = None
+    roles: Mapping[RoleName, int] = field(default_factory=dict)
 
     @property
     def rule(self) -> Inliers:
@@ -105,11 +124,29 @@ class TokenizationSpec:
         reached = next((number for number, count in enumerate(counts, start=1) if count >= max_tokens), len(texts))
         return texts[:reached], counts[reached - 1]
 
+    def with_roles(self, texts: Sequence[Text]) -> TokenizationSpec:
+        """The same for chats, whose roles are measured apart where they have enough tokens."""
+        if not any(isinstance(text, ChatText) for text in texts):
+            return self
+        counts = Counter[int]()
+        for start in range(0, len(texts), COUNTED_AT_ONCE):
+            for one in encode(self.tokenizer, texts[start : start + COUNTED_AT_ONCE], self.length):
+                words = zip(one.roles or [], one.special, strict=False)
+                counts.update(role for role, special in words if not special)
+        roles = {name: counts[number] for number, name in enumerate(TOKEN_ROLES) if counts[number] >= ROLE_TOKENS}
+        return replace(self, roles=roles)
+
+    def rows(self, texts: int, tokens: int) -> dict[ViewName, int]:
+        """About how many rows each view has."""
+        found: dict[ViewName, int] = {"token": tokens, "cls": texts, "mean": texts}
+        found.update(self.roles.items())
+        return found
+
     def plan(self, texts: int, tokens: int, limit_bytes: float, layers: int | None = None) -> GroupPlan | None:
         """What is kept of the groups of the first texts, which have so many tokens; by default of all layers."""
         groups = int(self.groups_of(texts).max()) + 1
-        rows: dict[ViewName, int] = {"token": tokens, "cls": texts, "mean": texts}
-        return GroupPlan.of((layers or self.states.layers, self.states.width), rows, groups, limit_bytes)
+        shape = layers or self.states.layers, self.states.width
+        return GroupPlan.of(shape, self.rows(texts, tokens), groups, limit_bytes)
 
     def grouped(self, texts: Sequence[Text]) -> Iterator[tuple[int, Batch]]:
         """Batches of one group of the analysed texts after another, whatever the texts' order means."""
@@ -153,8 +190,10 @@ class GroupPlan:
             if sum(size(view, count, 1) for view in rows) <= limit_bytes:
                 return GroupPlan(merged)
         sample: dict[ViewName, int] = {}
-        for view, least in LEAST_SAMPLE.items():
-            room = SAMPLE_SHARE[view] * limit_bytes
+        parts = {view: 2 if view == "token" else 1 for view in rows}
+        for view, part in parts.items():
+            least = LEAST_TEXTS if view != "token" else LEAST_TOKENS
+            room = part / sum(parts.values()) * limit_bytes
             powers = (2**power for power in range(max(1, rows[view] // (groups * least)).bit_length()))
             fitting = next((every for every in powers if size(view, groups, every) <= room), None)
             if fitting is None:
@@ -163,10 +202,13 @@ class GroupPlan:
         return GroupPlan(every=sample)
 
 
-def group_stores(folder: Path, plan: GroupPlan | None = None) -> dict[ViewName, GroupStore]:
+def group_stores(
+    folder: Path, plan: GroupPlan | None = None, roles: Iterable[RoleName] = ()
+) -> dict[ViewName, GroupStore]:
     """Places for the groups of every view."""
-    every = plan.every if plan is not None else GroupPlan().every
-    return {view: GroupStore(folder / view, GROUP_MEMORY_BYTES[view], every[view]) for view in VIEWS}
+    every = plan.every if plan is not None else {}
+    views: tuple[ViewName, ...] = (*VIEWS, *roles)
+    return {view: GroupStore(folder / view, group_memory(view), every.get(view, 1)) for view in views}
 
 
 def group_count(units: int) -> int:
@@ -227,6 +269,14 @@ class TextSample:
     texts: list[int]
 
 
+def role_rows(batch: Batch, tokens: Rows, role: RoleName) -> Rows:
+    """Those of the batch's token rows [S, N, D] that are of a role."""
+    if batch.roles is None:
+        return tokens.part(0, 0)
+    chosen = batch.roles[batch.real] == TOKEN_ROLES.index(role)
+    return Rows(tokens.base[:, chosen], tokens.tuned[:, chosen])
+
+
 class _TokenBuffer:
     """Token rows of a few batches of one group, so that many are summed at once."""
 
@@ -236,9 +286,8 @@ class _TokenBuffer:
         self._rows: Rows | None = None
         self._group = -1
 
-    def room(self, group: int, batch: Batch, states: States) -> Rows:
-        """Memory for the real tokens of a group's next batch, which counts as filled; it is used again afterwards."""
-        count = int(batch.real.sum())
+    def room(self, group: int, count: int, states: States) -> Rows:
+        """Memory for so many tokens of a group's next batch, which counts as filled; it is used again afterwards."""
         if self._rows is None or self._rows.n < self.count + count or group != self._group:
             self.flush()
         if self._rows is None or self._rows.n < count:
@@ -254,7 +303,7 @@ class _TokenBuffer:
             self._stream.add(self._group, *rows)
 
     def _size(self, states: States, at_least: int) -> int:
-        row_bytes = 2 * len(states) * states[0].shape[2] * states[0].itemsize
+        row_bytes = 2 * len(states) * states[0].shape[-1] * states[0].itemsize
         return max(at_least, BATCH_TOKENS, min(BLOCK_ROWS, BUFFER_BYTES // row_bytes))
 
 
@@ -298,6 +347,7 @@ class MomentAccumulator:
         groups: where the groups of a view go; none for a view that is not in it.
         merged: so many neighbouring groups count as one.
         on_rows: is given the token rows of every batch; they are valid during the call only.
+        roles: whose tokens are also summed apart.
     """
 
     def __init__(
@@ -307,22 +357,26 @@ class MomentAccumulator:
         groups: dict[ViewName, GroupStore],
         merged: int = 1,
         on_rows: OnRows | None = None,
+        roles: Iterable[RoleName] = (),
     ) -> None:
         self._on_rows = on_rows
+        self._roles = tuple(roles)
         self._seed = seed
         self._token_sample: RowSample | None = None
         self.groups = groups
         self._merged = merged
-        self.views = {view: self._stream(view) for view in VIEWS}
+        views: tuple[ViewName, ...] = (*VIEWS, *self._roles)
+        self.views = {view: self._stream(view) for view in views}
         self._causal = causal
         self._tokens = _TokenBuffer(self.views["token"])
+        self._of_roles = {role: _TokenBuffer(self.views[role]) for role in self._roles}
         self._sampled: list[tuple[list[int], Rows]] = []
         self._excluded = ExcludedTokens()
 
     def _stream(self, view: ViewName) -> StreamedMoments:
         store = self.groups.get(view)
         sink, every = (store.put, store.every) if store is not None else (_forget, 1)
-        return StreamedMoments(FRAME_TOKENS if view == "token" else FRAME_TEXTS, FRAME_BYTES, sink, every)
+        return StreamedMoments(FRAME_TEXTS if is_of_texts(view) else FRAME_TOKENS, FRAME_BYTES, sink, every)
 
     @property
     def tokens(self) -> int:
@@ -342,13 +396,18 @@ class MomentAccumulator:
         if left_out is not None and bool(left_out.any()):
             words = batch._replace(real=left_out)
             self._excluded.add(Rows(token_rows(base, words), token_rows(tuned, words)), self.views["token"].frame)
-        tokens = self._tokens.room(group, batch, base)
+        tokens = self._tokens.room(group, int(batch.real.sum()), base)
         one, other = (
             batch_rows(states, batch, self._causal, out) for states, out in zip((base, tuned), tokens, strict=True)
         )
         if self._token_sample is None:
             self._token_sample = token_sample(len(base), base[0].shape[2], self._seed)
         self._token_sample.add(*tokens)
+        for role, buffer in self._of_roles.items():
+            own = role_rows(batch, tokens, role)
+            if own.n:
+                for place, rows in zip(buffer.room(group, own.n, base), own, strict=True):
+                    place.copy_(rows)
         self.views["cls"].add(group, one.cls, other.cls)
         self.views["mean"].add(group, one.mean, other.mean)
         self._sample(batch, one.mean, other.mean)
@@ -357,8 +416,9 @@ class MomentAccumulator:
 
     def moments(self) -> dict[ViewName, PairMoments]:
         """Of each view; the last groups go to their stores. NotFinite as in `add`."""
-        self._tokens.flush()
-        return {view: stream.finished() for view, stream in self.views.items()}
+        for buffer in (self._tokens, *self._of_roles.values()):
+            buffer.flush()
+        return {view: stream.finished() for view, stream in self.views.items() if view in VIEWS or stream.rows}
 
     def excluded_moments(self) -> PairMoments | None:
         """The moments of the words that do not count, under the token view's frame; None where there are none."""

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from workers.analysis.mcnemar import mcnemar_p
 from workers.results.answers import (
@@ -19,12 +20,16 @@ from workers.results.answers import (
     PreferenceOutputs,
 )
 from workers.results.measured import Measured
+from workers.results.warnings import ReportWarning
 from workers.stages.common.endings import Endings, answer_characters
 from workers.stages.common.evaluation import EvalSet, Predicted, Scores, by_text, quality
 from workers.stages.common.intervals import change, ratio, share
 
 BETA = 0.1
 """Of rewards where no fine-tune names another: TRL's default."""
+
+STOPS = 0.1
+"""A model that gives the end token a smaller probability where answers end, by its interval, never learnt to stop."""
 
 MOST_NATS = 700.0
 
@@ -83,6 +88,27 @@ def answer_outputs(asked: EvalSet, scores: AnswerScores, compared: bool) -> Answ
         log_prob_change=ratio(*asked.grouped(rise._replace(sums=-rise.sums))) if compared else None,
         disagreement=share(*asked.by_unit(scores.differs)) if compared else None,
     )
+
+
+def stop_warnings(found: AnswerOutputs | None, tokenizer: PreTrainedTokenizerBase) -> list[ReportWarning]:
+    """Says where the tuned model does not end its answers as the data do."""
+    ends = found.tuned.end_probability if found is not None else None
+    if found is None or ends is None or ends.value is None:
+        return []
+    if (ends.value if ends.high is None else ends.high) >= STOPS:
+        return []
+    message = (
+        f"where answers end, the tuned model gives the token that ends them a probability of {ends.value:.3f}: it will "
+        "go on until the limit of tokens"
+    )
+    before = found.base.end_probability if found.base is not None else None
+    if before is not None and before.value is not None:
+        message += f" (base model {before.value:.3f})"
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
+        message += (
+            ". Padding and end token are the same: training code that masks padding by its id never trains the end"
+        )
+    return [ReportWarning(code="never_stops", message=message)]
 
 
 def _quality(asked: EvalSet, scores: Scores, ends: Scores) -> AnswerQuality:

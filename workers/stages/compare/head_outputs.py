@@ -26,7 +26,14 @@ from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.layered_pair import layered_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS, TokenizationSpec
 from workers.stages.compare.advice_blockers import AdviceBlocker, blockers_of, relative_head_change
-from workers.stages.compare.answer_outputs import BETA, AnswerScores, Asked, choice_outputs, preference_outputs
+from workers.stages.compare.answer_outputs import (
+    BETA,
+    AnswerScores,
+    Asked,
+    choice_outputs,
+    preference_outputs,
+    stop_warnings,
+)
 from workers.stages.compare.outputs import OutputsFound, outputs_of
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.last_states import LastStates
@@ -71,7 +78,7 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
         on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0)).outputs
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
     blockers = blockers_of(outputs, drift, head_change, extracted.analysed)
-    warnings += found.warnings
+    warnings += [*found.warnings, *stop_warnings(outputs.answers, extracted.tokenization.tokenizer)]
     warnings += [
         ReportWarning(code=blocker.code, message=blocker.message) for blocker in blockers if blocker.code is not None
     ]

@@ -26,6 +26,7 @@ from workers.stages.common.left_out import LeftOut
 from workers.stages.common.progress import OnProgress
 from workers.stages.compare.disagreement import similarity_warnings
 from workers.stages.compare.probes import Probed, probe
+from workers.stages.compare.roles import role_warnings
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.nulls import MeasuredNull, Nulls, SeedChanges
 
@@ -133,6 +134,7 @@ def compare(context: PairContext, extracted: Extracted) -> Compared:
             *_excluded_tokens(extracted, all_tokens, [layer.drift for layer in layers]),
             *(_identical(extracted) if identical else similarity_warnings(similarity)),
             *_below_resolution(layers, identical),
+            *role_warnings(similarity),
         ],
     )
 
@@ -199,7 +201,7 @@ def _geometry(extracted: Extracted, on_progress: OnProgress) -> list[_SiteGeomet
 def _null_site(nulls: list[MeasuredNull], view: ViewName, layer: int) -> dict[MeasureName, float | None]:
     """The numbers of the numerical null; none without it."""
     null = next((null for null in nulls if null.null.name == "numerical"), None)
-    if null is None:
+    if null is None or view not in null.similarity:
         return {}
     site, geometry = null.similarity[view][layer], null.geometry[layer]
     of_moments: dict[MeasureName, float | None] = {name: getattr(site, name) for name in MOMENT_MEASURES}
@@ -346,9 +348,21 @@ def _identical(extracted: Extracted) -> list[ReportWarning]:
     )
     bodies = ReportWarning(code="identical_bodies", message=message)
     if extracted.models["base"].fingerprint != extracted.models["tuned"].fingerprint:
-        return [bodies]
+        return [*_identical_weights(extracted), bodies]
     files = ReportWarning(code="identical_models", message="both checkpoints are the same files: nothing was tuned")
     return [files, bodies]
+
+
+def _identical_weights(extracted: Extracted) -> list[ReportWarning]:
+    """Says that other files hold the same weights: an adapter that was not applied, or a training without effect."""
+    parts = [part.relative_frobenius for layer in extracted.weights for part in layer.values()]
+    if not parts or any(part != 0 for part in parts):
+        return []
+    message = (
+        "the checkpoints are different files, but the weights of every block are the base's, bit for bit: was the "
+        "adapter merged, and did the training train anything?"
+    )
+    return [ReportWarning(code="identical_weights", message=message)]
 
 
 def _below_resolution(layers: list[LayerDrift], identical: bool) -> list[ReportWarning]:

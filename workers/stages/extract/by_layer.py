@@ -23,8 +23,10 @@ from workers.stages.common.layered_pair import LayeredPair
 from workers.stages.common.moment_accumulator import (
     TEXT_SAMPLE,
     TEXT_SAMPLE_BYTES,
+    VIEWS,
     GroupPlan,
     TextSample,
+    is_of_texts,
     token_sample,
 )
 from workers.stages.common.progress import OnProgress, Spans
@@ -244,7 +246,7 @@ class LayerMeasures:
 
     def _layer(self, standing: LayerStates) -> LayerFound:
         pair, compared = self._pair, self._compared
-        counts: dict[ViewName, int] = {"token": compared.tokens, "cls": compared.texts, "mean": compared.texts}
+        counts = pair.tokenization.rows(compared.texts, compared.tokens)
         causal = pair.tokenization.causal
         views = ViewRows(counts, pair.width, causal, self._folder / "moments", self._plan.groups)
         sample, means, others = token_sample(pair.layers, pair.width, self._plan.seed), _TextMeans(pair), list[Rows]()
@@ -271,7 +273,7 @@ class LayerMeasures:
             texts=means.texts,
             first=first,
             outliers=outliers,
-            twin=self._null(standing, standing.twin, ("token", "cls", "mean")),
+            twin=self._null(standing, standing.twin, (*VIEWS, *pair.tokenization.roles)),
             random=self._null(standing, standing.random, ("token",)),
             reference=self._of_reference(standing),
             shown=self._of_shown(standing, found["token"].frame),
@@ -286,7 +288,7 @@ class LayerMeasures:
         batches = [self._outliers.judged(number) for number in range(len(states))]
         texts = sum(len(batch.indices) for batch in batches)
         tokens = sum(int(batch.real.sum()) for batch in batches)
-        counts: dict[ViewName, int] = {view: tokens if view == "token" else texts for view in views}
+        counts: dict[ViewName, int] = {view: texts if is_of_texts(view) else tokens for view in views}
         rows = ViewRows(counts, self._pair.width, self._pair.tokenization.causal, self._folder / "null")
         means = _TextMeans(self._pair)
         try:

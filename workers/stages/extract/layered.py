@@ -38,6 +38,7 @@ from workers.stages.extract.read_texts import (
     about_intervals,
     cut_texts,
     require_tokens,
+    shown_roles,
     shown_text,
     shown_texts,
     unread_texts,
@@ -60,9 +61,10 @@ def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
         NotBlockwise: the blocks cannot run one at a time; nothing is left behind.
     """
     request, resolved = context.request, context.resolved
-    spec = pair.tokenization
     every = [row.content for row in resolved.split.analysed]
-    texts, tokens = within(spec, every, request.analysis.max_tokens)
+    texts, tokens = within(pair.tokenization, every, request.analysis.max_tokens)
+    pair = replace(pair, tokenization=pair.tokenization.with_roles(texts))
+    spec = pair.tokenization
     room = context.scratch_bytes * MOMENTS_SHARE
     plan = spec.plan(len(texts), tokens, room, layers=1)
     compared = _read(spec, texts, tokens)
@@ -154,7 +156,7 @@ class _Reference:
         if given is None:
             raise ValueError("no reference was asked for")
         self._rows = given.rows
-        self._spec = replace(spec, units=None)
+        self._spec = replace(spec, units=None, roles={})
         texts, tokens = self._spec.within([row.content for row in given.rows], REFERENCE_TOKENS)
         self.texts = _read(self._spec, texts, tokens)
         self.plan = self._spec.plan(len(texts), tokens, room, layers=1)
@@ -226,6 +228,7 @@ def _token_drift(
                 text=shown_text(shown[index]),
                 tokens=list(tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist())),
                 special=(~batch.real[row, :length]).tolist(),
+                roles=shown_roles(batch, row, length),
                 drift=[[round(float(value), 4) for value in layer] for layer in layers],
             )
     in_order = [texts[index] for index in sorted(texts)]

@@ -191,7 +191,7 @@ def accumulate_pair(
     most: int = NULL_TOKENS,
 ) -> MomentAccumulator:
     """Runs two models over texts until `most` tokens are seen; NotFinite where one of them overflows."""
-    accumulator = MomentAccumulator(tokenization.causal, seed=0, groups={})
+    accumulator = MomentAccumulator(tokenization.causal, seed=0, groups={}, roles=tokenization.roles)
     read = 0
     for group, batch in tokenization.grouped(texts):
         accumulator.add(group, tokenization.known(batch), *states(batch))

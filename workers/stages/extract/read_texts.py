@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from layerdrift.contract.errors import InputError
+from layerdrift.contract.names import RoleName
 from layerdrift.contract.request import AnalysisRequest
 from workers.analysis.similarity import MIN_ROWS
-from workers.models.texts import Text
+from workers.models.chats import TOKEN_ROLES
+from workers.models.texts import Batch, Text
 from workers.results.warnings import ReportWarning
 from workers.stages.common.moment_accumulator import GroupPlan, TokenizationSpec
 from workers.stages.extract.extracted import TokenCounts
@@ -80,3 +82,10 @@ def about_intervals(plan: GroupPlan | None) -> list[ReportWarning]:
 def shown_text(text: Text) -> str:
     """A text as people read it; of a pair both, with a bar between."""
     return text if isinstance(text, str) else " | ".join(text)
+
+
+def shown_roles(batch: Batch, row: int, length: int) -> list[RoleName] | None:
+    """Whose words the first tokens of a chat are; None of a text."""
+    if batch.roles is None:
+        return None
+    return [TOKEN_ROLES[role] for role in batch.roles[row, :length].tolist()]

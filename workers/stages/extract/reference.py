@@ -38,7 +38,7 @@ def reference_drift(
         InputError: they have too few tokens, or a model overflows on them.
     """
     require_reference(rows, MIN_ROWS)
-    tokenization = replace(pair.tokenization, units=None)
+    tokenization = replace(pair.tokenization, units=None, roles={})
     texts, tokens = tokenization.within([row.content for row in rows], REFERENCE_TOKENS)
     plan = tokenization.plan(len(texts), tokens, limit_bytes)
     groups = group_stores(folder / "reference-moments", plan) if plan is not None else {}

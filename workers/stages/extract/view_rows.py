@@ -17,6 +17,7 @@ from workers.analysis.moments import Frame, NotFinite, PairMoments
 from workers.analysis.row_similarity import similarities_of_rows
 from workers.analysis.similarity import SiteSimilarity, similarities
 from workers.analysis.streams import Group, Rows, StreamedMoments
+from workers.models.chats import TOKEN_ROLES
 from workers.models.texts import Batch
 from workers.scratch import GroupStore
 from workers.stages.common.intervals import MIN_GROUPS
@@ -25,9 +26,11 @@ from workers.stages.common.moment_accumulator import (
     FRAME_BYTES,
     FRAME_TEXTS,
     FRAME_TOKENS,
-    GROUP_MEMORY_BYTES,
     GroupPlan,
     batch_rows,
+    group_memory,
+    is_of_texts,
+    role_rows,
 )
 from workers.stages.common.view_similarity import ViewSimilarity
 
@@ -51,7 +54,7 @@ class ViewRows:
     """Rows of both models at one layer.
 
     Args:
-        counts: by view that is asked for, about how many rows will come.
+        counts: by view that is asked for, about how many rows will come; of roles those of the names of roles.
         width: D. folder: where groups of texts go that do not fit into memory.
         plan: what is kept of the groups, for intervals; None: nothing.
     """
@@ -64,9 +67,10 @@ class ViewRows:
         self._views: dict[ViewName, _HeldRows | _ManyRows] = {
             view: _HeldRows(view, grouped=plan is not None)
             if 2 * count * width * torch.float32.itemsize <= HELD_BYTES
-            else _ManyRows(view, folder / view, plan.every[view] if plan is not None else None)
+            else _ManyRows(view, folder / view, plan.every.get(view, 1) if plan is not None else None)
             for view, count in counts.items()
         }
+        self._roles = [role for role in TOKEN_ROLES if role in counts]
 
     def add(self, group: int, batch: Batch, base: Tensor, tuned: Tensor) -> dict[ViewName, Rows]:
         """Takes the states of a group's batch, [B, T, D] float32 each; gives back its rows, [1, N, D] by view.
@@ -80,17 +84,22 @@ class ViewRows:
             "cls": Rows(one.cls, other.cls),
             "mean": Rows(one.mean, other.mean),
         }
+        rows |= {role: role_rows(batch, rows["token"], role) for role in self._roles}
         for view, taking in self._views.items():
             taking.add(group // self._merged, rows[view])
         return rows
 
     def found(self, others: Rows | None = None) -> dict[ViewName, ViewFound]:
-        """Of every view; NotFinite as in `add`, ValueError where no rows came.
+        """Of every view; NotFinite as in `add`, ValueError where no rows came. A role without rows is left out.
 
         Args:
             others: rows [1, N, D] of the tokens that do not count.
         """
-        return {view: taking.found(others if view == "token" else None) for view, taking in self._views.items()}
+        return {
+            view: taking.found(others if view == "token" else None)
+            for view, taking in self._views.items()
+            if taking.rows or view not in self._roles
+        }
 
     def clear(self) -> None:
         """Removes what is on disk."""
@@ -102,14 +111,19 @@ class _ManyRows:
     """Sums of rows. every: of a group's rows, each such one is kept for intervals; None: there are none."""
 
     def __init__(self, view: ViewName, folder: Path, every: int | None) -> None:
-        self._store = GroupStore(folder, GROUP_MEMORY_BYTES[view], every) if every is not None else None
+        self._store = GroupStore(folder, group_memory(view), every) if every is not None else None
         sink = self._store.put if self._store is not None else _forget
         self._stream = StreamedMoments(
-            FRAME_TOKENS if view == "token" else FRAME_TEXTS, FRAME_BYTES, sink, every if every is not None else 1
+            FRAME_TEXTS if is_of_texts(view) else FRAME_TOKENS, FRAME_BYTES, sink, every if every is not None else 1
         )
 
+    @property
+    def rows(self) -> int:
+        return self._stream.rows
+
     def add(self, group: int, rows: Rows) -> None:
-        self._stream.add(group, *rows)
+        if rows.n:
+            self._stream.add(group, *rows)
 
     def found(self, others: Rows | None) -> ViewFound:
         moments = self._stream.finished()
@@ -130,9 +144,13 @@ class _HeldRows:
     """The rows themselves, by group."""
 
     def __init__(self, view: ViewName, grouped: bool) -> None:
-        self._frame_rows = FRAME_TOKENS if view == "token" else FRAME_TEXTS
+        self._frame_rows = FRAME_TEXTS if is_of_texts(view) else FRAME_TOKENS
         self._grouped = grouped
         self._rows: dict[int, list[Rows]] = {}
+
+    @property
+    def rows(self) -> int:
+        return sum(part.n for parts in self._rows.values() for part in parts)
 
     def add(self, group: int, rows: Rows) -> None:
         for side, part in zip(("base", "tuned"), rows, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ from workers.stages.extract.read_texts import (
     about_intervals,
     cut_texts,
     require_tokens,
+    shown_roles,
     shown_text,
     shown_texts,
     unread_texts,
@@ -64,13 +66,15 @@ def extract_whole(context: PairContext, finetuned: FineTuned | None, reason: str
     pair = load_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length, resolved.units)
     every = [row.content for row in resolved.split.analysed]
     texts, tokens = within(pair.tokenization, every, request.analysis.max_tokens)
+    pair = replace(pair, tokenization=pair.tokenization.with_roles(texts))
     costs = {COMPARED: 2.0, REFERENCE: 1.0 if resolved.reference else 0.0}
     costs |= null_costs(request.analysis.noise_floors) | {INTERVALS: 0.5}
     spans = Spans(context.on_progress, costs)
     labels = [row.label for row in resolved.split.analysed[: len(texts)]]
     heldout = heldout_rows(context, pair.tokenization, labels)
     plan = pair.tokenization.plan(len(texts), tokens, moments_bytes)
-    groups = group_stores(folder / "moments", plan) if plan is not None else {}
+    roles = pair.tokenization.roles
+    groups = group_stores(folder / "moments", plan, roles) if plan is not None else {}
     pair, stream = _with_inliers(pair, texts)
     accumulator = MomentAccumulator(
         pair.tokenization.causal,
@@ -78,6 +82,7 @@ def extract_whole(context: PairContext, finetuned: FineTuned | None, reason: str
         groups,
         plan.merged if plan is not None else 1,
         heldout.add if heldout is not None else None,
+        roles,
     )
     last = LastStates(len(texts)), LastStates(len(texts))
     moments, first, outliers = _gather(pair, _noted(stream, last), accumulator, _of(len(texts), spans.span(COMPARED)))
@@ -219,6 +224,7 @@ def _token_drift(request: AnalysisRequest, pair: Pair, shown: list[Text], frame:
                 text=shown_text(shown[index]),
                 tokens=list(tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist())),
                 special=(~batch.real[row, :length]).tolist(),
+                roles=shown_roles(batch, row, length),
                 drift=[[round(float(value), 4) for value in layer[row, :length]] for layer in moved],
             )
     texts = [found[index] for index in sorted(found)]

@@ -6,6 +6,7 @@ Also its snapshots, and the further fine-tunes that serve as nulls.
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from backends.sources.checkpoint_files import fingerprint
+from backends.sources.checkpoint_files import GENERATION_CONFIG, fingerprint, generation_config_of
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest, FineTune, Lora
 from workers.models.device import best_device
@@ -100,6 +101,8 @@ def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) 
             if step < kept
         ]
         weights.export(kept, model, data, folder)
+    if settings.language and generation_config_of(resolved.base.light).exists():
+        shutil.copyfile(generation_config_of(resolved.base.light), folder / GENERATION_CONFIG)
     if weights.snapshot_steps:
         snapshots.append(Snapshot(kept, folder))
     retrained: dict[str, Checkpoint] = {}

@@ -17,6 +17,7 @@ from layerdrift.contract.analysis import StageName
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.words import REDACTED
+from workers.models.chats import TOKEN_ROLES
 from workers.models.device import best_device, device_name, peak_device_memory_bytes, peak_memory_bytes
 from workers.results.autoencoders import ChangedLatent
 from workers.results.measured import Measured
@@ -167,6 +168,7 @@ def _dataset(
         rows=resolved.usable_rows,
         analysed_texts=extracted.views["mean"].rows,
         analysed_tokens=extracted.views["token"].rows,
+        role_tokens={role: extracted.views[role].rows for role in TOKEN_ROLES if role in extracted.views},
         units=None
         if extracted.tokenization.units is None
         else int(extracted.tokenization.units_of(extracted.analysed).max()) + 1,

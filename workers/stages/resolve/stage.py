@@ -6,17 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from backends.estimates.execution import runs_in_layers
 from backends.sources.pinning import BENIGN, Pins, Sources, of_reference
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
+from workers.models.chats import ChatText
+from workers.models.loading import head_kind
 from workers.models.texts import Text, fitting_length
 from workers.models.tokenizers import common_tokenizer
+from workers.results.warnings import ReportWarning
 from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import ReferenceTexts, Resolved
 from workers.stages.resolve.chat_rendering import rendered
+from workers.stages.resolve.checkpoint_checks import about_checkpoint, doubled_bos
 from workers.stages.resolve.dataset import read_dataset
 from workers.stages.resolve.fetching import Fetched, fetch_checkpoints
 from workers.stages.resolve.splitting import distinct, identity, split_rows, units_of
@@ -55,6 +60,8 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
         split = split_rows(usable, request)
     if fetched.benign is not None:
         _check_benign(fetched, [row.content for row in usable])
+    if request.finetune is not None and request.dataset.chat_template is not None:
+        common.tokenizer.chat_template = request.dataset.chat_template  # the tuned model is saved with it
     read = [row.content for row in split.analysed[:LENGTH_TEXTS]]
     return Resolved(
         base=fetched.base,
@@ -64,11 +71,28 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
         split=split,
         usable_rows=len(usable),
         dataset_sha256=dataset.sha256,
-        warnings=[*dataset.warnings, *warnings, *of_chats, *fetched.warnings, *common.warnings],
+        warnings=[
+            *dataset.warnings,
+            *warnings,
+            *of_chats,
+            *fetched.warnings,
+            *common.warnings,
+            *_about_language_model(fetched, common.tokenizer, usable),
+        ],
         units=units_of(split.analysed),
         reference=replace(reference, rows=others) if reference is not None else None,
         benign=fetched.benign,
     )
+
+
+def _about_language_model(fetched: Fetched, tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[ReportWarning]:
+    """What is wrong with the files of a fine-tuned language model, and with texts for one."""
+    if head_kind(fetched.base.light, "/base/uri") != "causal_lm":
+        return []
+    found = doubled_bos(tokenizer, [row.text for row in rows if not isinstance(row.text, ChatText)])
+    if fetched.tuned is None or head_kind(fetched.tuned.light, "/tuned/uri") != "causal_lm":
+        return found
+    return [*about_checkpoint(fetched.base, fetched.tuned), *found]
 
 
 def _check_benign(fetched: Fetched, texts: list[Text]) -> None:

@@ -70,11 +70,13 @@ def test_a_file_that_is_no_policy_is_a_usage_error(content: bytes | None) -> Non
     assert found.stderr.startswith("error: ")
 
 
-def test_the_starter_policy_that_is_printed_has_no_mistakes(folder: Path) -> None:
-    printed = run("starter").stdout
+@pytest.mark.parametrize("kind", ["classifier", "language"])
+def test_the_starter_policies_that_are_printed_have_no_mistakes(kind: policies.StarterName, folder: Path) -> None:
+    printed = run("starter", "--for", kind).stdout
     (folder / "starter.yaml").write_text(printed)
-    assert policies.load(printed) == policies.load(policies.starter())
+    assert policies.load(printed) == policies.load(policies.starter(kind))
     assert run("check", "starter.yaml").exit_code == 0
+    assert kind == "language" or run("starter").stdout == printed
 
 
 def test_the_schema_knows_every_field_of_a_rule() -> None:

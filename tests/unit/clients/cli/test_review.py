@@ -21,7 +21,7 @@ from layerdrift.sdk import Client
 from tests.builders.analyses import ANALYSIS_ID, analysis
 from tests.builders.http_service import HttpService, problem
 from tests.builders.policies import check, verdict
-from tests.builders.reports import preliminary, report, sound
+from tests.builders.reports import changed, preliminary, report, sound, sound_language
 
 PLACE = f"/v1/analyses/{ANALYSIS_ID}"
 PAIR = ["--base", "s3://m/a", "--tuned", "s3://m/b", "--dataset", "s3://d/x.csv"]
@@ -89,6 +89,9 @@ def test_a_report_is_judged_where_it_lies(service: HttpService, rules: list[str]
 def test_without_a_policy_the_starter_policy_judges() -> None:
     assert run("gate", report_file(sound())).exit_code == Code.PASS
     assert run("gate", report_file(report())).exit_code == Code.GATE
+    assert run("gate", report_file(sound_language())).exit_code == Code.PASS
+    stuck = changed("warnings", [{"code": "never_stops", "message": "m"}], sound_language())
+    assert run("gate", report_file(stuck)).exit_code == Code.GATE
 
 
 @pytest.mark.parametrize(

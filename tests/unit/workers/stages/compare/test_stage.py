@@ -235,8 +235,19 @@ def test_equal_activations_of_other_files_are_not_called_equal_files(other: str,
     def model(fingerprint: str) -> ModelInfo:
         return ModelInfo(uri="", fingerprint=fingerprint, architecture="", parameters=1, blocks=1, hidden_size=1)
 
-    found = _identical(extracted(models={"base": model("a"), "tuned": model(other)}))
+    moved = [{"attention": SimpleNamespace(relative_frobenius=0.1)}]
+    found = _identical(extracted(models={"base": model("a"), "tuned": model(other)}, weights=moved))
     assert [warning.code for warning in found] == codes
+
+
+def test_other_files_with_the_same_weights_are_told() -> None:
+    models = {
+        name: ModelInfo(uri="", fingerprint=name, architecture="", parameters=1, blocks=1, hidden_size=1)
+        for name in ("base", "tuned")
+    }
+    same = [{"attention": SimpleNamespace(relative_frobenius=0.0)}]
+    found = _identical(extracted(models=models, weights=same))
+    assert [warning.code for warning in found] == ["identical_weights", "identical_bodies"]
 
 
 def test_a_site_that_does_not_vary_has_no_number_in_the_cross_layer_map() -> None:

@@ -95,8 +95,7 @@ def test_a_model_that_overflows_on_these_texts_is_named(pair: Pair, tmp_path: Pa
 
 
 def test_nothing_is_left_on_disk(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = dict.fromkeys(("token", "cls", "mean"), 0)
-    monkeypatch.setattr("workers.stages.common.moment_accumulator.GROUP_MEMORY_BYTES", nothing)
+    monkeypatch.setattr("workers.stages.common.moment_accumulator.TOKENS_IN_MEMORY", 0)
     scratch, clear = tmp_path / "scratch", GroupStore.clear
     written: list[int] = []
 
