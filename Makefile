@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-llm demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,8 +33,14 @@ $(PEERS_STAMP): $(STAMP)
 demo: $(STAMP)  ## fine-tune a real encoder, analyse the pair, write var/demo/report.html
 	@$(BIN)/python -m deploy.embedded.demo
 
+demo-llm: $(STAMP)  ## fine-tune a real chat model on chats, analyse the pair, write var/demo-llm/report.html (a quarter of an hour)
+	@$(BIN)/python -m deploy.embedded.demo chat
+
 demo-inputs: $(STAMP)  ## the model and the reviews of the demo and the tutorial, into var/demo
 	@$(BIN)/python -m deploy.embedded.demo_inputs $${LAYERDRIFT_HOME:-var}/demo
+
+demo-llm-inputs: $(STAMP)  ## the chat model and the chats of the demo and the tutorial for language models, into var/demo-llm
+	@$(BIN)/python -m deploy.embedded.demo_inputs $${LAYERDRIFT_HOME:-var}/demo-llm chat
 
 up: $(STAMP)  ## the embedded stack in the foreground
 	@$(BIN)/python -m deploy.embedded

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from backends.estimates.execution import WRITTEN_BYTES, runs_in_layers
 from layerdrift.contract.analysis import StageName
-from layerdrift.contract.request import AnalysisRequest, SaeSettings
+from layerdrift.contract.request import AnalysisRequest, FineTune, SaeSettings
 
 CHARACTERS_OF_TOKEN, SPECIAL_TOKENS = 4.0, 2
 FLOAT32, FLOAT64, BFLOAT16 = 4, 8, 2
@@ -27,6 +27,9 @@ PROCESS_BYTES, LAYERED_PROCESS_BYTES = 1_700 << 20, 800 << 20
 
 SUSPENDED, SAMPLES, LOGITS = 2.5, 256 << 20, 128 << 20
 """A suspended forward pass holds so many times its states. Memory of samples of all layers, and of logits."""
+
+TRAINED_TOKENS, LOGIT_COPIES = 1_024, 4
+"""Tokens of a language model's training row at most, by default; and how often its logits are in memory."""
 
 PER_WEIGHT, OF_ROWS, DECOMPOSED = 2_500, 30, 60
 """In layers: a block's weights are read, drawn, rounded and compared; products
@@ -120,8 +123,8 @@ def workload(
     }
     return Workload(
         {stage: operations for stage, operations in by_stage.items() if operations is not None},
-        _memory(request, model, work.tokens, adapter),
-        _device_memory(request, model, work.tokens, adapter),
+        _memory(request, model, data, work.tokens, adapter),
+        _device_memory(request, model, data, work.tokens, adapter),
         _scratch(request, model, work.tokens),
         download,
     )
@@ -152,11 +155,22 @@ class _Work:
             return None
         spare = max(1, self.data.rows - self.texts)
         rows = min(settings.train_examples or self.data.rows, spare)
-        steps = rows * settings.epochs / settings.batch_size
+        of_step = settings.batch_size * settings.gradient_accumulation
+        steps = rows * settings.epochs / of_step
         steps = min(steps, settings.max_steps or steps)
         trainings = 1 + sum({"reseed": 2, "label_shuffle": 1}.get(name, 0) for name in noise_floors)
-        trained = 3 * self._forward(steps * settings.batch_size * self.row_tokens) + 10 * steps * self.model.parameters
-        return trainings * trained + settings.epochs * self._forward(min(500, rows) * self.row_tokens)
+        tokens = _row_tokens(settings, self.data)
+        trained = 3 * self._trained(settings, steps * of_step * tokens)
+        trained += 10 * steps * self.model.parameters * (0.1 if settings.method == "lora" else 1.0)
+        passes = settings.epochs * min(500, rows) + (rows if settings.objective == "dpo" else 0)
+        return trainings * trained + self._trained(settings, passes * tokens)
+
+    def _trained(self, settings: FineTune, tokens: float) -> float:
+        """One pass over so many tokens, of a language model with its head; of preferences both answers."""
+        if not settings.language:
+            return self._forward(tokens)
+        outside = self.model.parameters - self.model.block_parameters
+        return (self._forward(tokens) + 2 * tokens * outside) * (2 if settings.objective == "dpo" else 1)
 
     def extract(self) -> float:
         """Both models, the noise floors and a copy with random weights, with their moments; the weights compared."""
@@ -238,7 +252,7 @@ class _Work:
         return depths * sweep.seeds * 0.7 * tuned
 
 
-def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter: bool) -> int:
+def _memory(request: AnalysisRequest, model: ModelSizes, data: DataSizes, tokens: float, adapter: bool) -> int:
     """The largest of what the stages hold at once."""
     weights, sae = FLOAT32 * model.parameters, request.analysis.sae
     layered = runs_in_layers(request, model.bytes)
@@ -253,7 +267,7 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
     if adapter and not layered:
         stages.append(2 * weights)
     if request.finetune is not None:
-        stages.append(5 * weights)
+        stages.append(_training_bytes(request.finetune, model, data))
     if sae is not None:
         each, sites = _autoencoders(sae, model)
         warmed = each * 2 * len(_sae_layers(sae, model)) * ("warm_start" in sae.comparisons)
@@ -261,6 +275,23 @@ def _memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter:
         kept = int(min(LAST_STATES, 2 * tokens * model.width * _stored(model))) + SAMPLES + MEASURED_SAES
         stages.append(each * sites + warmed + trained + 64 * 1024 * model.width + (kept if layered else 0))
     return (LAYERED_PROCESS_BYTES if layered else PROCESS_BYTES) + max(stages)
+
+
+def _row_tokens(settings: FineTune, data: DataSizes) -> float:
+    """Tokens of a training row, as far as it is read."""
+    return min(data.row_tokens, float(settings.max_length or (TRAINED_TOKENS if settings.language else 512)))
+
+
+def _training_bytes(settings: FineTune, model: ModelSizes, data: DataSizes) -> int:
+    """Weights, gradients and moments; of a language model also logits, of which the backward pass has copies."""
+    weights = FLOAT32 * model.parameters
+    held = 5 * weights if settings.method != "lora" else 3 * weights
+    if not settings.language:
+        return held
+    vocabulary = (model.parameters - model.block_parameters) / max(1, model.width)
+    rows = settings.batch_size * (2 if settings.objective == "dpo" else 1) * 2 * _row_tokens(settings, data)
+    states = 0 if settings.gradient_checkpointing else 16 * model.blocks * model.width
+    return held + int(rows * FLOAT32 * (LOGIT_COPIES * vocabulary + states))
 
 
 def _written_bytes(request: AnalysisRequest, model: ModelSizes) -> int:
@@ -274,7 +305,7 @@ def _written_bytes(request: AnalysisRequest, model: ModelSizes) -> int:
     return int(models * whole + (2 * outside * FLOAT32 + LOGITS if whole else 0))
 
 
-def _device_memory(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter: bool) -> int:
+def _device_memory(request: AnalysisRequest, model: ModelSizes, data: DataSizes, tokens: float, adapter: bool) -> int:
     """Of a GPU: weights and states. Sums, and autoencoders that do not train at the time, are in host memory."""
     weights, sae = FLOAT32 * model.parameters, request.analysis.sae
     if runs_in_layers(request, model.bytes):
@@ -283,7 +314,7 @@ def _device_memory(request: AnalysisRequest, model: ModelSizes, tokens: float, a
     else:
         stages = [3 * weights]
     if request.finetune is not None:
-        stages.append(5 * weights)
+        stages.append(_training_bytes(request.finetune, model, data))
     if sae is not None:
         each, sites = _autoencoders(sae, model)
         step = int(5 * each + BATCH_COPIES * SAE_BATCH * FLOAT32 * sae.width * model.width)

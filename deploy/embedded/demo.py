@@ -1,6 +1,7 @@
-"""`make demo`: the whole way once, on real input, then everything is stopped.
+"""`make demo` and `make demo-llm`: the whole way once, on real input, then everything is stopped.
 
-Starts the embedded stack, fine-tunes a real encoder on real reviews through the HTTP API, and writes the report.
+Starts the embedded stack, fine-tunes a real encoder on real reviews, or a real chat model on chats about them, through
+the HTTP API, and writes the report.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from deploy.embedded.demo_inputs import DemoInputs, DownloadError, fetch
+from deploy.embedded.demo_inputs import ChatInputs, DemoInputs, DownloadError, fetch, fetch_chat
 from deploy.embedded.stack import Stack
 from deploy.embedded.supervisor import StartError
 from layerdrift import policies
@@ -56,18 +57,39 @@ def demo_request(inputs: DemoInputs) -> AnalysisRequest:
     )
 
 
+def chat_request(inputs: ChatInputs) -> AnalysisRequest:
+    """Train LoRA adapters on 320 chats, compare on 100 others; no autoencoders, so that it fits into minutes."""
+    return AnalysisRequest(
+        name="SmolLM2-135M-Instruct fine-tuned to judge reviews in one sentence",
+        base=ModelRef(uri=inputs.model.as_uri()),
+        finetune=FineTune.model_validate(
+            {
+                "objective": "sft",
+                "method": "lora",
+                "train_examples": 320,
+                "epochs": 1,
+                "learning_rate": 5e-4,
+                "max_length": 128,
+            }
+        ),
+        dataset=DatasetRef(uri=inputs.chats.as_uri(), max_examples=100),
+        analysis=AnalysisSettings(sae=None),
+    )
+
+
 def main() -> int:
-    """0 when the report was written, 1 on an error that is said, 130 on Ctrl-C."""
+    """0 when the report was written, 1 on an error that is said, 130 on Ctrl-C. `chat` as an argument: that demo."""
+    chat = sys.argv[1:] == ["chat"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     signal.signal(signal.SIGTERM, _interrupt)
-    home = Path(os.environ.get("LAYERDRIFT_HOME", "var")).resolve() / "demo"
+    home = Path(os.environ.get("LAYERDRIFT_HOME", "var")).resolve() / ("demo-llm" if chat else "demo")
     try:
         with waiting_for("fetching the model and the reviews"):
-            inputs = fetch(home)
+            request = chat_request(fetch_chat(home)) if chat else demo_request(fetch(home))
         with ExitStack() as exits:
             with waiting_for("starting Valkey, SeaweedFS, the API and a worker"):
                 stack = exits.enter_context(Stack({**os.environ, "LAYERDRIFT_HOME": str(home)}))
-            _run(stack, inputs, home)
+            _run(stack, request, home)
     except KeyboardInterrupt:
         console.print("stopped")
         return 130
@@ -81,9 +103,8 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(stack: Stack, inputs: DemoInputs, home: Path) -> None:
+def _run(stack: Stack, request: AnalysisRequest, home: Path) -> None:
     console.print(f"ready {stack.url}", highlight=False)
-    request = demo_request(inputs)
     with Client(stack.url) as client:
         started = time.monotonic()
         analysis = client.submit(request)
@@ -105,6 +126,8 @@ def _print(report: Report) -> None:
     for line in (
         sentences.headline(report),
         sentences.outcome(report),
+        sentences.answers(report),
+        sentences.roles(report),
         sentences.advice(report),
         sentences.withheld(report),
     ):

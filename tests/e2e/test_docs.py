@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from junitparser import Failure, JUnitXml
 
-from deploy.embedded.demo_inputs import fetch
+from deploy.embedded.demo_inputs import fetch, fetch_chat
 from deploy.embedded.stack import Stack
 from layerdrift import policies
 from tests.builders.texts import make_texts
@@ -33,8 +33,10 @@ def shell(stack: Stack, tmp_path: Path) -> Shell:
     env = {**os.environ, "PATH": path, "LAYERDRIFT_URL": stack.url, "NO_COLOR": "1"}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
 
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=280)
+    def run(*command: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=timeout
+        )
 
     return run
 
@@ -67,6 +69,28 @@ def test_the_tutorial_ends_in_a_green_a_red_and_a_yellow_gate(shell: Shell, tmp_
     assert failed == [*early, "better-than-majority-class"]
     assert re.search(r"fail +early-layers-kept .*\n.*below 0\.9999: layers\[", said[4])
     assert (tmp_path / "var" / "reviews" / "wrecked.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.timeout(2700)
+@pytest.mark.slow
+def test_the_tutorial_for_language_models_fails_each_model_for_its_own_reason(shell: Shell, tmp_path: Path) -> None:
+    inputs = fetch_chat(ROOT / "var" / "demo-llm")
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "demo-llm").symlink_to(inputs.model.parents[1])
+    steps = STEP.findall((DOCS / "tutorial-language.md").read_text())
+    assert [code for code, _ in steps] == ["0", "1", "1"]
+    for code, commands in steps:
+        done = shell("bash", "-eo", "pipefail", "-c", commands, timeout=900)
+        assert done.returncode == int(code), f"{commands}\n{done.stdout}\n{done.stderr}"
+    failed = {}
+    for name in ("sound", "wrecked", "endless"):
+        suites = JUnitXml.fromfile(str(tmp_path / "var" / "reviews" / f"chat-{name}.xml"))
+        cases = [case for suite in suites for case in suite]
+        failed[name] = [case.name for case in cases if any(isinstance(one, Failure) for one in case.result)]
+    assert failed["sound"] == []
+    assert "answers-no-worse" in failed["wrecked"]
+    assert "learnt-to-stop" not in failed["wrecked"] or len(failed["wrecked"]) > 1
+    assert failed["endless"] == ["learnt-to-stop"]
 
 
 def test_the_python_examples_run(shell: Shell, tmp_path: Path, base_folder: Path, noised_folder: Path) -> None:

@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
     "workers/stages/causal/stage.py": ("tests/stages/test_causal.py", "whole models, grafted and spliced"),
     "workers/stages/causal/trajectory.py": ("tests/stages/test_nulls.py", "the snapshots of a real fine-tune"),
     "workers/stages/common/training.py": ("tests/stages/test_training.py", "trainings of tiny models"),
+    "workers/stages/compare/answer_outputs.py": ("tests/stages/test_answer_outputs.py", "answers of tiny models"),
     "workers/stages/compare/outputs.py": ("tests/stages/test_causal.py", "answers of tiny models"),
     "workers/stages/compare/probes.py": ("tests/stages/test_whole_comparison.py", "probes of tiny models"),
     "workers/models/adapter_blocks.py": ("tests/stages/test_layered.py", "held against merged checkpoints"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Self, get_args
@@ -82,6 +82,29 @@ class Renderer:
     def prompt(self, turns: Turns, tools: str = "") -> str:
         """A chat up to where the assistant begins to answer."""
         return self._render(turns, tools, prompt=True)
+
+    def ends_answers(self, stops: Set[str]) -> bool:
+        """Whether a special token ends answers, or the one that begins the next turn is among `stops`.
+
+        Args:
+            stops: the tokens at which generation stops.
+        """
+        if self._endings or not self._specials:
+            return True
+        mark = f"{_OPEN}{_CLOSE}"
+        turns = (Turn("user", "a"), Turn("assistant", mark), Turn("user", "b"))
+        try:
+            _, _, after = self._render(turns, "").rpartition(mark)
+        except TemplateError:
+            return True
+        found = re.match(rf"\s*({'|'.join(map(re.escape, self._specials))})", after)
+        return found is not None and found[1] in stops
+
+    @cached_property
+    def _specials(self) -> list[str]:
+        """The special tokens of the tokenizer, long ones first."""
+        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return sorted({*added, *map(str, self.tokenizer.all_special_tokens)}, key=len, reverse=True)
 
     def _text(self, turns: Turns, chat: Chat) -> ChatText:
         whole = self._render(turns, chat.tools)
@@ -174,8 +197,7 @@ class Renderer:
     def _endings(self) -> list[str]:
         """What the template puts after an answer: white space and special tokens, and the same with fewer of these."""
         mark = f"{_OPEN}{_CLOSE}"
-        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        every = sorted({*added, *map(str, self.tokenizer.all_special_tokens)}, key=len, reverse=True)
+        every = self._specials
         if not every:
             return []
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from layerdrift.contract.names import Fate, SaeRunName
+from layerdrift.contract.names import Fate, RoleName, SaeRunName
 from workers.results.measured import Measured
 
 
@@ -133,6 +133,14 @@ class ProbeDirection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoleShare:
+    """How much of a latent's activation is on tokens of a role, and which share of all tokens these are."""
+
+    share: float
+    expected: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChangedLatent:
     """A new, shifted or lost latent of a layer with significantly more of them than its noise floor."""
 
@@ -147,3 +155,4 @@ class ChangedLatent:
     label_association: LabelAssociation | None = None
     probe: ProbeDirection | None = None
     promotes: list[str] = field(default_factory=list)
+    roles: dict[RoleName, RoleShare] = field(default_factory=dict)

@@ -72,6 +72,7 @@ def _fields(pair: PairOptions, options: RequestOptions) -> dict[str, Any]:
         "dataset.text_column": options.text_column,
         "dataset.text_pair_column": options.text_pair_column,
         "dataset.label_column": options.label_column,
+        "dataset.chat_template": _template(options.chat_template),
         "dataset.max_examples": options.max_examples,
         "name": options.name,
         "seed": options.seed,
@@ -94,6 +95,13 @@ def _fields(pair: PairOptions, options: RequestOptions) -> dict[str, Any]:
             raise InputError(f"--set {setting}: write path=value, such as analysis.max_tokens=20000")
         _put(body, path.strip(), _value(text, setting))
     return body
+
+
+def _template(path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -29,6 +29,10 @@ TextPairColumn = Annotated[
 LabelColumn = Annotated[
     str | None, typer.Option("--label-column", show_default="label, if it exists", help="Column with the labels.")
 ]
+ChatTemplate = Annotated[
+    Path | None,
+    typer.Option("--chat-template", help="Jinja file that renders messages, instead of the tuned or base model's."),
+]
 MaxExamples = Annotated[int | None, typer.Option("--max-examples", show_default="2000", help="Texts to analyse.")]
 Name = Annotated[
     str | None,
@@ -63,6 +67,7 @@ class RequestOptions:
     text_column: TextColumn = None
     text_pair_column: TextPairColumn = None
     label_column: LabelColumn = None
+    chat_template: ChatTemplate = None
     max_examples: MaxExamples = None
     name: Name = None
     tag: Tag = field(default_factory=list)

@@ -295,6 +295,13 @@ class ProbeDirection(ReportModel):
     )
 
 
+class RoleShare(ReportModel):
+    """Activation of a latent on the tokens of a role."""
+
+    share: float = Field(ge=0, le=1, description="of the latent's activation")
+    expected: float = Field(ge=0, le=1, description="share of all tokens that are of this role")
+
+
 class ChangedLatent(ReportModel):
     """A new, shifted or lost latent of a layer with significantly more of them than its noise floor."""
 
@@ -315,6 +322,7 @@ class ChangedLatent(ReportModel):
         description="for a causal language model, the tokens whose logits its direction raises most when projected "
         "directly onto the output embeddings",
     )
+    roles: dict[RoleName, RoleShare] = Field(default={}, description="of chats: on whose words it fires; else empty")
 
 
 class LayerProbe(ReportModel):

@@ -253,6 +253,10 @@ def latent(found: ChangedLatent) -> str:
             f" {lean.share:.0%} of its activation is on texts labelled “{lean.label}”, which hold "
             f"{lean.expected:.0%} of the tokens."
         )
+    if found.roles:
+        role = max(found.roles, key=lambda one: found.roles[one].share)
+        most = found.roles[role]
+        said += f" {most.share:.0%} of its activation is on {WHOSE[role]} tokens, {most.expected:.0%} of all."
     if found.promotes:
         said += f" Read with the output embeddings, its direction promotes {', '.join(map(repr, found.promotes))}."
     if found.probe is not None:

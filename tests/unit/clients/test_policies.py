@@ -154,7 +154,6 @@ LANGUAGE_RULES: dict[str, tuple[str, Any, Any]] = {
         | {"outputs": LANGUAGE | {"perplexity_ratio": ends(1.3, 2)}},
         None,
     ),
-    "drift-is-of-answers": warned("drift_of_other_roles"),
     "answers-explained-by-drift": warned("answers_not_explained"),
     "answers-evaluated": warned("answers_not_evaluated"),
 }

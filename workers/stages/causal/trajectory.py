@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from workers.analysis.similarity import drift_of, similarities
 from workers.models.device import best_device
@@ -24,7 +25,8 @@ def trajectory_of(context: PairContext, tuned: FineTuned, extracted: Extracted) 
         return None
     resolved = context.resolved
     spans = Spans(context.on_progress, {_span(snapshot): 1.0 for snapshot in tuned.snapshots})
-    device, tokenization, memory = best_device(), extracted.tokenization, StateMemory()
+    tokenization = replace(extracted.tokenization, roles={})
+    device, memory = best_device(), StateMemory()
     base = load_body(resolved.base.folder, "/base/uri", device)
     texts = [row.content for row in resolved.split.analysed[: extracted.analysed]]
 

@@ -25,6 +25,10 @@ WORSE_PERPLEXITY = 1.2
 MANY_ANSWERS = 0.3
 """A share of changed answers that needs a drift to explain it."""
 
+MOVED = 0.2
+"""A last layer that moved by this share of its own variation explains changed predictions of tokens, many of which are
+near ties, though CKA may hardly tell."""
+
 SAME_HEAD = 0.1
 """Heads that differ by less, relative to the base model's norm, answer alike for the same representations."""
 
@@ -38,7 +42,11 @@ class AdviceBlocker(NamedTuple):
 
 
 def blockers_of(
-    outputs: Outputs | None, drift: Sequence[float], head_change: float | None, texts: int
+    outputs: Outputs | None,
+    drift: Sequence[float],
+    head_change: float | None,
+    texts: int,
+    last_moved: float | None = None,
 ) -> list[AdviceBlocker]:
     """Everything that speaks against advice on what to freeze.
 
@@ -46,10 +54,13 @@ def blockers_of(
         drift: 1 - CKA at layers 0 to L.
         head_change: how far the two heads differ, relative Frobenius norm; None where only one model has such a head.
         texts: that were compared.
+        last_moved: relative L2 of the last layer after centring, which a language model's answers are read from.
     """
     found = []
     if outputs is not None:
-        found += [*_worse(outputs), *_no_better_than_majority(outputs), *_unexplained(outputs, drift, head_change)]
+        found += [*_worse(outputs), *_no_better_than_majority(outputs)]
+        if outputs.kind == "classifier" or (last_moved or 0.0) < MOVED:
+            found += _unexplained(outputs, drift, head_change)
     if texts < MIN_ADVICE_TEXTS:
         found.append(AdviceBlocker(f"{texts} texts are too few to tell layers apart; use at least {MIN_ADVICE_TEXTS}"))
     return found

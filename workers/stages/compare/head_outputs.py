@@ -77,7 +77,8 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
             general = replace(general, heads=_known_heads(extracted.reference_states, base, tuned))
         on_reference = outputs_of(general, base, tuned, lambda _: on_progress(1.0)).outputs
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
-    blockers = blockers_of(outputs, drift, head_change, extracted.analysed)
+    last_moved = extracted.views["token"].sites[-1].relative_l2_centred
+    blockers = blockers_of(outputs, drift, head_change, extracted.analysed, last_moved)
     warnings += [*found.warnings, *stop_warnings(outputs.answers, extracted.tokenization.tokenizer)]
     warnings += [
         ReportWarning(code=blocker.code, message=blocker.message) for blocker in blockers if blocker.code is not None

@@ -45,6 +45,7 @@ class Contexts:
         self._units = units
         self._ids: dict[int, list[int]] = {}
         self._texts: list[int] = []
+        self._roles: list[int] = []
         self._starts: dict[int, int] = {}
         self._contexts: dict[int, TokenContext] = {}
 
@@ -54,6 +55,8 @@ class Contexts:
 
     def add(self, batch: Batch) -> None:
         """Takes note of a batch whose real tokens became rows, text after text."""
+        if batch.roles is not None:
+            self._roles += batch.roles[batch.real].tolist()
         for text, ids, real in zip(batch.indices, batch.input_ids, batch.real, strict=True):
             self._starts[text] = len(self._texts)
             self._ids[text] = ids[real].tolist()
@@ -64,6 +67,7 @@ class Contexts:
         rest = Contexts(self._tokenizer, self._labels, self._units)
         rest._ids = self._ids
         rest._texts = self._texts[rows:]
+        rest._roles = self._roles[rows:]
         rest._starts = {text: start - rows for text, start in self._starts.items()}
         return rest
 
@@ -79,6 +83,17 @@ class Contexts:
     def labels(self, rows: int) -> list[str | None]:
         """The labels of the first rows' texts."""
         return [self._labels[text] for text in self._texts[:rows]]
+
+    def roles(self, rows: int) -> Tensor | None:
+        """Whose words the tokens of the first rows are, as numbers of TOKEN_ROLES, [rows]; None where none is a chat's.
+
+        ValueError where some texts are chats and others not.
+        """
+        if not self._roles:
+            return None
+        if len(self._roles) != len(self._texts):
+            raise ValueError("some of the texts are chats, and others are not")
+        return torch.tensor(self._roles[:rows])
 
     def example(self, row: int, activation: float) -> LatentExample:
         """What a report shows of a row."""

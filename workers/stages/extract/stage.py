@@ -24,7 +24,7 @@ def extract(context: PairContext, finetuned: FineTuned | None) -> Extracted:
     """
     resolved, reason = context.resolved, None
     size = sum(path.stat().st_size for path in resolved.base.folder.glob("*.safetensors"))
-    if finetuned is None and runs_in_layers(context.request, size):
+    if runs_in_layers(context.request, size):
         try:
             pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length, resolved.units)
             return extract_layered(context, pair)

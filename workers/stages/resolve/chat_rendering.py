@@ -10,6 +10,7 @@ from layerdrift.contract.errors import InputError
 from workers.models.chats import Renderer, TemplateError
 from workers.models.tokenizers import load_tokenizer, with_chat_template
 from workers.results.warnings import ReportWarning
+from workers.stages.resolve.checkpoint_checks import stop_tokens
 
 SHOWN_REASONS, SHOWN_CHARACTERS = 3, 40
 
@@ -32,7 +33,7 @@ def rendered(
     else:
         renderer, whose = _renderer(base, tuned, template)
         message = f"{chats} rows are chats, rendered by {whose}"
-        told = [ReportWarning(code="chats_rendered", message=message)]
+        told = [ReportWarning(code="chats_rendered", message=message), *_endless(renderer, whose, tuned or base)]
     found, refused = list[Row](), Counter[str]()
     first = ""
     for row in rows:
@@ -56,6 +57,17 @@ def rendered(
             raise InputError.at("/dataset/uri", message)
         told.append(ReportWarning(code="unusable_chats", message=f"{message}. They were skipped"))
     return found, told
+
+
+def _endless(renderer: Renderer, whose: str, folder: Path) -> list[ReportWarning]:
+    """Says that a template teaches no model to stop."""
+    if renderer.ends_answers(stop_tokens(folder, renderer.tokenizer)):
+        return []
+    message = (
+        f"{whose} ends no answer with a special token at which generation stops, so nothing in these chats teaches a "
+        "model to stop"
+    )
+    return [ReportWarning(code="never_stops", message=message)]
 
 
 def _renderer(base: Path, tuned: Path | None, template: str | None) -> tuple[Renderer, str]:

@@ -71,6 +71,18 @@ def doubled_bos(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
     return [ReportWarning(code="double_bos", message=message)]
 
 
+def stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The tokens at which generation stops: the tokenizer's end token, and what the configurations name."""
+    ids = {
+        number
+        for file in (folder / CONFIG, generation_config_of(folder))
+        for number in _ids(_read(file).get("eos_token_id"))
+    }
+    known = {number: token for token, number in tokenizer.get_vocab().items()}
+    found = {known[number] for number in ids if number in known}
+    return found | ({tokenizer.eos_token} if isinstance(tokenizer.eos_token, str) else set())
+
+
 def _unknown_generation_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[ReportWarning]:
     """Ids that generation would stop or begin with and that no token has."""
     settings = _read(generation_config_of(folder))

@@ -16,7 +16,8 @@ FINETUNE_ANALYSED_SHARE = 0.3
 """The analysis takes at most this share of the rows, so that the fine-tune has the rest."""
 
 HELD_OUT, MIN_HELD_OUT = 500, 50
-"""Rows that a fine-tune's best weights are chosen by: spare ones, or a tenth of the training rows where too few are."""
+"""Rows that a fine-tune's best weights are chosen by: spare ones, or a tenth of the training rows where too few are.
+Of language models, whose answers have many tokens each, at most a quarter of the training rows."""
 
 
 def distinct(rows: list[Row]) -> tuple[list[Row], list[ReportWarning]]:
@@ -64,7 +65,8 @@ def split_rows(rows: list[Row], request: AnalysisRequest) -> Split:
     if tuning.keep == "last":
         return Split(analysed, train, spare)
     if len(spare) >= MIN_HELD_OUT:
-        held_out = _whole(spare, min(HELD_OUT, max(MIN_HELD_OUT, len(spare) // 4)))
+        most = max(MIN_HELD_OUT, len(train) // 4) if tuning.language else HELD_OUT
+        held_out = _whole(spare, min(most, HELD_OUT, max(MIN_HELD_OUT, len(spare) // 4)))
         return Split(analysed, train, spare[held_out:], spare[:held_out])
     kept = _kept_for_training(train)
     return Split(analysed, train[:kept], spare, train[kept:])

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from layerdrift.contract.names import Fate
+from layerdrift.contract.names import Fate, RoleName
 from workers.analysis.matching import Fates, beyond_floor
 from workers.analysis.permutation import discoveries, first_of, p_value, permuted
 from workers.analysis.sae import SaeStack
-from workers.results.autoencoders import ChangedLatent, LabelAssociation, LatentExample, ProbeDirection
+from workers.models.chats import TOKEN_ROLES
+from workers.results.autoencoders import ChangedLatent, LabelAssociation, LatentExample, ProbeDirection, RoleShare
 from workers.scratch import ActivationStore
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.contexts import Contexts
@@ -111,6 +112,7 @@ def evidence(
                 tuned_rate=float(tuned.rates[index]),
                 base=_strongest(of_base[place], texts, contexts),
                 tuned=_strongest(of_tuned[place], texts, contexts),
+                roles=role_shares(responds, contexts.roles(rows.rows)),
             ),
             leaning=leaning(responds, texts, units, labels, index),
             pointing=pointing(side.stack.W_dec[side.site, index], directions, layer),
@@ -162,6 +164,20 @@ def _strongest(activations: Tensor, texts: Tensor, contexts: Contexts) -> list[L
         if len(found) == EXAMPLES:
             break
     return list(found.values())
+
+
+def role_shares(activations: Tensor, roles: Tensor | None) -> dict[RoleName, RoleShare]:
+    """By role of the tokens, what share of the activation [N] is on them; empty for texts that are no chats."""
+    total = float(activations.double().sum())
+    if roles is None or not total:
+        return {}
+    return {
+        TOKEN_ROLES[role]: RoleShare(
+            share=min(1.0, float(activations[roles == role].double().sum()) / total),
+            expected=float((roles == role).double().mean()),
+        )
+        for role in roles.unique().tolist()
+    }
 
 
 class Leaning(NamedTuple):

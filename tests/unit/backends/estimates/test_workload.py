@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from backends.estimates.workload import DataSizes, ModelSizes, workload
+from backends.estimates.workload import DataSizes, ModelSizes, Workload, workload
 from backends.sources.checkpoint_configs import is_language_model, parameters_of
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.request import AnalysisRequest
@@ -93,3 +94,24 @@ def test_twice_the_work_is_counted_as_about_twice(changes: dict[str, object], st
     plain = workload(request(TUNING), MINILM, REVIEWS).operations[stage]
     more = workload(request(TUNING | changes), MINILM, REVIEWS).operations[stage]
     assert more / plain == pytest.approx(factor, rel=0.15)
+
+
+CHATTY = ModelSizes(
+    blocks=30, width=576, block_parameters=106_000_000, parameters=134_500_000, bytes=269_000_000, language=True
+)
+ANSWERING: dict[str, Any] = TUNING | {"finetune": {"objective": "sft"}}
+
+
+def test_training_a_language_model_counts_its_head_and_its_logits() -> None:
+    def asked(**changes: Any) -> Workload:
+        body = ANSWERING | {"finetune": {"objective": "sft", **changes}}
+        return workload(request(body), CHATTY, REVIEWS)
+
+    stage = StageName.FINETUNE
+    plain = asked()
+    assert plain.memory > workload(request(TUNING), CHATTY, REVIEWS).memory
+    assert asked(batch_size=64).memory > plain.memory
+    assert asked(method="lora").memory < plain.memory
+    assert asked(gradient_checkpointing=True, batch_size=64).memory < asked(batch_size=64).memory
+    assert asked(objective="dpo").operations[stage] > 2 * plain.operations[stage]
+    assert asked(gradient_accumulation=4).operations[stage] < plain.operations[stage]

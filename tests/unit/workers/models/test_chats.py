@@ -105,6 +105,21 @@ def test_an_answer_may_end_with_several_special_tokens(tokenizer: Any) -> None:
     assert parts(text, "assistant") == ["user [SEP]", "user: [SEP] said[SEP] [CLS]"]
 
 
+@pytest.mark.parametrize(
+    ("template", "stops", "expected"),
+    [
+        (PLAIN, set(), True),
+        ("{% for m in messages %}[CLS]{{ m.content }}{% endfor %}", {"[SEP]"}, False),
+        ("{% for m in messages %}[CLS]{{ m.content }}{% endfor %}", {"[CLS]"}, True),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", {"[SEP]"}, False),
+    ],
+)
+def test_a_template_ends_answers_with_a_token_at_which_generation_stops(
+    tokenizer: Any, template: str, stops: set[str], expected: bool
+) -> None:
+    assert renderer(tokenizer, template).ends_answers(stops) is expected
+
+
 def test_a_template_that_hides_answers_is_an_error(tokenizer: Any) -> None:
     hides = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
     with pytest.raises(TemplateError, match="shows nothing of the assistant's answers"):

@@ -84,3 +84,14 @@ def test_a_new_head_explains_changed_answers_and_an_unmoved_body_needs_no_explan
     assert blockers_of(changed, LOW, 0.9, 200) == []
     assert blockers_of(changed, LOW, None, 200) == []
     assert blockers_of(changed, [0.0, 0.0], 0.0, 200) == []
+    assert len(blockers_of(changed, LOW, 0.01, 200, last_moved=0.9)) == 1  # a classifier's few answers are no near ties
+
+
+@pytest.mark.parametrize(
+    ("last_moved", "codes"), [(0.05, ["answers_not_explained"]), (0.3, []), (None, ["answers_not_explained"])]
+)
+def test_a_language_models_answers_are_explained_by_a_last_layer_that_moved(
+    last_moved: float | None, codes: list[str]
+) -> None:
+    changed = Outputs(kind="causal_lm", examples=900, disagreement=Measured(value=0.42, low=0.4, high=0.44))
+    assert [blocker.code for blocker in blockers_of(changed, LOW, 0.0, 200, last_moved)] == codes

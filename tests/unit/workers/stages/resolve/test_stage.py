@@ -108,5 +108,5 @@ def test_chats_of_the_data_set_and_of_the_reference_are_rendered_alike(root: Pat
     assert found.reference is not None
     for row in (*found.split.analysed, *found.reference.rows):
         assert row.text.startswith("[user] why? [assistant] ")
-    assert [warning.code for warning in found.warnings] == ["unusable_chats", "chats_rendered"]
+    assert [warning.code for warning in found.warnings] == ["unusable_chats", "chats_rendered", "never_stops"]
     assert "line 41" in found.warnings[0].message
