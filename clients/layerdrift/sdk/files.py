@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 20
 Heard = Callable[[int, int], None]
 """Hears how many bytes of how many have gone."""
 
-_READ = (".safetensors", ".json", ".txt", ".model")
+_READ = (".safetensors", ".json", ".txt", ".model", ".jinja", ".bpe", ".codes")
 """Endings of what the service reads of a checkpoint; pickled weights are refused there, so they stay here."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)

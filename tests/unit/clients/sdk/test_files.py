@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.sources.checkpoint_files import GENERATION_CONFIG, TOKENIZER_FILES
 from layerdrift.contract.errors import InputError
 from layerdrift.sdk.files import prepared
 
@@ -94,3 +95,11 @@ def test_what_tools_leave_beside_a_checkpoint_is_none(tmp_path: Path, hidden: st
     write(tmp_path / "out" / "final", config__json=MODEL, model__safetensors="weights")
     write(tmp_path / "out" / hidden, config__json=MODEL, model__safetensors="junk")
     assert sent(tmp_path / "out")[0] == "final.zip"
+
+
+def test_every_file_that_the_service_reads_is_sent(tmp_path: Path) -> None:
+    wanted = {*TOKENIZER_FILES, GENERATION_CONFIG, "config.json", "model.safetensors"}
+    for name in wanted:
+        (tmp_path / name).write_text('{"model_type": "x"}')
+    with prepared(tmp_path) as made, zipfile.ZipFile(made.path) as archive:
+        assert set(archive.namelist()) == wanted
