@@ -25,6 +25,7 @@ from workers.models.structure import blocks_of, parameters_before, shares_blocks
 from workers.models.texts import Batch, batches, run
 from workers.results.training import Evaluation
 from workers.stages.common.progress import OnProgress
+from workers.stages.common.training_state import Curves, Keeping, StateKeeper
 
 CLIP_NORM = 1.0
 EVALUATED_AT_ONCE = 64
@@ -56,6 +57,9 @@ class Task(Protocol):
 
     def loss(self, part: Any, step: Step[Any]) -> Tensor:
         """The part's share of the step's loss, with its graph."""
+
+    def skip(self, step: Step[Any]) -> None:
+        """Prepares for what follows a step that an earlier worker made."""
 
     def evaluate(self, number: int) -> Evaluation | None:
         """How the model does on the held-out rows after so many steps; None where there are none."""
@@ -153,7 +157,7 @@ class Recipe:
 
 
 @dataclass
-class Training:
+class Training(Curves):
     """What a run left, by step.
 
     gradient_norms: before they are clipped. cached: the frozen prefix ran once for each row. by_loss: the best step has
@@ -203,6 +207,7 @@ def train(
     recipe: Recipe,
     on_progress: OnProgress,
     at_step: Callable[[int, Training, PreTrainedModel], None] | None = None,
+    keeping: Keeping | None = None,
 ) -> Training:
     """Trains in place; the model is in evaluation mode afterwards.
 
@@ -211,6 +216,7 @@ def train(
 
     Args:
         at_step: called after every step, held-out evaluation included.
+        keeping: where the state goes that a later worker goes on from.
 
     Raises:
         InputError: the training diverged.
@@ -223,9 +229,15 @@ def train(
     schedule = get_scheduler(_SCHEDULES[settings.schedule], optimiser, round(settings.warmup * steps), steps)
     last = min(steps, recipe.stop_after or steps)
     dtype = training_dtype(settings, model.device)
-    task = data.task(model, recipe)
+    task = data.task(model, recipe)  # asks the model as it is before the training
+    keeper = StateKeeper(keeping or Keeping(), trainable, optimiser, schedule)
+    resumed = keeper.resume(run_so_far)
     _training_mode(model)
-    for step in task.steps():
+    for number, step in enumerate(task.steps() if resumed < last else ()):
+        if number < resumed:
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                task.skip(step)
+            continue
         started = time.perf_counter()
         counter = _SavedBytes(trainable) if step.largest else None
         loss = 0.0
@@ -252,8 +264,9 @@ def train(
             _training_mode(model)
         if at_step is not None:
             at_step(made, run_so_far, model)
+        keeper.keep(run_so_far)
         on_progress(made / last, f"step {made} of {last}, loss {loss:.3f}", {"step": made, "loss": loss})
-        if made == last:
+        if made >= last:
             break
     run_so_far.cached = task.cached
     model.eval()
@@ -390,6 +403,13 @@ class _Classification:
         )
         loss = nn.functional.cross_entropy(logits.float(), part.targets.to(logits.device))
         return loss * (len(part.rows) / sum(len(one.rows) for one in step.parts))
+
+    def skip(self, step: Step[_Labelled]) -> None:
+        """Runs the frozen blocks on the same batches, which round as they did."""
+        if self._cache is not None:
+            with torch.random.fork_rng(), torch.no_grad():
+                for part in step.parts:
+                    self._cache.logits(part.batch, part.rows)
 
     def evaluate(self, number: int) -> Evaluation | None:
         if not self._data.held_out:

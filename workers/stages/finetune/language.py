@@ -105,6 +105,9 @@ class _Language:
         if asked or (asked is None and model.device.type == "cuda"):
             model.activation_checkpointing_enable({"use_reentrant": False})
 
+    def skip(self, step: Step[list[int]]) -> None:
+        """Nothing is kept between steps."""
+
     def steps(self) -> Iterator[Step[list[int]]]:
         """Numbers of training rows: batches of like length in random order, every row once an epoch."""
         settings, lengths = self._recipe.settings, self._lengths

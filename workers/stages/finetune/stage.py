@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
@@ -33,6 +33,7 @@ from workers.stages.common.context import StageContext
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.progress import NO_NUMBERS, Numbers, OnProgress, Spans
 from workers.stages.common.training import Recipe, Training, TrainingData, planned_steps, train, training_dtype
+from workers.stages.common.training_state import Keeping
 from workers.stages.finetune.language import LanguageData, language_data
 
 MAX_LABELS = 1_000
@@ -92,7 +93,8 @@ def finetune(context: StageContext, resolved: Resolved, folder: Path, uri: str) 
     recipe = Recipe.of(settings, request.seed)
     weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, planned_steps(settings, data.rows))
     with _fresh(resolved, data, recipe) as (model, data):
-        training = train(model, data, recipe, _numbered(spans, TUNED, nulls), weights.at_step)
+        keeping = weights.keeping(context, TUNED)
+        training = train(model, data, recipe, _numbered(spans, TUNED, nulls), weights.at_step, keeping)
         kept = training.best_step if settings.keep == "best" else training.steps
         run = _run(settings, training, kept, model, data)
         snapshots = [
@@ -286,6 +288,23 @@ class _Weights:
             self._path(self._best or 0).unlink()
         self._best = best
 
+    def keeping(self, context: StageContext, run: str) -> Keeping:
+        """Where the training that these are of keeps its state, and these with it."""
+        return Keeping(context.checkpointing, f"finetune-{run}", self._parts, self._take)
+
+    def _parts(self) -> Iterator[dict[str, Tensor]]:
+        for path in sorted(self.folder.glob("*.safetensors")):
+            yield {f"weights/{path.stem}/{name}": one for name, one in load_file(path).items()}
+
+    def _take(self, part: dict[str, Tensor]) -> None:
+        """Writes what an earlier worker kept of one step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = [name.split("/", 2) for name in part]
+        step = names[0][1]
+        save_file(
+            {inner: part[f"{kind}/{step}/{inner}"] for kind, _, inner in names}, self.folder / f"{step}.safetensors"
+        )
+
     def export(self, step: int, model: PreTrainedModel, data: Data, folder: Path) -> Path:
         """Writes the model as it was at that step, in transformers' layout."""
         parameters = dict(model.named_parameters())
@@ -314,7 +333,8 @@ def _retrained(name: str, context: StageContext, resolved: Resolved, data: Data,
     steps = kept if recipe.stop_after else planned_steps(settings, data.rows)
     weights = _Weights(folder.with_name(f"{folder.name}.steps"), settings, steps)
     with _fresh(resolved, data, recipe) as (model, data):
-        training = train(model, data, recipe, context.on_progress, weights.at_step)
+        keeping = weights.keeping(context, name)
+        training = train(model, data, recipe, context.on_progress, weights.at_step, keeping)
         weights.export(training.best_step if settings.keep == "best" else training.steps, model, data, folder)
     return Checkpoint(folder, f"null:{name}", fingerprint(folder))
 
