@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-llm demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-llm demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -110,6 +110,9 @@ bench-scale: $(STAMP)  ## language models block by block: time, memory and estim
 
 bench-organisms: $(STAMP)  ## what was planted in a chat model, found or not, and false positives; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.organisms
+
+bench-finetune: $(STAMP) $(PEERS_STAMP)  ## our training of a language model beside TRL's; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.finetune
 
 bench-identification: $(STAMP)  ## latents that appear again with another seed, by width, k and steps; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.identification

@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     @property
     def roots(self) -> list[Path]:
         """The folders that file: URIs may name, as real paths."""
-        chosen = self.model_roots or [self.home / name for name in ("models", "data", "demo")]
+        chosen = self.model_roots or [self.home / name for name in ("models", "data", "demo", "demo-llm")]
         return [path.resolve() for path in chosen]
 
     @property

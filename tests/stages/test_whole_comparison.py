@@ -53,7 +53,7 @@ def test_a_model_and_itself_show_nothing(base: Path, tmp_path: Path) -> None:
     intervals = {(cka.low, cka.high) for layer in found.similarity if (cka := layer["token"].cka)}
     assert intervals == {(1.0, 1.0)}
     assert found.zones[0].support == 1.0
-    assert [warning.code for warning in found.warnings] == ["identical_bodies"]
+    assert [warning.code for warning in found.warnings] == ["identical_weights", "identical_bodies"]
     assert "nothing to review below their heads" in found.recommendation.evidence
     assert {value for text in extracted.tokens.texts for row in text.drift for value in row} == {0.0}
     assert {part.relative_frobenius for layer in extracted.weights for part in layer.values()} == {0.0}

@@ -348,9 +348,10 @@ class FineTune(RequestModel):
     @classmethod
     def _defaults_of_the_objective(cls, body: object) -> object:
         """Fills in what TRL's users expect where the request names nothing."""
-        if not isinstance(body, dict) or body.get("objective") not in OBJECTIVE_DEFAULTS:
+        objective = body.get("objective") if isinstance(body, dict) else None
+        if not isinstance(body, dict) or not isinstance(objective, str) or objective not in OBJECTIVE_DEFAULTS:
             return body
-        filled = {**OBJECTIVE_DEFAULTS[str(body["objective"])], **body}
+        filled = {**OBJECTIVE_DEFAULTS[objective], **body}
         if body.get("method") == "lora" and isinstance(body.get("lora") or {}, dict):
             filled["lora"] = {**_LANGUAGE_LORA, **(body.get("lora") or {})}
         return filled

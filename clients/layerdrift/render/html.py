@@ -94,13 +94,23 @@ def _texts(report: Report) -> list[dict[str, Any]]:
     """The shown texts, with as many digits as a colour needs."""
     return [
         {
-            "tokens": text.tokens,
+            "tokens": [_readable(token) for token in text.tokens],
             "special": text.special,
+            "roles": text.roles,
             "drift": [[round(value, 3) for value in layer] for layer in text.drift],
             "latents": text.latents.model_dump() if text.latents else None,
         }
         for text in report.tokens.texts
     ]
+
+
+_MARKS = str.maketrans({"Ġ": "\u2423", "▁": "\u2423", "Ċ": "⏎", "ĉ": "⇥"})
+"""How tokenizers write spaces, line breaks and tabs, and how people do."""
+
+
+def _readable(token: str) -> str:
+    """A token of a vocabulary, its white space visible."""
+    return token.translate(_MARKS)
 
 
 @cache

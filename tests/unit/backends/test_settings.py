@@ -29,16 +29,16 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
     return given
 
 
-def test_without_any_variable_the_api_is_on_loopback_and_reads_three_folders(read: Read) -> None:
+def test_without_any_variable_the_api_is_on_loopback_and_reads_its_own_folders(read: Read) -> None:
     settings = read()
     assert (settings.host, settings.port, settings.allowed_hosts, settings.admin_key) == ("127.0.0.1", 8000, [], None)
-    assert settings.roots == [Path("var").resolve() / name for name in ("models", "data", "demo")]
+    assert settings.roots == [Path("var").resolve() / name for name in ("models", "data", "demo", "demo-llm")]
 
 
 def test_folders_follow_home_unless_they_are_named(read: Read, tmp_path: Path) -> None:
     settings = read(LAYERDRIFT_HOME=str(tmp_path))
     assert settings.scratch == tmp_path.resolve() / "scratch"
-    assert settings.roots == [tmp_path.resolve() / name for name in ("models", "data", "demo")]
+    assert settings.roots == [tmp_path.resolve() / name for name in ("models", "data", "demo", "demo-llm")]
     named = read(LAYERDRIFT_MODEL_ROOTS=f"{tmp_path}/a{os.pathsep}{os.pathsep}{tmp_path}/b,c/../d")
     assert named.roots == [tmp_path.resolve() / "a", tmp_path.resolve() / "d"]
 

@@ -142,7 +142,7 @@ function tokens() {
   }
   data.texts.forEach((text, index) => {
     const row = make("p", "", { class: "text", tabindex: 0, "data-text": index, "aria-label": `Text ${index + 1}: arrow keys go from token to token` });
-    text.tokens.forEach((token, at) => row.append(make("span", token, { "data-token": at, ...(text.special[at] ? { class: "special" } : {}) })));
+    text.tokens.forEach((token, at) => row.append(make("span", token, { "data-token": at, class: [text.special[at] ? "special" : "", text.roles ? `role-${text.roles[at]}` : ""].join(" ").trim() })));
     row.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (step) {
@@ -168,11 +168,13 @@ let shown = null;
 
 function colour() {
   document.querySelectorAll("#texts .text").forEach((row) => {
-    const drift = data.texts[row.dataset.text].drift[picked];
+    const text = data.texts[row.dataset.text];
+    const drift = text.drift[picked];
     [...row.children].forEach((token, at) => {
       const share = Math.min(1, Math.max(0, drift[at]));
       token.style.background = `color-mix(in oklab, var(--moved) ${Math.round(75 * share)}%, transparent)`;
-      token.title = `drift ${drift[at].toFixed(3)} at layer ${picked}`;
+      const whose = text.roles ? `, ${text.roles[at]}` : "";
+      token.title = `drift ${drift[at].toFixed(3)} at layer ${picked}${whose}`;
     });
   });
   if (shown) {

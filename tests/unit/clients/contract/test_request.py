@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from layerdrift.contract.request import AnalysisRequest, SaeSettings
+from layerdrift.contract.request import AnalysisRequest, FineTune, SaeSettings
 
 PAIR: dict[str, Any] = {
     "base": {"uri": "file:///models/a"},
@@ -106,3 +106,48 @@ def test_chats_are_read_from_files_alone() -> None:
         AnalysisRequest.model_validate(body | {"dataset": inline})
     of_file = {"uri": "s3://d/chats.jsonl", "format": "messages"}
     assert AnalysisRequest.model_validate(body | {"dataset": of_file}).dataset.format == "messages"
+
+
+FINETUNE = {"base": {"uri": "s3://m/a"}, "dataset": {"uri": "s3://d/x.jsonl"}}
+
+
+def asked_finetune(**settings: Any) -> FineTune:
+    found = AnalysisRequest.model_validate(FINETUNE | {"finetune": settings}).finetune
+    assert found is not None
+    return found
+
+
+def test_language_models_have_the_defaults_of_trl() -> None:
+    sft, dpo = asked_finetune(objective="sft", method="lora"), asked_finetune(objective="dpo")
+    assert (sft.batch_size, sft.learning_rate, sft.weight_decay, sft.warmup) == (8, 2e-5, 0.0, 0.0)
+    assert sft.lora is not None
+    assert (sft.lora.rank, sft.lora.alpha, sft.lora.dropout) == (16, 32, 0.05)
+    assert (dpo.batch_size, dpo.learning_rate, dpo.beta) == (8, 1e-6, 0.1)
+    named = asked_finetune(objective="sft", batch_size=4, method="lora", lora={"rank": 2})
+    assert (named.batch_size, named.lora and named.lora.rank, named.lora and named.lora.alpha) == (4, 2, 32)
+    plain = asked_finetune()
+    assert (plain.batch_size, plain.learning_rate, plain.weight_decay, plain.warmup) == (32, 5e-5, 0.01, 0.1)
+
+
+def test_a_stored_request_for_a_language_model_is_read_as_it_was() -> None:
+    given = AnalysisRequest.model_validate(FINETUNE | {"finetune": {"objective": "sft", "method": "lora"}})
+    assert AnalysisRequest.model_validate(given.model_dump(mode="json")) == given
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finetune": {"objective": "sft", "method": "head"}}, "method head trains a new classification head"),
+        ({"finetune": {"objective": "sft", "beta": 0.5}}, "beta is of objective dpo"),
+        ({"finetune": {"loss_on": "all"}}, "loss_on is of objective sft"),
+        ({"finetune": {"objective": ["sft"]}}, "objective"),
+        ({"finetune": {"objective": {}}}, "objective"),
+        ({"finetune": {"objective": "sft", "method": "lora", "lora": [1]}}, "lora"),
+        ({"finetune": {"objective": "dpo"}, "dataset": {"inline": {"texts": ["a"]}}}, "needs preferences"),
+        ({"finetune": {"objective": "sft"}, "analysis": {"noise_floors": ["label_shuffle"]}}, "label_shuffle requires"),
+        ({"finetune": {"objective": "sft"}, "analysis": {"freeze_sweep": {}}}, "measures accuracy"),
+    ],
+)
+def test_settings_that_do_not_belong_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        AnalysisRequest.model_validate(FINETUNE | changes)
