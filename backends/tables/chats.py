@@ -71,7 +71,7 @@ class Chat(NamedTuple):
     completion: number of the first message that a model is to give; 0: every answer of the assistant. others: other
     endings in place of the messages from there on: the rejected one, or the wrong choices. plain: strings, which no
     template renders. tools: that the template may name, as JSON; empty: none. choices: the other endings are the wrong
-    choices of a question.
+    choices of a question. place: of the row in its file, such as `line 3`.
     """
 
     turns: Turns
@@ -80,6 +80,7 @@ class Chat(NamedTuple):
     plain: bool = False
     tools: str = ""
     choices: bool = False
+    place: str = ""
 
 
 class ChatError(ValueError):

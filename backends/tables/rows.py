@@ -282,7 +282,8 @@ class RowReader:
             self.no_chats[str(error)] += 1
             self.first_no_chat = self.first_no_chat or place
             return Row("", label, None, group, NO_CHAT)
-        return Row(self._whole(as_text(chat), TEXT, format, place), label, None, group, chat)
+        text = self._whole(as_text(chat), TEXT, format, place)
+        return Row(text, label, None, group, chat._replace(place=f"{place} of {self.where}"))
 
     def finish(self) -> None:
         """Raises InputError where a column of labels was named and no record had it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from layerdrift.contract.names import RoleName
+
 MethodName = Literal[
     "completions", "amplified", "tokens", "suppressed", "divergent", "directions", "components", "traits"
 ]
@@ -53,6 +55,7 @@ class DivergentPlace:
     observed: float
     gained: list[str]
     lost: list[str]
+    role: RoleName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -862,6 +862,7 @@ class DivergentPlace(ReportModel):
     text: int = Field(description="number of the analysed text, from 0")
     context: str = Field(description="the text up to the place, at most 12 tokens")
     following: str = Field(description="the token that follows in the text")
+    role: RoleName | None = Field(default=None, description="of a chat, whose word that token is; null: a text")
     divergence: float = Field(ge=0, description="Kullback-Leibler divergence of the tuned model's, in bits")
     observed: float = Field(description="change of the following token's log-probability, in nats")
     gained: list[str] = Field(description="tokens whose log-probability rose most there")

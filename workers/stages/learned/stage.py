@@ -10,10 +10,12 @@ from typing import NamedTuple
 from transformers import PreTrainedModel
 
 from backends.estimates.execution import WRITTEN_BYTES
+from layerdrift.contract.names import RoleName
 from layerdrift.contract.request import LearnedSettings, Trait
 from workers.analysis.token_gains import TokenGains, beyond
 from workers.analysis.topics import topics
 from workers.models.assembled import fits_whole, weight_bytes
+from workers.models.chats import TOKEN_ROLES
 from workers.models.device import FATAL
 from workers.models.prefix import UNLIKE
 from workers.models.structure import NotBlockwise
@@ -269,6 +271,7 @@ class _Search:
                     observed=place.observed,
                     gained=self._words(place.gained),
                     lost=self._words(place.lost),
+                    role=_role(walked, place.text, place.token + 1),
                 )
                 for place in divergent[:SHOWN]
             ],
@@ -377,6 +380,12 @@ class _Search:
 
     def _following(self, walked: Walked, text: int, token: int) -> str:
         return self._words([_ids(walked.batches, text)[token]])[0]
+
+
+def _role(walked: Walked, text: int, token: int) -> RoleName | None:
+    """Whose word a token of a chat is; None of a text."""
+    batch, row = next(_rows(walked.batches, text))
+    return None if batch.roles is None else TOKEN_ROLES[int(batch.roles[row, token])]
 
 
 def _not_written(reason: str) -> ReportWarning:

@@ -12,7 +12,7 @@ from workers.models.tokenizers import load_tokenizer, with_chat_template
 from workers.results.warnings import ReportWarning
 from workers.stages.resolve.checkpoint_checks import stop_tokens
 
-SHOWN_REASONS, SHOWN_CHARACTERS = 3, 40
+SHOWN_REASONS = 3
 
 
 def rendered(
@@ -44,15 +44,12 @@ def rendered(
             text, others = renderer.rendered(row.chat)
         except TemplateError as error:
             refused[str(error)] += 1
-            first = first or row.text[:SHOWN_CHARACTERS]
+            first = first or row.chat.place
         else:
             found.append(row._replace(text=text, others=others))
     if refused:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(SHOWN_REASONS))
-        message = (
-            f"the chat template cannot render {refused.total()} of {chats} chats, the first of them {first!r} …: "
-            f"{reasons}"
-        )
+        message = f"the chat template cannot render {refused.total()} of {chats} chats, the first at {first}: {reasons}"
         if refused.total() == chats:
             raise InputError.at("/dataset/uri", message)
         told.append(ReportWarning(code="unusable_chats", message=f"{message}. They were skipped"))

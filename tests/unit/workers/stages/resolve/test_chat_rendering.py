@@ -14,7 +14,7 @@ from workers.stages.resolve.chat_rendering import rendered
 
 ENDLESS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 TEMPLATE = ENDLESS.replace("{% endfor", "[SEP]{% endfor")
-CHAT = Chat((Turn("user", "good film?"), Turn("assistant", "good")))
+CHAT = Chat((Turn("user", "good film?"), Turn("assistant", "good")), place="line 2 of x.jsonl")
 ROWS = [Row("user: good film?", "yes", None, "g", CHAT), Row("a plain text", None)]
 
 
@@ -72,16 +72,18 @@ def test_chats_that_a_template_refuses_are_skipped_and_counted(tmp_path: Path) -
     base = checkpoint(
         tmp_path / "base", "{% if 'bad' in messages[0].content %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
     )
-    refused = Row("user: bad film?", None, None, None, Chat((Turn("user", "bad film?"), CHAT.turns[1])))
+    refused = Row(
+        "user: bad film?", None, None, None, Chat((Turn("user", "bad film?"), CHAT.turns[1]), place="line 7 of x.jsonl")
+    )
     rows, warnings = rendered([refused, *ROWS], base, None)
     assert [row.text for row in rows] == ["<user>good film?[SEP]<assistant>good[SEP]", "a plain text"]
     assert warnings[1].code == "unusable_chats"
-    assert "cannot render 1 of 2 chats, the first of them 'user: bad film?' …: no (1)" in warnings[1].message
+    assert "cannot render 1 of 2 chats, the first at line 7 of x.jsonl: no (1)" in warnings[1].message
 
 
 def test_a_template_that_refuses_all_chats_ends_it(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", "{{ raise_exception('no system messages') }}")
-    with pytest.raises(InputError, match=r"1 of 1 chats, the first of them 'user: good film\?' …: no sys"):
+    with pytest.raises(InputError, match=r"1 of 1 chats, the first at line 2 of x\.jsonl: no sys"):
         rendered(ROWS, base, None)
 
 
