@@ -99,9 +99,8 @@ def test_a_chat_inside_another_column_is_no_text() -> None:
 )
 def test_a_chat_is_a_row_with_its_messages(record: dict[str, Any], columns: Columns) -> None:
     found = row(record, columns)
-    assert found == Row(
-        "user: hi\nassistant: hello", "a", None, None, Chat((Turn("user", "hi"), Turn("assistant", "hello")))
-    )
+    chat = Chat((Turn("user", "hi"), Turn("assistant", "hello")), place="line 3 of the file")
+    assert found == Row("user: hi\nassistant: hello", "a", None, None, chat)
 
 
 @pytest.mark.parametrize(
