@@ -12,11 +12,12 @@ from tests.builders.models import HIDDEN, tiny_bert, tiny_tokenizer
 from workers.analysis.matching import Fates
 from workers.analysis.permutation import discoveries
 from workers.analysis.sae import Normalisation, SaeStack
+from workers.models.chats import TOKEN_ROLES
 from workers.results.autoencoders import ChangedLatent
 from workers.stages.compare.probes import LabelDirections
 from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.sae.findings import Dictionaries
-from workers.stages.sae.latents import chosen_latents, evidence, leaning, promoted, without_false_labels
+from workers.stages.sae.latents import chosen_latents, evidence, leaning, promoted, role_shares, without_false_labels
 
 
 def found_of(folder: Path, word: str) -> tuple[list[tuple[str, str, str]], list[float]]:
@@ -140,3 +141,15 @@ def test_only_fates_beyond_the_floor_are_shown_the_most_changed_first() -> None:
     assert chosen_latents(found, found, rates, rates) == {}
     both = fates(new=[0, 1, 2, 3, 4, 5], shifted=[1, 2, 3, 4, 6])
     assert chosen_latents(both, fates(), rates, rates) == {"new": [5, 4, 3, 2], "shifted": [6, 1]}
+
+
+def test_activation_is_shared_out_by_the_roles_of_its_tokens() -> None:
+    user, assistant = TOKEN_ROLES.index("user"), TOKEN_ROLES.index("assistant")
+    roles = torch.tensor([user, user, user, assistant])
+    found = role_shares(torch.tensor([1.0, 0.0, 0.0, 3.0]), roles)
+    assert {name: (one.share, one.expected) for name, one in found.items()} == {
+        "user": (0.25, 0.75),
+        "assistant": (0.75, 0.25),
+    }
+    assert role_shares(torch.zeros(4), roles) == {}
+    assert role_shares(torch.ones(4), None) == {}
