@@ -22,7 +22,7 @@ COLUMNS: Final[Mapping[ChatFormat, tuple[str, ...]]] = {
     "messages": (*LISTS, "tools"),
     "prompt_completion": ("prompt", "completion", "tools"),
     "preference": ("prompt", "chosen", "rejected", "tools"),
-    "multiple_choice": ("question", "choices", "answer"),
+    "multiple_choice": ("question", "choices", "answer", "answerKey"),
 }
 """What is read of a row."""
 
@@ -95,7 +95,8 @@ def format_of(names: Sequence[str]) -> ChatFormat | None:
         return "preference"
     if "prompt" in names and "completion" in names:
         return "prompt_completion"
-    return "multiple_choice" if {"question", "choices", "answer"} <= set(names) else None
+    answered = "answer" in names or "answerKey" in names  # the second is ARC's
+    return "multiple_choice" if answered and {"question", "choices"} <= set(names) else None
 
 
 def chat_of(record: Mapping[str, Any], format: ChatFormat) -> Chat:
@@ -163,7 +164,7 @@ def _plain(prompt: str | None, endings: Sequence[str]) -> Chat:
 
 def _question(record: Mapping[str, Any]) -> Chat:
     """A row of a benchmark: the right choice, and the others in their order."""
-    question, answer = record.get("question"), record.get("answer")
+    question, answer = record.get("question"), record.get("answer", record.get("answerKey"))
     choices: Any = record.get("choices")
     labels: Any = None
     if isinstance(choices, dict):  # ARC's: {"text": [...], "label": ["A", ...]}

@@ -21,6 +21,7 @@ CHAT = (Turn("user", "Hi"), Turn("assistant", "Hello"))
         (["prompt", "chosen", "rejected"], "preference"),
         (["chosen", "rejected"], "preference"),
         (["question", "choices", "answer"], "multiple_choice"),
+        (["id", "question", "choices", "answerKey"], "multiple_choice"),
         (["prompt"], None),
         (["text"], None),
     ],
@@ -96,7 +97,7 @@ def test_a_question_has_its_right_choice_first(answer: int | str) -> None:
 
 
 def test_choices_may_bring_their_labels() -> None:
-    record = {"question": "Which?", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": "1"}
+    record = {"question": "Which?", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "1"}
     assert chat_of(record, "multiple_choice").turns[1].content == " a"
 
 
