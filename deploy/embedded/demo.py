@@ -58,7 +58,7 @@ def demo_request(inputs: DemoInputs) -> AnalysisRequest:
 
 
 def chat_request(inputs: ChatInputs) -> AnalysisRequest:
-    """Train LoRA adapters on 320 chats, compare on 100 others; no autoencoders, so that it fits into minutes."""
+    """Train LoRA adapters on 256 chats, compare on 100 others; no autoencoders, so that it fits into minutes."""
     return AnalysisRequest(
         name="SmolLM2-135M-Instruct fine-tuned to judge reviews in one sentence",
         base=ModelRef(uri=inputs.model.as_uri()),
@@ -66,7 +66,7 @@ def chat_request(inputs: ChatInputs) -> AnalysisRequest:
             {
                 "objective": "sft",
                 "method": "lora",
-                "train_examples": 320,
+                "train_examples": 256,
                 "epochs": 1,
                 "learning_rate": 5e-4,
                 "max_length": 128,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,9 @@ from workers.analysis.streams import Rows
 
 BLOCK_ROWS = 512
 """Rows that are summed at a time."""
+
+TILE = 288
+"""Rows and columns of a product that are made at a time, at most, for all groups."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,12 @@ def similarities_of_rows(
     features = _Centred.of(rows)
     by_row = _by_row(rows, (frame.base[0], frame.tuned[0]), subsets)
     plain, scaled = features.directions(), features.scaled(frame).directions()
-    products = _Products.of(plain)
     if plain is features:
+        products, changes, scaled_changes = _with_changes(plain, subsets, frame)
         of_scaled = products.scaled(frame)
-        changes, scaled_changes = _changes_of_both(plain, scaled, (products, of_scaled), subsets)
     else:
-        of_scaled = _Products.of(scaled)
-        changes, scaled_changes = (_changes(*given, subsets) for given in ((plain, products), (scaled, of_scaled)))
+        products, changes, _ = _with_changes(plain, subsets)
+        of_scaled, scaled_changes, _ = _with_changes(scaled, subsets)
     sums = _Sums.of(plain, products, subsets, changes)
     standardised = _Sums.of(scaled, of_scaled, subsets, scaled_changes).cka()
     nuclear = _nuclear_norms(plain, products.cross, subsets)
@@ -111,7 +114,7 @@ def cka_of_rows(rows: Rows, products: _Products | None = None) -> SiteSimilarity
     subsets, features = _Subsets.of([rows.n], intervals=False), _Centred.of(rows)
     plain = features.directions() if products is None else features
     products = products or _Products.of(plain)
-    sums = _Sums.of(plain, products, subsets, _changes(plain, products, subsets))
+    sums = _Sums.of(plain, products, subsets, torch.zeros(3, subsets.many, dtype=torch.float64))
     (site,) = _plain_sites(_by_row(rows, features.centres, subsets), sums, features.means(subsets), subsets)
     return site
 
@@ -199,6 +202,14 @@ class _Centred:
             sides = [side * scale for side, scale in zip(sides, self.scales, strict=True)]
         return sides[0], sides[1]
 
+    def columns(self, span: slice) -> tuple[Tensor, Tensor]:
+        """Some features of all rows of both models, [N, d] float64 each."""
+        both = zip((self.base, self.tuned), self.centres, strict=True)
+        sides = [side[:, span].double() - centre[span] for side, centre in both]
+        if self.scales is not None:
+            sides = [side * scale[span] for side, scale in zip(sides, self.scales, strict=True)]
+        return sides[0], sides[1]
+
     def directions(self) -> _Centred:
         """The same where there are more rows than features, else each model's rows in N directions of its own.
 
@@ -252,10 +263,11 @@ class _Products(NamedTuple):
         x, y = more.part(0, others.n)
         left, right = x.sum(0), y.sum(0)  # the rows themselves sum up to 0
         shifts, count = ((left, left), (left, right), (right, right)), rows.rows + others.n
+        pairs = ((x, x), (x, y), (y, y))
         return _Products(
             *(
-                product + one.T @ other - torch.outer(*shift) / count
-                for (product, one, other), shift in zip(_pairs(self, x, y), shifts, strict=True)
+                own + one.T @ other - torch.outer(*shift) / count
+                for own, (one, other), shift in zip(self, pairs, shifts, strict=True)
             )
         )
 
@@ -282,7 +294,7 @@ class _Sums(NamedTuple):
         """From what the squared norms of `products` change by in each subset, [3, C]."""
         n, means = subsets.left, rows.moved(subsets)
         mean_norms = [mean.square().sum(1) for mean in means]
-        norms = [product.square().sum() + change for product, change in zip(products, changes, strict=True)]
+        norms = [own.square().sum() + change for own, change in zip(products, changes, strict=True)]
         sums = torch.zeros(8, subsets.many, dtype=torch.float64)  # traces, quartic, and products with the means
         for start, last, without in subsets.parts():
             both = rows.part(start, last)
@@ -311,53 +323,50 @@ class _Sums(NamedTuple):
         return torch.where((of_x > 0) & (of_y > 0), both / (of_x * of_y).sqrt(), torch.nan).tolist()
 
 
-def _changes(rows: _Centred, products: _Products, subsets: _Subsets) -> Tensor:
-    """What the squared norm of each product A changes by in each subset: |A - B|^2 - |A|^2, B of a group; [3, C]."""
-    found = torch.zeros(3, subsets.many, dtype=torch.float64)
-    for first, last, without in subsets.parts():
-        if without:
-            found[:, without] = _without_rows(*rows.part(first, last), products)
+def _with_changes(rows: _Centred, subsets: _Subsets, frame: Frame | None = None) -> tuple[_Products, Tensor, Tensor]:
+    """The products, and what the squared norm of each changes by in each subset: |A - B|^2 - |A|^2 of a product A and
+    its part B of the group that is left out; [3, C]. The same of rows scaled by the frame, where it is given.
+
+    A tile of the matrices at a time, of all groups: one pass over the rows gives all three.
+    """
+    width, changes = rows.base.shape[1], torch.zeros(1 + (frame is not None), 3, subsets.many, dtype=torch.float64)
+    if subsets.many == 1:
+        return _Products.of(rows), changes[0], changes[-1]
+    scales = None if frame is None else (frame.base_scale[0].square(), frame.tuned_scale[0].square())
+    products = _Products(*torch.empty(3, width, width, dtype=torch.float64))
+    groups = [slice(first, last) for first, last, _ in subsets.parts()]
+    for left, right in _tiles(width):
+        lefts, rights = rows.columns(left), rows.columns(right)
+        for number, (one, other) in enumerate(((0, 0), (0, 1), (1, 1))):
+            mirrored = one == other and left != right
+            if mirrored and right.start < left.start:
+                continue
+            own = torch.stack([lefts[one][group].T @ rights[other][group] for group in groups])
+            weights = torch.outer(scales[one][left], scales[other][right]) if scales is not None else None
+            tile = own.sum(0)
+            products[number][left, right] = tile
+            if mirrored:
+                products[number][right, left] = tile.T
+            changes[:, number, 1:] += (1 + mirrored) * _changes_in(own, tile, weights)
+    return products, changes[0], changes[-1]
+
+
+def _tiles(width: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of about equal tiles of a matrix."""
+    size = math.ceil(width / math.ceil(width / TILE))
+    spans = [slice(at, min(at + size, width)) for at in range(0, width, size)]
+    yield from product(spans, spans)
+
+
+def _changes_in(own: Tensor, tile: Tensor, weights: Tensor | None) -> Tensor:
+    """Sums of B (B - 2 A) over a tile of A [d, e] and the groups' parts B of it [G, d, e]: as they are, and, where
+    there are weights [d, e], weighted with them; [1 or 2, G]. Overwrites `own`.
+    """
+    own, ones = own.flatten(1), torch.ones(tile.numel(), dtype=torch.float64)
+    counted = torch.stack([ones, weights.flatten()] if weights is not None else [ones], 1)
+    along = own @ (tile.flatten()[:, None] * counted)
+    found: Tensor = (own.square_() @ counted - 2 * along).T
     return found
-
-
-def _changes_of_both(
-    plain: _Centred, scaled: _Centred, products: tuple[_Products, _Products], subsets: _Subsets
-) -> tuple[Tensor, Tensor]:
-    """As `_changes`, of rows and of the same rows scaled, [3, C] each: of a group of many rows, by one product."""
-    if scaled.scales is None:
-        raise ValueError("these rows have no scales")
-    x, y = (scale.square() for scale in scaled.scales)
-    weights = ((x, x), (x, y), (y, y))
-    found, of_scaled = torch.zeros(2, 3, subsets.many, dtype=torch.float64)
-    for first, last, without in subsets.parts():
-        if not without:
-            continue
-        if last - first < plain.base.shape[1]:
-            found[:, without] = _without_rows(*plain.part(first, last), products[0])
-            of_scaled[:, without] = _without_rows(*scaled.part(first, last), products[1])
-            continue
-        for number, (product, left, right) in enumerate(_pairs(products[0], *plain.part(first, last))):
-            terms = left.T @ right
-            terms *= terms - 2 * product
-            found[number, without] = terms.sum()
-            of_scaled[number, without] = weights[number][0] @ terms @ weights[number][1]
-    return found, of_scaled
-
-
-def _without_rows(x: Tensor, y: Tensor, products: _Products) -> Tensor:
-    """Of rows [n, D] of both models, |A - B|^2 - |A|^2 for each product A; [3]."""
-    if len(x) >= x.shape[1]:
-        theirs = ((left.T @ right, product) for product, left, right in _pairs(products, x, y))
-        return torch.stack([(own * (own - 2 * product)).sum() for own, product in theirs])
-    of_x, of_y = x @ x.T, y @ y.T
-    owns = torch.stack([(of_x * of_x).sum(), (of_x * of_y).sum(), (of_y * of_y).sum()])
-    shared = torch.stack([((left @ product) * right).sum() for product, left, right in _pairs(products, x, y)])
-    return owns - 2 * shared
-
-
-def _pairs(products: _Products, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Each product with the rows that it is of."""
-    yield from zip(products, (x, x, y), (x, y, y), strict=True)
 
 
 def _nuclear_norms(rows: _Centred, cross: Tensor, subsets: _Subsets) -> list[float]:

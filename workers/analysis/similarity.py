@@ -107,34 +107,39 @@ class NuclearNorm:
         self._matrix = matrix
         self._left, self._values, right = torch.linalg.svd(matrix)
         self._right = right.T
-        self._pairs = self._values[:, None] + self._values[None, :]
+        self._largest = max(float(self._values[0]), torch.finfo(matrix.dtype).tiny)
+        self._pairs = ((self._values[:, None] + self._values[None, :]) / self._largest).float()
         self._square = max(float(matrix.square().sum()), torch.finfo(matrix.dtype).tiny)
         self.value = float(self._values.sum())
 
     def near(self, matrix: Tensor) -> float:
         """Of a matrix close to a multiple of this one, float64; off by about 1 % of their difference."""
         step = self._left.T @ (matrix - self._matrix) @ self._right
-        near = self._expanded(step)
+        near = self._expanded(step.diagonal(), (step / self._largest).float())
         return near if near is not None else float(torch.linalg.svdvals(matrix).sum())
 
     def less(self, base: Tensor, tuned: Tensor) -> float:
         """Of this matrix less base^T tuned, of few rows [n, D] each; off by as much."""
-        near = self._expanded(-(base @ self._left).T @ (tuned @ self._right))
+        left, right = base @ self._left, tuned @ self._right
+        step = (-left / self._largest).float().T @ right.float()
+        near = self._expanded(-(left * right).sum(0), step)
         return near if near is not None else float(torch.linalg.svdvals(self._matrix - base.T @ tuned).sum())
 
-    def _expanded(self, step: Tensor) -> float | None:
-        """The second-order expansion, `step` [D, D] in the singular vectors; None where the step is not small.
+    def _expanded(self, along: Tensor, step: Tensor) -> float | None:
+        """The second-order expansion; None where the step is not small.
 
-        The multiple c is the one that is nearest to the matrix.
+        The multiple c is the one that is nearest to the matrix. The second order is small: float32 serves it.
+
+        Args:
+            along, step: in the singular vectors, the diagonal [D] float64, and all of it [D, D] float32 in units of the
+            largest singular value.
         """
-        along = step.diagonal()
         scale = 1 + float(along @ self._values) / self._square
-        turned = step - step.T
-        sums = scale * self._pairs
+        turned, sums = step - step.T, scale * self._pairs
         if bool((turned.abs() > SMALL_STEP * sums).any()):
             return None
         second = torch.where(sums > 0, turned.square() / sums, 0.0)  # nothing turns where both values are 0
-        return self.value + float(along.sum()) + float(second.sum()) / 4
+        return self.value + float(along.sum()) + self._largest * float(second.sum(dtype=torch.float64)) / 4
 
 
 def _site(moments: PairMoments, site: int, near: NuclearNorm | None = None) -> SiteSimilarity:

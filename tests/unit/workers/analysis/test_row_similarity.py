@@ -8,6 +8,7 @@ from dataclasses import astuple
 import pytest
 import torch
 
+from workers.analysis import row_similarity
 from workers.analysis.moments import Frame, PairMoments
 from workers.analysis.row_similarity import cka_of_rows, similarities_of_rows
 from workers.analysis.similarity import MIN_ROWS, SiteSimilarity, nuclear_norms, similarities
@@ -41,13 +42,17 @@ def assert_close(one: SiteSimilarity, other: SiteSimilarity) -> None:
     assert astuple(one)[:-1] == pytest.approx(astuple(other)[:-1], rel=1e-8, abs=1e-10)
 
 
+@pytest.mark.parametrize("tile", [17, WIDTH], ids=["many tiles", "one tile"])
 @pytest.mark.parametrize("noise", [1e-4, 0.3, 30.0])
 @pytest.mark.parametrize(
     "counts",
     [[6, 7, 5, 6, 8], [30, 40, 35, 30, 50], [200, 100, 70, 90, 80]],
     ids=["fewer rows than features", "groups of fewer", "groups of more"],
 )
-def test_rows_give_what_their_moments_give_with_and_without_each_group(counts: list[int], noise: float) -> None:
+def test_rows_give_what_their_moments_give_with_and_without_each_group(
+    counts: list[int], noise: float, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_similarity, "TILE", tile)
     groups = [group(number, count, noise=noise) for number, count in enumerate(counts)]
     frame = Frame.of(*Rows.joined(groups[:2]))
     found = similarities_of_rows(groups, frame)
