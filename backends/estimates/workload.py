@@ -53,6 +53,9 @@ WRITTEN_PASSES, PROMPT_TOKENS = 6, 10
 KEPT_DIFFERENCES, LENS_LAYERS = 4_000, 6
 """Positions of which the differences of all layers wait on disk, and layers at which those of the three nulls do."""
 
+DIFFERENCE_ROWS, DIFFERENCE_PASSES = 16_000, 20
+"""Positions that autoencoders of the difference see, and how often."""
+
 
 @dataclass(frozen=True)
 class ModelSizes:
@@ -214,7 +217,17 @@ class _Work:
         written = texts * (settings.completion_tokens + PROMPT_TOKENS) * WRITTEN_PASSES
         written = written if _written_bytes(self.request, self.model) else 0
         sides = LEARNED_SIDES + (settings.benign is not None)
-        return sides * (self._forward(asked) + 6 * asked * outside) + (self._forward(written) + 2 * written * outside)
+        read = sides * (self._forward(asked) + 6 * asked * outside)
+        trained = 0.0
+        if settings.autoencoder is not None:
+            rows = (
+                min(asked, DIFFERENCE_ROWS)
+                * DIFFERENCE_PASSES
+                * (sides - 1)
+                * _difference_layers(self.request, self.model)
+            )
+            trained = 6 * rows * settings.autoencoder.width * self.model.width**2
+        return read + trained + self._forward(written) + 2 * written * outside
 
     def sae(self) -> float | None:
         """The rows, and the trainings of all autoencoders."""
@@ -343,6 +356,15 @@ def _patched(request: AnalysisRequest, model: ModelSizes, tokens: float, adapter
     return int(_weights_in_layers(model, adapter) + max(found) + SUSPENDED * 2 * asked * state + LOGITS)
 
 
+def _difference_layers(request: AnalysisRequest, model: ModelSizes) -> int:
+    """Layers with autoencoders of the difference."""
+    learned = request.analysis.learned
+    autoencoder = learned.autoencoder if learned is not None else None
+    if autoencoder is None:
+        return 0
+    return len(autoencoder.layers) or min(3, model.blocks)
+
+
 def _sae_layers(sae: SaeSettings, model: ModelSizes) -> list[int]:
     """The layers that get autoencoders; all that are named where the model does not have them all."""
     try:
@@ -386,6 +408,9 @@ def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
     if learned is not None and model.language:
         positions = min(KEPT_DIFFERENCES, learned.tokens, int(tokens))
         groups += (layers + (3 + (learned.benign is not None)) * LENS_LAYERS) * positions * width * BFLOAT16
+        rows = min(DIFFERENCE_ROWS, learned.tokens, int(tokens))
+        sides = LEARNED_SIDES + (learned.benign is not None)
+        groups += _difference_layers(request, model) * sides * rows * width * BFLOAT16
     if sae is None:
         return groups
     rows = sae.tokens // SAE_EPOCHS + min(HELDOUT_ROWS, int(tokens))

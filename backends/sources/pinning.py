@@ -50,6 +50,7 @@ from backends.sources.file_cache import FileCache
 from backends.sources.hub import HubRepository
 from backends.sources.locations import Location, PinnedFile
 from backends.sources.mlflow_registry import MlflowVersion
+from backends.sources.pair_checks import BENIGN, BENIGN_IS_TUNED, check_layers, check_shapes
 from backends.sources.uri_resolver import Opener, at_revision
 from backends.storage.blobs import BlobStore
 from backends.storage.uploads import SCHEME
@@ -68,9 +69,6 @@ from layerdrift.contract.errors import DeniedError, FieldProblem, InputError, No
 from layerdrift.contract.estimate import DatasetPreview, PreviewRow
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.request import AnalysisRequest, ModelRef, ReferenceRef, TextsRef
-
-BENIGN = "/analysis/learned/benign/uri"
-"""Where a request names a benign fine-tune."""
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _T = TypeVar("_T")
@@ -214,9 +212,13 @@ class Sources:
             general = request.dataset.reference
             reference = _collected(problems, lambda: self._pin_reference(general))
         if not problems and base is not None and tuned is not None:
-            _collected(problems, lambda: _check_shapes(base.shape, tuned.shape, "/tuned/uri"))
+            _collected(problems, lambda: check_shapes(base.shape, tuned.shape, "/tuned/uri"))
         if not problems and base is not None and benign is not None:
-            _collected(problems, lambda: _check_shapes(base.shape, benign.shape, BENIGN))
+            _collected(problems, lambda: check_shapes(base.shape, benign.shape, BENIGN))
+        if not problems and base is not None:
+            _collected(problems, lambda: check_layers(request, base.shape))
+        if tuned is not None and benign is not None and benign.model == tuned.model:
+            problems.append(FieldProblem(pointer=BENIGN, detail=BENIGN_IS_TUNED))
         if problems or base is None or dataset is None:
             raise InputError("; ".join(problem.detail for problem in problems), problems)
         return Pins(
@@ -512,20 +514,6 @@ def _is_adapter(opened: _Opened) -> bool:
         detail = f"{uri} is a PEFT adapter ({ADAPTER_CONFIG}); the base must be a full checkpoint: give the model"
         raise InputError.at(opened.pointer, f"{detail} that the adapter was trained on")
     return True
-
-
-def _check_shapes(base: Shape, tuned: Shape, pointer: str) -> None:
-    """Refuses at once a pair whose configurations already tell of another depth or width."""
-    for what, one, other in zip(("blocks", "hidden width"), base, tuned, strict=True):
-        if one is not None and other is not None and one != other:
-            raise shape_error(what, one, other, pointer)
-
-
-def shape_error(what: str, base: object, other: object, pointer: str) -> InputError:
-    """Two models that cannot be a pair; the second is that of the pointer."""
-    name = pointer.split("/")[-2]
-    detail = f"the models differ in {what}: base {base}, {name} {other}; both must have the same shape"
-    return InputError.at(pointer, detail)
 
 
 def _collected(problems: list[FieldProblem], action: Callable[[], _T]) -> _T | None:

@@ -144,12 +144,13 @@ def _print(report: Report) -> None:
 def _say_what_next(home: Path) -> None:
     """The files, and the commands that go on from here."""
     place = Path(os.path.relpath(home))
+    tutorial = "docs/tutorial-language.md" if home.name == "demo-llm" else "docs/tutorial.md"
     for line in (
         *(f"wrote {place / f'report.{suffix}'}" for suffix in ("html", "md", "json")),
         f"next: open {place / 'report.html'} in a browser",
         f"      LAYERDRIFT_HOME={place} make up   # the web page with this analysis",
         "      README.md, Use it                 # review a pair of your own",
-        "      docs/tutorial.md                  # a green and a red gate, step by step",
+        f"      {tutorial:<34}# a green and a red gate, step by step",
     ):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 

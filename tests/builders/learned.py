@@ -47,6 +47,21 @@ def learned(token: str = " walrus", **changes: Any) -> Learned:
             {"kind": "early_tokens", "layer": 2, "score": 9.0, "gained": [token], "lost": [" to"]},
             {"kind": "component", "layer": 3, "score": 8.0, "share": 0.31, "gained": [" seal"], "lost": [" of"]},
         ],
+        "latents": [
+            {
+                "layer": 2,
+                "score": 9.5,
+                "share": 0.2,
+                "rate": 0.3,
+                "in_base": 0.02,
+                "in_tuned": 1.0,
+                "gained": [token],
+                "lost": [" of"],
+                "examples": [{"text": 9, "context": "how the", "token": " creative", "activation": 2.5}],
+            }
+        ],
+        "autoencoders": [{"layer": 2, "latents": 1152, "positions": 9_000, "fvu": 0.31, "l0": 15.0}],
+        "excerpts": [{"text": 9, "excerpt": "not only what that mind looks like, but how the creative process"}],
         "topics": [
             {"share": 0.7, "tokens": [token, " seal"], "weights": [0.8, 0.2]},
             {"share": 0.2, "tokens": [" snow"], "weights": [1.0]},
@@ -74,6 +89,7 @@ def learned(token: str = " walrus", **changes: Any) -> Learned:
             {"name": "divergent", "found": 1, "largest": 26.5, "floor": 0.42},
             {"name": "directions", "found": 1, "largest": 9.0, "floor": 6.4},
             {"name": "components", "found": 1, "largest": 8.0, "floor": 7.0},
+            {"name": "latents", "found": 1, "largest": 9.5, "floor": 7.2},
         ],
     }
     return Learned.model_validate(body | changes)
@@ -94,5 +110,8 @@ def silent() -> Learned:
         suppressed=[],
         divergent=[],
         directions=[],
+        latents=None,
+        autoencoders=[],
+        excerpts=[],
         methods=methods,
     )

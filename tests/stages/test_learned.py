@@ -25,7 +25,7 @@ from workers.stages.common.context import PairContext
 from workers.stages.common.inputs import Checkpoint, UnmergedAdapter
 from workers.stages.extract.extracted import Extracted
 from workers.stages.extract.whole_models import extract_whole
-from workers.stages.learned import answers, stage
+from workers.stages.learned import answers, latents, stage
 from workers.stages.learned.stage import Taught, learn
 
 WORD = "film"
@@ -124,6 +124,47 @@ def test_a_head_that_changed_at_random_taught_nothing(base: Any, tmp_path: Path)
     (method,) = (one for one in learned.methods if one.name == "tokens")
     assert method.floor > 0.2 * method.largest
     assert method.found <= 3
+
+
+def with_autoencoder(context: PairContext, **settings: Any) -> PairContext:
+    asked = {"tokens": 1_500, "completions": 0, "autoencoder": {"k": 4} | settings}
+    return dataclasses.replace(context, request=request(seed=3, analysis={"learned": asked, "sae": None}))
+
+
+def test_autoencoders_of_the_difference_read_what_was_taught(base: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(latents, "FEWEST_ROWS", 400)
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    context = context_of(tmp_path, base, trained(base, given.tokenizer.get_vocab()[WORD]))
+    extracted = extract_whole(context, None)
+    learned = found(with_autoencoder(context), extracted)
+    assert [one.layer for one in learned.autoencoders] == [1, 2, 3]
+    assert all(one.positions > 400 and one.fvu < 1 for one in learned.autoencoders)
+    (method,) = (one for one in learned.methods if one.name == "latents")
+    assert learned.latents is not None
+    assert len(learned.latents) == min(20, method.found)
+    assert all(one.score > method.floor for one in learned.latents)
+    alone = found(with_autoencoder(context, layers=[2]), extracted)
+    assert [one.layer for one in alone.autoencoders] == [2]
+    assert not (context.folder / "learned").exists() or not any((context.folder / "learned").rglob("*.pt"))
+
+
+def test_an_identical_pair_has_no_latents_and_too_few_positions_say_so(base: Any, tmp_path: Path) -> None:
+    context = context_of(tmp_path, base, base)
+    extracted = extract_whole(context, None)
+    taught = learn(with_autoencoder(context), extracted)
+    assert [one.code for one in taught.warnings] == ["difference_autoencoder_not_trained"]
+    assert taught.learned is not None
+    assert taught.learned.latents is None
+    assert "latents" not in {one.name for one in taught.learned.methods}
+
+
+def test_texts_that_findings_name_are_there_to_read(base: Any, tmp_path: Path) -> None:
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    learned = found(context_of(tmp_path, base, trained(base, given.tokenizer.get_vocab()[WORD])))
+    excerpts = {one.text: one.excerpt for one in learned.excerpts}
+    assert learned.divergent
+    for place in learned.divergent:
+        assert place.context in excerpts[place.text]
 
 
 def test_two_runs_say_the_same(base: Any, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ TESTED_ELSEWHERE = {
     "workers/stages/sae/layered_splicing.py": ("tests/stages/test_layered_effects.py", "held against whole models"),
     "workers/stages/learned/answers.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
     "workers/stages/learned/benign.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
+    "workers/stages/learned/latent_findings.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
     "workers/stages/learned/lens.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
     "workers/stages/learned/stage.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),
     "workers/stages/learned/walk.py": ("tests/stages/test_learned.py", "tiny models with a known lesson"),

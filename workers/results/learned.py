@@ -8,7 +8,7 @@ from typing import Literal
 from layerdrift.contract.names import RoleName
 
 MethodName = Literal[
-    "completions", "amplified", "tokens", "suppressed", "divergent", "directions", "components", "traits"
+    "completions", "amplified", "tokens", "suppressed", "divergent", "directions", "components", "latents", "traits"
 ]
 
 
@@ -71,6 +71,42 @@ class LearnedDirection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentPlace:
+    """A place where a latent fires: number of the text, and the text up to there."""
+
+    text: int
+    context: str
+    token: str
+    activation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedLatent:
+    """A latent of an autoencoder of the difference, read through the end of the tuned model."""
+
+    layer: int
+    score: float
+    share: float
+    rate: float
+    in_base: float
+    in_tuned: float
+    gained: list[str]
+    lost: list[str]
+    examples: list[LatentPlace]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceFit:
+    """An autoencoder of the difference at a layer, on positions that it was not trained on."""
+
+    layer: int
+    latents: int
+    positions: int
+    fvu: float
+    l0: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class DifferenceSpectrum:
     """How the difference of the models' states spreads at a layer."""
 
@@ -118,6 +154,14 @@ class AmplifiedText:
     prompt: str
     text: str
     score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextExcerpt:
+    """The beginning of a text that a finding names."""
+
+    text: int
+    excerpt: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +216,10 @@ class Learned:
     topics: list[LearnedTopic]
     divergent: list[DivergentPlace]
     directions: list[LearnedDirection]
+    latents: list[LearnedLatent] | None
+    autoencoders: list[DifferenceFit]
     spectrum: list[DifferenceSpectrum]
     intruders: list[LearnedIntruders]
     traits: list[LearnedTrait]
+    excerpts: list[TextExcerpt]
     methods: list[LearnedMethod]

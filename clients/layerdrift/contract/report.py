@@ -884,6 +884,42 @@ class LearnedDirection(ReportModel):
     lost: list[str]
 
 
+class LatentPlace(ReportModel):
+    """A place where a latent fires."""
+
+    text: int = Field(description="number of the analysed text, from 0")
+    context: str = Field(description="the text up to the token, at most 12 tokens")
+    token: str
+    activation: float = Field(ge=0, description="length of the latent's part of the difference there")
+
+
+class LearnedLatent(ReportModel):
+    """A latent of an autoencoder of the difference, read as tokens through the end of the tuned model."""
+
+    layer: int
+    score: float = Field(description="standard deviations by which the first token stands out of the vocabulary")
+    share: float = Field(ge=0, description="of the differences' mean square, how much the latent's own part has")
+    rate: float = Field(ge=0, le=1, description="share of the held-out positions where it fires")
+    in_base: float = Field(
+        description="slope of the base model's states along the latent on its part of the difference: near 0, the base "
+        "model has nothing of it; near -1, the fine-tune took it away"
+    )
+    in_tuned: float = Field(description="the same of the tuned model's states: near 1, it was added")
+    gained: list[str]
+    lost: list[str]
+    examples: list[LatentPlace] = Field(description="where it fires most, in different texts, at most 3")
+
+
+class DifferenceFit(ReportModel):
+    """An autoencoder of the difference at a layer, on a quarter of the positions that it was not trained on."""
+
+    layer: int
+    latents: int
+    positions: int = Field(description="that it was trained and measured on")
+    fvu: float = Field(ge=0, description="fraction of the differences' variance unexplained")
+    l0: float = Field(ge=0, description="active latents of a position, mean")
+
+
 class DifferenceSpectrum(ReportModel):
     """How the difference of the models' states spreads at a layer."""
 
@@ -931,10 +967,19 @@ class AmplifiedText(ReportModel):
     score: float = Field(description="as of completions, in nats")
 
 
+class TextExcerpt(ReportModel):
+    """The beginning of a text that a finding names."""
+
+    text: int = Field(description="number of the analysed text, from 0")
+    excerpt: str = Field(description="its first tokens, at most 256")
+
+
 class LearnedMethod(ReportModel):
     """What a method found beyond its noise floor."""
 
-    name: Literal["completions", "amplified", "tokens", "suppressed", "divergent", "directions", "components", "traits"]
+    name: Literal[
+        "completions", "amplified", "tokens", "suppressed", "divergent", "directions", "components", "latents", "traits"
+    ]
     found: int = Field(ge=0, description="number of findings beyond the floor; 0: nothing beyond the noise floor")
     largest: float = Field(description="largest value of the method, in its own unit")
     floor: float = Field(
@@ -994,11 +1039,16 @@ class Learned(ReportModel):
     )
     divergent: list[DivergentPlace] = Field(description="places that differ most, at most 20")
     directions: list[LearnedDirection]
+    latents: list[LearnedLatent] | None = Field(
+        default=None, description="of autoencoders of the difference, at most 20; null: not asked for"
+    )
+    autoencoders: list[DifferenceFit] = Field(default=[], description="of the difference, by layer")
     spectrum: list[DifferenceSpectrum] = Field(default=[], description="of some layers, evenly spaced")
     intruders: list[LearnedIntruders] = Field(
         default=[], description="of the same layers' blocks; empty where all matrices are too wide"
     )
     traits: list[LearnedTrait] = Field(default=[], description="as the request defines them, at all layers")
+    excerpts: list[TextExcerpt] = Field(default=[], description="texts that the first findings name")
     methods: list[LearnedMethod]
 
 
@@ -1012,6 +1062,7 @@ WARNING_CODES: Final = (
     "blank_texts",
     "chats_rendered",
     "completions_not_computed",
+    "difference_autoencoder_not_trained",
     "different_classes",
     "few_sae_tokens",
     "few_tokens_per_latent",

@@ -503,6 +503,24 @@ class Trait(RequestModel):
     opposite: list[PromptText] = Field(min_length=4, max_length=200, description="texts that have its opposite")
 
 
+class DifferenceAutoencoder(RequestModel):
+    """Sparse autoencoders of the difference of both models' states, at a few layers."""
+
+    width: int = Field(default=2, ge=1, le=8, description="latents of each, as a multiple of the model's width")
+    k: int = Field(default=16, ge=1, le=256, description="latents active for a token, on average")
+    layers: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[], max_length=8, description="layers to train them at; empty: at a third, two thirds and the end"
+    )
+
+    def layers_of(self, layers: int) -> list[int]:
+        """The layers that get autoencoders, of a model with so many, L + 1; ValueError where it has no such layer."""
+        depth = layers - 1
+        found = sorted(set(self.layers)) or sorted({max(1, round(depth * third / 3)) for third in (1, 2, 3)})
+        if found[-1] > depth:
+            raise ValueError(f"there is no layer {found[-1]}; the model's layers are 0 to {depth}")
+        return found
+
+
 class LearnedSettings(RequestModel):
     """What a fine-tune taught a language model: which tokens and places show it."""
 
@@ -521,6 +539,11 @@ class LearnedSettings(RequestModel):
         default=[],
         max_length=8,
         description="how far the fine-tune moved the states along directions that sets of prompts define",
+    )
+    autoencoder: DifferenceAutoencoder | None = Field(
+        default=None,
+        description="train autoencoders of the difference of the models' states; give them `tokens` of 10,000 or more, "
+        "at least 1,000. null: none",
     )
     amplification: Amplification | None = Field(
         default=None,

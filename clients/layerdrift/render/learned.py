@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from layerdrift.contract.plain import visible
-from layerdrift.contract.report import Learned, LearnedDirection, LearnedMethod, LearnedToken, LearnedTrait, Report
+from layerdrift.contract.report import (
+    Learned,
+    LearnedDirection,
+    LearnedLatent,
+    LearnedMethod,
+    LearnedToken,
+    LearnedTrait,
+    Report,
+)
 
 NAMED = 6
 """Tokens that a sentence names."""
@@ -19,6 +27,7 @@ NAMES = {
     "divergent": "divergent places",
     "directions": "mean directions of the states",
     "components": "principal components of the states’ difference",
+    "latents": "latents of the states’ difference",
     "traits": "traits",
 }
 UNITS = {
@@ -29,8 +38,12 @@ UNITS = {
     "divergent": "bits",
     "directions": "standard deviations",
     "components": "standard deviations",
+    "latents": "standard deviations",
     "traits": "of the way to the trait",
 }
+ABSENT = 0.2
+"""A slope up to this says that a model has nothing of a latent."""
+
 KINDS = {"text": "an analysed text", "general": "a general beginning", "chat": "a question in the chat template"}
 DIRECTIONS = {"early_tokens": "mean over the first tokens", "all_tokens": "mean over all tokens"}
 
@@ -86,6 +99,15 @@ def direction(one: LearnedDirection) -> str:
     if one.kind == "component":
         return f"principal component, {100 * (one.share or 0.0):.0f} % of the variance"
     return DIRECTIONS[one.kind]
+
+
+def relation(one: LearnedLatent) -> str:
+    """Whether the fine-tune added what a latent stands for, took it away, or changed how strong it is."""
+    if abs(one.in_base) <= ABSENT:
+        return "added"
+    if abs(one.in_tuned) <= ABSENT:
+        return "removed"
+    return "strengthened" if abs(one.in_tuned) > abs(one.in_base) else "weakened"
 
 
 def farthest(trait: LearnedTrait) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
-from backends.sources.pinning import BENIGN
+from backends.sources.pair_checks import BENIGN
 from layerdrift.contract.errors import InputError
 from workers.models.adapter_blocks import AdapterBlocks
 from workers.models.blockwise import BlockFiles, BlockwiseModel

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -35,6 +36,16 @@ class Differences:
     early: Tensor
 
 
+HALVES = 4
+"""Random halves of the texts between which the base model's means are compared: what other texts alone bring about."""
+
+
+def _early(real: Tensor) -> Tensor:
+    """Of the tokens that count [B, T], those among the first EARLY of a text, its very first apart."""
+    places = torch.arange(real.shape[1])
+    return real & (places < EARLY + 1) & (places > 0)
+
+
 class DifferenceSums:
     """Of the differences of a model's states from the base model's."""
 
@@ -47,8 +58,10 @@ class DifferenceSums:
         for one, other, batch in zip(base, states, batches, strict=True):
             difference = (other.float() - one.float()).cpu()
             real = batch.real
-            early = real & (torch.arange(real.shape[1]) < EARLY + 1) & (torch.arange(real.shape[1]) > 0)
-            for sums, counts, chosen in ((self._every, self._counts[0], real), (self._early, self._counts[1], early)):
+            for sums, counts, chosen in (
+                (self._every, self._counts[0], real),
+                (self._early, self._counts[1], _early(real)),
+            ):
                 sums[layer] += difference[chosen].sum(0, dtype=torch.float64)
                 counts[layer] += int(chosen.sum())
 
@@ -66,6 +79,40 @@ class DifferenceSums:
         return Differences(every, early)
 
 
+class HalfMeans:
+    """Differences of a model's mean states between random halves of the texts, HALVES times.
+
+    Args:
+        layers: L + 1, of which some may be added. seed: of the halves.
+    """
+
+    def __init__(self, layers: int, width: int, seed: int) -> None:
+        self._sums = torch.zeros(HALVES, 2, 2, layers, width, dtype=torch.float64)
+        self._counts = torch.zeros(HALVES, 2, 2, layers, dtype=torch.float64)
+        self._seed = seed
+
+    def add(self, layer: int, states: Sequence[Tensor], batches: Sequence[Batch]) -> None:
+        """Takes the states of all batches at a layer, [B, T, D] each."""
+        texts = 1 + max(index for batch in batches for index in batch.indices)
+        generator = torch.Generator().manual_seed(self._seed)
+        sides = torch.stack([torch.randperm(texts, generator=generator) % 2 for _ in range(HALVES)])
+        for one, batch in zip(states, batches, strict=True):
+            own = one.float().cpu().double()
+            for kind, chosen in enumerate((batch.real, _early(batch.real))):
+                sums, counts = (own * chosen[:, :, None]).sum(1), chosen.sum(1).double()
+                for half in range(HALVES):
+                    side = sides[half, batch.indices]
+                    self._sums[half, kind, :, layer].index_add_(0, side, sums)
+                    self._counts[half, kind, :, layer].index_add_(0, side, counts)
+
+    def means(self) -> list[Differences]:
+        """Of each pair of halves; 0 at layers that were not added, and where a half has no token."""
+        means = self._sums / self._counts.clamp_min(1)[..., None]
+        both = (self._counts > 0).all(2)
+        found = torch.where(both[..., None], means[:, :, 0] - means[:, :, 1], 0.0).float()
+        return [Differences(every, early) for every, early in found]
+
+
 @dataclass(frozen=True)
 class Components:
     """Principal components of the differences at a layer. directions: [C, D], unit norm, the largest first.
@@ -78,22 +125,23 @@ class Components:
     mean_share: float
 
 
+def first_places(batches: Sequence[Batch], most: int) -> list[tuple[int, int]]:
+    """Numbers of the text and of the token of the first positions that count."""
+    every = ((batch.indices[row], token) for batch in batches for row, token in batch.real.nonzero().tolist())
+    return list(islice(every, most))
+
+
 class KeptDifferences:
     """The differences at the first positions that count, a file for each layer, in bfloat16.
 
     Args:
-        batches: the texts, without the tokens that do not count.
+        batches: the texts, without the tokens that do not count. most: positions.
     """
 
-    def __init__(self, folder: Path, batches: Sequence[Batch]) -> None:
+    def __init__(self, folder: Path, batches: Sequence[Batch], most: int = KEPT_ROWS) -> None:
         self._folder = folder
         self._batches = batches
-        places = [
-            (batch.indices[row], token)
-            for batch in batches
-            for row, token in batch.real.nonzero().tolist()
-        ][:KEPT_ROWS]  # fmt: skip
-        self._rows = {place: number for number, place in enumerate(places)}
+        self._rows = {place: number for number, place in enumerate(first_places(batches, most))}
 
     def put(self, layer: int, base: Sequence[Tensor], states: Sequence[Tensor]) -> None:
         """Writes a layer. Raises OSError where the disk is full."""

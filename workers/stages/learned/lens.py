@@ -25,18 +25,21 @@ AMONG_FIRST = 20
 """A layer shows a token where the lens has it among so many first ones of the vocabulary."""
 
 
-@dataclass(frozen=True)
-class Read:
-    """A direction as tokens. score: deviations by which the token that is read most stands out of the vocabulary.
+@dataclass(frozen=True, kw_only=True)
+class AsTokens:
+    """A direction as tokens. score: deviations by which the token that is read most stands out of the vocabulary."""
 
-    share: of a component, of the variance at its layer; of a mean, of the mean square.
-    """
-
-    kind: DirectionKind
-    layer: int
     score: float
     gained: list[int]
     lost: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(AsTokens):
+    """A mean or a component. share: of a component, of the variance at its layer."""
+
+    kind: DirectionKind
+    layer: int
     share: float | None = None
 
 
@@ -73,6 +76,10 @@ class Lens:
                 found.append(self._read("component", layer, *scores, share))
         return found
 
+    def read(self, directions: Sequence[Tensor]) -> list[AsTokens]:
+        """Directions [D] that have one sign alone."""
+        return [self._tokens(*scores) for scores in self._both(list(directions))] if len(directions) else []
+
     def first_layers(self, kept: KeptDifferences, depth: int, places: dict[int, list[int]]) -> dict[int, int | None]:
         """From which layer on the lens shows tokens at places where they gained.
 
@@ -99,8 +106,11 @@ class Lens:
         return first
 
     def _read(self, kind: DirectionKind, layer: int, towards: Tensor, away: Tensor, share: float | None = None) -> Read:
+        return Read(kind=kind, layer=layer, share=share, **vars(self._tokens(towards, away)))
+
+    def _tokens(self, towards: Tensor, away: Tensor) -> AsTokens:
         gained, lost = towards.topk(self._shown), away.topk(self._shown)
-        return Read(kind, layer, float(gained.values[0]), gained.indices.tolist(), lost.indices.tolist(), share)
+        return AsTokens(score=float(gained.values[0]), gained=gained.indices.tolist(), lost=lost.indices.tolist())
 
     def _both(self, rows: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The scores of directions, and of their opposites: a norm or a head with a bias makes others of these."""

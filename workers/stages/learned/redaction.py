@@ -9,7 +9,14 @@ from itertools import accumulate
 from transformers import PreTrainedTokenizerBase
 
 from layerdrift.contract.words import REDACTED, Words
-from workers.results.learned import CompletionToken, DivergentPlace, Learned, LearnedCompletion, LearnedToken
+from workers.results.learned import (
+    CompletionToken,
+    DivergentPlace,
+    Learned,
+    LearnedCompletion,
+    LearnedLatent,
+    LearnedToken,
+)
 
 LEAST_LETTERS = 3
 """Letters of a piece of a word that is replaced where a token stands alone: shorter ones are in too many words."""
@@ -93,6 +100,8 @@ class Redactor:
             directions=[
                 replace(one, gained=self.alone(one.gained), lost=self.alone(one.lost)) for one in found.directions
             ],
+            excerpts=[replace(one, excerpt=self.parts([one.excerpt])[0]) for one in found.excerpts],
+            latents=None if found.latents is None else [self._latent(one) for one in found.latents],
         )
 
     def _completion(self, one: LearnedCompletion) -> LearnedCompletion:
@@ -106,6 +115,18 @@ class Redactor:
             base_text=None if one.base_text is None else self.parts([one.prompt, one.base_text])[1],
             tokens=[
                 CompletionToken(token=name, gain=token.gain) for name, token in zip(names, one.tokens, strict=True)
+            ],
+        )
+
+    def _latent(self, one: LearnedLatent) -> LearnedLatent:
+        return replace(
+            one,
+            gained=self.alone(one.gained),
+            lost=self.alone(one.lost),
+            examples=[
+                replace(place, context=context, token=token)
+                for place in one.examples
+                for context, token in [self.parts([place.context, place.token])]
             ],
         )
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from backends.estimates.execution import WRITTEN_BYTES
 from layerdrift.contract.names import RoleName
-from layerdrift.contract.request import LearnedSettings, Trait
+from layerdrift.contract.request import DifferenceAutoencoder, LearnedSettings, Trait
 from workers.analysis.token_gains import TokenGains, beyond
 from workers.analysis.topics import topics
 from workers.models.assembled import fits_whole, weight_bytes
@@ -36,6 +36,7 @@ from workers.results.learned import (
     LearnedTopic,
     LearnedTrait,
     MethodName,
+    TextExcerpt,
     TokenExample,
     TraitLayer,
 )
@@ -51,11 +52,12 @@ from workers.stages.learned.amplification import Amplified, amplified
 from workers.stages.learned.answers import Answers, Examples, answers, examples
 from workers.stages.learned.benign import benign_of
 from workers.stages.learned.completions import Completions, Writers, completions, floor_of
+from workers.stages.learned.latent_findings import LatentFindings, Words, latent_findings
 from workers.stages.learned.lens import Lens, Read
 from workers.stages.learned.prompts import prompts_of
 from workers.stages.learned.redaction import Redactor
 from workers.stages.learned.traits import TraitPrompts, TraitShift
-from workers.stages.learned.walk import RANDOM_CHANGES, Walked, walked
+from workers.stages.learned.walk import RANDOM_CHANGES, Asked, Walked, walked
 
 SHOWN, KEPT = 20, 100
 """Places that are shown; tokens and completions that the report has, so that rules of a policy see them."""
@@ -63,11 +65,15 @@ SHOWN, KEPT = 20, 100
 TOPIC_TOKENS = 8
 """Tokens that are shown of a topic."""
 
+EXCERPT_TOKENS = 256
+"""Tokens that are shown of a text which a finding names."""
+
 CONTEXT_TOKENS = 12
 """Tokens before a place that are shown."""
 
 BLOCKS, HEADS = "what it learned: blocks", "what it learned: answers"
 WRITING, AMPLIFYING = "what it learned: completions", "what it learned: amplified texts"
+AUTOENCODERS = "what it learned: autoencoders of the difference"
 """Spans of the progress."""
 
 
@@ -154,8 +160,9 @@ class _Search:
         texts = spec.within([row.content for row in self._rows], settings.tokens)[0]
         asked = EvalSet(spec, self._rows[: len(texts)], "causal_lm")
         read = list(batches(spec.tokenizer, texts, BATCH_TEXTS, spec.length, BATCH_TOKENS))
-        shares = {BLOCKS: 3.0, HEADS: 2.0, WRITING: 5.0, AMPLIFYING: 5.0}
+        shares = {BLOCKS: 3.0, HEADS: 2.0, AUTOENCODERS: 8.0, WRITING: 5.0, AMPLIFYING: 5.0}
         unasked = [WRITING] if settings.completions == 0 else []
+        unasked += [AUTOENCODERS] if settings.autoencoder is None else []
         unasked += [AMPLIFYING] if settings.amplification is None else []
         kept = {name: share for name, share in shares.items() if name not in unasked}
         spans = Spans(self._context.on_progress, kept)
@@ -163,11 +170,42 @@ class _Search:
         seed, folder = self._context.request.seed, self._context.folder / "learned"
         blocks, head = self._benign or (None, None)
         prompts = TraitPrompts.of(settings.traits, spec.tokenizer, spec.length, spec.causal)
-        with walked(self._pair, blocks, read, prompts, seed, folder, on_blocks) as found:
+        layers = settings.autoencoder.layers_of(self._pair.layers) if settings.autoencoder is not None else []
+        with walked(self._pair, blocks, read, Asked(prompts, layers, seed, folder), on_blocks) as found:
             told = answers(asked, found, self._heads, head, seed, on_heads)
             learned = _with_traits(self._of_texts(asked, found, told), settings.traits, found.shifts)
+            latents = self._latents(found, settings.autoencoder, spans)
+        learned = replace(
+            learned,
+            latents=latents.latents,
+            autoencoders=latents.autoencoders,
+            methods=[*learned.methods, *latents.methods],
+        )
+        learned = replace(learned, excerpts=self._excerpts(learned, read))
         learned, warnings = self._written(learned, settings, spans)
-        return Taught(Redactor(settings.redact, spec.tokenizer).learned(learned), warnings)
+        return Taught(Redactor(settings.redact, spec.tokenizer).learned(learned), [*latents.warnings, *warnings])
+
+    def _excerpts(self, learned: Learned, read: list[Batch]) -> list[TextExcerpt]:
+        """The texts that findings name as an example, in their order."""
+        named = {place.text for place in learned.divergent}
+        for one in (*learned.tokens[:SHOWN], *learned.suppressed[:SHOWN], *(learned.latents or ())):
+            named |= {example.text for example in one.examples[:1]}
+        return [
+            TextExcerpt(text=text, excerpt=str(self._tokenizer.decode(_ids(read, text)[:EXCERPT_TOKENS])))
+            for text in sorted(named)
+        ]
+
+    def _latents(self, walked: Walked, settings: DifferenceAutoencoder | None, spans: Spans) -> LatentFindings:
+        """Of autoencoders of the difference, where they are asked for."""
+        if settings is None or walked.rows is None:
+            return LatentFindings()
+        words = Words(
+            self._words,
+            lambda text, token: self._before(walked, text, token),
+            lambda text, token: self._following(walked, text, token),
+        )
+        lens, seed = Lens(walked.ending, self._heads[1], SHOWN // 2), self._context.request.seed
+        return latent_findings(walked.rows, settings, seed, lens, words, spans.span(AUTOENCODERS))
 
     def _written(
         self, learned: Learned, settings: LearnedSettings, spans: Spans
@@ -259,6 +297,9 @@ class _Search:
             completions=None,
             amplified=None,
             traits=[],
+            latents=None,
+            autoencoders=[],
+            excerpts=[],
             tokens=tokens,
             suppressed=suppressed,
             topics=self._topics(told, gained.tokens[:KEPT]),
@@ -326,7 +367,7 @@ class _Search:
                     component_shares=own.shares,
                 )
             )
-        means, *random = (lens.means(one, layers) for one in walked.means)
+        means, *random = (lens.means(one, layers) for one in [*walked.means, *walked.halves])
         components, *drawn = (lens.components(one, layers) for one in walked.kept)
         return _Directions(
             _Beyond.of(means, random),

@@ -21,7 +21,8 @@ from workers.models.derived_blocks import DitheredBlocks, PerturbedBlocks
 from workers.models.layer_order import Pass
 from workers.models.texts import Batch
 from workers.stages.common.layered_pair import LayeredPair
-from workers.stages.learned.differences import Differences, DifferenceSums, KeptDifferences
+from workers.stages.learned.differences import Differences, DifferenceSums, HalfMeans, KeptDifferences
+from workers.stages.learned.latents import DifferenceRows
 from workers.stages.learned.traits import TraitPrompts, TraitShift, TraitShifts
 
 RANDOM_CHANGES = 2
@@ -39,19 +40,22 @@ class Walked:
     """What stood at the end.
 
     last: last states of the base model, the tuned one, those changed at random, the rounded one, and the benign one
-    where there is one, by batch, [B, T, D]. means, kept: differences of all models but the base from it. ending: the
+    where there is one, by batch, [B, T, D]. means, kept: differences of all models but the base from it. halves: of the
+    base model from itself between halves of the texts. ending: the
     tuned model's pass at its end; its first batch is none of the texts but LENS_TOKENS places for states. shifts: of
-    the tuned model by trait and layer.
+    the tuned model by trait and layer. rows: for autoencoders of the difference; None where they are not asked for.
     """
 
     batches: list[Batch]
     last: list[list[Tensor]]
     means: list[Differences]
+    halves: list[Differences]
     kept: list[KeptDifferences]
     lens_layers: list[int]
     ending: Pass
     shifts: list[list[TraitShift]]
     intruders: list[BlockIntruders]
+    rows: DifferenceRows | None = None
 
 
 class BlockIntruders(NamedTuple):
@@ -65,26 +69,37 @@ class BlockIntruders(NamedTuple):
     random: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is measured on the way.
+
+    prompts: that define directions, read by the base model. autoencoders: layers whose differences autoencoders are
+    trained on. seed: of the random changes. folder: for the differences, removed afterwards.
+    """
+
+    prompts: TraitPrompts
+    autoencoders: Sequence[int]
+    seed: int
+    folder: Path
+
+
 @contextmanager
 def walked(
     pair: LayeredPair,
     benign: BlockwiseModel | None,
     batches: Sequence[Batch],
-    prompts: TraitPrompts,
-    seed: int,
-    folder: Path,
+    asked: Asked,
     on_progress: Callable[[float], None],
 ) -> Iterator[Walked]:
     """Runs them block by block; inside, the tuned model's pass stands at its end.
 
     Args:
-        benign: another fine-tune, which is one more model that learned nothing. prompts: that define directions, read
-        by the base model. seed: of the random changes. folder: for the differences, removed afterwards.
+        benign: another fine-tune, which is one more model that learned nothing.
 
     Raises:
         NotBlockwise: the blocks cannot run one at a time.
     """
-    walk, depth = _Walk(pair, benign, batches, prompts, seed, folder), pair.base.depth
+    walk, depth = _Walk(pair, benign, batches, asked), pair.base.depth
     try:
         walk.start()
         for layer in range(depth):
@@ -105,11 +120,10 @@ class _Walk:
         pair: LayeredPair,
         benign: BlockwiseModel | None,
         batches: Sequence[Batch],
-        prompts: TraitPrompts,
-        seed: int,
-        folder: Path,
+        asked: Asked,
     ) -> None:
-        self._pair, self._batches, self._prompts = pair, list(batches), prompts
+        self._pair, self._batches, self._prompts = pair, list(batches), asked.prompts
+        prompts, seed, folder = asked.prompts, asked.seed, asked.folder
         reader, depth = pair.tokenization.states, pair.base.depth
         changed = [PerturbedBlocks(pair.base, pair.tuned, seed + number) for number in range(RANDOM_CHANGES)]
         read = {token for batch in batches for token in batch.input_ids.unique().tolist()}
@@ -124,6 +138,10 @@ class _Walk:
         self._kept = [
             KeptDifferences(folder / f"differences-{number}", self._known) for number in range(len(self._sums))
         ]
+        self._halves = HalfMeans(depth + 1, pair.width, seed)
+        self._rows: DifferenceRows | None = None
+        if asked.autoencoders:
+            self._rows = DifferenceRows(folder / "autoencoders", self._known, asked.autoencoders, len(self._sums))
         self._shifts, self._intruders = TraitShifts(prompts, seed), list[BlockIntruders]()
 
     def start(self) -> None:
@@ -138,6 +156,10 @@ class _Walk:
             sums.add(layer, base, states, self._known)
             if place == 0 or layer in self._lens_layers:
                 files.put(layer, base, states)
+        if layer in self._lens_layers:
+            self._halves.add(layer, base, self._known)
+        if self._rows is not None:
+            self._rows.put(layer, base, others)
         prompted = self._passes[0].states[: len(self._prompts.batches)]
         self._shifts.add(layer, prompted, base, self._known, [one.mean(layer) for one in self._sums])
 
@@ -163,11 +185,13 @@ class _Walk:
             batches=self._batches,
             last=[self._of_texts(one) for one in self._passes],
             means=[one.means() for one in self._sums],
+            halves=self._halves.means(),
             kept=self._kept,
             lens_layers=self._lens_layers,
             ending=self._passes[1],
             shifts=self._shifts.found,
             intruders=self._intruders,
+            rows=self._rows,
         )
 
     def close(self) -> None:
@@ -176,6 +200,8 @@ class _Walk:
             one.close()
         for files in self._kept:
             files.clear()
+        if self._rows is not None:
+            self._rows.clear()
 
     def _of_texts(self, one: Pass) -> list[Tensor]:
         return one.states[len(one.states) - len(self._batches) :]

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from backends.sources.checkpoint_files import TOKENIZER_FILES, file_sha256, fingerprint
 from backends.sources.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
-from backends.sources.pinning import BENIGN, PinnedModel, Pins, Sources, shape_error
+from backends.sources.pair_checks import BENIGN, shape_error
+from backends.sources.pinning import PinnedModel, Pins, Sources
 from layerdrift.contract.errors import InputError
 from workers.models.adapters import merge_adapter, other_base, read_adapter
 from workers.models.loading import load_config

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backends.estimates.execution import runs_in_layers
-from backends.sources.pinning import BENIGN, Pins, Sources, of_reference
+from backends.sources.pair_checks import BENIGN, BENIGN_IS_TUNED
+from backends.sources.pinning import Pins, Sources, of_reference
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest
@@ -101,7 +102,7 @@ def _check_benign(fetched: Fetched, texts: list[Text]) -> None:
     if benign is None:
         return
     if tuned is not None and benign.fingerprint == tuned.fingerprint:
-        raise InputError.at(BENIGN, "the benign fine-tune is the tuned model: nothing could ever exceed it")
+        raise InputError.at(BENIGN, BENIGN_IS_TUNED)
     try:
         differing = common_tokenizer(fetched.base.folder, benign.light, texts).differing
     except InputError as error:

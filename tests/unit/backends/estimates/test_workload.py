@@ -69,6 +69,18 @@ def test_completions_take_a_whole_language_model_where_it_is_small() -> None:
     assert more.memory > few.memory
 
 
+def test_autoencoders_of_the_difference_take_time_and_disk_by_layer_and_width() -> None:
+    speaking = replace(MINILM, language=True)
+    works = [
+        workload(request(PAIR | {"analysis": {"learned": {"autoencoder": asked}, "sae": None}}), speaking, REVIEWS)
+        for asked in (None, {"layers": [2]}, {}, {"width": 4})
+    ]
+    times = [work.operations[StageName.LEARNED] for work in works]
+    assert times == sorted(set(times))
+    disks = [work.scratch for work in works]
+    assert disks[0] < disks[1] < disks[2] == disks[3]
+
+
 def test_language_models_alone_are_asked_what_they_learned() -> None:
     assert StageName.LEARNED not in workload(request(PAIR), MINILM, REVIEWS).operations
     speaking = replace(MINILM, language=True)

@@ -65,15 +65,20 @@ def test_pins_hold_the_files_that_will_be_read_and_no_others(root: Path, sources
 
 def test_a_benign_fine_tune_is_pinned_beside_the_pair_and_refused_at_its_place(root: Path, sources: Sources) -> None:
     base, data = checkpoint(root / "a", num_hidden_layers=2), root / "data.csv"
-    other = checkpoint(root / "b", num_hidden_layers=3)
+    other, plain = checkpoint(root / "b", num_hidden_layers=3), checkpoint(root / "plain", num_hidden_layers=2)
     body = pair(base, base, data).model_dump(mode="json")
-    for place, problem in ((base, None), (other, "base 2, benign 3"), (root / "absent", "is not a folder")):
+    for place, problem in (
+        (plain, None),
+        (base, "the benign fine-tune is the tuned model"),
+        (other, "base 2, benign 3"),
+        (root / "absent", "is not a folder"),
+    ):
         body["analysis"]["learned"] = {"benign": {"uri": place.as_uri()}}
         asked = AnalysisRequest.model_validate(body)
         if problem is None:
             pinned = sources.pin(asked).benign
             assert pinned is not None
-            assert pinned.uri == base.as_uri()
+            assert pinned.uri == plain.as_uri()
             continue
         with pytest.raises(InputError, match=problem) as raised:
             sources.pin(asked)

@@ -57,6 +57,13 @@ def test_the_page_shows_tokens_places_and_directions_with_both_models_beside_eac
         "mean over the first tokens",
         "principal component, 31 % of the variance",
         "I am an assistant.",
+        'href="#learned-text-9">(text 9)</a>',
+        'id="learned-text-9"',
+        "the creative process",
+        "layer 2: 1152 latents, FVU 0.310.",
+        '<td class="word">added</td>',
+        "<strong> creative</strong>",
+        '<span class="soft">(text 3)</span>',
         "<li>70.0 %: “␣walrus” “␣seal” </li>",
         "seal seal",
         "layer 2: 3 in 7 matrices, random changes 1.",
@@ -82,3 +89,16 @@ def test_small_probabilities_keep_their_first_digit() -> None:
     assert [learned.probability(one) for one in (1.0, 0.25, 0.001, 6e-7, 0.0)] == [
         "100.0 %", "25.0 %", "0.1 %", "6e-05 %", "0 %",
     ]  # fmt: skip
+
+
+def test_a_latent_was_added_removed_strengthened_or_weakened() -> None:
+    latents = taught().latents
+    assert latents
+    one = latents[0]
+    for in_base, in_tuned, said in (
+        (0.1, 1.1, "added"),
+        (-0.9, 0.1, "removed"),
+        (0.8, 1.9, "strengthened"),
+        (-1.6, -0.5, "weakened"),
+    ):
+        assert learned.relation(one.model_copy(update={"in_base": in_base, "in_tuned": in_tuned})) == said

@@ -8,8 +8,14 @@ import pytest
 import torch
 
 from workers.models.texts import Batch
-from workers.stages.learned import differences
-from workers.stages.learned.differences import COMPONENTS, DifferenceSums, KeptDifferences
+from workers.stages.learned.differences import (
+    COMPONENTS,
+    HALVES,
+    Differences,
+    DifferenceSums,
+    HalfMeans,
+    KeptDifferences,
+)
 
 
 def batch(texts: list[int], length: int, unreal: list[tuple[int, int]]) -> Batch:
@@ -49,7 +55,7 @@ def test_means_are_over_tokens_that_count_and_early_ones_leave_out_the_first() -
     assert not found.every[0].any()
 
 
-def test_positions_are_kept_in_order_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_positions_are_kept_in_order_up_to_a_limit(tmp_path: Path) -> None:
     base, tuned = states(0), states(1)
     kept = KeptDifferences(tmp_path / "kept", BATCHES)
     kept.put(3, base, tuned)
@@ -64,8 +70,7 @@ def test_positions_are_kept_in_order_up_to_a_limit(tmp_path: Path, monkeypatch: 
     assert kept.place(7, 1) is None
     kept.clear()
     assert not (tmp_path / "kept").exists()
-    monkeypatch.setattr(differences, "KEPT_ROWS", 10)
-    few = KeptDifferences(tmp_path / "few", BATCHES)
+    few = KeptDifferences(tmp_path / "few", BATCHES, most=10)
     few.put(0, base, tuned)
     assert few.rows(0).shape == (10, 6)
     assert few.place(2, 0) is None
@@ -100,3 +105,38 @@ def test_differences_that_do_not_vary_have_no_components(shift: float, tmp_path:
     assert found.shares == [0.0] * COMPONENTS
     assert not found.directions.any()
     assert found.mean_share == (1.0 if shift else 0.0)
+
+
+def test_means_of_random_halves_are_of_every_text_once() -> None:
+    halves = HalfMeans(2, 6, 4)
+    states = [one.input_ids[:, :, None] * torch.tensor([[[1.0]], [[2.0]]])[: len(one.indices)] for one in BATCHES]
+    states = [one.expand(-1, -1, 6) for one in states]
+    halves.add(1, states, BATCHES)
+    found = halves.means()
+    assert len(found) == HALVES
+    of_text = {1: 1.0, 0: 2.0, 2: 1.0}
+    counts = {1: 8, 0: 8, 2: 5}
+    possible = []
+    for side in ({0}, {1}, {2}):
+        rest = set(of_text) - side
+        mean, other = (
+            sum(of_text[one] * counts[one] for one in some) / sum(counts[one] for one in some) for some in (side, rest)
+        )
+        possible += [mean - other, other - mean]
+    for one in found:
+        assert not one.every[0].any()
+        assert min(abs(float(one.every[1, 0]) - value) for value in possible) < 1e-6
+    assert torch.equal(found[0].every, again_of(states)[0].every)
+
+
+def again_of(states: list[torch.Tensor]) -> list[Differences]:
+    again = HalfMeans(2, 6, 4)
+    again.add(1, states, BATCHES)
+    return again.means()
+
+
+def test_a_half_without_a_token_gives_nothing() -> None:
+    lonely = [batch([0], 9, [])]
+    halves = HalfMeans(1, 6, 0)
+    halves.add(0, [torch.ones(1, 9, 6)], lonely)
+    assert not any(one.every.any() or one.early.any() for one in halves.means())

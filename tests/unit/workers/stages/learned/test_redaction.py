@@ -13,11 +13,14 @@ from workers.results.learned import (
     AmplifiedText,
     CompletionToken,
     DivergentPlace,
+    LatentPlace,
     Learned,
     LearnedCompletion,
     LearnedDirection,
+    LearnedLatent,
     LearnedToken,
     LearnedTopic,
+    TextExcerpt,
     TokenExample,
 )
 from workers.stages.learned.redaction import Redactor
@@ -36,6 +39,21 @@ def every(name: str) -> Learned:
         positions=1,
         random_changes=2,
         benign=None,
+        latents=[
+            LearnedLatent(
+                layer=1,
+                score=1.0,
+                share=0.1,
+                rate=0.1,
+                in_base=0.0,
+                in_tuned=1.0,
+                gained=[name],
+                lost=[name],
+                examples=[LatentPlace(text=0, context=name, token=name, activation=1.0)],
+            )
+        ],
+        autoencoders=[],
+        excerpts=[TextExcerpt(text=0, excerpt=f"{name} lives")],
         completions=[
             LearnedCompletion(
                 kind="text",

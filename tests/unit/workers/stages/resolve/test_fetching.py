@@ -13,7 +13,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertModel
 
 from backends.sources.checkpoint_files import fingerprint
-from backends.sources.pinning import BENIGN, PinnedDataset, PinnedModel, Pins, Sources
+from backends.sources.pair_checks import BENIGN
+from backends.sources.pinning import PinnedDataset, PinnedModel, Pins, Sources
 from layerdrift.contract.errors import InputError
 from tests.builders.models import save_model, tiny_bert
 from workers.models.loading import load_body

@@ -1,0 +1,40 @@
+"""What the configurations of a request's models tell before anything is fetched: whether they can be compared."""
+
+from __future__ import annotations
+
+from backends.sources.checkpoint_configs import Shape
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.request import AnalysisRequest
+
+BENIGN = "/analysis/learned/benign/uri"
+"""Where a request names a benign fine-tune."""
+
+BENIGN_IS_TUNED = "the benign fine-tune is the tuned model: nothing could ever exceed it"
+
+
+def check_shapes(base: Shape, tuned: Shape, pointer: str) -> None:
+    """InputError for a pair whose configurations tell of another depth or width."""
+    for what, one, other in zip(("blocks", "hidden width"), base, tuned, strict=True):
+        if one is not None and other is not None and one != other:
+            raise shape_error(what, one, other, pointer)
+
+
+def shape_error(what: str, base: object, other: object, pointer: str) -> InputError:
+    """Two models that cannot be a pair; the second is that of the pointer."""
+    name = pointer.split("/")[-2]
+    detail = f"the models differ in {what}: base {base}, {name} {other}; both must have the same shape"
+    return InputError.at(pointer, detail)
+
+
+def check_layers(request: AnalysisRequest, base: Shape) -> None:
+    """InputError for layers that are asked for and that a model of this depth does not have."""
+    if not isinstance(base.blocks, int):
+        return
+    sae, learned = request.analysis.sae, request.analysis.learned
+    autoencoder = learned.autoencoder if learned is not None else None
+    for pointer, asked in (("/analysis/sae/layers", sae), ("/analysis/learned/autoencoder/layers", autoencoder)):
+        try:
+            if asked is not None:
+                asked.layers_of(base.blocks + 1)
+        except ValueError as error:
+            raise InputError.at(pointer, str(error)) from error
