@@ -41,7 +41,7 @@ def headline(report: Report) -> str:
     first, last = report.layers[0], report.layers[-1]
     return (
         f"Drift (1 - CKA) goes from {first.drift:z.3f} at the {first.name} to {last.drift:z.3f} at {last.name}: "
-        + "; ".join(f"{span(zone)} {ZONE_MEANING[zone.name]}" for zone in _joined(report.zones))
+        + "; ".join(f"{span(zone)} {ZONE_MEANING[zone.name]}" for zone in joined(report.zones))
         + f".{_beyond_cka(report)}"
     )
 
@@ -91,15 +91,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _joined(zones: list[Zone]) -> list[Zone]:
+def joined(zones: list[Zone]) -> list[Zone]:
     """Neighbours of one name as one: an unmoved bottom and a layer above it that hardly moved read alike."""
-    joined: list[Zone] = []
+    found: list[Zone] = []
     for zone in zones:
-        if joined and joined[-1].name == zone.name:
-            joined[-1] = joined[-1].model_copy(update={"last": zone.last})
+        if found and found[-1].name == zone.name:
+            found[-1] = found[-1].model_copy(update={"last": zone.last})
         else:
-            joined.append(zone)
-    return joined
+            found.append(zone)
+    return found
 
 
 def span(zone: Zone) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from layerdrift.contract.report import ChangedLatent, Measured, Report, SaeRun, Zone
-from layerdrift.render import sentences
+from layerdrift.render import html, sentences
 from tests.builders.reports import preliminary, report, turned_over, undefined
 
 
@@ -70,6 +70,9 @@ def test_neighbouring_zones_of_one_name_are_told_as_one() -> None:
     given = report()
     given.zones = [zone("general", 0, 0), zone("general", 1, 2), zone("specialised", 3, 3)]
     assert "layers 0 to 2 hardly changed; layer 3 changed most." in sentences.headline(given)
+    page = html.render(given)
+    assert "general: layers 0 to 2" in page
+    assert "general: layer 0<" not in page
 
 
 @pytest.mark.parametrize(
