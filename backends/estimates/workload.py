@@ -43,7 +43,7 @@ TRAINED_TOGETHER, SAE_BATCH, BATCH_COPIES = 8 << 30, 2_048, 6
 LAST_STATES, MEASURED_SAES, DEVICE_CONTEXT = 512 << 20, 1 << 30, 1 << 30
 """Memory of the last states of compared texts; of shuffled and encoded rows and tables of latents, which the process of
 whole models has anyway; of CUDA itself."""
-LAYERED_RANDOM_TOKENS = 2_048
+LAYERED_TWIN_TOKENS, LAYERED_RANDOM_TOKENS = 2_500, 2_048
 LEARNED_SIDES = 5
 """Models that are asked what was learned: both, two changed at random, and a rounded one."""
 
@@ -179,12 +179,15 @@ class _Work:
         """Both models, the noise floors and a copy with random weights, with their moments; the weights compared."""
         noise_floors, width = self.request.analysis.noise_floors, self.model.width
         nulls = 1 + 2 * ("reseed" in noise_floors) + ("label_shuffle" in noise_floors)
-        null_tokens = nulls * min(self.tokens, NULL_TOKENS)
         if self.layered:
-            return self._extract_layered(null_tokens)
+            return self._extract_layered(min(self.tokens, LAYERED_TWIN_TOKENS) + (nulls - 1) * self._null_tokens())
+        null_tokens = nulls * self._null_tokens()
         forwards = self._forward(2 * self.tokens + null_tokens + min(self.tokens, RANDOM_TOKENS))
         moments = (self.tokens + null_tokens) * 6.0 * self.layers * width**2
         return forwards + moments + self.layers * width**3 * LOADED
+
+    def _null_tokens(self) -> float:
+        return min(self.tokens, NULL_TOKENS)
 
     def _extract_layered(self, null_tokens: float) -> float:
         """The same block by block; views are measured here, of the rows, with each group left out."""
@@ -396,7 +399,7 @@ def _suspended(model: ModelSizes, tokens: float) -> int:
 
 def _passed_tokens(tokens: float) -> float:
     """Tokens of both models and of the two nulls."""
-    return 2 * tokens + min(tokens, NULL_TOKENS) + min(tokens, LAYERED_RANDOM_TOKENS)
+    return 2 * tokens + min(tokens, LAYERED_TWIN_TOKENS) + min(tokens, LAYERED_RANDOM_TOKENS)
 
 
 def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:

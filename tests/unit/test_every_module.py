@@ -52,7 +52,6 @@ TESTED_ELSEWHERE = {
     "workers/models/checkpoint_tensors.py": ("tests/unit/workers/models/test_blockwise.py", "read as blocks alone"),
     "workers/models/known_head.py": ("tests/stages/test_layered.py", "heads on the states of tiny models"),
     "workers/stages/common/layered_pair.py": ("tests/stages/test_layered.py", "pairs of tiny models"),
-    "workers/stages/extract/by_layer.py": ("tests/stages/test_layered.py", "held against whole models"),
     "workers/stages/extract/extracted.py": ("tests/unit/workers/stages/extract/test_read_texts.py", "two shares"),
     "workers/stages/extract/late_outliers.py": ("tests/stages/test_layered.py", "held against whole models"),
     "workers/stages/extract/layer_walk.py": ("tests/stages/test_layered.py", "held against whole models"),

@@ -36,11 +36,15 @@ from workers.stages.extract.last_states import LastStates
 from workers.stages.extract.late_outliers import LateOutliers
 from workers.stages.extract.layer_files import LayerFiles
 from workers.stages.extract.layer_walk import LayerStates, LayerWalk
+from workers.stages.extract.nulls import NULL_TOKENS
 from workers.stages.extract.rows_aside import RowsAside
 from workers.stages.extract.view_rows import ViewFound, ViewRows
 
 BLOCKS, LAYERS = "block", "layer"
 """Spans of the progress: the models' blocks, then what is measured of the layers that wait."""
+
+NULL_TEXTS = 40
+"""Texts that a null reads, up to NULL_TOKENS: views of a vector for each text have as many rows."""
 
 INLIER_TOKENS = 2048
 """Tokens whose norms settle which later ones are outliers."""
@@ -131,9 +135,9 @@ class ByLayer:
 class LayerPlan:
     """How layers are measured.
 
-    groups, reference_groups: as for `ViewRows`. null_tokens: how many of the compared tokens the twin and the random
-    model read. seed: of the samples and of random weights. waiting_bytes: disk that states of all layers may take.
-    heldout: where rows for autoencoders go; None: there are none.
+    groups, reference_groups: as for `ViewRows`. null_tokens: about how many of the compared tokens the twin and the
+    random model read. seed: of the samples and of random weights. waiting_bytes: disk that states of all layers may
+    take. heldout: where rows for autoencoders go; None: there are none.
     """
 
     groups: GroupPlan | None
@@ -165,9 +169,9 @@ class LayerMeasures:
         self._compared, self._shown, self._reference = compared, shown, reference
         self._plan, self._folder = plan, folder
         batches = [*compared.batches, *shown.batches, *(reference.batches if reference is not None else ())]
-        twin, random = (_reaching(compared.batches, most) for most in plan.null_tokens)
+        twin, random = (reaching(compared.batches, least, NULL_TEXTS) for least in plan.null_tokens)
         self._walk = LayerWalk(pair, batches, twin, random, plan.seed)
-        settled_by = _reaching(compared.batches, INLIER_TOKENS)
+        settled_by = reaching(compared.batches, INLIER_TOKENS)
         self._outliers = LateOutliers(batches, pair.tokenization.causal, settled_by)
         self._aside = RowsAside(plan.heldout, pair.width) if plan.heldout is not None else None
 
@@ -353,11 +357,11 @@ def _float(state: Tensor) -> Tensor:
     return state.float().cpu()
 
 
-def _reaching(batches: Sequence[Batch], tokens: int) -> int:
-    """How many of the first batches have so many tokens together; all, where they have fewer."""
-    seen = 0
+def reaching(batches: Sequence[Batch], tokens: int, texts: int = 0) -> int:
+    """How many of the first batches have so many tokens and texts, or NULL_TOKENS; all, where they have fewer."""
+    seen = read = 0
     for number, batch in enumerate(batches, start=1):
-        seen += int(batch.real.sum())
-        if seen >= tokens:
+        seen, read = seen + int(batch.real.sum()), read + len(batch.indices)
+        if seen >= tokens and (read >= texts or seen >= NULL_TOKENS):
             return number
     return len(batches)

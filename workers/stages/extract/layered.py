@@ -29,7 +29,6 @@ from workers.stages.extract.heldout_rows import heldout_rows
 from workers.stages.extract.nulls import (
     DESCRIPTIONS,
     NOTHING_LEFT,
-    NULL_TOKENS,
     RANDOM_SEED,
     MeasuredNull,
     Nulls,
@@ -49,8 +48,8 @@ from workers.stages.extract.reference import REFERENCE_TOKENS, ReferenceDrift, r
 WAITING_SHARE = 0.5
 """Of the scratch, for the states of all layers, which wait there until the outliers are known."""
 
-LEFT_TOKENS_IN_LAYERS = 2048
-"""Tokens that a copy of random weights reads: each one costs as much as one of the pair."""
+TWIN_TOKENS_IN_LAYERS, LEFT_TOKENS_IN_LAYERS = 2_500, 2_048
+"""Tokens that the rounded copy and the one of random weights read: each one costs as much as one of the pair."""
 
 
 def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
@@ -81,7 +80,7 @@ def extract_layered(context: PairContext, pair: LayeredPair) -> Extracted:
         LayerPlan(
             groups=plan,
             reference_groups=reference.plan if reference is not None else None,
-            null_tokens=(NULL_TOKENS, LEFT_TOKENS_IN_LAYERS),
+            null_tokens=(TWIN_TOKENS_IN_LAYERS, LEFT_TOKENS_IN_LAYERS),
             seed=RANDOM_SEED + request.seed,
             waiting_bytes=context.scratch_bytes * WAITING_SHARE,
             heldout=heldout,
