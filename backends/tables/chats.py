@@ -8,7 +8,7 @@ The formats are those that TRL's users have: `messages` (also `conversations` wi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
@@ -28,6 +28,8 @@ COLUMNS: Final[Mapping[ChatFormat, tuple[str, ...]]] = {
 
 QUESTION, ANSWER = "Question: ", "\nAnswer:"
 """How a question with choices is put to a model, as the ARC tasks of lm-evaluation-harness do."""
+
+PREFIX = "one of chosen and rejected is the beginning of the other"
 
 _ROLES: Final[Mapping[str, Role]] = {
     "system": "system",
@@ -117,14 +119,23 @@ def chat_of(record: Mapping[str, Any], format: ChatFormat) -> Chat:
         return _plain(prompt, [str(one) for one in endings])
     before = _turns(prompt or [], "prompt", "user")
     whole = [_after(before, _turns(one, name, "assistant")) for one, name in zip(endings, names, strict=True)]
-    start = len(before) or _common(whole)
     if len(whole) == 2 and whole[0] == whole[1]:
         raise ChatError("chosen and rejected are the same")
+    start = len(before) or _common(whole)
     for one in whole:
         if not any(turn.role == "assistant" for turn in one[start:]):
             raise ChatError("there is no answer of the assistant after the prompt")
     checked = [_checked(one) for one in whole]
     return Chat(checked[0], start, tuple(one[start:] for one in checked[1:]), tools=tools)
+
+
+def strings(chat: Chat) -> Iterator[str]:
+    """Every string of a chat, those of its other endings included."""
+    for turns in (chat.turns, *chat.others):
+        for turn in turns:
+            yield turn.content
+            yield turn.more
+    yield chat.tools
 
 
 def as_text(chat: Chat) -> str:
@@ -140,26 +151,39 @@ def _after(before: Sequence[Turn], ending: Sequence[Turn]) -> list[Turn]:
 
 
 def _common(whole: Sequence[Sequence[Turn]]) -> int:
-    """How many messages both of a pair begin with; of a single chat all but the last."""
+    """How many messages both of a pair begin with; of a single chat all but the last. ChatError: there is no prompt."""
     if len(whole) == 1:
         return len(whole[0]) - 1
     one, other = whole
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+    found = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    if found is None:
+        raise ChatError(PREFIX)
+    if found == 0:
+        raise ChatError("chosen and rejected do not begin with the same prompt")
+    return found
 
 
 def _plain(prompt: str | None, endings: Sequence[str]) -> Chat:
     if len(endings) == 2 and endings[0] == endings[1]:
         raise ChatError("chosen and rejected are the same")
-    if prompt and all(one.startswith(prompt) for one in endings):
+    if prompt and len(endings) == 2 and all(_begins_with(one, prompt) for one in endings):
         endings = [one.removeprefix(prompt) for one in endings]
     elif not prompt and len(endings) == 2:  # a conversation in one string that both begin with
-        start = next((at for at, (a, b) in enumerate(zip(*endings, strict=False)) if a != b), min(map(len, endings)))
+        start = next((at for at, (a, b) in enumerate(zip(*endings, strict=False)) if a != b), None)
+        if start is None:
+            raise ChatError(PREFIX)
         start -= endings[0][start - 1 : start] == " "
         prompt, endings = endings[0][:start], [one[start:] for one in endings]
     if not all(one.strip() for one in endings):
         raise ChatError("there is no answer after the prompt")
     turns = [(Turn("user", prompt or ""), Turn("assistant", one)) for one in endings]
     return Chat(turns[0], 1, tuple(one[1:] for one in turns[1:]), plain=True)
+
+
+def _begins_with(answer: str, prompt: str) -> bool:
+    """Whether an answer repeats its prompt: words before more, not a greeting that is the answer's first word too."""
+    rest = answer.removeprefix(prompt)
+    return rest != answer and len(prompt.split()) > 1 and (prompt[-1:].isspace() or rest[:1].isspace())
 
 
 def _question(record: Mapping[str, Any]) -> Chat:
@@ -173,27 +197,38 @@ def _question(record: Mapping[str, Any]) -> Chat:
         raise ChatError("question must be a string that is not blank")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(one, str) for one in choices):
         raise ChatError("choices must be a list of at least two strings")
-    if any(not one.strip() for one in choices) or len(set(choices)) < len(choices):
+    choices = [one.strip() for one in choices]
+    if not all(choices) or len(set(choices)) < len(choices):
         raise ChatError("choices must differ, and none may be blank")
     right = _right(answer, choices, labels)
-    turns = [Turn("assistant", f" {one.strip()}") for one in choices]
+    turns = [Turn("assistant", f" {one}") for one in choices]
     asked = Turn("user", f"{QUESTION}{question.strip()}{ANSWER}")
     others = tuple((turn,) for number, turn in enumerate(turns) if number != right)
     return Chat((asked, turns[right]), 1, others, plain=True, choices=True)
 
 
 def _right(answer: Any, choices: Sequence[str], labels: Any) -> int:
-    """The number of the right choice: given as that number from 0, as a letter, as a label, or as the choice itself."""
-    named = labels if isinstance(labels, list) else [chr(ord("A") + number) for number in range(len(choices))]
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        return answer
-    if isinstance(answer, str):
-        for known in (named, choices):
-            if answer.strip() in known:
-                return list(known).index(answer.strip())
-        if answer.strip().isdecimal() and int(answer) < len(choices):
-            return int(answer)
-    raise ChatError("answer must be the number of a choice from 0, its letter or label, or the choice itself")
+    """The number of the right choice: given as its label, as that number from 0, as a letter, or as the choice itself.
+
+    ChatError where it is none of these, or can be read as two choices.
+    """
+    known = isinstance(answer, str | int) and not isinstance(answer, bool)
+    said = str(answer).strip() if known else ""
+    if isinstance(labels, list) and len(labels) == len(choices):
+        named = [str(label).strip() for label in labels]
+        if said in named:
+            return named.index(said)
+    readings = {choices.index(said)} if isinstance(answer, str) and said in choices else set[int]()
+    if said.isdecimal() and int(said) < len(choices):
+        readings.add(int(said))
+    letters = [chr(ord("A") + number) for number in range(len(choices))]
+    if said in letters:
+        readings.add(letters.index(said))
+    if len(readings) > 1:
+        raise ChatError(f"answer {said!r} can be read as the number or letter of a choice, and as another choice")
+    if not readings:
+        raise ChatError("answer must be the number of a choice from 0, its letter or label, or the choice itself")
+    return readings.pop()
 
 
 def _tools(value: Any) -> str:
@@ -202,11 +237,22 @@ def _tools(value: Any) -> str:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ChatError("tools is a string that is not JSON") from error
     if not isinstance(value, list):
         raise ChatError("tools must be a list of functions, or that list as JSON")
-    return json.dumps(value)
+    return _as_json(value, "tools")
+
+
+def _as_json(value: Any, what: str) -> str:
+    try:
+        found = json.dumps(value, ensure_ascii=False)
+        found.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ChatError(
+            f"{what} holds a value that JSON cannot have, such as bytes, a date, or half a character"
+        ) from error
+    return found
 
 
 def _turns(value: Any, name: str, of_string: Role | None = None) -> list[Turn]:
@@ -235,7 +281,7 @@ def _turn(message: Any, name: str) -> Turn:
         content = ""
     if not isinstance(content, str):
         raise ChatError(f"{name} has a message without text")
-    return Turn(_ROLES[role.casefold()], content, json.dumps(more) if more else "")
+    return Turn(_ROLES[role.casefold()], content, _as_json(more, name) if more else "")
 
 
 def _checked(turns: Sequence[Turn]) -> Turns:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, Final, NamedTuple, get_args
 
-from backends.tables.chats import LISTS, Chat, ChatError, ChatFormat, as_text, chat_of, format_of
+from backends.tables.chats import LISTS, Chat, ChatError, ChatFormat, as_text, chat_of, format_of, strings
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import TextsRef
 
@@ -282,7 +282,9 @@ class RowReader:
             self.no_chats[str(error)] += 1
             self.first_no_chat = self.first_no_chat or place
             return Row("", label, None, group, NO_CHAT)
-        text = self._whole(as_text(chat), TEXT, format, place)
+        for part in strings(chat):
+            self._whole(part, TEXT, format, place)
+        text = as_text(chat)
         return Row(text, label, None, group, chat._replace(place=f"{place} of {self.where}"))
 
     def finish(self) -> None:

@@ -97,6 +97,5 @@ def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
 
 def test_rows_that_do_not_fit_are_told(base: Path, tmp_path: Path) -> None:
     tuned = fine_tuned(asking(epochs=1, max_length=14), resolved_chats(base), tmp_path / "tuned")
-    (warning,) = tuned.warnings
-    assert warning.code == "truncated_answers"
+    assert {warning.code for warning in tuned.warnings} == {"truncated_answers"}
     assert 0 < (tuned.run.rows or 0) < 64

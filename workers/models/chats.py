@@ -114,11 +114,21 @@ class Renderer:
             spans = self._as_told(turns, chat.tools, spans)
         if not any(span.role == "assistant" and span.end > span.start for span in spans):
             raise TemplateError("it shows nothing of the assistant's answers")
-        completion = None
-        if chat.completion:
-            prompt = self._render(turns[: chat.completion], chat.tools, prompt=True)
-            completion = _common_length(prompt, whole)
+        completion = self._completion(whole, turns, chat, spans) if chat.completion else None
         return ChatText(whole, [span for span in spans if span.end > span.start], completion)
+
+    def _completion(self, whole: str, turns: Turns, chat: Chat, spans: Sequence[Span]) -> int:
+        """Where the completion begins: after the prompt, or, where the template renders the prompt alone otherwise than
+        the beginning of the whole, with the first answer after it.
+        """
+        prompt = self._render(turns[: chat.completion], chat.tools, prompt=True)
+        if whole.startswith(prompt):
+            return len(prompt)
+        answers = [span for span in spans if span.role == "assistant"]
+        spoken = [turn.role == "assistant" for turn in turns]
+        if len(answers) != sum(spoken):
+            raise TemplateError("it renders the prompt alone otherwise than the beginning of the whole chat")
+        return answers[sum(spoken[: chat.completion])].start
 
     def _by_marks(self, whole: str, turns: Turns, tools: str) -> list[Span] | None:
         """Where the messages stand: between the parts of the template that the same chat of marks shows.
@@ -151,7 +161,7 @@ class Renderer:
 
         A message that is more than its content, as a call of a tool is, ends where the chat up to it ends.
         """
-        found, at = list[Span](), 0
+        found, before = list[Span](), 0
         for number, turn in enumerate(turns):
             mark = turn._replace(content=f"{_OPEN}{_CLOSE}")
             marked = self._render([*turns[:number], mark, *turns[number + 1 :]], tools)
@@ -161,15 +171,15 @@ class Renderer:
             end = len(whole) - _common_length(marked[start:][::-1], whole[start:][::-1])
             if turn.role == "assistant":
                 prompt = _common_length(self._render(turns[:number], tools, prompt=True), whole)
-                start = prompt if at <= prompt <= start else start
+                start = prompt if (before if before <= start else 0) <= prompt <= start else start
             if turn.more and turn.role == "assistant":
                 end = _common_length(self._render(turns[: number + 1], tools), whole)
                 ending = next((one.strip() for one in self._endings if whole[:end].rstrip().endswith(one.strip())), "")
                 end = start + len(whole[start:end].rstrip().removesuffix(ending).rstrip())
-            if at <= start < end:
+            if start < end:
                 found.append(Span(start, end, turn.role))
-                at = end
-        return found
+                before = end
+        return _apart(found)
 
     def _after_prompt(self, part: str) -> int:
         """Of what a template puts before an answer, how much belongs to the prompt."""
@@ -250,6 +260,15 @@ def _joined(turns: Turns) -> ChatText:
         spans.append(Span(len(text), len(text) + len(turn.content), turn.role))
         text += turn.content
     return ChatText(text, [span for span in spans if span.end > span.start], len(turns[0].content), plain=True)
+
+
+def _apart(spans: Sequence[Span]) -> list[Span]:
+    """In the order of the text, which may be another one than the chat's, without those that reach into another."""
+    found = list[Span]()
+    for span in sorted(spans):
+        if not found or found[-1].end <= span.start:
+            found.append(span)
+    return found
 
 
 def _as_shown(content: str) -> Iterator[str]:

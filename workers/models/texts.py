@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from layerdrift.contract.errors import InputError
 from workers.models.chats import TOKEN_ROLES, ChatText
@@ -150,6 +150,7 @@ def _roles(
     """Whose words each token is: the one whose characters it has, of several the last of TOKEN_ROLES."""
     if "offset_mapping" in encoded:
         offsets = np.array(encoded["offset_mapping"][number], dtype=np.int64).reshape(-1, 2)
+        offsets = _with_spaces(offsets, np.array(encoded["special_tokens_mask"][number], dtype=bool))
     else:
         offsets = _offsets(tokenizer, chat, ids)
     roles = np.zeros(len(ids), dtype=np.int8)
@@ -158,6 +159,27 @@ def _roles(
         inside = (ends > span.start) & (starts < span.end) & (ends > starts)
         roles[inside] = np.maximum(roles[inside], TOKEN_ROLES.index(span.role))
     found: list[int] = roles.tolist()
+    return found
+
+
+def _with_spaces(offsets: NDArray[np.int64], added: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The characters of every token [T, 2]: some tokenizers tell none of a token that is white space alone.
+
+    Args:
+        added: tokens that stand for no character, [T].
+    """
+    empty = (offsets[:, 0] == offsets[:, 1]) & ~added
+    if not empty.any():
+        return offsets
+    found, told = offsets.copy(), ~empty & ~added
+    ends = np.maximum.accumulate(np.where(told, offsets[:, 1], 0))
+    starts = np.where(told, offsets[:, 0], np.iinfo(np.int64).max)
+    following = np.minimum.accumulate(starts[::-1])[::-1]
+    for place in empty.nonzero()[0].tolist():
+        if ends[place] < following[place] < np.iinfo(np.int64).max:
+            found[place] = ends[place], following[place]
+        elif following[place] == np.iinfo(np.int64).max:
+            found[place] = ends[place], ends[place] + 1
     return found
 
 
@@ -208,15 +230,19 @@ def _doubled(ids: list[int], start: int | None, end: int | None) -> tuple[bool, 
     return start is not None and ids[0] == ids[1] == start, end is not None and ids[-1] == ids[-2] == end
 
 
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """Tokens that a model can read at once; None: as many as there are."""
+    named = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
+    return named if named > 0 else None  # XLNet names -1
+
+
 def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wanted: int) -> int:
     """Tokens of a text that are read: what was asked for, as far as tokenizer and model have positions.
 
     Raises:
         InputError: the tokenizer's own limit leaves no room for a text.
     """
-    config = model.config.get_text_config()
-    named = int(getattr(config, "max_position_embeddings", None) or 0)
-    positions = named if named > 0 else wanted  # XLNet names -1: as many as there are
+    positions = positions_of(model.config) or wanted
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
             positions -= module.padding_idx + 1  # the positions of such a table begin after the padding's

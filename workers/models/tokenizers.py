@@ -79,6 +79,7 @@ def _as_its_file_says(folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTr
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         model_max_length=tokenizer.model_max_length,
         model_input_names=tokenizer.model_input_names,
+        chat_template=tokenizer.chat_template,
         **tokenizer.special_tokens_map,
     )
 

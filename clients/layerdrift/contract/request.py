@@ -226,7 +226,7 @@ class Lora(RequestModel):
         default=0.0,
         ge=0,
         lt=1,
-        description="dropout probability on the adapter inputs during training; language models: 0.05",
+        description="dropout probability on the adapter inputs during training; sft: 0.05",
     )
     targets: list[Annotated[Plain, Field(min_length=1, max_length=200)]] | None = Field(
         default=None,
@@ -244,7 +244,10 @@ class Lora(RequestModel):
 Objective = Literal["classification", "sft", "dpo"]
 
 _LANGUAGE: Final[dict[str, object]] = {"batch_size": 8, "weight_decay": 0.0, "warmup": 0.0}
-_LANGUAGE_LORA: Final[dict[str, object]] = {"rank": 16, "alpha": 32, "dropout": 0.05}
+_LANGUAGE_LORA: Final[Mapping[str, dict[str, object]]] = {
+    "sft": {"rank": 16, "alpha": 32, "dropout": 0.05},
+    "dpo": {"rank": 16, "alpha": 32, "dropout": 0.0},
+}
 OBJECTIVE_DEFAULTS: Final[Mapping[str, dict[str, object]]] = {
     "sft": {**_LANGUAGE, "learning_rate": 2e-5},
     "dpo": {**_LANGUAGE, "learning_rate": 1e-6},
@@ -353,7 +356,7 @@ class FineTune(RequestModel):
             return body
         filled = {**OBJECTIVE_DEFAULTS[objective], **body}
         if body.get("method") == "lora" and isinstance(body.get("lora") or {}, dict):
-            filled["lora"] = {**_LANGUAGE_LORA, **(body.get("lora") or {})}
+            filled["lora"] = {**_LANGUAGE_LORA[objective], **(body.get("lora") or {})}
         return filled
 
     @model_validator(mode="after")
@@ -362,6 +365,10 @@ class FineTune(RequestModel):
             raise ValueError(f"lora is set, but method is {self.method!r}; set method to 'lora' or omit lora")
         if self.language and self.method == "head":
             raise ValueError(f"method head trains a new classification head; for {self.objective} use full or lora")
+        if self.objective == "dpo" and self.lora is not None and self.lora.dropout:
+            raise ValueError(
+                "objective dpo trains without dropout, as its reference answers without; set lora.dropout to 0"
+            )
         for name, objective in (("loss_on", "sft"), ("beta", "dpo")):
             if getattr(self, name) != type(self).model_fields[name].default and self.objective != objective:
                 raise ValueError(f"{name} is of objective {objective}, but objective is {self.objective!r}")
@@ -712,6 +719,11 @@ class AnalysisRequest(RequestModel):
                 "analysis.freeze_sweep requires finetune.method full or lora; method head freezes every block"
             )
         if self.finetune.language:
+            inline = self.dataset.inline
+            if self.dataset.text_pair_column is not None or (inline is not None and inline.pairs is not None):
+                raise ValueError(
+                    f"objective {self.finetune.objective} reads one text of a row: omit the second texts, or give chats"
+                )
             if self.analysis.freeze_sweep is not None:
                 raise ValueError("analysis.freeze_sweep measures accuracy: it requires objective classification")
             if "label_shuffle" in self.analysis.noise_floors:

@@ -44,7 +44,7 @@ class Endings:
 
 
 def answer_characters(text: str) -> int:
-    """Characters of what a model is to give."""
+    """Characters of what a model is to give, white space around it left out."""
     if not isinstance(text, ChatText):
-        return len(text)
-    return sum(span.end - span.start for span in text.spans if span.role == "assistant")
+        return len(text.strip())
+    return sum(len(text[span.start : span.end].strip()) for span in text.spans if span.role == "assistant")

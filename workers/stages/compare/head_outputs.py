@@ -69,7 +69,7 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
     elif tuned.kind == "classifier":
         eval_set = replace(eval_set, known=_known_states(extracted, base, tuned))
     found = outputs_of(eval_set, base, tuned, on_progress)
-    outputs = with_endings(context, extracted, eval_set, found, base, tuned)
+    outputs, of_endings = with_endings(context, extracted, eval_set, found, base, tuned)
     on_reference = None
     if extracted.reference is not None:
         general = EvalSet(extracted.reference.tokenization, extracted.reference.rows, tuned.kind)
@@ -79,7 +79,7 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
     head_change = relative_head_change(base.model, tuned.model) if base is not None else None
     last_moved = extracted.views["token"].sites[-1].relative_l2_centred
     blockers = blockers_of(outputs, drift, head_change, extracted.analysed, last_moved)
-    warnings += [*found.warnings, *stop_warnings(outputs.answers, extracted.tokenization.tokenizer)]
+    warnings += [*found.warnings, *of_endings, *stop_warnings(outputs.answers, extracted.tokenization.tokenizer)]
     warnings += [
         ReportWarning(code=blocker.code, message=blocker.message) for blocker in blockers if blocker.code is not None
     ]
@@ -93,18 +93,27 @@ def with_endings(
     found: OutputsFound,
     base: Headed | None,
     tuned: Headed,
-) -> Outputs:
+) -> tuple[Outputs, list[ReportWarning]]:
     """The outputs with what both models make of the other endings of chats: rejected answers, and wrong choices.
+
+    A warning where there are such endings, and all are too long to be read.
 
     Raises:
         InputError: a block cannot be read.
     """
     if tuned.kind != "causal_lm":
-        return found.outputs
+        return found.outputs, []
     rows = eval_set.rows
     endings = Endings.of(extracted.tokenization, rows)
-    if endings is None or not endings.rows:
-        return found.outputs
+    if endings is None:
+        return found.outputs, []
+    if not endings.rows:
+        message = (
+            f"none of the {endings.skipped} analysed chats with other endings fits into "
+            f"{extracted.tokenization.length} tokens, so neither preferences nor choices are compared; raise "
+            "analysis.max_length"
+        )
+        return found.outputs, [ReportWarning(code="truncated_answers", message=message)]
     asked = EvalSet(replace(extracted.tokenization, units=None), endings.rows, tuned.kind)
     if is_alone(tuned.model):
         states = ending_states(context, asked)
@@ -117,9 +126,10 @@ def with_endings(
     both = Asked(eval_set, endings, found.answers, others, base is not None)
     chat = rows[endings.owners[0]].chat
     if chat is not None and chat.choices:
-        return replace(found.outputs, choices=choice_outputs(both))
+        return replace(found.outputs, choices=choice_outputs(both)), []
     finetune = context.request.finetune
-    return replace(found.outputs, preferences=preference_outputs(both, finetune.beta if finetune else BETA))
+    preferences = preference_outputs(both, finetune.beta if finetune else BETA)
+    return replace(found.outputs, preferences=preferences), []
 
 
 def ending_states(context: PairContext, asked: EvalSet) -> tuple[LastStates, LastStates]:

@@ -13,14 +13,16 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import FineTune
-from workers.models.texts import Batch, padded_for
+from workers.models.texts import Batch, known_tokens, padded_for
 from workers.results.training import Evaluation
 from workers.results.warnings import ReportWarning
 from workers.stages.common.inputs import Split
-from workers.stages.common.training import Recipe, Step, Task, in_steps
+from workers.stages.common.training import Recipe, Step, Task, in_steps, training_dtype
 from workers.stages.finetune.sequences import MAX_LENGTH, Dropped, Encoding, Padded, Preference, TokenSequence, padded
 
 WINDOW_BATCHES = 16
@@ -72,13 +74,22 @@ LanguageData = AnswerData | PreferenceData
 _Item = TypeVar("_Item")
 
 
-def language_data(tokenizer: PreTrainedTokenizerBase, split: Split, settings: FineTune) -> LanguageData:
+def language_data(
+    tokenizer: PreTrainedTokenizerBase, split: Split, settings: FineTune, positions: int | None = None
+) -> LanguageData:
     """The split's rows as tokens.
 
+    Args:
+        positions: tokens that the model can read at once; None: as many as there are.
+
     Raises:
-        InputError: no row has an answer within the length, or of preferences two answers.
+        InputError: the asked length is more than that, no row has an answer within the length, or of preferences two.
     """
-    encoding = Encoding(tokenizer, settings.max_length or MAX_LENGTH, settings.loss_on == "answers")
+    if positions is not None and settings.max_length is not None and settings.max_length > positions:
+        detail = f"max_length is {settings.max_length}, but the model reads at most {positions} tokens"
+        raise InputError.at("/finetune/max_length", detail)
+    length = settings.max_length or min(MAX_LENGTH, positions or MAX_LENGTH)
+    encoding = Encoding(tokenizer, length, settings.loss_on == "answers")
     if settings.objective == "dpo":
         pairs, dropped = encoding.preferences(split.train)
         later, more = encoding.preferences(split.held_out)
@@ -158,7 +169,10 @@ class _Preferring(_Language):
     def __init__(self, model: PreTrainedModel, data: PreferenceData, recipe: Recipe) -> None:
         super().__init__(model, recipe, [max(len(one.ids) for one in pair) for pair in data.train])
         self._data = data
-        self._train_reference = self._gains(data.train)
+        without_dropout(model)
+        half = training_dtype(recipe.settings, model.device) == torch.bfloat16
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=half):  # as the policy is asked in training
+            self._train_reference = self._gains(data.train)
         self._held_out_reference = self._gains(data.held_out)
 
     def loss(self, part: list[int], step: Step[list[int]]) -> Tensor:
@@ -189,6 +203,14 @@ class _Preferring(_Language):
         return self._recipe.settings.beta * (gains[:, 0] - gains[:, 1])
 
 
+def without_dropout(model: nn.Module) -> None:
+    """Switches off all dropout, in modules and in what attention reads off its module: the reference has none."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or (name == "p" and isinstance(module, _DropoutNd))):
+                setattr(module, name, 0.0)
+
+
 @dataclass(frozen=True)
 class TokenLogProbs:
     """Of the M tokens to give in a batch: natural logarithms, whether each is the likeliest, and the row it is of."""
@@ -203,6 +225,7 @@ def token_log_probs(model: PreTrainedModel, batch: Padded) -> TokenLogProbs:
     asked = batch.asked[:, 1:]
     columns = asked.any(0).nonzero()[:, 0]
     read = Batch(batch.ids, batch.mask, batch.mask.bool(), list(range(len(batch.ids))))
+    known_tokens(model, read)
     keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
     with padded_for(model, read) as inputs:
         if keeps:

@@ -47,15 +47,21 @@ class Preference(NamedTuple):
 
 @dataclass(frozen=True)
 class Dropped:
-    """Rows without an answer. truncated: whose answer lies beyond the length. other: that have none to begin with."""
+    """Rows without an answer. truncated: whose answer lies beyond the length. other: that have none to begin with.
+
+    cut: those that are kept, but whose answer loses its end.
+    """
 
     truncated: int = 0
     other: int = 0
     rows: int = 0
+    cut: int = 0
 
     def plus(self, more: Dropped) -> Dropped:
         """Of these rows and of others."""
-        return Dropped(self.truncated + more.truncated, self.other + more.other, self.rows + more.rows)
+        return Dropped(
+            self.truncated + more.truncated, self.other + more.other, self.rows + more.rows, self.cut + more.cut
+        )
 
     def warnings(self, length: int) -> list[ReportWarning]:
         """Says how many they are, and why."""
@@ -64,6 +70,12 @@ class Dropped:
             message = (
                 f"{self.truncated} of {self.rows} rows for the fine-tune have no token of the answer within their "
                 f"first {length} tokens and were skipped; raise finetune.max_length"
+            )
+            found.append(ReportWarning(code="truncated_answers", message=message))
+        if self.cut:
+            message = (
+                f"{self.cut} of {self.rows} rows for the fine-tune are longer than {length} tokens, so that their "
+                "answers lose their end, and the token that ends them; raise finetune.max_length"
             )
             found.append(ReportWarning(code="truncated_answers", message=message))
         if self.other:
@@ -92,18 +104,25 @@ class Encoding:
 
     def sequences(self, rows: Sequence[Row]) -> tuple[list[TokenSequence], Dropped]:
         """For supervised fine-tuning: those that have a token to give."""
-        found = self._sequences([self._ended(row.text) for row in rows])
+        whole = self._sequences([self._ended(row.text) for row in rows])
+        found = [self._within(one) for one in whole]
         kept = [one for one in found if one.answers]
-        return kept, Dropped(len(found) - len(kept), 0, len(rows))
+        cut = sum(0 < one.answers < all_of_it.answers for one, all_of_it in zip(found, whole, strict=True))
+        return kept, Dropped(len(found) - len(kept), 0, len(rows), cut)
 
     def preferences(self, rows: Sequence[Row]) -> tuple[list[Preference], Dropped]:
         """For preference optimisation: those of which both answers have a token to give."""
         paired = [row for row in rows if row.others]
         chosen = self._answers([row.text for row in paired])
         rejected = self._answers([row.others[0] for row in paired])
-        pairs = [self._pair(*both) for both in zip(chosen, rejected, strict=True)]
+        whole = [self._pair(*both) for both in zip(chosen, rejected, strict=True)]
+        pairs = [Preference(*map(self._within, pair)) for pair in whole]
         kept = [pair for pair in pairs if pair.chosen.answers and pair.rejected.answers]
-        return kept, Dropped(len(pairs) - len(kept), len(rows) - len(paired), len(rows))
+        cut = sum(
+            pair != all_of_it and bool(pair.chosen.answers and pair.rejected.answers)
+            for pair, all_of_it in zip(pairs, whole, strict=True)
+        )
+        return kept, Dropped(len(pairs) - len(kept), len(rows) - len(paired), len(rows), cut)
 
     def _pair(self, chosen: _Answered, rejected: _Answered) -> Preference:
         """Both answers begin where the first of them does, so that both have the same prompt."""
@@ -125,12 +144,14 @@ class Encoding:
         return found
 
     def _of_roles(self, encoded: Encoded) -> TokenSequence:
-        ids, roles = encoded.ids[: self.length], (encoded.roles or [])[: self.length]
+        ids, roles = encoded.ids, encoded.roles or []
         whole = not roles or not self.answers_alone
         return TokenSequence(ids, [place > 0 and (whole or roles[place] == ASSISTANT) for place in range(len(ids))])
 
+    def _within(self, one: TokenSequence) -> TokenSequence:
+        return TokenSequence(one.ids[: self.length], one.asked[: self.length])
+
     def _after(self, ids: list[int], start: int) -> TokenSequence:
-        ids = ids[: self.length]
         return TokenSequence(ids, [place >= max(1, start) for place in range(len(ids))])
 
     def _answers(self, texts: Sequence[str]) -> list[_Answered]:

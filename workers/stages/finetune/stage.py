@@ -26,7 +26,7 @@ from layerdrift.contract.request import AnalysisRequest, FineTune, Lora
 from workers.models.device import best_device
 from workers.models.loading import head_kind, is_multimodal, load_classifier, load_headed, read_config
 from workers.models.structure import blocks_of, shares_blocks
-from workers.models.texts import usable_length
+from workers.models.texts import positions_of, usable_length
 from workers.results.training import FineTuneRun, TrainingPoint
 from workers.results.warnings import ReportWarning
 from workers.stages.common.context import StageContext
@@ -133,7 +133,8 @@ Data = TrainingData | LanguageData
 
 def _data(request: AnalysisRequest, resolved: Resolved, settings: FineTune) -> Data:
     if settings.language:
-        return language_data(resolved.tokenizer, resolved.split, settings)
+        positions = positions_of(read_config(resolved.base.folder, "/base/uri"))
+        return language_data(resolved.tokenizer, resolved.split, settings, positions)
     return training_data(request, resolved)
 
 

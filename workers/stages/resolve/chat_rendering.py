@@ -51,7 +51,7 @@ def rendered(
         reasons = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(SHOWN_REASONS))
         message = f"the chat template cannot render {refused.total()} of {chats} chats, the first at {first}: {reasons}"
         if refused.total() == chats:
-            raise InputError.at("/dataset/uri", message)
+            raise InputError.at("/dataset/uri" if template is None else "/dataset/chat_template", message)
         told.append(ReportWarning(code="unusable_chats", message=f"{message}. They were skipped"))
     return found, told
 

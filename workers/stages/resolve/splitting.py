@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
+from backends.tables.chats import Turns
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import MIN_EXAMPLES, AnalysisRequest, FineTune
@@ -24,7 +26,7 @@ def distinct(rows: list[Row]) -> tuple[list[Row], list[ReportWarning]]:
     """The first row of each text, or of each pair, blank ones left out; one that stood twice could be on both sides."""
     filled = [row for row in rows if row.text.strip() and (row.pair is None or row.pair.strip())]
     first = {identity(row): row for row in reversed(filled)}
-    usable = [row for row in filled if first[identity(row)] is row]
+    usable = _together([row for row in filled if first[identity(row)] is row])
     paired = any(row.pair is not None for row in rows)
     warnings = []
     for code, count, what in (
@@ -37,9 +39,16 @@ def distinct(rows: list[Row]) -> tuple[list[Row], list[ReportWarning]]:
     return usable, warnings
 
 
-def identity(row: Row) -> tuple[str, str | None]:
-    """What two rows have in common that are the same text, or the same pair."""
-    return row.text.strip(), None if row.pair is None else row.pair.strip()
+def identity(row: Row) -> tuple[str, str | None, tuple[Turns, ...]]:
+    """What two rows have in common that are the same text, the same pair, or the same chat with all its endings."""
+    others = row.chat.others if row.chat is not None else ()
+    return row.text.strip(), None if row.pair is None else row.pair.strip(), others
+
+
+def _together(rows: list[Row]) -> list[Row]:
+    """Chats that differ in their other endings alone as one group: they never stand on both sides."""
+    counts = Counter(row.text for row in rows if row.chat is not None and row.group is None)
+    return [row._replace(group=row.text) if counts[row.text] > 1 and row.group is None else row for row in rows]
 
 
 def split_rows(rows: list[Row], request: AnalysisRequest) -> Split:

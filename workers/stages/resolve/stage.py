@@ -52,8 +52,7 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
     tuned = fetched.tuned.light if fetched.tuned else None
     usable, of_chats = rendered(usable, fetched.base.folder, tuned, request.dataset.chat_template)
     split = split_rows(usable, request)
-    of_reference_rows = reference.rows if reference is not None else []
-    others, _ = rendered(of_reference_rows, fetched.base.folder, tuned, request.dataset.chat_template)
+    others, of_other_chats = _rendered_reference(request, reference, fetched)
     common = common_tokenizer(fetched.base.folder, tuned, [row.content for row in (*usable, *others)])
     if common.differing:
         others = [row for number, row in enumerate(others, start=len(usable)) if number not in common.differing]
@@ -76,6 +75,7 @@ def resolve(context: StageContext, pins: Pins, sources: Sources, max_parameters:
             *dataset.warnings,
             *warnings,
             *of_chats,
+            *of_other_chats,
             *fetched.warnings,
             *common.warnings,
             *_about_language_model(fetched, common.tokenizer, usable),
@@ -110,6 +110,23 @@ def _check_benign(fetched: Fetched, texts: list[Text]) -> None:
     if differing:
         detail = f"its tokenizer splits {len(differing)} of the texts otherwise than the base model's"
         raise InputError.at(BENIGN, f"the benign fine-tune cannot be compared: {detail}")
+
+
+def _rendered_reference(
+    request: AnalysisRequest, reference: ReferenceTexts | None, fetched: Fetched
+) -> tuple[list[Row], list[ReportWarning]]:
+    """The reference's rows, its chats by its own template where it names one."""
+    asked = request.dataset.reference
+    if reference is None or asked is None:
+        return [], []
+    tuned, template = fetched.tuned.light if fetched.tuned else None, asked.chat_template
+    with of_reference():
+        rows, warnings = rendered(reference.rows, fetched.base.folder, tuned, template or request.dataset.chat_template)
+        if len(rows) < MIN_EXAMPLES:
+            detail = f"{len(rows)} texts of the reference can be read; at least {MIN_EXAMPLES} are needed"
+            raise InputError.at("/dataset", detail)
+    told = [one for one in warnings if one.code == "unusable_chats"]
+    return rows, [replace(one, message=f"of the reference, {one.message}") for one in told]
 
 
 def _reference(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
 
-from backends.tables.chats import Chat, ChatError, Turn, as_text, chat_of, format_of
+from backends.tables.chats import Chat, ChatError, Turn, as_text, chat_of, format_of, strings
 
 ASKED, SAID = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 CHAT = (Turn("user", "Hi"), Turn("assistant", "Hello"))
@@ -31,6 +32,7 @@ def test_a_format_is_told_by_the_columns(names: list[str], expected: str | None)
 
 
 BACK = {"role": "assistant", "content": "Go away"}
+OTHER = {"role": "user", "content": "Bye"}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,52 @@ def test_choices_may_bring_their_labels() -> None:
     assert chat_of(record, "multiple_choice").turns[1].content == " a"
 
 
+@pytest.mark.parametrize(
+    ("labels", "answer", "right"),
+    [
+        ([1, 2, 3], 1, "x"),
+        ([1, 2, 3], 3, "z"),
+        (["1", "2", "3"], 1, "x"),
+        (["A", "B", "C"], 1, "y"),
+        (["A", "B", "C"], "C", "z"),
+        (["A", "B"], "B", "y"),
+    ],
+    ids=["numbers", "last", "texts", "index", "letter", "labels of another count"],
+)
+def test_labels_count_more_than_numbers_from_zero(labels: list[Any], answer: int | str, right: str) -> None:
+    record = {"question": "Which?", "choices": {"text": ["x", "y", "z"], "label": labels}, "answerKey": answer}
+    assert chat_of(record, "multiple_choice").turns[1].content == f" {right}"
+
+
+def test_numbers_as_choices_are_read_where_there_is_one_reading() -> None:
+    choices = ["0", "1", "2", "3"]
+    for answer in ("2", 2):
+        chat = chat_of({"question": "Which?", "choices": choices, "answer": answer}, "multiple_choice")
+        assert chat.turns[1].content == " 2"
+
+
+@pytest.mark.parametrize(
+    ("record", "turns"),
+    [
+        ({"prompt": "Hello", "completion": "Hello! How can I help?"}, ("Hello", "Hello! How can I help?")),
+        ({"prompt": "Hi", "chosen": "Hi there", "rejected": "History"}, ("Hi", "Hi there", "History")),
+        ({"prompt": "You say:", "chosen": "You say:yes", "rejected": "You say:no"}, ("You say:", "You say:yes")),
+    ],
+    ids=["completion", "preference", "no space between"],
+)
+def test_answers_that_begin_as_their_prompt_does_are_kept_whole(record: dict[str, Any], turns: tuple[str, ...]) -> None:
+    chat = chat_of(record, "preference" if "chosen" in record else "prompt_completion")
+    said = [turn.content for part in (chat.turns, *chat.others) for turn in part]
+    assert tuple(said[: len(turns)]) == turns
+
+
+def test_all_strings_of_a_chat_are_told() -> None:
+    record = {"prompt": [ASKED], "chosen": [SAID], "rejected": [BACK], "tools": [{"name": "f"}]}
+    assert {one for one in strings(chat_of(record, "preference")) if one} == {
+        "Hi", SAID["content"], BACK["content"], '[{"name": "f"}]',
+    }  # fmt: skip
+
+
 def test_calls_of_tools_are_kept_for_the_template() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add"}}]}
     chat = chat_of({"messages": [ASKED, call, {"role": "tool", "content": "3"}, SAID], "tools": "[{}]"}, "messages")
@@ -124,7 +172,21 @@ def test_calls_of_tools_are_kept_for_the_template() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, SAID]}, "messages", "parts that are no text"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "a"}, "preference", "the same"),
         ({"chosen": [ASKED, SAID], "rejected": [ASKED, SAID]}, "preference", "the same"),
-        ({"chosen": [ASKED, SAID], "rejected": [ASKED]}, "preference", "no answer of the assistant after the prompt"),
+        ({"chosen": [ASKED, SAID], "rejected": [ASKED]}, "preference", "the beginning of the other"),
+        ({"chosen": [ASKED, SAID], "rejected": [OTHER, BACK]}, "preference", "do not begin with the same prompt"),
+        ({"prompt": [ASKED], "chosen": [SAID], "rejected": [ASKED]}, "preference", "no answer of the assistant after"),
+        ({"chosen": "yes or no", "rejected": "yes"}, "preference", "the beginning of the other"),
+        ({"messages": [ASKED, SAID], "tools": "[" * 100_000}, "messages", "not JSON"),
+        ({"messages": [ASKED, SAID], "tools": [b"x"]}, "messages", "tools holds a value that JSON cannot have"),
+        (
+            {"messages": [ASKED, {**SAID, "tool_calls": [{"at": date(2026, 1, 1)}]}]},
+            "messages",
+            "that JSON cannot have",
+        ),
+        ({"messages": [ASKED, {**SAID, "thinking": "\ud800"}]}, "messages", "half a character"),
+        ({"question": "Which?", "choices": ["a ", "a"], "answer": 0}, "multiple_choice", "must differ"),
+        ({"question": "Which?", "choices": ["1", "2", "3", "4"], "answer": "3"}, "multiple_choice", "can be read as"),
+        ({"question": "Which?", "choices": ["B", "A"], "answer": "A"}, "multiple_choice", "can be read as"),
         ({"prompt": "Hi", "completion": 3}, "prompt_completion", "must be a string or a list of messages"),
         ({"prompt": "Hi", "completion": " "}, "prompt_completion", "no answer after the prompt"),
         ({"messages": [ASKED, SAID], "tools": "{"}, "messages", "not JSON"),

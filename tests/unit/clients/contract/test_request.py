@@ -144,6 +144,11 @@ def test_a_stored_request_for_a_language_model_is_read_as_it_was() -> None:
         ({"finetune": {"objective": {}}}, "objective"),
         ({"finetune": {"objective": "sft", "method": "lora", "lora": [1]}}, "lora"),
         ({"finetune": {"objective": "dpo"}, "dataset": {"inline": {"texts": ["a"]}}}, "needs preferences"),
+        (
+            {"finetune": {"objective": "sft"}, "dataset": {"uri": "s3://d/a", "text_pair_column": "b"}},
+            "one text of a row",
+        ),
+        ({"finetune": {"objective": "dpo", "method": "lora", "lora": {"dropout": 0.1}}}, "dpo trains without dropout"),
         ({"finetune": {"objective": "sft"}, "analysis": {"noise_floors": ["label_shuffle"]}}, "label_shuffle requires"),
         ({"finetune": {"objective": "sft"}, "analysis": {"freeze_sweep": {}}}, "measures accuracy"),
     ],

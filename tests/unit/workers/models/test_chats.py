@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from backends.tables.chats import Chat, Turn
 from tests.builders.models import tiny_tokenizer
-from workers.models.chats import TOKEN_ROLES, ChatText, Renderer, TemplateError
+from workers.models.chats import ASSISTANT, TOKEN_ROLES, ChatText, Renderer, TemplateError
 from workers.models.texts import batches, encode
 
 PLAIN = "{% for m in messages %}[CLS]{{ m.role }}: {{ m.content }}[SEP]\n{% endfor %}"
@@ -32,6 +34,17 @@ THINKING = (
 CALLED = "{% if m.tool_calls %}<call>{{ m.tool_calls | tojson }}{% endif %}"
 CALLS = PLAIN.replace("{{ m.content }}", "{{ m.content }}" + CALLED)
 WORDS = "{% for m in messages %}[CLS] plot {{ m.content }} [SEP] {% endfor %}"
+SYSTEM_LAST = (  # the system message stands in the last message of the user, as in Mistral's templates
+    "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}{% if m.role == 'user' %}[CLS]"
+    "{% if loop.index0 == ns.last and messages[0].role == 'system' %}{{ messages[0].content }}\n\n{% endif %}"
+    "{{ m.content }}[MASK]{% elif m.role == 'assistant' %} {{ m.content }}[SEP]{% endif %}{% endfor %}"
+)
+SYSTEM_ASKED = (  # the system message is shown where the user speaks last alone
+    "{% for m in messages %}{% if m.role == 'user' %}[CLS]"
+    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}\n\n{% endif %}{{ m.content }}[MASK]"
+    "{% elif m.role == 'assistant' %} {{ m.content }}[SEP]{% endif %}{% endfor %}"
+)
 TEMPLATES = {"plain": PLAIN + PROMPT, "trimmed": TRIMMED, "system inside": SYSTEM_INSIDE, "thinking": THINKING}
 
 TURNS = (
@@ -66,6 +79,25 @@ def test_every_message_is_found_where_it_stands(tokenizer: Any, name: str) -> No
     assert first.endswith("[SEP]")  # the model is to end its answers too
     assert first.removesuffix("[SEP]").strip() == "user"
     assert last == ("<think>\n\n</think>\n\n" if name == "thinking" else "") + "user: [SEP] said[SEP]"
+
+
+def test_every_answer_is_found_where_a_message_stands_after_its_turn(tokenizer: Any) -> None:
+    turns = (Turn("system", "Be kind."), Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
+    text, _ = renderer(tokenizer, SYSTEM_LAST).rendered(Chat((*turns, Turn("assistant", "four"))))
+    assert parts(text, "user") == ["one", "three"]
+    assert [one.strip() for one in parts(text, "assistant")] == ["two[SEP]", "four[SEP]"]
+    assert parts(text, "system") == ["Be kind."]
+
+
+@pytest.mark.parametrize("template", [SYSTEM_ASKED, SYSTEM_LAST], ids=["system left out", "system moved"])
+def test_a_completion_begins_with_its_answer_where_the_prompt_alone_is_rendered_otherwise(
+    tokenizer: Any, template: str
+) -> None:
+    turns = (Turn("system", "Be kind."), Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
+    for chat in (Chat(turns[:3], 2), Chat((*turns, Turn("assistant", "four")), 4)):
+        text, _ = renderer(tokenizer, template).rendered(chat)
+        assert text.completion is not None
+        assert text[text.completion :].strip() == chat.turns[-1].content + "[SEP]"
 
 
 def test_what_a_template_takes_out_of_an_answer_is_not_looked_for(tokenizer: Any) -> None:
@@ -167,3 +199,17 @@ def test_a_chat_that_is_stored_keeps_its_parts(tmp_path: Path, tokenizer: Any) -
     text, _ = renderer(tokenizer, PLAIN).rendered(Chat(TURNS, 4))
     copy = pickle.loads(pickle.dumps(text))
     assert (copy, copy.spans, copy.completion, copy.plain) == (text, text.spans, text.completion, False)
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_white_space_in_an_answer_is_the_assistants_also_where_its_tokens_tell_no_characters(trim: bool) -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    own = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    own.post_processor, own.decoder = processors.ByteLevel(trim_offsets=trim), decoders.ByteLevel()
+    found: Any = PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<end>", bos_token="<s>")
+    found.chat_template = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    text, _ = Renderer(found).rendered(Chat((Turn("user", "q"), Turn("assistant", "if x:\n    y \n\n z"))))
+    (encoded,) = encode(found, [text], None)
+    answer = [token for token, role in zip(encoded.ids, encoded.roles or [], strict=True) if role == ASSISTANT]
+    assert found.decode(answer) == "if x:\n    y \n\n z<end>"

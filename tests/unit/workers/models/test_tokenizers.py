@@ -78,11 +78,13 @@ def test_the_file_counts_where_transformers_would_build_another_normaliser_by_it
     config.pop("do_lower_case", None)
     (base / "tokenizer_config.json").write_text(json.dumps(config))
     edit(base, TOKENIZER, normalizer={"type": "Replace", "pattern": {"String": "x"}, "content": "good"})
+    (base / "chat_template.jinja").write_text("{{ messages }}")
     found = load_tokenizer(base, "/base/uri")
     assert tokens(found, "x film") == ["good", "film"]
     assert tokens(found, "Good film") == ["[UNK]", "film"]
     assert found.model_max_length == 64
     assert found.mask_token == "[MASK]"
+    assert found.chat_template == "{{ messages }}"
 
 
 @pytest.mark.parametrize(

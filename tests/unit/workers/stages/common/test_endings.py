@@ -53,5 +53,5 @@ def test_without_other_endings_there_is_nothing(base: Path) -> None:
 
 def test_characters_are_those_of_the_answer(base: Path) -> None:
     (row,) = chat_rows(base, [Chat((Turn("user", "q"), answer(" good")), 1, plain=True)])
-    assert answer_characters(row.text) == 5
+    assert answer_characters(row.text) == 4
     assert answer_characters("a text") == 6

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import FineTune
 from tests.builders.chats import language_model, resolved_chats
+from tests.builders.families import made
+from tests.stages.test_layered import with_head
 from workers.models.device import best_device
 from workers.models.loading import load_headed
 from workers.models.tokenizers import load_tokenizer
@@ -22,6 +26,7 @@ from workers.stages.finetune.language import (
     answer_log_probs,
     language_data,
     token_log_probs,
+    without_dropout,
 )
 from workers.stages.finetune.sequences import TokenSequence, padded
 
@@ -110,6 +115,50 @@ def test_a_model_that_did_not_move_prefers_nothing(base: Path, model: Any) -> No
     assert float(task.loss(step.parts[0], step).detach()) == pytest.approx(0.693147, abs=1e-5)
     found = task.evaluate(0)
     assert (found.loss, found.accuracy) == (pytest.approx(0.693147, abs=1e-5), 0.0)
+
+
+def test_preferences_are_trained_without_dropout(base: Path) -> None:
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=60, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
+    )
+    asked = settings(objective="dpo")
+    task = data(base, asked).task(model, Recipe.of(asked, 0))
+    model.train()
+    step: Step[Any] = next(iter(task.steps()))
+    assert float(task.loss(step.parts[0], step).detach()) == pytest.approx(0.693147, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_dropout_is_switched_off_in_modules_and_in_attention(family: str) -> None:
+    model: Any = with_head(made(family, 0))
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    without_dropout(model)
+    ids = torch.randint(5, 60, (2, 12), generator=torch.Generator().manual_seed(0))
+    model.train()
+    assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_rows_are_cut_where_the_model_has_no_more_positions(base: Path) -> None:
+    given = resolved_chats(base, texts=20, train=12, held_out=6)
+    tokenizer, split = load_tokenizer(base, "/base/uri"), given.split
+    whole = language_data(tokenizer, split, settings())
+    assert isinstance(whole, AnswerData)
+    longest = max(len(one.ids) for one in whole.train)
+    short = language_data(tokenizer, split, settings(), positions=longest - 1)
+    assert isinstance(short, AnswerData)
+    assert max(len(one.ids) for one in short.train) == longest - 1
+    with pytest.raises(InputError, match=f"the model reads at most {longest} tokens") as raised:
+        language_data(tokenizer, split, settings(max_length=longest + 1), positions=longest)
+    assert raised.value.errors[0].pointer == "/finetune/max_length"
+
+
+def test_a_token_that_the_model_does_not_know_is_an_error(model: Any) -> None:
+    with pytest.raises(InputError, match="the tokenizer produces token 5000"):
+        token_log_probs(model, padded([TokenSequence([5, 5_000], [False, True])]))
 
 
 def test_held_out_answers_are_measured_by_token(base: Path, model: Any) -> None:

@@ -67,10 +67,11 @@ def test_rows_without_an_answer_within_the_length_are_counted(base: Path, tokeni
     rows = chat_rows(base, [Chat((Turn("user", "the film was good " * 4), SAID), 1), Chat((ASKED, SAID), 1)])
     found, dropped = Encoding(tokenizer, 8).sequences(rows)
     assert [words(tokenizer, one) for one in found] == [["very"]]  # the rest is cut
-    assert dropped == Dropped(truncated=1, rows=2)
-    (warning,) = dropped.warnings(6)
-    assert warning.code == "truncated_answers"
-    assert "1 of 2 rows" in warning.message
+    assert dropped == Dropped(truncated=1, rows=2, cut=1)
+    lost, cut = dropped.warnings(6)
+    assert {lost.code, cut.code} == {"truncated_answers"}
+    assert "1 of 2 rows for the fine-tune have no token of the answer" in lost.message
+    assert "1 of 2 rows for the fine-tune are longer than 6 tokens" in cut.message
     dropped.require_some(len(found), 6)
     with pytest.raises(InputError, match="within its first 6 tokens") as raised:
         Dropped(truncated=2, rows=2).require_some(0, 6)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.tables.chats import Chat, Turn
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import MIN_EXAMPLES
@@ -57,6 +58,19 @@ def test_no_rows_are_distinct() -> None:
 )
 def test_two_rows_are_the_same_text_or_not(one: Row, other: Row, same: bool) -> None:
     assert (identity(one) == identity(other)) is same
+
+
+def test_preferences_that_differ_in_the_rejected_answer_alone_stay_together() -> None:
+    asked, right = Turn("user", "q"), Turn("assistant", "a")
+
+    def row(wrong: str, group: str | None = None) -> Row:
+        return Row("q a", None, None, group, Chat((asked, right), 1, ((Turn("assistant", wrong),),)))
+
+    usable, warnings = distinct([row("b"), row("c"), row("b"), Row("other", None), row("d", "g")])
+    assert [one.group for one in usable] == ["q a", "q a", None, "g"]
+    assert [warning.message for warning in warnings] == [
+        "1 of 5 rows repeat the text of an earlier row and were skipped"
+    ]
 
 
 def test_units_are_numbered_as_they_come_and_rows_without_a_group_are_alone() -> None:
