@@ -82,7 +82,10 @@ def test_a_reference_with_too_little_that_is_new_is_refused_at_its_place(root: P
     assert [one.pointer for one in raised.value.errors] == ["/dataset/reference"]
 
 
-def test_chats_of_the_data_set_and_of_the_reference_are_rendered_alike(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [None, "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"])
+def test_chats_of_the_reference_are_rendered_as_the_others_or_by_a_template_of_their_own(
+    root: Path, tmp_path: Path, own: str | None
+) -> None:
     chatty = root / "chatty"
     save_model(tiny_bert(1, blocks=1), chatty)
     template = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
@@ -98,7 +101,7 @@ def test_chats_of_the_data_set_and_of_the_reference_are_rendered_alike(root: Pat
         rows += [{"prompt": [asked]}] if name == "data" else []
         path.write_text("\n".join(json.dumps(row) for row in rows))
         places[name] = path.as_uri()
-    dataset = {"uri": places["data"], "reference": {"uri": places["general"]}}
+    dataset = {"uri": places["data"], "reference": {"uri": places["general"], "chat_template": own}}
     body = {"base": {"uri": (root / "base").as_uri()}, "tuned": {"uri": chatty.as_uri()}, "dataset": dataset}
     request = AnalysisRequest.model_validate(body | {"analysis": {"sae": None}})
     settings = Settings(model_roots=[root])
@@ -106,7 +109,25 @@ def test_chats_of_the_data_set_and_of_the_reference_are_rendered_alike(root: Pat
     found = resolve(stage_context(tmp_path, request), sources.pin(request), sources, settings.max_parameters)
     assert found.usable_rows == 40
     assert found.reference is not None
-    for row in (*found.split.analysed, *found.reference.rows):
+    for row in found.split.analysed:
         assert row.text.startswith("[user] why? [assistant] ")
+    for row in found.reference.rows:
+        assert row.text.startswith("<user>why?<assistant>" if own else "[user] why? [assistant] ")
     assert [warning.code for warning in found.warnings] == ["unusable_chats", "chats_rendered", "never_stops"]
     assert "line 41" in found.warnings[0].message
+
+
+def test_a_template_of_the_reference_that_renders_nothing_is_named_there(root: Path, tmp_path: Path) -> None:
+    asked, said = {"role": "user", "content": "why?"}, [{"role": "assistant", "content": "so"}]
+    for name in ("data", "general"):
+        rows = [{"prompt": [asked | {"content": f"{name} {number}"}], "completion": said} for number in range(40)]
+        (root / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+    dataset = {
+        "uri": (root / "data.jsonl").as_uri(),
+        "chat_template": template,
+        "reference": {"uri": (root / "general.jsonl").as_uri(), "chat_template": "{{ raise_exception('no') }}"},
+    }
+    with pytest.raises(InputError, match="cannot render 40 of 40 chats") as raised:
+        resolved_from(root, tmp_path, dataset)
+    assert raised.value.errors[0].pointer == "/dataset/reference/chat_template"
