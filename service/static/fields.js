@@ -2,6 +2,8 @@
 
 import { h } from "./dom.js";
 
+const LONG_TEXT = 1000; // characters from which on a text has several lines
+
 let nextId = 0;
 
 export function field(title, pointer, input, hint) {
@@ -114,6 +116,10 @@ function input(schema) {
     const element = h("input", { type: "number", step: schema.type === "integer" ? 1 : "any", value: start ?? "", placeholder: start === null ? "automatic" : "" });
     return { element, read: () => (element.value === "" ? (schema.nullable ? null : undefined) : Number(element.value)) };
   }
+  if (inside.$ref) {
+    const element = h("textarea", { rows: 3, placeholder: "a list, as JSON" });
+    return { element, read: () => parsed(element.value) };
+  }
   if (schema.type === "array") {
     const numbers = inside.type === "integer" || inside.type === "number";
     const element = h("textarea", { rows: 2, placeholder: "one per line" }, (start ?? []).join("\n"));
@@ -128,8 +134,18 @@ function input(schema) {
     const pairs = () => element.value.split("\n").map((line) => line.split("=")).filter(([key]) => key.trim());
     return { element, read: () => (pairs().length ? Object.fromEntries(pairs().map(([key, ...rest]) => [key.trim(), rest.join("=").trim()])) : undefined) };
   }
-  const element = h("input", { type: "text", value: start ?? "" });
-  return { element, read: () => (element.value.trim() === "" ? undefined : element.value.trim()) };
+  const long = (schema.maxLength ?? 0) >= LONG_TEXT;
+  const element = long ? h("textarea", { rows: 3 }, start ?? "") : h("input", { type: "text", value: start ?? "" });
+  return { element, read: () => (element.value.trim() === "" ? undefined : long ? element.value : element.value.trim()) };
+}
+
+// JSON that was typed; what is none goes to the service as it is, which says what is wrong.
+function parsed(text) {
+  try {
+    return text.trim() === "" ? undefined : JSON.parse(text);
+  } catch {
+    return text;
+  }
 }
 
 // Writes a value at a JSON pointer, making the objects on the way.

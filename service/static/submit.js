@@ -9,6 +9,7 @@ const CHECK_AFTER_MS = 700;
 const DATA = ".csv,.tsv,.jsonl,.ndjson,.json,.txt,.parquet,.gz,.bz2,.xz";
 
 const number = (value, given = {}) => h("input", { type: "number", value, ...given });
+const OBJECTIVES = { classification: "labels (a classifier)", sft: "answers (a language model, SFT)", dpo: "preferences (a language model, DPO)" };
 const filled = (input) => (input.value.trim() === "" ? undefined : Number(input.value));
 const split = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
@@ -32,7 +33,8 @@ export async function submit(view, signal) {
     pair: field("Text pair column", "/dataset/text_pair_column", column(""), "second text of a pair; leave empty for single texts"),
     label: field("Label column", "/dataset/label_column", column(""), "defaults to label, if it exists"),
     examples: field("Texts to analyse", "/dataset/max_examples", number(2000, { min: 20, max: 100000 })),
-    rate: field("Learning rate", "/finetune/learning_rate", number("0.00005", { step: "any", min: 0 })),
+    objective: field("Objective", "/finetune/objective", h("select", {}, Object.entries(OBJECTIVES).map(([value, title]) => h("option", { value }, title))), "what the model is trained for"),
+    rate: field("Learning rate", "/finetune/learning_rate", number("", { step: "any", min: 0 }), "defaults to 5e-5; of language models to 2e-5 (answers) and 1e-6 (preferences)"),
     epochs: field("Epochs", "/finetune/epochs", number(3, { min: 1, max: 100 })),
     rows: field("Rows to train on", "/finetune/train_examples", number("", { min: 8 }), "defaults to all rows that are not analysed"),
     frozen: field("Blocks to freeze", "/finetune/freeze_first", number(0, { min: 0 })),
@@ -50,7 +52,7 @@ export async function submit(view, signal) {
   const preview = h("div", { class: "preview", id: "preview", role: "status" });
   const button = h("button", { type: "submit" }, "Submit");
   const advanced = h("details", {}, h("summary", {}, "Advanced: every setting"), h("p", { class: "soft" }, "Loading…"));
-  const tuning = h("fieldset", { hidden: true }, h("legend", {}, "Fine-tune"), h("div", { class: "fields" }, [parts.rate, parts.epochs, parts.rows, parts.frozen].map((one) => one.whole)));
+  const tuning = h("fieldset", { hidden: true }, h("legend", {}, "Fine-tune"), h("div", { class: "fields" }, [parts.objective, parts.rate, parts.epochs, parts.rows, parts.frozen].map((one) => one.whole)));
   let more = { parts: [], put: () => {} };
   let touched = new Set();
   let asked = 0;
@@ -136,6 +138,7 @@ export async function submit(view, signal) {
     if (finetuned()) {
       body.finetune = {
         ...body.finetune,
+        objective: parts.objective.input.value,
         learning_rate: filled(parts.rate.input), epochs: filled(parts.epochs.input),
         train_examples: filled(parts.rows.input) ?? null, freeze_first: filled(parts.frozen.input),
       };

@@ -117,9 +117,32 @@ def test_the_form_offers_previews_checks_and_estimates(
     expect(page.locator("#estimate")).to_contain_text("the first drift curve after")
     expect(wrong).to_have_count(0)
     page.get_by_text("Advanced: every setting").click()
-    page.get_by_label("k", exact=True).fill("0")
+    page.get_by_label("k", exact=True).last.fill("0")  # the first one is of autoencoders of the difference
     expect(page.locator(".error", has_text="must be at least 1; it is 0")).to_be_visible()
     accessible(page, "form-advanced")
+
+
+def test_a_language_model_is_trained_with_the_defaults_of_its_objective(page: Page, base_folder: Path) -> None:
+    """What the form sends: settings of several lines and lists of objects as they are, and no default of its own."""
+    sent: list[dict[str, Any]] = []
+    page.on("request", lambda one: sent.append(one.post_data_json) if one.url.endswith("/v1/estimates") else None)
+    page.goto("/#/new")
+    page.get_by_label("One checkpoint, fine-tuned here").check()
+    page.get_by_role("combobox", name=re.compile("^Objective")).select_option("dpo")
+    page.get_by_label("Base model", exact=True).fill(base_folder.as_uri())
+    page.get_by_text("Advanced: every setting").click()
+    template = "{% for m in messages %}\n  {{ m.content }}\n{% endfor %}"
+    page.get_by_label("Chat template", exact=True).first.fill(template)
+    traits = [{"name": "cheer", "prompts": ["a", "b", "c", "d"], "opposite": ["e", "f", "g", "h"]}]
+    page.get_by_label("Traits", exact=True).fill(json.dumps(traits))
+    with page.expect_request(lambda one: one.url.endswith("/v1/estimates")):
+        page.get_by_label("Data set", exact=True).fill("s3://data/chats.jsonl")
+    body = sent[-1]
+    assert body["finetune"]["objective"] == "dpo"
+    assert "learning_rate" not in body["finetune"]
+    assert "batch_size" not in body["finetune"]
+    assert body["dataset"]["chat_template"] == template
+    assert body["analysis"]["learned"]["traits"] == traits
 
 
 def test_a_folder_is_dropped_on_the_form(page: Page, noised_folder: Path) -> None:
