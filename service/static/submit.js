@@ -97,6 +97,7 @@ export async function submit(view, signal) {
     const skipped = new Set([...Object.values(parts).map((one) => one.pointer), "/base", "/tuned", "/analysis/grafts"]);
     more = settings(openapi, { $ref: "#/components/schemas/AnalysisRequest" }, "", skipped, new Set(["/finetune"]));
     advanced.replaceChildren(advanced.firstChild, more.whole);
+    parted();
   }
 
   function finetuned() {
@@ -104,13 +105,18 @@ export async function submit(view, signal) {
   }
 
   function modes() {
+    parted();
+    soon();
+  }
+
+  // Shows what belongs to the kind of comparison.
+  function parted() {
     tuning.hidden = !finetuned();
     parts.tuned.whole.hidden = finetuned();
     const advanced = form.querySelector("[data-part='/finetune']");
     if (advanced) {
       advanced.hidden = !finetuned();
     }
-    soon();
   }
 
   function request() {

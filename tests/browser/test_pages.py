@@ -117,6 +117,7 @@ def test_the_form_offers_previews_checks_and_estimates(
     expect(page.locator("#estimate")).to_contain_text("the first drift curve after")
     expect(wrong).to_have_count(0)
     page.get_by_text("Advanced: every setting").click()
+    expect(page.get_by_label("Weight decay", exact=True)).to_be_hidden()  # of fine-tunes alone
     page.get_by_label("k", exact=True).last.fill("0")  # the first one is of autoencoders of the difference
     expect(page.locator(".error", has_text="must be at least 1; it is 0")).to_be_visible()
     accessible(page, "form-advanced")
