@@ -126,7 +126,7 @@ bench-hostile: $(STAMP)  ## /health and honest requests beside 200 hostile ones;
 test-faults: $(STAMP)  ## servers and workers killed, stopped, emptied and filled (a quarter of an hour)
 	$(BIN)/pytest tests/faults -m faults
 
-test-slow: $(STAMP) chromium $(PEERS_STAMP)  ## verdicts on five real pairs, the tutorial, restarts: slow tests (half an hour)
+test-slow: $(STAMP) chromium $(PEERS_STAMP)  ## verdicts on five real pairs, the tutorial, restarts: slow tests (an hour)
 	$(BIN)/pytest -m slow
 
 layer-families: $(STAMP)  ## tries every family of transformers block by block; then make compatibility

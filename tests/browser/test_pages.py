@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
@@ -126,7 +126,12 @@ def test_the_form_offers_previews_checks_and_estimates(
 def test_a_language_model_is_trained_with_the_defaults_of_its_objective(page: Page, base_folder: Path) -> None:
     """What the form sends: settings of several lines and lists of objects as they are, and no default of its own."""
     sent: list[dict[str, Any]] = []
-    page.on("request", lambda one: sent.append(one.post_data_json) if one.url.endswith("/v1/estimates") else None)
+
+    def keep(one: Request) -> None:
+        if one.url.endswith("/v1/estimates"):
+            sent.append(one.post_data_json)
+
+    page.on("request", keep)
     page.goto("/#/new")
     page.get_by_label("One checkpoint, fine-tuned here").check()
     page.get_by_role("combobox", name=re.compile("^Objective")).select_option("dpo")

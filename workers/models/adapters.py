@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from transformers import (
 
 from backends.sources.checkpoint_files import TOKENIZER_FILES
 from backends.sources.checkpoint_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from backends.storage.uploads import SCHEME
 from layerdrift.contract.errors import InputError
 from workers.models.grafts import untied
 from workers.models.loading import Whole, below_heads, body_class, loaded, read_config, whole_model
@@ -294,6 +296,8 @@ def other_base(adapter: AdapterFiles, base: Path, base_uri: str) -> list[ReportW
     own = str(json.loads((base / "config.json").read_text(encoding="utf-8")).get("_name_or_path") or "")
     if not named or _last(named) in (_last(base_uri.partition("@")[0]), _last(own)):
         return []
+    if not own and base_uri.startswith(SCHEME):  # an upload has no name of its own
+        return []
     message = (
         f"the adapter says it was trained on {named!r}, but it was merged into {base_uri!r}: if their weights "
         "differ, every number for the tuned model describes a model that nobody trained"
@@ -301,5 +305,10 @@ def other_base(adapter: AdapterFiles, base: Path, base_uri: str) -> list[ReportW
     return [ReportWarning(code="adapter_base", message=message)]
 
 
+_CACHED = re.compile(r"models--.*?--([^/]+)/snapshots/")
+"""A model in the cache of the hub's client."""
+
+
 def _last(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1].casefold()
+    cached = _CACHED.search(name)
+    return (cached[1] if cached else name.rstrip("/").rsplit("/", 1)[-1]).casefold()

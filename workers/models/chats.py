@@ -84,13 +84,15 @@ class Renderer:
         return self._render(turns, tools, prompt=True)
 
     def ends_answers(self, stops: Set[str]) -> bool:
-        """Whether a special token ends answers, or the one that begins the next turn is among `stops`.
+        """Whether one of `stops` ends answers, or begins the next turn.
 
         Args:
             stops: the tokens at which generation stops.
         """
-        if self._endings or not self._specials:
+        if not self._specials:
             return True
+        if self._endings:
+            return any(stop in self._endings[0] for stop in stops)
         mark = f"{_OPEN}{_CLOSE}"
         turns = (Turn("user", "a"), Turn("assistant", mark), Turn("user", "b"))
         try:

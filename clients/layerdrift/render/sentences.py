@@ -17,7 +17,7 @@ from layerdrift.contract.report import (
 )
 
 ZONE_MEANING = {
-    "general": "hardly changed",
+    "general": "close to the base model",
     "transitional": "partly changed",
     "specialised": "changed most",
     "ramp": "changed more with every layer",

@@ -144,6 +144,7 @@ LANGUAGE_RULES: dict[str, tuple[str, Any, Any]] = {
         LANGUAGE | {"perplexity_ratio": ends(1.3, 1.5)},
         LANGUAGE | {"perplexity_ratio": ends(1.1, 1.5)},
     ),
+    "chosen-answers-not-lost": ("outputs.answers.perplexity_ratio", ends(2.1, 3.0), ends(1.9, 3.0)),
     "prefers-chosen-answers": ("outputs.preferences.accuracy_change", ends(-0.2, -0.01), ends(-0.2, 0.01)),
     "choices-kept": ("outputs.choices.accuracy_change", ends(-0.2, -0.03), ends(-0.2, -0.01)),
     "early-layers-kept": ("layers.1.similarity.token.cka", ends(0.85, 0.99), ends(0.91, 0.99)),
@@ -168,9 +169,12 @@ def test_every_rule_for_language_models_fails_where_it_must_and_alone(rule: str)
     starter = policies.load(policies.starter("language"))
     path, broken, held = LANGUAGE_RULES[rule]
     severity = next(one.severity for one in starter.rules if one.id == rule)
-    found = evaluate_policy(starter, changed(path, broken, sound_language())).checks
+    given = sound_language()  # of preferences, which may make the chosen answers less probable
+    if rule == "answers-no-worse":
+        given = changed("outputs.preferences", None, given)
+    found = evaluate_policy(starter, changed(path, broken, given)).checks
     assert [(check.id, check.decision) for check in found if check.decision != "pass"] == [(rule, severity)]
-    found = evaluate_policy(starter, changed(path, held, sound_language())).checks
+    found = evaluate_policy(starter, changed(path, held, given)).checks
     assert [check.id for check in found if check.decision != "pass"] == []
 
 

@@ -37,9 +37,14 @@ def role_warnings(layers: Sequence[dict[ViewName, Similarity]]) -> list[ReportWa
     views = layers[layer]
     by_role = {role: found for role in TOKEN_ROLES if (found := _drift(views, role)) is not None}
     most = max(by_role, key=lambda role: by_role[role])
+    whole = _drift(views, "token") or 0.0
+    if by_role[most] >= whole:
+        why = f"it is mostly that of {_WHOSE[most]} ({by_role[most]:.3f})"
+    else:
+        why = "no role alone drifts as much: the roles moved apart or together"
     message = (
-        f"at layer {layer}, drift over all tokens is {_drift(views, 'token'):.3f}, but {by_role['assistant']:.3f} over "
-        f"the assistant's: it is mostly that of {_WHOSE[most]} ({by_role[most]:.3f}). Read the numbers by role"
+        f"at layer {layer}, drift over all tokens is {whole:.3f}, but {by_role['assistant']:.3f} over the assistant's: "
+        f"{why}. Read the numbers by role"
     )
     return [ReportWarning(code="drift_of_other_roles", message=message)]
 

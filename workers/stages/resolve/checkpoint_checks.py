@@ -124,7 +124,7 @@ def _changed_template(
         change = "the tuned model has a chat template, and the base model none"
     else:
         change = "the tuned model's chat template differs from the base model's"
-    message = f"{change}: whoever serves the model renders chats otherwise than before"
+    message = f"{change}: chats are rendered differently when the model is served"
     return [ReportWarning(code="chat_template_changed", message=message)]
 
 
@@ -133,7 +133,10 @@ def _untrained_tokens(
 ) -> list[ReportWarning]:
     """Tokens that the tuned tokenizer added and whose embeddings no training moved."""
     known = one.get_vocab()
-    added = {token: number for token, number in other.get_vocab().items() if token not in known}
+    padding = {other.pad_token} - {other.eos_token}  # nothing is ever learnt of it
+    added = {
+        token: number for token, number in other.get_vocab().items() if token not in known and token not in padding
+    }
     if not added:
         return []
     if tuned.adapter is not None:

@@ -14,7 +14,7 @@ from tests.builders.reports import preliminary, report, turned_over, undefined
 def test_the_words_follow_the_numbers() -> None:
     found = report()
     assert sentences.headline(found).startswith("Drift (1 - CKA) goes from 0.000 at the embeddings to 1.000 at block 3")
-    assert "layers 0 to 1 hardly changed" in sentences.headline(found)
+    assert "layers 0 to 1 close to the base model" in sentences.headline(found)
     assert sentences.advice(found).startswith("Freeze the embeddings and the first 1 blocks next time (predicted).")
     assert not any("No intervals were computed" in limit for limit in sentences.limits(found))
     assert any("No intervals were computed" in limit for limit in sentences.limits(report(intervals=False)))
@@ -69,7 +69,7 @@ def test_a_drift_that_explains_no_changed_answer_is_not_told_as_a_finding() -> N
 def test_neighbouring_zones_of_one_name_are_told_as_one() -> None:
     given = report()
     given.zones = [zone("general", 0, 0), zone("general", 1, 2), zone("specialised", 3, 3)]
-    assert "layers 0 to 2 hardly changed; layer 3 changed most." in sentences.headline(given)
+    assert "layers 0 to 2 close to the base model; layer 3 changed most." in sentences.headline(given)
     page = html.render(given)
     assert "general: layers 0 to 2" in page
     assert "general: layer 0<" not in page

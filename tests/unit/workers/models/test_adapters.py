@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from layerdrift.contract.errors import InputError
 from tests.builders.models import save_model, tiny_bert
-from workers.models.adapters import merge_adapter
+from workers.models.adapters import merge_adapter, other_base, read_adapter
 from workers.models.loading import load_body, load_headed
 
 
@@ -83,3 +83,27 @@ def test_broken_adapters_are_refused_with_what_is_wrong(base: Path, tmp_path: Pa
         merge_adapter(base, folder, tmp_path / "merged", "/tuned/uri")
     assert raised.value.errors[0].pointer == "/tuned/uri"
     assert not (tmp_path / "merged" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "uri", "own", "told"),
+    [
+        ("org/base", "hf://org/base@main", "", False),
+        ("org/base", "file:///models/base/", "", False),
+        ("org/base", "s3://models/v6/", "elsewhere/Base", False),
+        ("/cache/models--org--base/snapshots/0123abc", "hf://org/base", "", False),
+        ("org/base", "upload://up_1", "", False),
+        ("org/base", "upload://up_1", "org/other", True),
+        ("org/base", "file:///models/other", "", True),
+    ],
+    ids=["hub", "folder", "its configuration", "cache of the hub", "upload without a name", "named upload", "another"],
+)
+def test_an_adapter_that_names_another_base_is_told(
+    base: Path, tmp_path: Path, named: str, uri: str, own: str, told: bool
+) -> None:
+    adapter(base, tmp_path / "adapter")
+    found = read_adapter(tmp_path / "adapter", "/tuned/uri")
+    found.stored["base_model_name_or_path"] = named
+    config = json.loads((base / "config.json").read_text()) | {"_name_or_path": own}
+    (base / "config.json").write_text(json.dumps(config))
+    assert [one.code for one in other_base(found, base, uri)] == (["adapter_base"] if told else [])

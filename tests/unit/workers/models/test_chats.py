@@ -140,7 +140,9 @@ def test_an_answer_may_end_with_several_special_tokens(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("template", "stops", "expected"),
     [
-        (PLAIN, set(), True),
+        (PLAIN, {"[SEP]"}, True),
+        (PLAIN, {"[CLS]"}, False),  # answers end, with a token at which generation goes on
+        (PLAIN, set(), False),
         ("{% for m in messages %}[CLS]{{ m.content }}{% endfor %}", {"[SEP]"}, False),
         ("{% for m in messages %}[CLS]{{ m.content }}{% endfor %}", {"[CLS]"}, True),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", {"[SEP]"}, False),

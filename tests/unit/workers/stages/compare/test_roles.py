@@ -36,6 +36,12 @@ def test_a_template_that_moved_alone_is_told_where_it_moved_most() -> None:
     assert "mostly that of the chat template's tokens (0.400)" in warning.message
 
 
+def test_roles_that_moved_against_each_other_are_told_so() -> None:
+    (warning,) = role_warnings([views(token=0.068, assistant=0.031, template=0.033, user=0.046)])
+    assert "no role alone drifts as much" in warning.message
+    assert "mostly" not in warning.message
+
+
 @pytest.mark.parametrize(
     "layer",
     [

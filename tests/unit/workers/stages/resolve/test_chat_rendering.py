@@ -21,7 +21,7 @@ ROWS = [Row("user: good film?", "yes", None, "g", CHAT), Row("a plain text", Non
 def checkpoint(folder: Path, template: str | None) -> Path:
     folder.mkdir()
     tokenizer = tiny_tokenizer(folder)
-    tokenizer.chat_template = template
+    tokenizer.chat_template, tokenizer.eos_token = template, "[SEP]"
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -99,6 +99,18 @@ def test_added_tokens_that_no_training_moved_are_told(base: Path, tuned: Path) -
     assert "<a>, <b>" in warning.message
 
 
+def test_a_padding_token_that_was_added_needs_no_training(base: Path, tuned: Path) -> None:
+    model = _with_tokens(tuned, ["<pad>"])
+    tokenizer: Any = load_tokenizer(tuned, "/tuned/uri")
+    tokenizer.pad_token = "<pad>"
+    tokenizer.save_pretrained(tuned)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[-1] = 0
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(tuned)
+    assert "untrained_tokens" not in codes(base, tuned)
+
+
 def test_tokens_that_were_trained_are_not(base: Path, tuned: Path) -> None:
     model = _with_tokens(tuned, ["<a>", "<b>"])
     with torch.no_grad():
