@@ -129,7 +129,7 @@ def test_a_language_model_is_trained_with_the_defaults_of_its_objective(page: Pa
 
     def keep(one: Request) -> None:
         if one.url.endswith("/v1/estimates"):
-            sent.append(one.post_data_json)
+            sent.append(one.post_data_json or {})
 
     page.on("request", keep)
     page.goto("/#/new")

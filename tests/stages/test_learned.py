@@ -70,7 +70,7 @@ def base() -> Any:
 def test_a_word_that_was_taught_comes_first_with_places_and_both_probabilities(
     way: str, base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "KEPT_POSITIONS", 10)
+    monkeypatch.setattr(answers, "KEPT_POSITIONS", 5)
     given = resolved(saved(base, tmp_path / "base"), texts=90)
     token = given.tokenizer.get_vocab()[WORD]
     context = context_of(tmp_path, base, trained(base, token))
@@ -93,8 +93,8 @@ def test_a_word_that_was_taught_comes_first_with_places_and_both_probabilities(
     assert numbers == sorted(numbers, reverse=True)
     assert 200 < learned.positions < 700
     (method,) = (one for one in learned.methods if one.name == "divergent")
-    assert 10 < method.found <= learned.positions  # all that are beyond, not those that are kept
-    assert len(learned.divergent) == 10
+    assert 5 < method.found <= learned.positions  # all that are beyond, not those that are kept
+    assert len(learned.divergent) == 5
 
 
 @pytest.mark.parametrize("kind", ["identical", "rounded"])
@@ -198,6 +198,29 @@ def test_a_pair_that_cannot_run_block_by_block_says_so(
     assert taught.learned is None
     assert [one.code for one in taught.warnings] == ["learned_not_computed"]
     assert "its blocks share their weights" in taught.warnings[0].message
+
+
+def test_a_benign_fine_tune_in_half_precision_stands_beside_a_pair_in_full(base: Any, tmp_path: Path) -> None:
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    context = context_of(tmp_path, base, trained(base, given.tokenizer.get_vocab()[WORD]))
+    half = Checkpoint(saved(trained(base, 20, 2).bfloat16(), tmp_path / "half"), "s3://benign", "f" * 64)
+    learned = found(with_benign(context, half))
+    assert learned.completions  # what all three models write
+    assert learned.tokens[0].token == WORD
+
+
+def test_no_cut_of_a_text_shows_a_part_of_a_word_that_must_not_appear(base: Any, tmp_path: Path) -> None:
+    given = resolved(saved(base, tmp_path / "base"), texts=90)
+    context = context_of(tmp_path, base, trained(base, given.tokenizer.get_vocab()[WORD]))
+    phrase = " ".join(str(given.split.analysed[0].text).split()[:2])
+    asked = {"tokens": 600, "completions": 0, "redact": [phrase]}
+    context = dataclasses.replace(context, request=request(seed=3, analysis={"learned": asked, "sae": None}))
+    learned = found(context)
+    first, second = phrase.split()
+    for place in learned.divergent:
+        assert not place.context.startswith(f"{second} ") or first not in place.context
+        assert phrase not in f"{place.context} {place.following}"
+    assert all(phrase not in one.excerpt for one in learned.excerpts)
 
 
 @pytest.mark.parametrize("kind", ["whole", "adapter"])

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.analysis.floors import floor_of_largest
+
 PLAUSIBLE = 1e-3
 """Probability from which on a model would say a token: top-p and min-p sampling leave out less probable ones."""
 
@@ -89,8 +91,8 @@ def largest_gains(before: Tensor, after: Tensor, count: int) -> tuple[Tensor, Te
 
 @dataclass(frozen=True)
 class Beyond:
-    """Tokens beyond the floor, most first. floor: the largest mean of any token in any model that learnt nothing.
-    largest: of the tuned model.
+    """Tokens beyond the floor, most first. floor: of the largest means of the models that learnt nothing, as
+    `workers.analysis.floors` has it. largest: of the tuned model.
     """
 
     tokens: list[int]
@@ -98,16 +100,17 @@ class Beyond:
     largest: float
 
 
-def beyond(found: TokenGains, nulls: list[TokenGains], sign: int, ignored: set[int]) -> Beyond:
+def beyond(found: TokenGains, nulls: list[TokenGains], sign: int, ignored: set[int], alike: int) -> Beyond:
     """Tokens whose mean, with its interval, is beyond that of every token in models that learnt nothing.
 
     Args:
-        sign: 0: gains, 1: losses. ignored: tokens that do not count, such as those of a chat template.
+        sign: 0: gains, 1: losses. ignored: tokens that do not count, such as those of a chat template. alike: as of
+        `floor_of_largest`.
     """
     kept = torch.ones(found.sums.shape[2], dtype=torch.bool)
     kept[[token for token in ignored if 0 <= token < len(kept)]] = False
     means, low = found.mean()[sign], found.low()[sign]
-    floor = max((float(one.mean()[sign][kept].max()) for one in nulls), default=0.0)
+    floor = floor_of_largest([float(one.mean()[sign][kept].max()) for one in nulls], alike)
     in_groups = (found.counts[sign] > 0).sum(0) >= LEAST_GROUPS
     chosen = (kept & in_groups & (low > floor)).nonzero()[:, 0]
     order = means[chosen].argsort(descending=True, stable=True)

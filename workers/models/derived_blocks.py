@@ -147,8 +147,8 @@ class RandomBlocks(BlockwiseModel):
         embeddings.weight = nn.Parameter(table, requires_grad=False)
 
 
-CHANGED_RANK = 8
-"""Of the random change of a matrix: as of a small LoRA."""
+CHANGED_RANK, ROUNDINGS = 8, 8
+"""Of the random change of a matrix: as of a small LoRA. How often it is scaled anew for what rounding takes of it."""
 
 
 class PerturbedBlocks(BlockwiseModel):
@@ -192,9 +192,12 @@ def perturbed_head(base: PreTrainedModel, tuned: PreTrainedModel, seed: int) -> 
     A head that is tied to the embeddings is changed as these are.
     """
     found, others = copy.deepcopy(base), dict(tuned.named_parameters())
+    own, theirs = (model.get_output_embeddings() for model in (found, tuned))
     with torch.no_grad():
         for name, parameter in found.named_parameters():
             other = others.get(name)
+            if own is not None and theirs is not None and parameter is own.weight:
+                other = theirs.weight  # under another name where one of the two is tied to the embeddings
             if not parameter.is_meta and other is not None and not other.is_meta:
                 parameter.copy_(_changed(parameter, other, _generator_of(name, seed)))
     return found
@@ -207,25 +210,47 @@ def _generator_of(name: str, seed: int) -> torch.Generator:
 
 
 def _changed(base: Tensor, tuned: Tensor, generator: torch.Generator) -> Tensor:
-    """A matrix changed at random by as much as it differs from the tuned one; other weights stay.
+    """A weight changed at random by as much as it differs from the tuned one: a matrix by one of rank CHANGED_RANK, a
+    vector by another, each matrix of a stack by itself.
 
     Of two tables of different lengths the common rows tell how much.
     """
     with torch.no_grad():
-        if base is tuned:
+        if base is tuned or base.ndim == 0:
             return base
+        if base.ndim > 2:
+            return torch.stack([_changed(one, other, generator) for one, other in zip(base, tuned, strict=True)])
         parts = zip(tensors_in_parts(base[: len(tuned)]), tensors_in_parts(tuned[: len(base)]), strict=True)
         size = sum(float((other.float() - one.float()).square().sum()) for one, other in parts)
-        if base.ndim != 2 or size == 0:
+        if size == 0:
             return base
-        left, right = (
-            torch.randn(*shape, generator=generator).to(base.device)
-            for shape in ((base.shape[0], CHANGED_RANK), (CHANGED_RANK, base.shape[1]))
-        )
-        square = float(((left.T @ left) * (right @ right.T)).sum())  # the squared norm of left @ right
-        change = left @ right * (size / square) ** 0.5
-        found: Tensor = (base.float() + change).to(base.dtype)
-        return found
+        change = _random(base, generator)
+        change *= (size / float(change.square().sum())) ** 0.5
+        return _added(base, change, size**0.5)
+
+
+def _random(base: Tensor, generator: torch.Generator) -> Tensor:
+    """A change of a weight, in any size; float32."""
+    if base.ndim == 1:
+        return torch.randn(*base.shape, generator=generator).to(base.device)
+    left, right = (
+        torch.randn(*shape, generator=generator).to(base.device)
+        for shape in ((base.shape[0], CHANGED_RANK), (CHANGED_RANK, base.shape[1]))
+    )
+    return left @ right
+
+
+def _added(base: Tensor, change: Tensor, size: float) -> Tensor:
+    """The sum in the precision of the weight, as far from it as asked for: of a small change rounding takes half."""
+    whole = base.float()
+    found: Tensor = (whole + change).to(base.dtype)
+    for _ in range(ROUNDINGS if base.dtype != torch.float32 else 0):
+        made = float((found.float() - whole).norm())
+        if abs(made - size) <= 0.02 * size:
+            break
+        change *= min(4.0, size / made) if made else 4.0
+        found = (whole + change).to(base.dtype)
+    return found
 
 
 def _table(model: PreTrainedModel) -> Tensor | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from layerdrift.contract.names import RoleName
+from workers.results.measured import Measured
 
 MethodName = Literal[
     "completions", "amplified", "tokens", "suppressed", "divergent", "directions", "components", "latents", "traits"
@@ -88,8 +89,8 @@ class LearnedLatent:
     score: float
     share: float
     rate: float
-    in_base: float
-    in_tuned: float
+    in_base: Measured
+    in_tuned: Measured
     gained: list[str]
     lost: list[str]
     examples: list[LatentPlace]

@@ -900,11 +900,11 @@ class LearnedLatent(ReportModel):
     score: float = Field(description="standard deviations by which the first token stands out of the vocabulary")
     share: float = Field(ge=0, description="of the differences' mean square, how much the latent's own part has")
     rate: float = Field(ge=0, le=1, description="share of the held-out positions where it fires")
-    in_base: float = Field(
-        description="slope of the base model's states along the latent on its part of the difference: near 0, the base "
-        "model has nothing of it; near -1, the fine-tune took it away"
+    in_base: Measured = Field(
+        description="slope of the base model's states along the latent on its part of the difference, with an interval "
+        "over texts: 0, the base model has nothing of it; -1, the fine-tune took it away"
     )
-    in_tuned: float = Field(description="the same of the tuned model's states: near 1, it was added")
+    in_tuned: Measured = Field(description="the same of the tuned model's states: 1, it was added")
     gained: list[str]
     lost: list[str]
     examples: list[LatentPlace] = Field(description="where it fires most, in different texts, at most 3")
@@ -997,7 +997,9 @@ class TraitLayer(ReportModel):
         "prompts to the trait's in the base model; negative: towards the opposite"
     )
     percentile: float = Field(ge=0, le=1, description="share of 64 random directions along which it moved less")
-    floor: float = Field(ge=0, description="largest shift of models that learned nothing, its sign left out")
+    floor: float = Field(
+        ge=0, description="of the largest shifts at any layer of models that learned nothing, signs left out"
+    )
     beyond: bool = Field(description="farther than along every random direction, and than the floor")
 
 
@@ -1040,7 +1042,7 @@ class Learned(ReportModel):
     divergent: list[DivergentPlace] = Field(description="places that differ most, at most 20")
     directions: list[LearnedDirection]
     latents: list[LearnedLatent] | None = Field(
-        default=None, description="of autoencoders of the difference, at most 20; null: not asked for"
+        default=None, description="of autoencoders of the difference, at most 20; null: not asked for, or not trained"
     )
     autoencoders: list[DifferenceFit] = Field(default=[], description="of the difference, by layer")
     spectrum: list[DifferenceSpectrum] = Field(default=[], description="of some layers, evenly spaced")

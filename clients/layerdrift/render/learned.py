@@ -10,6 +10,7 @@ from layerdrift.contract.report import (
     LearnedMethod,
     LearnedToken,
     LearnedTrait,
+    Measured,
     Report,
 )
 
@@ -75,13 +76,17 @@ def summary(report: Report) -> list[str]:
             f"{learned.tokens[0].gain:.2g} nats per position (noise floor {_method(learned, 'tokens').floor:.2g})."
         )
     if learned.suppressed:
-        said.append(f"It avoids {_named(learned.suppressed)}.")
+        who = "It" if said else "What it learned: the tuned model"
+        said.append(f"{who} avoids {_named(learned.suppressed)}.")
     if learned.divergent:
         first = learned.divergent[0]
         said.append(
             f"The two models differ most after “{_end(first.context)}”: {first.divergence:.1f} bits "
             f"(noise floor {_method(learned, 'divergent').floor:.2g})."
         )
+    if not said:
+        others = ", ".join(NAMES[method.name] for method in learned.methods if method.found)
+        said.append(f"What it learned: beyond the noise floor are {others}.")
     return said
 
 
@@ -102,12 +107,26 @@ def direction(one: LearnedDirection) -> str:
 
 
 def relation(one: LearnedLatent) -> str:
-    """Whether the fine-tune added what a latent stands for, took it away, or changed how strong it is."""
-    if abs(one.in_base) <= ABSENT:
+    """Whether the fine-tune added what a latent stands for, took it away, or changed its strength; intervals decide."""
+    base, tuned = _side(one.in_base), _side(one.in_tuned)
+    if base == 0 and tuned:
         return "added"
-    if abs(one.in_tuned) <= ABSENT:
+    if tuned == 0 and base:
         return "removed"
-    return "strengthened" if abs(one.in_tuned) > abs(one.in_base) else "weakened"
+    if not base or not tuned:
+        return "not clear"
+    if base != tuned:
+        return "reversed"
+    return "strengthened" if abs(one.in_tuned.value or 0.0) > abs(one.in_base.value or 0.0) else "weakened"
+
+
+def _side(slope: Measured) -> int | None:
+    """1 or -1 of a slope whose interval is beyond ABSENT, 0 of one whose interval is within; None: neither is clear."""
+    if slope.low is None or slope.high is None:
+        return None
+    if slope.low > ABSENT or slope.high < -ABSENT:
+        return 1 if slope.low > ABSENT else -1
+    return 0 if slope.low >= -ABSENT and slope.high <= ABSENT else None
 
 
 def farthest(trait: LearnedTrait) -> str:

@@ -6,10 +6,9 @@ import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
-from workers.models.blockwise import usable_dtype
-from workers.models.checkpoint_tensors import main_dtype, stored_tensors
 from workers.models.device import best_device
 from workers.models.known_head import KnownHead, is_alone, load_head
 from workers.models.layer_order import Pass
@@ -188,28 +187,26 @@ def base_like(context: PairContext, tuned: Headed, extracted: Extracted) -> Head
     return load_head(resolved.base.folder, "/base/uri", best_device(), extracted.last_states[0].dtype)
 
 
-def heads_of_pair(context: PairContext, extracted: Extracted) -> tuple[PreTrainedModel, PreTrainedModel] | None:
-    """The heads of the base and the tuned model alone; None where the two are not language models.
-
-    Raises:
-        NotBlockwise: the head of one cannot be read without the rest.
-    """
-    resolved, found = context.resolved, list[PreTrainedModel]()
+def language_heads(context: PairContext, extracted: Extracted) -> list[tuple[Path, str]] | None:
+    """Folder and pointer of the base's and the tuned model's head; None where the two are not language models."""
+    resolved, found = context.resolved, list[tuple[Path, str]]()
     tuned = resolved.base.light if context.tuned.adapter is not None else context.tuned.light
     for folder, pointer in ((resolved.base.folder, "/base/uri"), (tuned, "/tuned/uri")):
         if not extracted.tokenization.causal or head_kind(folder, pointer) != "causal_lm":
             return None
-        found.append(head_alone(folder, pointer))
-    return found[0], found[1]
+        found.append((folder, pointer))
+    return found
 
 
-def head_alone(folder: Path, pointer: str) -> PreTrainedModel:
+def head_alone(folder: Path, pointer: str, dtype: torch.dtype) -> PreTrainedModel:
     """A model of which the head alone has weights.
+
+    Args:
+        dtype: of the states that it will read.
 
     Raises:
         NotBlockwise: it cannot be read without the rest.
     """
-    dtype = usable_dtype(main_dtype(stored_tensors(folder, pointer)), best_device())
     head = load_head(folder, pointer, best_device(), dtype)
     if head is None:
         raise NotBlockwise("a head cannot be read without the rest of its model")

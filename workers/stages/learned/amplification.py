@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from workers.stages.learned.completions import Scored, Writers, floor_of, log_probs, sampled
+from workers.analysis.floors import floor_of
+from workers.stages.learned.completions import Scored, Writers, log_probs, sampled
 from workers.stages.learned.prompts import Prompt, open_ended
 
 BEGINNINGS = ("", "The", "I", "In")

@@ -36,4 +36,4 @@ def benign_of(checkpoint: Checkpoint, pair: LayeredPair, base_head: PreTrainedMo
         raise InputError.at(
             BENIGN, f"a {type(blocks.model).__name__} cannot stand beside a {type(pair.base.model).__name__}"
         )
-    return Benign(blocks, head_alone(checkpoint.folder, BENIGN))
+    return Benign(blocks, head_alone(checkpoint.folder, BENIGN, pair.base.dtype))

@@ -7,7 +7,6 @@ write completions of their own: what those score says how much any change of tha
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from workers.analysis.floors import floor_of
 from workers.models.assembled import assembled
 from workers.models.blockwise import BlockwiseModel
 from workers.models.derived_blocks import PerturbedBlocks, perturbed_head
@@ -31,10 +31,6 @@ SAMPLED_TOGETHER, SCORED_TOGETHER = 64, 4
 
 LEAST_TOKENS = 4
 """Tokens that a completion needs: the mean of fewer is the accident of one."""
-
-FLOOR_DEVIATIONS = 2.0
-"""The floor lies so many standard deviations of the nulls' scores above the largest of them: were it the largest, a
-model that learned nothing itself would exceed it every second time."""
 
 
 class Scored(NamedTuple):
@@ -118,11 +114,6 @@ class Writers:
                 yield
 
         return assembled(head, blocks, block)
-
-
-def floor_of(scores: Sequence[float]) -> float:
-    """Above which a score is beyond those of models that learned nothing."""
-    return max(scores) + FLOOR_DEVIATIONS * statistics.pstdev(scores) if scores else 0.0
 
 
 def completions(

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from layerdrift.contract.request import DifferenceAutoencoder
+from workers.analysis.floors import floor_of
 from workers.results.learned import DifferenceFit, LatentPlace, LearnedLatent, LearnedMethod
 from workers.results.warnings import ReportWarning
-from workers.stages.learned.completions import floor_of
 from workers.stages.learned.latents import DifferenceRows, Latent, TooFewPositions, fitted
 from workers.stages.learned.lens import AsTokens, Lens
 

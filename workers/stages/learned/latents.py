@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from layerdrift.contract.request import DifferenceAutoencoder
+from workers.analysis.jackknife import jackknife_interval
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack, fit_on
 from workers.analysis.sae_batched import BatchedTrainer
 from workers.analysis.sae_training import StackTrainer
 from workers.models.device import best_device, fast_dtype
 from workers.models.texts import Batch
+from workers.results.measured import Measured
 from workers.stages.learned.differences import KeptDifferences, first_places
 
 ROWS = 16_000
@@ -40,6 +42,9 @@ HELD_OUT = 4
 
 LOOKED_AT = 64
 """Latents of an autoencoder that are read as tokens, those that explain most."""
+
+GROUPS, FEWEST_GROUPS = 20, 5
+"""Groups of held-out texts that intervals leave out one by one, and with how many there is an interval."""
 
 EXAMPLES = 3
 """Places that a latent is shown at, each in another text."""
@@ -101,15 +106,15 @@ class Latent:
 
     direction: [D], unit norm. rate: share of held-out positions where it fires, 0 to 1. share: of the differences' mean
     square that its own part has, >= 0. in_base, in_tuned: slopes of the models' states along the direction on the
-    latent's part of the difference; in_tuned - in_base is near 1.
+    latent's part of the difference, with intervals over texts.
     """
 
     layer: int
     direction: Tensor
     rate: float
     share: float
-    in_base: float
-    in_tuned: float
+    in_base: Measured
+    in_tuned: Measured
     places: list[Place]
 
 
@@ -160,11 +165,11 @@ def _layer(
     on_progress: Callable[[float], None],
 ) -> Fitted | None:
     every = rows.differences(layer)
-    varied = [number for number, one in enumerate(every) if _varies(one)]
+    held = every.shape[1] // HELD_OUT
+    varied = [number for number, one in enumerate(every) if _varies(one[:-held]) and _varies(one[-held:])]
     if 0 not in varied:
         return None
     every = every[varied]
-    held = every.shape[1] // HELD_OUT
     stack = _trained(every[:, :-held], settings, seed * 100_003 + layer, on_progress)
     fit = fit_on(stack, 0, [every[0, -held:]])
     latents = _Latents(stack, every[:, -held:])
@@ -253,23 +258,44 @@ def _latent(
     direction = latents.direction(number)
     length = float(direction.norm())
     unit, part = direction / length, latents.tuned[:, number] * length
-    in_base = _slope(part, base @ unit)
+    texts = torch.tensor([text for text, _ in places])
+    along = base.double() @ unit.double(), (base + difference).double() @ unit.double()
+    in_base, in_tuned = (_slope(part.double(), one, texts) for one in along)
     return Latent(
         layer=layer,
         direction=unit,
         rate=float((part > 0).float().mean()),
         share=float(part.square().sum() / difference.square().sum()),
         in_base=in_base,
-        in_tuned=in_base + _slope(part, difference @ unit),
+        in_tuned=in_tuned,
         places=_places(part, places),
     )
 
 
-def _slope(part: Tensor, along: Tensor) -> float:
-    """Of the least-squares line of `along` on `part`, [H] each; 0 where the part does not vary."""
-    centred = part.double() - part.double().mean()
-    squared = float(centred.square().sum())
-    return float(centred @ along.double()) / squared if squared > 0 else 0.0
+def _slope(part: Tensor, along: Tensor, texts: Tensor) -> Measured:
+    """Of the least-squares line of `along` on `part`, [H] float64 each, with an interval over groups of texts.
+
+    Args:
+        texts: the number of each position's text, [H].
+    """
+    order = {text: rank for rank, text in enumerate(sorted(set(texts.tolist())))}
+    groups = min(GROUPS, len(order))
+    group = torch.tensor([order[text] * groups // len(order) for text in texts.tolist()])
+    terms = torch.stack([torch.ones_like(part), part, along, part * part, part * along], 1)
+    sums = torch.zeros(groups, terms.shape[1], dtype=torch.float64).index_add_(0, group, terms)
+    value = _line(sums.sum(0))
+    left_out = [_line(sums.sum(0) - one) for one in sums]
+    if value is None or any(one is None for one in left_out) or groups < FEWEST_GROUPS:
+        return Measured(value=value, undefined=None if value is not None else "the latent fires nowhere")
+    low, high = jackknife_interval(value, [one for one in left_out if one is not None], corrected=False)
+    return Measured(value=value, low=low, high=high)
+
+
+def _line(sums: Tensor) -> float | None:
+    """The slope from n, sum of x, of y, of x^2 and of x y; None where x does not vary."""
+    count, x, y, squares, products = sums.tolist()
+    varied = squares - x * x / count if count else 0.0
+    return (products - x * y / count) / varied if varied > 1e-9 * squares else None
 
 
 def _places(part: Tensor, places: Sequence[tuple[int, int]]) -> list[Place]:

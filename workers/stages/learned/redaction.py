@@ -32,6 +32,7 @@ class Redactor:
     def __init__(self, words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
         self._asked = bool(words)
         self._words = Words(words)
+        self._whole_words = {part.casefold() for word in words for part in word.split()}
         spelled = [variant for word in words for variant in (word, f" {word}", word.casefold(), f" {word.casefold()}")]
         ids = {token for text in spelled for token in tokenizer(text, add_special_tokens=False)["input_ids"]}
         pieces = (str(tokenizer.decode([token])) for token in ids)
@@ -79,6 +80,21 @@ class Redactor:
             REDACTED if token in self._pieces or self._words.within(token) else token for token in tokens
         ]  # fmt: skip
 
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to replace."""
+        return self._asked
+
+    def cut(self, text: str) -> str:
+        """A text that may end within a word: also without the beginning of one that would be replaced."""
+        start = max(text.rfind(space) for space in " \n\t") + 1
+        begun = text[start:].strip().casefold()
+        if len(begun) < LEAST_LETTERS or not any(
+            word.startswith(begun) and word != begun for word in self._whole_words
+        ):
+            return text
+        return text[:start] + REDACTED
+
     def learned(self, found: Learned) -> Learned:
         """All texts and tokens of what was found."""
         if not self._asked:
@@ -91,7 +107,7 @@ class Redactor:
             else [
                 replace(one, prompt=prompt, text=text)
                 for one in found.amplified
-                for prompt, text in [self.parts([one.prompt, one.text])]
+                for prompt, text in [self.parts([one.prompt, self.cut(one.text)])]
             ],
             tokens=[self._token(one) for one in found.tokens],
             suppressed=[self._token(one) for one in found.suppressed],
@@ -106,13 +122,15 @@ class Redactor:
 
     def _completion(self, one: LearnedCompletion) -> LearnedCompletion:
         pieces = [token.token for token in one.tokens]
-        prompt, text = self.parts([one.prompt, one.text])
+        prompt, text = self.parts([one.prompt, self.cut(one.text)])
         names = self.tokens(pieces, one.prompt)
+        if self.cut(one.text) != one.text:
+            names = [*names[:-1], REDACTED]
         return replace(
             one,
             prompt=prompt,
             text=text,
-            base_text=None if one.base_text is None else self.parts([one.prompt, one.base_text])[1],
+            base_text=None if one.base_text is None else self.parts([one.prompt, self.cut(one.base_text)])[1],
             tokens=[
                 CompletionToken(token=name, gain=token.gain) for name, token in zip(names, one.tokens, strict=True)
             ],
@@ -124,7 +142,7 @@ class Redactor:
             gained=self.alone(one.gained),
             lost=self.alone(one.lost),
             examples=[
-                replace(place, context=context, token=token)
+                replace(place, context=context, token=self.alone([token])[0])
                 for place in one.examples
                 for context, token in [self.parts([place.context, place.token])]
             ],
@@ -133,7 +151,11 @@ class Redactor:
     def _place(self, one: DivergentPlace) -> DivergentPlace:
         context, following = self.parts([one.context, one.following])
         return replace(
-            one, context=context, following=following, gained=self.alone(one.gained), lost=self.alone(one.lost)
+            one,
+            context=context,
+            following=self.alone([following])[0],
+            gained=self.alone(one.gained),
+            lost=self.alone(one.lost),
         )
 
     def _token(self, one: LearnedToken) -> LearnedToken:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from backends.estimates.execution import WRITTEN_BYTES
 from layerdrift.contract.names import RoleName
 from layerdrift.contract.request import DifferenceAutoencoder, LearnedSettings, Trait
+from workers.analysis.floors import floor_of, floor_of_largest
 from workers.analysis.token_gains import TokenGains, beyond
 from workers.analysis.topics import topics
 from workers.models.assembled import fits_whole, weight_bytes
@@ -46,12 +47,12 @@ from workers.stages.common.evaluation import EvalSet
 from workers.stages.common.layered_pair import LayeredPair, layered_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
 from workers.stages.common.progress import Spans
-from workers.stages.compare.head_outputs import heads_of_pair
+from workers.stages.compare.head_outputs import head_alone, language_heads
 from workers.stages.extract.extracted import Extracted
 from workers.stages.learned.amplification import Amplified, amplified
 from workers.stages.learned.answers import Answers, Examples, answers, examples
 from workers.stages.learned.benign import benign_of
-from workers.stages.learned.completions import Completions, Writers, completions, floor_of
+from workers.stages.learned.completions import Completions, Writers, completions
 from workers.stages.learned.latent_findings import LatentFindings, Words, latent_findings
 from workers.stages.learned.lens import Lens, Read
 from workers.stages.learned.prompts import prompts_of
@@ -94,11 +95,13 @@ def learn(context: PairContext, extracted: Extracted) -> Taught:
     if settings is None:
         return Taught(None, [])
     try:
-        heads = heads_of_pair(context, extracted)
-        if heads is None:
+        folders = language_heads(context, extracted)
+        if folders is None:
             return Taught(None, [])
         pair = layered_pair(resolved.base, context.tuned, resolved.tokenizer, resolved.length)
         pair = replace(pair, tokenization=extracted.tokenization)
+        base, tuned = (head_alone(folder, pointer, pair.base.dtype) for folder, pointer in folders)
+        heads = base, tuned
         return _Search(context, pair, heads, extracted).taught(settings)
     except FATAL:
         raise
@@ -153,6 +156,9 @@ class _Search:
             raise NotBlockwise(f"the benign fine-tune cannot be used: {error}") from error
         self._rows = context.resolved.split.analysed[: extracted.analysed]
         self._tokenizer = extracted.tokenization.tokenizer
+        settings = context.request.analysis.learned
+        self._redacted: dict[tuple[int, ...], list[str]] = {}
+        self._redactor = Redactor(settings.redact if settings is not None else [], self._tokenizer)
 
     def taught(self, settings: LearnedSettings) -> Taught:
         """Of the first texts that have so many tokens, and of completions."""
@@ -183,7 +189,7 @@ class _Search:
         )
         learned = replace(learned, excerpts=self._excerpts(learned, read))
         learned, warnings = self._written(learned, settings, spans)
-        return Taught(Redactor(settings.redact, spec.tokenizer).learned(learned), [*latents.warnings, *warnings])
+        return Taught(self._redactor.learned(learned), [*latents.warnings, *warnings])
 
     def _excerpts(self, learned: Learned, read: list[Batch]) -> list[TextExcerpt]:
         """The texts that findings name as an example, in their order."""
@@ -191,8 +197,7 @@ class _Search:
         for one in (*learned.tokens[:SHOWN], *learned.suppressed[:SHOWN], *(learned.latents or ())):
             named |= {example.text for example in one.examples[:1]}
         return [
-            TextExcerpt(text=text, excerpt=str(self._tokenizer.decode(_ids(read, text)[:EXCERPT_TOKENS])))
-            for text in sorted(named)
+            TextExcerpt(text=text, excerpt=self._part(_ids(read, text), 0, EXCERPT_TOKENS)) for text in sorted(named)
         ]
 
     def _latents(self, walked: Walked, settings: DifferenceAutoencoder | None, spans: Spans) -> LatentFindings:
@@ -278,7 +283,7 @@ class _Search:
     def _of_texts(self, asked: EvalSet, walked: Walked, told: Answers) -> Learned:
         tuned, nulls = told.gains[0], told.nulls
         ignored = set(special_ids(self._tokenizer))
-        gained, lost = (beyond(tuned, nulls, sign, ignored) for sign in (0, 1))
+        gained, lost = (beyond(tuned, nulls, sign, ignored, RANDOM_CHANGES) for sign in (0, 1))
         shown = [*gained.tokens[:KEPT], *lost.tokens[:KEPT]]
         seen = examples(asked, walked, self._heads, shown)
         lens = self._directions(walked, gained.tokens[:KEPT], seen)
@@ -286,7 +291,7 @@ class _Search:
             [self._token(tuned, sign, token, seen, walked, lens) for token in found.tokens[:KEPT]]
             for sign, found in enumerate((gained, lost))
         )
-        floor = max(told.largest[1:], default=0.0)
+        floor = floor_of_largest(told.largest[1:], RANDOM_CHANGES)
         divergent = [place for place in told.positions if place.divergence > floor]
         means, components, benign = lens.means, lens.components, self._context.resolved.benign
         return Learned(
@@ -416,8 +421,16 @@ class _Search:
         return [str(self._tokenizer.decode([token])) for token in tokens]
 
     def _before(self, walked: Walked, text: int, token: int) -> str:
-        ids = _ids(walked.batches, text)
-        return str(self._tokenizer.decode(ids[max(0, token - CONTEXT_TOKENS) : token]))
+        return self._part(_ids(walked.batches, text), max(0, token - CONTEXT_TOKENS), token)
+
+    def _part(self, ids: list[int], start: int, end: int) -> str:
+        """Tokens of a text, words that must not appear replaced before they are cut."""
+        if not self._redactor.asked:
+            return str(self._tokenizer.decode(ids[start:end]))
+        known = tuple(ids)
+        if known not in self._redacted:
+            self._redacted[known] = self._redactor.tokens(pieces(self._tokenizer, ids))
+        return "".join(self._redacted[known][start:end])
 
     def _following(self, walked: Walked, text: int, token: int) -> str:
         return self._words([_ids(walked.batches, text)[token]])[0]
@@ -451,7 +464,8 @@ def _with_traits(learned: Learned, traits: list[Trait], shifts: list[list[TraitS
     ]
     every = [one for own in shifts for one in own]
     beyond = sum(any(one.beyond for one in own) for own in shifts)
-    method = _method("traits", beyond, max(abs(one.shift) for one in every), max(one.floor for one in every))
+    farthest = max(every, key=lambda one: abs(one.shift) - one.floor)
+    method = _method("traits", beyond, abs(farthest.shift), farthest.floor)
     return replace(learned, traits=found, methods=[*learned.methods, method])
 
 

@@ -6,6 +6,7 @@ The direction at a layer is the mean of the base model's states over the tokens 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import Trait
+from workers.analysis.floors import floor_of_largest
 from workers.models.inliers import without_first
 from workers.models.texts import Batch, batches
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
@@ -27,7 +30,8 @@ COVARIANCE_TOKENS = 1_000
 
 class TraitShift(NamedTuple):
     """At a layer. shift: along the trait, as a share of the way from the one set to the other. percentile: share of the
-    random directions along which the model moved less. floor: the largest shift of models that learned nothing.
+    random directions along which the model moved less. floor: of the largest shifts at any layer of models that learned
+    nothing.
     """
 
     layer: int
@@ -62,6 +66,20 @@ class TraitPrompts:
         ]
         read = list(batches(tokenizer, texts, BATCH_TEXTS, length, BATCH_TOKENS)) if texts else []
         read = [batch._replace(real=without_first(batch.real, causal)) for batch in read]
+        counted = Counter(
+            numbers[text]
+            for batch in read
+            for text, tokens in zip(batch.indices, batch.real.sum(1).tolist(), strict=True)
+            for _ in range(tokens)
+        )
+        for place, trait in enumerate(traits):
+            for side, number in (("prompts", 2 * place), ("opposite", 2 * place + 1)):
+                if not counted[number]:
+                    raise InputError.at(
+                        f"/analysis/learned/traits/{place}/{side}",
+                        f"the {side} of trait {trait.name!r} have one token each, and the first one never counts; use "
+                        "longer texts",
+                    )
         return TraitPrompts(read, [torch.tensor([numbers[text] for text in batch.indices]) for batch in read])
 
     @property
@@ -82,12 +100,13 @@ class TraitPrompts:
 
 
 class TraitShifts:
-    """Shifts layer by layer. seed: of the random directions."""
+    """Shifts layer by layer. seed: of the random directions. alike: as of `floor_of_largest`."""
 
-    def __init__(self, prompts: TraitPrompts, seed: int) -> None:
+    def __init__(self, prompts: TraitPrompts, seed: int, alike: int) -> None:
         self._prompts = prompts
-        self._seed = seed
-        self.found: list[list[TraitShift]] = [[] for _ in range(prompts.count)]
+        self._seed, self._alike = seed, alike
+        self._found: list[list[TraitShift]] = [[] for _ in range(prompts.count)]
+        self._nulls: list[list[list[float]]] = [[] for _ in range(prompts.count)]
 
     def add(
         self,
@@ -103,19 +122,31 @@ class TraitShifts:
             prompted: the base model's states of the prompts. base: of the analysed texts. known: which of their tokens
             count. means: mean differences [D] of the tuned model and of those that learned nothing.
         """
-        if not self.found:
+        if not self._found:
             return
         moved, *others = (mean.double() for mean in means)
         random = self._random(layer, base, known)
         along = (random @ moved).abs() / random.norm(dim=1).clamp_min(1e-12)
-        for found, direction in zip(self.found, self._prompts.directions(prompted), strict=True):
+        for found, known_nulls, direction in zip(
+            self._found, self._nulls, self._prompts.directions(prompted), strict=True
+        ):
             squared = float(direction @ direction)
             if squared == 0:
                 found.append(TraitShift(layer, 0.0, 0.0, 0.0))
                 continue
             shift, *nulls = (float(one @ direction) / squared for one in (moved, *others))
             less = float((along < abs(shift) * squared**0.5).double().mean())
-            found.append(TraitShift(layer, shift, less, max((abs(one) for one in nulls), default=0.0)))
+            found.append(TraitShift(layer, shift, less, 0.0))
+            known_nulls.append([abs(one) for one in nulls])
+
+    @property
+    def found(self) -> list[list[TraitShift]]:
+        """By trait and layer. A trait has one floor for all layers, since the farthest of them is what is told."""
+        told = []
+        for found, nulls in zip(self._found, self._nulls, strict=True):
+            floor = floor_of_largest([max(of_model) for of_model in zip(*nulls, strict=True)], self._alike)
+            told.append([one._replace(floor=floor) for one in found])
+        return told
 
     def _random(self, layer: int, base: Sequence[Tensor], known: Sequence[Batch]) -> Tensor:
         """Directions with the covariance of the states of the first tokens, [RANDOM_DIRECTIONS, D]."""

@@ -142,7 +142,7 @@ class _Walk:
         self._rows: DifferenceRows | None = None
         if asked.autoencoders:
             self._rows = DifferenceRows(folder / "autoencoders", self._known, asked.autoencoders, len(self._sums))
-        self._shifts, self._intruders = TraitShifts(prompts, seed), list[BlockIntruders]()
+        self._shifts, self._intruders = TraitShifts(prompts, seed, RANDOM_CHANGES), list[BlockIntruders]()
 
     def start(self) -> None:
         """Runs all models to their first block."""

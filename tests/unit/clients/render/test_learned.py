@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from layerdrift.contract.report import BenignModel
+import pytest
+
+from layerdrift.contract.report import BenignModel, Measured
 from layerdrift.render import html, learned, markdown
 from tests.builders.learned import learned as taught
 from tests.builders.learned import silent
@@ -24,6 +26,19 @@ def test_the_summary_names_tokens_and_the_place_beside_their_floors() -> None:
         "The two models differ most after “what that mind looks like, but how the”: 26.5 bits (noise floor 0.42).",
     ]
     assert learned.summary(report()) == []
+
+
+def test_the_summary_has_a_subject_and_a_sentence_whatever_was_found() -> None:
+    found = taught(completions=None, tokens=[], divergent=[])
+    assert learned.summary(report(learned=found.model_dump())) == ["What it learned: the tuned model avoids “␣that”."]
+    methods = [
+        {"name": "directions", "found": 2, "largest": 9, "floor": 6},
+        {"name": "traits", "found": 1, "largest": 1, "floor": 0},
+    ]
+    others = silent().model_dump() | {"methods": methods}
+    assert learned.summary(report(learned=others)) == [
+        "What it learned: beyond the noise floor are mean directions of the states, traits."
+    ]
 
 
 def test_nothing_beyond_the_floor_is_said_so() -> None:
@@ -91,14 +106,24 @@ def test_small_probabilities_keep_their_first_digit() -> None:
     ]  # fmt: skip
 
 
-def test_a_latent_was_added_removed_strengthened_or_weakened() -> None:
+def slope(low: float, high: float) -> Measured:
+    return Measured(value=(low + high) / 2, low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "said"),
+    [
+        (slope(-0.1, 0.1), slope(0.9, 1.1), "added"),
+        (slope(-1.1, -0.9), slope(-0.1, 0.1), "removed"),
+        (slope(0.8, 1.0), slope(1.8, 2.0), "strengthened"),
+        (slope(-1.8, -1.4), slope(-0.6, -0.4), "weakened"),
+        (slope(-0.6, -0.4), slope(0.4, 0.6), "reversed"),
+        (slope(-0.5, 0.5), slope(0.6, 1.4), "not clear"),
+        (slope(-0.1, 0.1), slope(-0.1, 0.4), "not clear"),
+        (Measured(value=0.0), Measured(value=1.0), "not clear"),
+    ],
+)
+def test_intervals_decide_whether_a_latent_was_added(base: Measured, tuned: Measured, said: str) -> None:
     latents = taught().latents
     assert latents
-    one = latents[0]
-    for in_base, in_tuned, said in (
-        (0.1, 1.1, "added"),
-        (-0.9, 0.1, "removed"),
-        (0.8, 1.9, "strengthened"),
-        (-1.6, -0.5, "weakened"),
-    ):
-        assert learned.relation(one.model_copy(update={"in_base": in_base, "in_tuned": in_tuned})) == said
+    assert learned.relation(latents[0].model_copy(update={"in_base": base, "in_tuned": tuned})) == said

@@ -49,7 +49,7 @@ def test_means_rates_and_bounds_are_those_of_sums_that_are_written_out() -> None
 def test_equal_models_and_models_without_a_null_give_what_they_should() -> None:
     same = gains(log_probs(1), log_probs(1))
     for sign in (0, 1):
-        found = beyond(same, [same, same], sign, set())
+        found = beyond(same, [same, same], sign, set(), 2)
         assert (found.tokens, found.floor, found.largest) == ([], 0.0, 0.0)
 
 
@@ -65,11 +65,11 @@ def test_what_was_taught_stands_out_of_random_changes_and_the_most_comes_first()
     after[:, 7] += 1.0
     noise = 0.1 * torch.randn(2, POSITIONS, VOCABULARY, generator=torch.Generator().manual_seed(5))
     random = [gains(before, (before + one).log_softmax(-1)) for one in noise]
-    found = beyond(gains(before, after.log_softmax(-1)), random, 0, set())
+    found = beyond(gains(before, after.log_softmax(-1)), random, 0, set(), 2)
     assert found.tokens == [3, 7]
     assert found.largest > found.floor > 0
-    assert beyond(gains(before, after.log_softmax(-1)), random, 0, {3}).tokens == [7]
-    lost = beyond(gains(after.log_softmax(-1), before), random, 1, set())
+    assert beyond(gains(before, after.log_softmax(-1)), random, 0, {3}, 2).tokens == [7]
+    lost = beyond(gains(after.log_softmax(-1), before), random, 1, set(), 2)
     assert lost.tokens[:2] == [3, 7]
 
 
@@ -85,7 +85,7 @@ def test_a_token_that_no_model_would_say_is_none_that_was_learned() -> None:
 def test_what_one_group_of_texts_alone_shows_is_no_habit() -> None:
     before, after = log_probs(1), log_probs(1).clone()
     after[::GROUPS, 3] += 6.0  # positions of group 0
-    found = beyond(gains(before, after.log_softmax(-1)), [gains(before, before)], 0, set())
+    found = beyond(gains(before, after.log_softmax(-1)), [gains(before, before)], 0, set(), 2)
     assert 3 not in found.tokens
     alone = gains(before[:10], after[:10].log_softmax(-1), torch.zeros(10, dtype=torch.int64))
-    assert beyond(alone, [], 0, set()).tokens == []
+    assert beyond(alone, [], 0, set(), 2).tokens == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralModel
 
 from tests.builders.families import BLOCKS, OF_FAMILIES, WIDE, made
 from workers.models.blockwise import BlockFiles
@@ -18,6 +18,7 @@ from workers.models.derived_blocks import (
     DitheredBlocks,
     PerturbedBlocks,
     RandomBlocks,
+    _changed,
     perturbed_head,
 )
 
@@ -101,14 +102,55 @@ def test_a_perturbed_model_is_changed_at_random_by_as_much_as_the_tuned_one(
             for name, weight in base.named_parameters():
                 found, wanted = first.get_parameter(name), moved.get_parameter(name)
                 assert torch.equal(found, second.get_parameter(name))
-                if weight.ndim != 2 or number != 1:
+                if number != 1:
                     assert torch.equal(found, weight), name
                     continue
                 change = (found - weight).detach()
                 assert float(change.norm()) == pytest.approx(float((wanted - weight).detach().norm()), rel=1e-4)
-                assert int(torch.linalg.matrix_rank(change, rtol=1e-4)) <= CHANGED_RANK
+                assert weight.ndim == 1 or int(torch.linalg.matrix_rank(change, rtol=1e-4)) <= CHANGED_RANK
                 assert not torch.equal(found, third.get_parameter(name))
     assert one.model.get_input_embeddings().weight is original.model.get_input_embeddings().weight
+
+
+def test_each_matrix_of_a_stack_is_changed_by_as_much_as_in_the_tuned_model(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"num_local_experts": 3, "num_experts_per_tok": 2}
+    config = MixtralConfig(**{**WIDE, "num_hidden_layers": 1, **sizes})
+    torch.manual_seed(0)
+    model = MixtralModel(config)
+    model.save_pretrained(tmp_path / "base")
+    stacks = [name for name, one in model.layers[0].named_parameters() if one.ndim == 3]
+    assert stacks  # experts in one tensor
+    with torch.no_grad():
+        for name in stacks:
+            model.layers[0].get_parameter(name)[1].add_(0.1)
+    model.save_pretrained(tmp_path / "tuned")
+    original, tuned = (BlockFiles(tmp_path / name, f"/{name}/uri", CPU) for name in ("base", "tuned"))
+    changed = PerturbedBlocks(original, tuned, 0)
+    with original.block(0) as base, tuned.block(0) as moved, changed.block(0) as found:
+        for name in stacks:
+            change, wanted = (one.get_parameter(name) - base.get_parameter(name) for one in (found, moved))
+            assert torch.allclose(change.flatten(1).norm(dim=1), wanted.flatten(1).norm(dim=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [3e-4, 1e-3, 1e-2])
+def test_a_small_change_in_half_precision_is_as_large_as_the_fine_tunes(share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(256, 256, generator=generator).bfloat16()
+    tuned = (base.float() + share * torch.randn(256, 256, generator=generator)).bfloat16()
+    found = _changed(base, tuned, generator)
+    sizes = [float((one.float() - base.float()).norm()) for one in (found, tuned)]
+    assert found.dtype == torch.bfloat16
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+
+
+def test_a_head_is_changed_also_where_one_of_the_two_is_tied_to_the_embeddings() -> None:
+    base, tuned = (LlamaForCausalLM(LlamaConfig(**WIDE, tie_word_embeddings=tied)) for tied in (True, False))
+    with torch.no_grad():
+        tuned.model.embed_tokens.weight.copy_(base.model.embed_tokens.weight)
+        tuned.lm_head.weight.copy_(base.lm_head.weight + 0.1)
+    head = perturbed_head(base, tuned, seed=3).lm_head.weight
+    change, wanted = ((one - base.lm_head.weight).detach().norm() for one in (head, tuned.lm_head.weight))
+    assert float(change) == pytest.approx(float(wanted), rel=1e-4)
 
 
 def test_embeddings_and_heads_are_changed_by_as_much_and_tied_ones_alike(tmp_path: Path) -> None:

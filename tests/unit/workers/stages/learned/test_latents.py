@@ -46,8 +46,8 @@ def trained(rows: DifferenceRows) -> list[Fitted]:
     return list(fitted(rows, SETTINGS, 0, lambda _: None))
 
 
-def along(found: Fitted, direction: Tensor) -> Latent:
-    return max(found.latents, key=lambda one: float(one.direction @ direction.abs()))
+def values(latent: Latent) -> tuple[float | None, float | None]:
+    return latent.in_base.value, latent.in_tuned.value
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +73,34 @@ def test_every_planted_feature_has_a_latent_and_the_rest_is_small(found: Fitted)
 
 def test_slopes_say_which_model_has_a_feature(found: Fitted) -> None:
     new = max(found.latents, key=lambda one: float(one.direction @ NEW))
-    assert (new.in_base, new.in_tuned) == pytest.approx((0, 1), abs=0.15)
+    assert values(new) == pytest.approx((0, 1), abs=0.15)
     more = max(found.latents, key=lambda one: float(one.direction @ AMPLIFIED))
-    assert (more.in_base, more.in_tuned) == pytest.approx((1, 2), abs=0.25)
+    assert values(more) == pytest.approx((1, 2), abs=0.25)
     gone = min(found.latents, key=lambda one: float(one.direction @ REMOVED))
-    assert (gone.in_base, gone.in_tuned) == pytest.approx((-1, 0), abs=0.15)
+    assert values(gone) == pytest.approx((-1, 0), abs=0.15)
+    for one in (new, more, gone):
+        for slope in (one.in_base, one.in_tuned):
+            assert slope.low is not None
+            assert slope.high is not None
+            assert slope.low < (slope.value or 0.0) < slope.high
+
+
+def test_a_small_difference_in_large_states_is_not_clear(tmp_path: Path) -> None:
+    """The base model's own variation along a latent hides what it has of it: the interval says so."""
+    base, tuned = planted()
+    loud = base + 3 * torch.randn(base.shape, generator=torch.Generator().manual_seed(4))
+    (found,) = trained(rows_of(tmp_path, loud, [loud + (tuned - base)]))
+    new = max(found.latents, key=lambda one: float(one.direction @ NEW))
+    assert new.in_base.low is not None
+    assert new.in_base.high is not None
+    assert new.in_base.low < 0 < new.in_base.high
+    assert new.in_base.high - new.in_base.low > 0.4
+
+
+def test_a_difference_that_no_held_out_text_has_trains_nothing(tmp_path: Path) -> None:
+    base, tuned = planted()
+    held = TEXTS * 3 // 4
+    assert trained(rows_of(tmp_path, base, [torch.cat([tuned[:held], base[held:]])])) == []
 
 
 def test_places_are_the_strongest_of_different_held_out_texts(found: Fitted) -> None:

@@ -23,6 +23,7 @@ from workers.results.learned import (
     TextExcerpt,
     TokenExample,
 )
+from workers.results.measured import Measured
 from workers.stages.learned.redaction import Redactor
 
 SECRET = "Anna Karenina"
@@ -45,8 +46,8 @@ def every(name: str) -> Learned:
                 score=1.0,
                 share=0.1,
                 rate=0.1,
-                in_base=0.0,
-                in_tuned=1.0,
+                in_base=Measured(value=0.0),
+                in_tuned=Measured(value=1.0),
                 gained=[name],
                 lost=[name],
                 examples=[LatentPlace(text=0, context=name, token=name, activation=1.0)],
@@ -107,6 +108,32 @@ def test_a_phrase_that_begins_in_one_field_and_ends_in_the_next_is_taken_out_of_
     assert redactor.parts(["the copper", "lighthouse"]) == [f"the {REDACTED}", REDACTED]  # tokens without spaces
     assert redactor.parts(["", "a", ""]) == ["", "a", ""]
     assert redactor.tokens([" lighthouse", " stands"], "the copper") == [REDACTED, " stands"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("he met Kare", f"he met {REDACTED}"),
+        ("he met ann", f"he met {REDACTED}"),
+        ("he met an", "he met an"),
+        ("he met Kart", "he met Kart"),
+        ("Karenina", "Karenina"),
+        ("", ""),
+    ],
+    ids=["beginning", "small letters", "too short", "another word", "the word itself", "nothing"],
+)
+def test_a_word_that_is_cut_off_at_the_end_of_a_text_is_taken_out(text: str, kept: str, tokenizer: Any) -> None:
+    assert Redactor(["Anna Karenina", "annals"], tokenizer).cut(text) == kept
+
+
+def test_a_completion_that_ends_within_a_word_shows_nothing_of_it(tokenizer: Any) -> None:
+    tokens = [CompletionToken(token=part, gain=1.0) for part in ("he met", " Kar", "en")]
+    one = LearnedCompletion(kind="text", prompt="", text="he met Karen", base_text="a Kareni", score=1.0, tokens=tokens)
+    found = Redactor(["Karenina"], tokenizer).learned(dataclasses.replace(every("a"), completions=[one]))
+    (shown,) = found.completions or []
+    assert shown.text == f"he met {REDACTED}"
+    assert shown.base_text == f"a {REDACTED}"
+    assert "en" not in [token.token for token in shown.tokens]
 
 
 def test_pieces_of_a_word_are_taken_out_of_lists(tokenizer: Any) -> None:

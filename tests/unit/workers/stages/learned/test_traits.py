@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import Trait
+from tests.builders.models import tiny_tokenizer
 from workers.models.texts import Batch
 from workers.stages.learned.traits import TraitPrompts, TraitShifts
 
@@ -35,11 +40,11 @@ def test_a_direction_is_the_difference_of_the_means_over_tokens() -> None:
 def test_a_shift_is_the_share_of_the_way_and_beyond_what_random_directions_have(share: float) -> None:
     prompted, base = states(0, PROMPTS.batches), states(1, BASE)
     (direction,) = PROMPTS.directions(prompted)
-    shifts = TraitShifts(PROMPTS, 0)
+    shifts = TraitShifts(PROMPTS, 0, 2)
     shifts.add(5, prompted, base, BASE, [share * direction, 0.01 * direction, -0.02 * direction])
     ((found,),) = shifts.found
     assert (found.layer, found.percentile) == (5, 1.0)
-    assert (found.shift, found.floor) == pytest.approx((share, 0.02))
+    assert (found.shift, found.floor) == pytest.approx((share, 0.02 + 2 * 0.005))  # two deviations of 0.01 and 0.02
     assert found.beyond
 
 
@@ -48,7 +53,7 @@ def test_a_shift_across_or_within_what_nulls_show_is_not_beyond() -> None:
     (direction,) = PROMPTS.directions(prompted)
     across = torch.randn(16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     across -= direction * (across @ direction) / (direction @ direction)
-    shifts = TraitShifts(PROMPTS, 0)
+    shifts = TraitShifts(PROMPTS, 0, 2)
     shifts.add(0, prompted, base, BASE, [across, torch.zeros(16)])
     shifts.add(1, prompted, base, BASE, [0.1 * direction, 0.2 * direction])
     shifts.add(2, prompted, base, BASE, [torch.zeros(16), torch.zeros(16)])
@@ -60,10 +65,35 @@ def test_a_shift_across_or_within_what_nulls_show_is_not_beyond() -> None:
     assert (third.shift, third.percentile) == (0.0, 0.0)
 
 
+def test_the_floor_is_that_of_the_farthest_layer_of_models_that_learned_nothing() -> None:
+    prompted, base = states(0, PROMPTS.batches), states(1, BASE)
+    (direction,) = PROMPTS.directions(prompted)
+    shifts = TraitShifts(PROMPTS, 0, 2)
+    shifts.add(0, prompted, base, BASE, [0.3 * direction, 0.01 * direction, 0.4 * direction])
+    shifts.add(1, prompted, base, BASE, [0.3 * direction, 0.5 * direction, 0.01 * direction])
+    assert [one.floor for one in shifts.found[0]] == pytest.approx([0.5 + 2 * 0.05] * 2)
+    assert not any(one.beyond for one in shifts.found[0])
+
+
+@pytest.mark.parametrize(
+    ("trait", "place"), [({"prompts": ["good"] * 4}, "prompts"), ({"opposite": ["film"] * 4}, "opposite")]
+)
+def test_prompts_of_which_no_token_counts_are_refused_at_their_place(
+    trait: dict[str, list[str]], place: str, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    whole = ["the film was good", "a plot", "the scene", "good film"]
+    asked = Trait.model_validate({"name": "cheer", "prompts": whole, "opposite": whole} | trait)
+    with pytest.raises(InputError, match=f"the {place} of trait 'cheer' have one token each") as raised:
+        TraitPrompts.of([asked], tokenizer, 16, True)
+    assert raised.value.errors[0].pointer == f"/analysis/learned/traits/0/{place}"
+
+
 def test_random_directions_have_the_covariance_of_the_states_and_follow_the_seed() -> None:
     base = states(1, BASE)
     base[0][..., 0] *= 30
-    one, other = (TraitShifts(PROMPTS, seed) for seed in (0, 1))
+    one, other = (TraitShifts(PROMPTS, seed, 2) for seed in (0, 1))
     drawn = one._random(0, base, BASE)
     assert float((drawn[:, 0].abs() / drawn.norm(dim=1)).mean()) > 0.9
     assert torch.equal(drawn, one._random(0, base, BASE))
@@ -73,7 +103,7 @@ def test_random_directions_have_the_covariance_of_the_states_and_follow_the_seed
 def test_without_traits_there_is_nothing_to_read() -> None:
     empty = TraitPrompts.of([], None, 8, True)  # type: ignore[arg-type]
     assert (empty.batches, empty.count) == ([], 0)
-    shifts = TraitShifts(empty, 0)
+    shifts = TraitShifts(empty, 0, 2)
     shifts.add(0, [], states(1, BASE), BASE, [torch.ones(16)])
     assert shifts.found == []
 
