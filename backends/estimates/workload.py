@@ -53,8 +53,8 @@ WRITTEN_PASSES, PROMPT_TOKENS = 6, 10
 KEPT_DIFFERENCES, LENS_LAYERS = 4_000, 6
 """Positions of which the differences of all layers wait on disk, and layers at which those of the three nulls do."""
 
-DIFFERENCE_ROWS, DIFFERENCE_PASSES = 16_000, 20
-"""Positions that autoencoders of the difference see, and how often."""
+DIFFERENCE_ROWS, DIFFERENCE_PASSES, LEAST_DIFFERENCES = 16_000, 20, 600 * 512
+"""Positions that autoencoders of the difference see, how often, and how many they see at least, repetitions counted."""
 
 
 @dataclass(frozen=True)
@@ -223,13 +223,9 @@ class _Work:
         read = sides * (self._forward(asked) + 6 * asked * outside)
         trained = 0.0
         if settings.autoencoder is not None:
-            rows = (
-                min(asked, DIFFERENCE_ROWS)
-                * DIFFERENCE_PASSES
-                * (sides - 1)
-                * _difference_layers(self.request, self.model)
-            )
-            trained = 6 * rows * settings.autoencoder.width * self.model.width**2
+            rows = max(min(asked, DIFFERENCE_ROWS) * DIFFERENCE_PASSES, LEAST_DIFFERENCES)
+            trainings = (sides - 1) * _difference_layers(self.request, self.model)
+            trained = 6 * rows * trainings * settings.autoencoder.width * self.model.width**2
         return read + trained + self._forward(written) + 2 * written * outside
 
     def sae(self) -> float | None:

@@ -26,8 +26,20 @@ def shape_error(what: str, base: object, other: object, pointer: str) -> InputEr
     return InputError.at(pointer, detail)
 
 
-def check_layers(request: AnalysisRequest, base: Shape) -> None:
-    """InputError for layers that are asked for and that a model of this depth does not have."""
+def check_autoencoders(request: AnalysisRequest, base: Shape) -> None:
+    """InputError for layers that a model of this depth does not have, and for more active latents than there are."""
+    _check_layers(request, base)
+    learned = request.analysis.learned
+    autoencoder = learned.autoencoder if learned is not None else None
+    if autoencoder is None or not isinstance(base.width, int):
+        return
+    latents = autoencoder.width * base.width
+    if autoencoder.k > latents:
+        detail = f"k = {autoencoder.k} exceeds the number of latents ({latents})"
+        raise InputError.at("/analysis/learned/autoencoder/k", detail)
+
+
+def _check_layers(request: AnalysisRequest, base: Shape) -> None:
     if not isinstance(base.blocks, int):
         return
     sae, learned = request.analysis.sae, request.analysis.learned

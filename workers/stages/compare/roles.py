@@ -41,7 +41,7 @@ def role_warnings(layers: Sequence[dict[ViewName, Similarity]]) -> list[ReportWa
     if by_role[most] >= whole:
         why = f"it is mostly that of {_WHOSE[most]} ({by_role[most]:.3f})"
     else:
-        why = "no role alone drifts as much: the roles moved apart or together"
+        why = "no role alone drifts as much: the roles moved relative to each other"
     message = (
         f"at layer {layer}, drift over all tokens is {whole:.3f}, but {by_role['assistant']:.3f} over the assistant's: "
         f"{why}. Read the numbers by role"

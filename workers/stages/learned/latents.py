@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import DifferenceAutoencoder
 from workers.analysis.jackknife import jackknife_interval
 from workers.analysis.sae import Normalisation, SaeConfig, SaeStack, fit_on
@@ -79,6 +80,11 @@ class DifferenceRows:
         for kept, states in zip(self._others, others, strict=True):
             kept.put(layer, base, states)
 
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._base.rows(self.layers[0]).shape[1]
+
     def base(self, layer: int) -> Tensor:
         """The base model's states, [P, D]."""
         return self._base.rows(layer)
@@ -139,8 +145,13 @@ def fitted(
     """Trains them, layer by layer; nothing where the tuned model's differences do not vary.
 
     Raises:
+        InputError: k is more than there are latents.
         TooFewPositions: there are fewer than FEWEST_ROWS.
     """
+    latents = settings.width * rows.width
+    if settings.k > latents:  # of a model whose configuration does not tell its width
+        detail = f"k = {settings.k} exceeds the number of latents ({latents})"
+        raise InputError.at("/analysis/learned/autoencoder/k", detail)
     if len(rows.places) < FEWEST_ROWS:
         raise TooFewPositions(
             f"there are {len(rows.places)} positions, and an autoencoder of the difference needs {FEWEST_ROWS}; use "

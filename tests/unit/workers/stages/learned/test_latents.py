@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import DifferenceAutoencoder
 from workers.models.texts import Batch
 from workers.stages.learned import latents
@@ -143,6 +144,14 @@ def test_too_few_positions_are_refused_with_their_number(tmp_path: Path) -> None
     base, tuned = (one[:10] for one in planted())
     with pytest.raises(TooFewPositions, match="there are 400 positions"):
         trained(rows_of(tmp_path, base, [tuned], texts=10))
+
+
+def test_more_active_latents_than_there_are_are_refused(tmp_path: Path) -> None:
+    base, tuned = planted()
+    rows = rows_of(tmp_path, base, [tuned])
+    with pytest.raises(InputError, match="k = 33 exceeds the number of latents") as raised:
+        list(fitted(rows, DifferenceAutoencoder(width=1, k=33), 0, lambda _: None))
+    assert raised.value.errors[0].pointer == "/analysis/learned/autoencoder/k"
 
 
 def test_files_are_removed(tmp_path: Path) -> None:
