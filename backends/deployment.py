@@ -11,8 +11,9 @@ from backends.catalogue import Catalogue
 from backends.estimates.rates import Rates
 from backends.jobs.idempotency import IdempotencyKeys
 from backends.jobs.leases import LeaseStore
-from backends.jobs.listing import JobListing
-from backends.jobs.store import JobStore
+from backends.jobs.listing import JobListing, RecordListing
+from backends.jobs.records import StudyRecord
+from backends.jobs.store import JobStore, StudyStore
 from backends.jobs.workers import WorkerRegistry
 from backends.queue import JobQueue, celery_app
 from backends.redis_connection import connect_redis
@@ -36,6 +37,8 @@ class Deployment:
     blobs: BlobStore
     jobs: JobStore
     listing: JobListing
+    studies: StudyStore
+    study_listing: RecordListing[StudyRecord]
     leases: LeaseStore
     workers: WorkerRegistry
     reports: ReportCache
@@ -56,7 +59,7 @@ class Deployment:
         """Everything that the settings name; nothing is sent yet. One for each process: sockets survive no fork."""
         blobs = BlobStore.connect(settings)
         client = connect_redis(settings)
-        jobs, workers = JobStore(client, blobs), WorkerRegistry(client)
+        jobs, studies, workers = JobStore(client, blobs), StudyStore(client, blobs), WorkerRegistry(client)
         listing = JobListing(client, jobs)
         uploads = UploadStore(blobs, settings.max_upload_bytes)
         return cls(
@@ -64,6 +67,8 @@ class Deployment:
             blobs=blobs,
             jobs=jobs,
             listing=listing,
+            studies=studies,
+            study_listing=RecordListing(client, studies),
             leases=LeaseStore(client),
             workers=workers,
             reports=ReportCache(client, blobs, settings.report_cache_seconds),

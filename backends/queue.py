@@ -12,12 +12,13 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from backends.jobs.records import JobRecord
+from backends.jobs.records import Record, StudyRecord
 from backends.jobs.workers import WorkerRegistry
 from backends.settings import Settings
 from layerdrift.contract.errors import UnavailableError
 
 ANALYSE_TASK = "layerdrift.analyse"
+STUDY_TASK = "layerdrift.study"
 QueueName = Literal["gpu", "cpu"]
 QUEUES: tuple[QueueName, ...] = ("gpu", "cpu")
 _PRIORITIES = 10
@@ -55,13 +56,14 @@ class JobQueue:
         self._redis = client
         self._workers = workers
 
-    def announce(self, record: JobRecord) -> None:
+    def announce(self, record: Record) -> None:
         """Tells the workers that a job is to be looked at; twice does no harm. UnavailableError without a queue."""
+        task = STUDY_TASK if isinstance(record, StudyRecord) else ANALYSE_TASK
         name: QueueName = "gpu" if self._workers.listening("gpu") else "cpu"
         try:
             # a name alone goes through the default exchange: no binding is needed, which an emptied Redis would lack
             self._app.send_task(
-                ANALYSE_TASK,
+                task,
                 args=[record.id],
                 queue=name,
                 priority=_PRIORITIES - 1 - record.priority,  # on Redis 0 comes first

@@ -31,7 +31,18 @@ from service.middleware.head import HeadMiddleware
 from service.middleware.request_logging import RequestLoggingMiddleware
 from service.middleware.response_cache import CachedResponses, ResponseCacheMiddleware
 from service.middleware.trusted_hosts import TrustedHostsMiddleware
-from service.routes import analyses, api_keys, events, health, inspection, planning, submission, uploads, web
+from service.routes import (
+    analyses,
+    api_keys,
+    events,
+    health,
+    inspection,
+    planning,
+    studies,
+    submission,
+    uploads,
+    web,
+)
 from service.use_cases import evaluate
 
 SUBMIT_DEADLINE_SECONDS = 60.0
@@ -42,7 +53,7 @@ SWITCH_SECONDS = 0.001
 _LITSERVE_HEALTH = "/litserve/health"
 _LITSERVE_INFO = "/litserve/info"
 
-ROUTERS = tuple(module.router for module in (analyses, events, planning, uploads, api_keys, health, web))
+ROUTERS = tuple(module.router for module in (analyses, events, studies, planning, uploads, api_keys, health, web))
 
 
 def build_server(settings: Settings) -> ls.LitServer:

@@ -110,7 +110,8 @@ def valkey(settings: Settings) -> redis.Redis:
 
     client = redis.Redis.from_url(settings.redis_url)
     client.flushdb()
-    client.set(key_names.RESTORED, b"")
+    for kind in (key_names.JOBS, key_names.STUDIES):
+        client.set(key_names.restored(kind), b"")
     return client
 
 

@@ -23,6 +23,7 @@ from workers.lease_keeper import end_process, leased
 from workers.models.device import is_device_fault, start_threads
 from workers.pipeline import run_stages, stages_of
 from workers.progress_writer import Cancelled, LeaseLost, ProgressWriter, StageFailed
+from workers.studies.waiting import announce_waiting
 from workers.training_states import BucketCheckpoints
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
 
 def _run_leased(deployment: Deployment, analysis_id: str) -> None:
     jobs, settings = deployment.jobs, deployment.settings
-    with leased(deployment, analysis_id) as lease:
+    with leased(deployment, jobs, analysis_id) as lease:
         if lease is None:
             logger.info("%s: another worker has it", analysis_id)
             return
@@ -72,6 +73,7 @@ def _run_leased(deployment: Deployment, analysis_id: str) -> None:
         if record.status.final:
             metrics.JOBS.labels(record.status.value).inc()
             _forget_unfinished(deployment, record.owned)
+            announce_waiting(deployment, record)
 
 
 def _taken(record: JobRecord, max_attempts: int) -> JobRecord:
@@ -81,7 +83,7 @@ def _taken(record: JobRecord, max_attempts: int) -> JobRecord:
     if record.cancel_requested:
         return record.ended(Status.CANCELLED)
     if record.attempts >= max_attempts:
-        return record.ended(Status.FAILED, _worker_lost(record.attempts))
+        return record.ended(Status.FAILED, worker_lost(record.attempts))
     return record.model_copy(
         update={
             "status": Status.RUNNING,
@@ -179,7 +181,8 @@ def _problem(failure: StageFailed) -> Problem:
     return error.problem().model_copy(update={"stage": failure.stage.value})
 
 
-def _worker_lost(times: int) -> Problem:
+def worker_lost(times: int) -> Problem:
+    """What is said of a job that so many workers took and none finished."""
     return Problem(
         type="urn:layerdrift:worker-lost",
         title="Worker lost",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import redis
 
 from backends.deployment import Deployment
+from backends.jobs.records import Record
 from backends.queue import QueueName
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import LayerdriftError
 from workers import scratch_folders
 from workers.capacity import capacity
+from workers.studies.waiting import ready
 
 EVERY_SECONDS = 5.0
 ALIVE_SECONDS = 20.0
@@ -48,28 +50,35 @@ class Reconciler:
 
     def look(self) -> list[str]:
         """One look at the open jobs; the ids that were announced again."""
-        jobs, leases = self._deployment.jobs, self._deployment.leases
+        leases = self._deployment.leases
         own = capacity(self._deployment.settings.scratch)
         self._deployment.workers.announce(self._worker, self._queues, ALIVE_SECONDS, own)
-        restored = jobs.restore()
-        if restored:
-            logger.warning("Redis had no jobs; %d records were restored from S3", restored)
-        waiting = self._deployment.queue.waiting()
-        unheld = [analysis_id for analysis_id in jobs.open_ids() if self._forgotten(analysis_id, waiting)]
-        self._idle = {analysis_id: self._idle.get(analysis_id, 0) + 1 for analysis_id in unheld}
-        patient = [analysis_id for analysis_id, looks in self._idle.items() if looks >= PATIENCE]
-        due = [analysis_id for analysis_id in patient if leases.claim_announcement(analysis_id, ANNOUNCE_EVERY_SECONDS)]
-        for analysis_id in due:
-            logger.warning("%s: no worker has it; announced again", analysis_id)
-            self._deployment.queue.announce(jobs.get(analysis_id))
+        self._restore()
+        unheld = {record.id: record for record in self._forgotten(self._deployment.queue.waiting())}
+        self._idle = {id_: self._idle.get(id_, 0) + 1 for id_ in unheld}
+        patient = [id_ for id_, looks in self._idle.items() if looks >= PATIENCE]
+        due = [id_ for id_ in patient if leases.claim_announcement(id_, ANNOUNCE_EVERY_SECONDS)]
+        for id_ in due:
+            logger.warning("%s: no worker has it; announced again", id_)
+            self._deployment.queue.announce(unheld[id_])
         self._sweep()
         return due
 
-    def _forgotten(self, analysis_id: str, waiting: int) -> bool:
-        """Whether nobody holds an open job, and it is not just waiting for its turn in the queue."""
-        if self._deployment.leases.held(analysis_id):
-            return False
-        return waiting == 0 or self._deployment.jobs.get(analysis_id).status is Status.RUNNING
+    def _restore(self) -> None:
+        restored = self._deployment.jobs.restore() + self._deployment.studies.restore()
+        if restored:
+            logger.warning("Redis had no jobs; %d records were restored from S3", restored)
+
+    def _forgotten(self, waiting: int) -> Iterator[Record]:
+        """Open jobs that nobody holds and that do not just wait for their turn in the queue; studies that can be
+        finished and that nobody holds."""
+        jobs, studies, held = self._deployment.jobs, self._deployment.studies, self._deployment.leases.held
+        for id_ in jobs.open_ids():
+            if not held(id_) and (waiting == 0 or jobs.get(id_).status is Status.RUNNING):
+                yield jobs.get(id_)
+        for id_ in studies.open_ids():
+            if not held(id_) and ready(self._deployment, studies.get(id_)):
+                yield studies.get(id_)
 
     def _sweep(self) -> None:
         """Takes away the scratch that a killed worker left: of a job that nobody holds or works on, and old."""

@@ -8,7 +8,7 @@ from celery import shared_task
 
 from backends.deployment import Deployment
 from backends.observability import tracing
-from backends.queue import ANALYSE_TASK
+from backends.queue import ANALYSE_TASK, STUDY_TASK
 from backends.settings import Settings
 
 
@@ -25,3 +25,11 @@ def analyse(analysis_id: str) -> None:
     from workers.job import run_job  # brings torch, which the pool's main process does without
 
     run_job(deployment(), analysis_id)
+
+
+@shared_task(name=STUDY_TASK)
+def study(study_id: str) -> None:
+    """Finishes a study whose members have ended."""
+    from workers.study_job import run_study  # brings scipy and the charts
+
+    run_study(deployment(), study_id)

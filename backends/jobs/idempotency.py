@@ -19,7 +19,7 @@ class Answered(NamedTuple):
     """What the first of several equal requests was answered."""
 
     status: int
-    analysis_id: str
+    id: str
 
 
 class IdempotencyKeys:
@@ -52,7 +52,7 @@ class IdempotencyKeys:
     def finish(self, tenant: str, key: str, body: str, answered: Answered) -> None:
         """Remembers the answer."""
         digest = hashlib.sha256(body.encode()).hexdigest()
-        value = {"body": digest, "status": answered.status, "id": answered.analysis_id}
+        value = {"body": digest, "status": answered.status, "id": answered.id}
         self._redis.set(_name(tenant, key), json.dumps(value), ex=KEPT_SECONDS)
 
     def forget(self, tenant: str, key: str) -> None:

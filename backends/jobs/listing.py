@@ -1,16 +1,16 @@
-"""Lists of jobs: pages of a tenant's, counts, and what a name, a prefix or `latest` stands for."""
+"""Lists of records: pages of a tenant's, counts, and what a name, a prefix or `latest` stands for."""
 
 from __future__ import annotations
 
 import base64
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 import redis
 
 from backends.jobs.records import EVERY, JobRecord, Wanted
-from backends.jobs.store import JobStore, as_bytes, index_name, score_of
+from backends.jobs.store import JobStore, RecordStore, RecordT, as_bytes, score_of
 from backends.storage import key_names
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError, NotFoundError
@@ -24,30 +24,33 @@ PAGE_BYTES = 4 << 20
 _AT_ONCE = 20
 
 ANALYSIS_ID: Final = re.compile(r"an_[a-z2-7]{26}")
-_PREFIX: Final = re.compile(r"an_[a-z2-7]{3,25}")
 LATEST: Final = "latest"
 MAX_NAMESAKES: Final = 5
-"""Analyses of one name that an error lists."""
+"""Records of one name that an error lists."""
 
 
-class JobListing:
-    """The indexes of the job records, which `JobStore` writes."""
+class RecordListing(Generic[RecordT]):
+    """The indexes of the records of one kind, which their store writes."""
 
-    def __init__(self, client: redis.Redis, jobs: JobStore) -> None:
+    def __init__(self, client: redis.Redis, store: RecordStore[RecordT]) -> None:
         self._redis = client
-        self._jobs = jobs
+        self._store = store
+        self._id = re.compile(rf"{store.letters}_[a-z2-7]{{26}}")
+        commands = {"analyses": "layerdrift list", "studies": "layerdrift study list"}
+        self._shown_by = f"`{commands[store.nouns]}` and GET /v1/{store.nouns} show all"
+        self._prefix = re.compile(rf"{store.letters}_[a-z2-7]{{3,25}}")
 
     def page(
         self, tenant: str, limit: int, cursor: str | None, wanted: Wanted = EVERY
-    ) -> tuple[list[JobRecord], str | None]:
+    ) -> tuple[list[RecordT], str | None]:
         """Up to `limit` of a tenant's records, newest first, from `cursor` on; and the cursor of the next page.
 
         At most SCANNED records are looked at, and PAGE_BYTES of them are answered: a page may be short and still have a
         next one.
         """
-        index = index_name(tenant, wanted.status)
+        index = self._store.index_name(tenant, wanted.status)
         position = _decode_cursor(cursor) if cursor else None
-        found: list[JobRecord] = []
+        found: list[RecordT] = []
         size = 0
         for _ in range(0, SCANNED, limit):
             batch = self._ids_after(index, position, limit + 1)
@@ -65,16 +68,16 @@ class JobListing:
                 return found, None
         return found, _encode_cursor(*position) if position else None
 
-    def _records(self, ids: list[str]) -> Iterator[tuple[JobRecord | None, int]]:
+    def _records(self, ids: list[str]) -> Iterator[tuple[RecordT | None, int]]:
         """The records of these ids and their bytes, some in one trip; those that Redis has lost, from S3."""
         for start in range(0, len(ids), _AT_ONCE):
             some = ids[start : start + _AT_ONCE]
-            raw: Any = self._redis.mget([key_names.job(analysis_id) for analysis_id in some])
+            raw: Any = self._redis.mget([key_names.record(self._store.kind, analysis_id) for analysis_id in some])
             for analysis_id, one in zip(some, raw, strict=True):
                 if one is not None:
-                    yield JobRecord.stored(as_bytes(one)), len(one)
+                    yield self._store.record_type.stored(as_bytes(one)), len(one)
                 else:
-                    record = self._jobs.find(analysis_id)
+                    record = self._store.find(analysis_id)
                     yield record, len(record.model_dump_json()) if record else 0
 
     def _ids_after(self, index: str, position: tuple[int, str] | None, count: int) -> list[tuple[int, str]]:
@@ -85,43 +88,22 @@ class JobListing:
         ids = [(int(score), as_bytes(member).decode()) for member, score in rows]
         return [entry for entry in ids if position is None or entry < position][:count]
 
-    def count(self, status: Status) -> int:
-        """How many jobs of all tenants have this status, as far as Redis knows."""
-        tenants: Any = self._redis.smembers(key_names.KNOWN_TENANTS)
-        with self._redis.pipeline(transaction=False) as pipe:
-            for tenant in tenants:
-                pipe.zcard(key_names.jobs_by_status(as_bytes(tenant).decode(), status))
-            return sum(int(found) for found in pipe.execute())
-
-    def open_count(self, tenant: str) -> int:
-        """How many of a tenant's jobs are queued or running."""
-        return int(self._redis.scard(key_names.open_jobs_of(tenant)))
-
-    def queued_before(self, record: JobRecord) -> int:
-        """About how many queued jobs of all tenants come before one: those that were made earlier."""
-        tenants: Any = self._redis.smembers(key_names.KNOWN_TENANTS)
-        with self._redis.pipeline(transaction=False) as pipe:
-            for tenant in tenants:
-                index = key_names.jobs_by_status(as_bytes(tenant).decode(), Status.QUEUED)
-                pipe.zcount(index, "-inf", f"({score_of(record)}")
-            return sum(int(found) for found in pipe.execute())
-
     def resolve(self, tenant: str, reference: str) -> str:
         """The id that a reference stands for: an id, the first characters of one, a name, or `latest`.
 
         Raises:
-            NotFoundError: no analysis of this tenant fits.
+            NotFoundError: nothing of this tenant fits.
             InputError: several fit; it names them.
         """
-        if ANALYSIS_ID.fullmatch(reference):
+        if self._id.fullmatch(reference):
             return reference
         if reference == LATEST:
-            newest = self._ids_after(index_name(tenant, None), None, 1)
+            newest = self._ids_after(self._store.index_name(tenant, None), None, 1)
             if not newest:
-                raise NotFoundError("there is no analysis yet")
+                raise NotFoundError(f"there is no {self._store.noun} yet")
             return newest[0][1]
-        if _PREFIX.fullmatch(reference):
-            found: Any = self._redis.zrange(index_name(tenant, None), 0, -1)
+        if self._prefix.fullmatch(reference):
+            found: Any = self._redis.zrange(self._store.index_name(tenant, None), 0, -1)
             ids = [one for one in (as_bytes(member).decode() for member in found) if one.startswith(reference)]
             fitting = [(one, "") for one in ids]
         else:
@@ -129,13 +111,41 @@ class JobListing:
             fitting = [(record.id, f" of {record.created_at:%Y-%m-%d %H:%M}") for record in records]
         if not fitting:
             raise NotFoundError(
-                f"no analysis has the id or name {reference!r}, and no id begins with it (3 characters after an_ at "
-                "least); `layerdrift list` and GET /v1/analyses show all"
+                f"no {self._store.noun} has the id or name {reference!r}, and no id begins with it (3 characters after "
+                f"{self._store.letters}_ at least); {self._shown_by}"
             )
         if len(fitting) > 1:
             named = ", ".join(f"{one}{when}" for one, when in fitting[:MAX_NAMESAKES])
-            raise InputError(f"{reference!r} matches several analyses: {named}; use one of these ids")
+            raise InputError(f"{reference!r} matches several {self._store.nouns}: {named}; use one of these ids")
         return fitting[0][0]
+
+
+class JobListing(RecordListing[JobRecord]):
+    """The indexes of the job records."""
+
+    def __init__(self, client: redis.Redis, jobs: JobStore) -> None:
+        super().__init__(client, jobs)
+
+    def count(self, status: Status) -> int:
+        """How many jobs of all tenants have this status, as far as Redis knows."""
+        tenants: Any = self._redis.smembers(key_names.KNOWN_TENANTS)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for tenant in tenants:
+                pipe.zcard(key_names.records_by_status(key_names.JOBS, as_bytes(tenant).decode(), status))
+            return sum(int(found) for found in pipe.execute())
+
+    def open_count(self, tenant: str) -> int:
+        """How many of a tenant's jobs are queued or running."""
+        return int(self._redis.scard(key_names.open_records_of(key_names.JOBS, tenant)))
+
+    def queued_before(self, record: JobRecord) -> int:
+        """About how many queued jobs of all tenants come before one: those that were made earlier."""
+        tenants: Any = self._redis.smembers(key_names.KNOWN_TENANTS)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for tenant in tenants:
+                index = key_names.records_by_status(key_names.JOBS, as_bytes(tenant).decode(), Status.QUEUED)
+                pipe.zcount(index, "-inf", f"({score_of(record)}")
+            return sum(int(found) for found in pipe.execute())
 
 
 def _encode_cursor(score: int, analysis_id: str) -> str:

@@ -1,9 +1,11 @@
-"""Job records as they are kept, and which of them a list shows. Knows neither Redis nor S3."""
+"""Records as they are kept, and which of them a list shows. Knows neither Redis nor S3."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +17,7 @@ from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Decision
 from layerdrift.contract.request import AnalysisRequest, Webhook
+from layerdrift.contract.study import StudyRequest
 
 DEFAULT_PRIORITY = 5
 
@@ -36,8 +39,8 @@ class Delivery(BaseModel):
         return self.told_at is None and not self.given_up
 
 
-class JobRecord(BaseModel):
-    """The truth about one analysis."""
+class Record(BaseModel):
+    """The truth about something that workers do: what analyses and studies have in common."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,23 +52,13 @@ class JobRecord(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    request: AnalysisRequest
-    compared: str = Field(default="", description="models and data set in short; empty: an older record")
-    pins: Pins
-    progress: Progress = Field(default_factory=Progress)
     error: Problem | None = None
     attempts: int = Field(default=0, description="how many workers have taken it")
     cancel_requested: bool = False
     deliveries: list[Delivery] = []
-    drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
-    operations: dict[StageName, float] = Field(default={}, description="work of each stage, as `workload` counts it")
-    memory_bytes: int | None = Field(default=None, description="peak memory, as `workload` estimates it; null: unknown")
-    verdict: Decision | None = Field(default=None, description="of the starter policy")
-    preliminary: bool = Field(default=False, description="whether a preliminary report was written")
-    trace: str | None = Field(default=None, description="traceparent of the request that made it")
 
     @classmethod
-    def stored(cls, body: bytes) -> JobRecord:
+    def stored(cls, body: bytes) -> Self:
         """A record as it was written, by this version or an earlier one."""
         return cls.model_validate_json(body, context=STORED)
 
@@ -76,8 +69,42 @@ class JobRecord(BaseModel):
 
     @property
     def title(self) -> str:
+        """What lists call it."""
+        raise NotImplementedError
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """What lists are filtered by."""
+        raise NotImplementedError
+
+    def ended(self, status: Status, error: Problem | None = None) -> Self:
+        """The record in a final state."""
+        return self.model_copy(update={"status": status, "error": error, "finished_at": datetime.now(UTC)})
+
+
+class JobRecord(Record):
+    """The truth about one analysis."""
+
+    request: AnalysisRequest
+    compared: str = Field(default="", description="models and data set in short; empty: an older record")
+    pins: Pins
+    progress: Progress = Field(default_factory=Progress)
+    drift: list[float] | None = Field(default=None, description="by layer, once there is a report")
+    operations: dict[StageName, float] = Field(default={}, description="work of each stage, as `workload` counts it")
+    memory_bytes: int | None = Field(default=None, description="peak memory, as `workload` estimates it; null: unknown")
+    verdict: Decision | None = Field(default=None, description="of the starter policy")
+    preliminary: bool = Field(default=False, description="whether a preliminary report was written")
+    trace: str | None = Field(default=None, description="traceparent of the request that made it")
+
+    @property
+    def title(self) -> str:
         """The name from the request, or what is compared."""
         return self.request.name or self.compared or self.request.compared
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Those of the request."""
+        return self.request.tags
 
     @property
     def report(self) -> ReportState:
@@ -114,9 +141,36 @@ class JobRecord(BaseModel):
             ),
         )
 
-    def ended(self, status: Status, error: Problem | None = None) -> JobRecord:
-        """The record in a final state."""
-        return self.model_copy(update={"status": status, "error": error, "finished_at": datetime.now(UTC)})
+
+class MemberRecord(BaseModel):
+    """A member of a study, and the analysis that it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    task: str
+    analysis_id: str
+    made: bool = Field(description="whether the study made the analysis, or made it again")
+
+
+class StudyRecord(Record):
+    """The truth about one study: queued until its members have ended, then run by a worker."""
+
+    request: StudyRequest
+    members: list[MemberRecord]
+
+    @property
+    def title(self) -> str:
+        """The name from the request, or how many members it has."""
+        return (
+            self.request.name
+            or f"{len(self.members)} fine-tunes of {self.request.base.uri.rstrip('/').rsplit('/', 1)[-1]}"
+        )
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Those of the request."""
+        return self.request.tags
 
 
 @dataclass(frozen=True)
@@ -131,13 +185,13 @@ class Wanted:
     tag: tuple[str, str] | None = None
     title: str | None = None
 
-    def admits(self, record: JobRecord) -> bool:
+    def admits(self, record: Record) -> bool:
         """Whether a record is one of them."""
         return (
             self.status in (None, record.status)
             and (self.name is None or self.name.casefold() in record.title.casefold())
             and self.title in (None, record.title)
-            and (self.tag is None or record.request.tags.get(self.tag[0]) == self.tag[1])
+            and (self.tag is None or record.tags.get(self.tag[0]) == self.tag[1])
         )
 
 

@@ -322,6 +322,13 @@ class Sources:
         fetched = _size_of(pins.tuned) + _size_of(pins.benign)
         return Sizes(model, self._data_sizes(request.dataset, pins.dataset), fetched, adapter)
 
+    def model_type(self, pinned: PinnedModel, pointer: str) -> str | None:
+        """The architecture that a checkpoint's configuration names; None for an adapter, which has its base's."""
+        if pinned.adapter:
+            return None
+        found = self._config(self._reopen(pinned, pointer), pointer, pinned.uri).get("model_type")
+        return found if isinstance(found, str) else None
+
     def _data_sizes(self, dataset: TextsRef, pinned: PinnedDataset) -> DataSizes:
         if dataset.inline is not None:
             texts = [*dataset.inline.texts, *(dataset.inline.pairs or [])]

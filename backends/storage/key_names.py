@@ -10,14 +10,8 @@ from typing import NamedTuple
 
 from backends.storage import artifact_names
 
-OPEN_JOBS = "ld:open-jobs"
-"""Set of the ids of all tenants that are queued or running."""
-
 KNOWN_TENANTS = "ld:tenants"
 """Set of the tenants that have had a job since Redis was last empty."""
-
-RESTORED = "ld:restored:2"
-"""String: the records of S3 have been looked through since Redis was last empty, or since these keys got new names."""
 
 API_KEYS_LOCK = "ld:keys-lock"
 """Lock: whoever changes API keys, or fills Redis with them."""
@@ -47,30 +41,50 @@ def workers(queue: str) -> str:
 
 
 class Owned(NamedTuple):
-    """An analysis, and whose it is."""
+    """An analysis or a study, and whose it is."""
 
     tenant: str
     id: str
 
 
-def jobs_by_time(tenant: str) -> str:
-    """Sorted set of a tenant's analysis ids by creation time, microseconds."""
-    return f"ld:jobs-by-time:{tenant}"
+class Kind(NamedTuple):
+    """A kind of records: its name for one, and for many, which is its folder in the bucket."""
+
+    one: str
+    many: str
 
 
-def jobs_by_status(tenant: str, status: str) -> str:
+JOBS, STUDIES = Kind("job", "jobs"), Kind("study", "studies")
+
+
+def open_records(kind: Kind) -> str:
+    """Set of the ids of all tenants that are queued or running."""
+    return f"ld:open-{kind.many}"
+
+
+def restored(kind: Kind) -> str:
+    """String: the records of S3 have been looked through since Redis was last empty, or these keys got new names."""
+    return "ld:restored:2" if kind == JOBS else f"ld:restored-{kind.many}"
+
+
+def records_by_time(kind: Kind, tenant: str) -> str:
+    """Sorted set of a tenant's ids by creation time, microseconds."""
+    return f"ld:{kind.many}-by-time:{tenant}"
+
+
+def records_by_status(kind: Kind, tenant: str, status: str) -> str:
     """The same, of those that stand so."""
-    return f"ld:jobs-by-status:{tenant}:{status}"
+    return f"ld:{kind.many}-by-status:{tenant}:{status}"
 
 
-def open_jobs_of(tenant: str) -> str:
+def open_records_of(kind: Kind, tenant: str) -> str:
     """Set of a tenant's ids that are queued or running."""
-    return f"ld:open-jobs-of:{tenant}"
+    return f"ld:open-{kind.many}-of:{tenant}"
 
 
-def job(analysis_id: str) -> str:
-    """String: the job record as JSON."""
-    return f"ld:job:{analysis_id}"
+def record(kind: Kind, id: str) -> str:
+    """String: the record as JSON."""
+    return f"ld:{kind.one}:{id}"
 
 
 def submission(analysis_id: str) -> str:
@@ -128,14 +142,14 @@ def tenant_prefix(tenant: str) -> str:
     return f"{TENANTS}{tenant}/"
 
 
-def job_prefix(tenant: str) -> str:
-    """Prefix: a tenant's job records."""
-    return f"{tenant_prefix(tenant)}jobs/"
+def record_prefix(kind: Kind, tenant: str) -> str:
+    """Prefix: a tenant's records."""
+    return f"{tenant_prefix(tenant)}{kind.many}/"
 
 
-def job_object(owned: Owned) -> str:
-    """Object: the job record, written when it is accepted and when it ends."""
-    return f"{job_prefix(owned.tenant)}{owned.id}.json"
+def record_object(kind: Kind, owned: Owned) -> str:
+    """Object: the record, written when it is accepted and when it ends."""
+    return f"{record_prefix(kind, owned.tenant)}{owned.id}.json"
 
 
 def report_prefix(owned: Owned) -> str:

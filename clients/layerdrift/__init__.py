@@ -10,17 +10,29 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from layerdrift.contract.errors import LayerdriftError
     from layerdrift.contract.request import AnalysisRequest
-    from layerdrift.sdk import AnalysisFailed, AsyncClient, Client, Event, Retries
+    from layerdrift.contract.study import StudyRequest
+    from layerdrift.sdk import AnalysisFailed, AsyncClient, Client, Event, Retries, StudyFailed
 
 __version__: Final = "0.1.0"
 
 _HOMES: Final = {
-    **dict.fromkeys(("AnalysisFailed", "AsyncClient", "Client", "Event", "Retries"), "layerdrift.sdk"),
+    **dict.fromkeys(("AnalysisFailed", "AsyncClient", "Client", "Event", "Retries", "StudyFailed"), "layerdrift.sdk"),
     "AnalysisRequest": "layerdrift.contract.request",
     "LayerdriftError": "layerdrift.contract.errors",
+    "StudyRequest": "layerdrift.contract.study",
 }
 
-__all__ = ["AnalysisFailed", "AnalysisRequest", "AsyncClient", "Client", "Event", "LayerdriftError", "Retries"]
+__all__ = [
+    "AnalysisFailed",
+    "AnalysisRequest",
+    "AsyncClient",
+    "Client",
+    "Event",
+    "LayerdriftError",
+    "Retries",
+    "StudyFailed",
+    "StudyRequest",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from layerdrift.contract.comparison import Comparison, compare, incomparable
@@ -10,7 +10,11 @@ from layerdrift.contract.errors import InputError
 from layerdrift.contract.paths import Match, Path, PathError
 from layerdrift.contract.policy import Check, Decision, Finding, Policy, Rule, Scalar, Verdict, listed, rule_error
 from layerdrift.contract.report import Report
+from layerdrift.contract.study_policy import StudyPolicy, StudyVerdict
+from layerdrift.contract.study_report import StudyReport
 from layerdrift.contract.words import REDACTED, words_of
+
+Document = Report | StudyReport
 
 _RANK: dict[Decision, int] = {"pass": 0, "warn": 1, "fail": 2}
 _SHOWN = 3
@@ -42,51 +46,73 @@ def evaluate_policy(policy: Policy, report: Report, baseline: Report | None = No
         one.require_complete()
     if policy.needs_baseline and baseline is None:
         rule = next(rule for rule in policy.rules if rule.of_baseline)
-        raise rule_error(policy, rule, "needs a baseline: the id of an earlier analysis, as `baseline` of the policy")
+        raise rule_error(
+            policy.rules, rule, "needs a baseline: the id of an earlier analysis, as `baseline` of the policy"
+        )
     checks: list[Check] = []
-    problems: list[InputError] = []
     if baseline is not None and policy.needs_baseline:
         checks.append(_comparable(compare(baseline, report)))
+    checks += _checked(policy.rules, report, baseline)
+    return Verdict(
+        analysis_id=report.analysis_id,
+        baseline=baseline.analysis_id if baseline else None,
+        decision=_worst_of(checks),
+        checks=checks,
+    )
+
+
+def evaluate_study_policy(policy: StudyPolicy, report: StudyReport) -> StudyVerdict:
+    """Whether the report of a study holds a policy.
+
+    Raises:
+        InputError: a rule cannot be judged; `errors` names all of them.
+    """
+    checks = _checked(policy.rules, report, None)
+    return StudyVerdict(study_id=report.study_id, decision=_worst_of(checks), checks=checks)
+
+
+def _worst_of(checks: Sequence[Check]) -> Decision:
+    return max((check.decision for check in checks), key=_RANK.__getitem__)
+
+
+def _checked(rules: Sequence[Rule], report: Document, baseline: Report | None) -> list[Check]:
+    """What becomes of each rule; InputError where one cannot be judged."""
+    checks: list[Check] = []
+    problems: list[InputError] = []
     matched = 0
-    for rule in policy.rules:
+    for rule in rules:
         try:
-            checks.append(_check(policy, rule, report, baseline))
+            checks.append(_check(rules, rule, report, baseline))
             matched += checks[-1].matched
         except InputError as error:
             problems.append(error)
         if matched > MAX_MATCHES_IN_ALL:
             detail = f"the policy's rules match more than {MAX_MATCHES_IN_ALL} numbers; name fewer"
-            problems.append(rule_error(policy, rule, detail))
+            problems.append(rule_error(rules, rule, detail))
             break
         if len(problems) >= _MAX_PROBLEMS:
             break
     if problems:
         raise InputError("; ".join(error.detail for error in problems), [one for e in problems for one in e.errors])
-    decision = max((check.decision for check in checks), key=_RANK.__getitem__)
-    return Verdict(
-        analysis_id=report.analysis_id,
-        baseline=baseline.analysis_id if baseline else None,
-        decision=decision,
-        checks=checks,
-    )
+    return checks
 
 
 judge = evaluate_policy
 """`evaluate_policy`, for scripts that were written for version 0.1."""
 
 
-def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) -> Check:
-    known_path = _known(policy, rule, report)
+def _check(rules: Sequence[Rule], rule: Rule, report: Document, baseline: Report | None) -> Check:
+    known_path = _known(rules, rule, report)
     if known_path is not None:
         return _skipped(rule, known_path)
-    numbers = _numbers(policy, rule, report)
-    if rule.of_baseline and baseline is not None:
+    numbers = _numbers(rules, rule, report)
+    if rule.of_baseline and baseline is not None and isinstance(report, Report):
         numbers = [_against(rule, number, report, baseline) for number in numbers]
     undefined = [match for match in numbers if match.value is None]
     if undefined and rule.if_undefined == "error":
         where = ", ".join(match.path for match in undefined[:_SHOWN])
         raise rule_error(
-            policy,
+            rules,
             rule,
             f"the report has no {_thing(rule)} at {where}; say what that means with if_undefined: pass, warn or fail",
         )
@@ -113,10 +139,10 @@ def _check(policy: Policy, rule: Rule, report: Report, baseline: Report | None) 
     )
 
 
-def _known(policy: Policy, rule: Rule, report: Report) -> str | None:
+def _known(rules: Sequence[Rule], rule: Rule, report: Document) -> str | None:
     """The first of `skip_if_present` that the report has a value at."""
     for path in rule.skip_if_present:
-        if any(match.value is not None for match in _found(policy, rule, path, report)):
+        if any(match.value is not None for match in _found(rules, rule, path, report)):
             return path
     return None
 
@@ -149,19 +175,19 @@ class _Number(NamedTuple):
         return f"{self.path} - {self.minus}" if self.minus else self.path
 
 
-def _numbers(policy: Policy, rule: Rule, report: Report) -> list[_Number]:
+def _numbers(rules: Sequence[Rule], rule: Rule, report: Document) -> list[_Number]:
     """What the rule is about, less what it takes off."""
-    found = _found(policy, rule, rule.path, report)
+    found = _found(rules, rule, rule.path, report)
     if rule.of_words:
         return [_Number(match.path, None, _unredacted(match.value)) for match in found]
     if rule.minus is None:
         return [_Number(match.path, None, match.value) for match in found]
-    others = _found(policy, rule, rule.minus, report)
+    others = _found(rules, rule, rule.minus, report)
     if len(others) == 1:
         others *= len(found)
     if len(others) != len(found):
         raise rule_error(
-            policy, rule, f"{rule.path} matches {len(found)} numbers, and minus ({rule.minus}) {len(others)}"
+            rules, rule, f"{rule.path} matches {len(found)} numbers, and minus ({rule.minus}) {len(others)}"
         )
     return [
         _Number(one.path, other.path, _apply(lambda a, b: a - b, one.value, other.value))
@@ -174,15 +200,15 @@ def _unredacted(value: Scalar | None) -> Scalar | None:
     return None if REDACTED in str(value) else value
 
 
-def _found(policy: Policy, rule: Rule, path: str, report: Report) -> list[Match]:
+def _found(rules: Sequence[Rule], rule: Rule, path: str, report: Document) -> list[Match]:
     try:
         found = Path.parse(path).matches(report, MAX_MATCHES + 1)
     except PathError as error:
-        raise rule_error(policy, rule, str(error)) from error
+        raise rule_error(rules, rule, str(error)) from error
     if len(found) > MAX_MATCHES:
-        raise rule_error(policy, rule, f"{path} matches more than {MAX_MATCHES} numbers; name fewer")
+        raise rule_error(rules, rule, f"{path} matches more than {MAX_MATCHES} numbers; name fewer")
     if not found and not (rule.of_words and Path.parse(path).takes_all):
-        raise rule_error(policy, rule, f"{path} matches nothing in this report")
+        raise rule_error(rules, rule, f"{path} matches nothing in this report")
     return found
 
 

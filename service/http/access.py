@@ -55,7 +55,17 @@ def _other_id(request: Request, deployment: CurrentDeployment, other_id: Referen
     return _resolved(request, deployment, other_id)
 
 
+def _study_id(
+    request: Request,
+    deployment: CurrentDeployment,
+    study_id: Annotated[str, Path(max_length=200, description=REFERENCE.replace("an_", "st_"))],
+) -> str:
+    key = deployment.keys.find(bearer(request.headers.get("Authorization")))
+    return deployment.study_listing.resolve(key.tenant, study_id)
+
+
 AnalysisId = Annotated[str, Depends(_analysis_id)]
+StudyId = Annotated[str, Depends(_study_id)]
 OtherAnalysisId = Annotated[str, Depends(_other_id)]
 Reader = Annotated[ApiKey, Depends(_allowed(Scope.READ))]
 Submitter = Annotated[ApiKey, Depends(_allowed(Scope.SUBMIT))]

@@ -35,13 +35,21 @@ from layerdrift.contract.key import KeyRequest
 from layerdrift.contract.plain import visible
 from layerdrift.contract.policy import Policy
 from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.study import StudyRequest
 from layerdrift.contract.upload import UploadRequest
 
 RETRY_AFTER_SECONDS = 5
 _UNREADABLE = "There was an error parsing the body"
 """What FastAPI says of a body whose bytes are no text."""
 
-BODIES: tuple[type[BaseModel], ...] = (AnalysisRequest, Policy, InspectionRequest, KeyRequest, UploadRequest)
+BODIES: tuple[type[BaseModel], ...] = (
+    AnalysisRequest,
+    StudyRequest,
+    Policy,
+    InspectionRequest,
+    KeyRequest,
+    UploadRequest,
+)
 """What the API takes."""
 
 MAX_ERRORS = 20

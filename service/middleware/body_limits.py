@@ -22,9 +22,9 @@ MAX_BYTES = 64 << 10
 """Of the body of a request, but for these."""
 
 MAX_BYTES_OF: tuple[tuple[re.Pattern[str], int], ...] = (
-    (re.compile(r"/v1/(analyses|estimates|datasets/preview)"), 8 << 20),  # texts may stand in it
+    (re.compile(r"/v1/(analyses|studies|estimates|datasets/preview)"), 8 << 20),  # texts may stand in it
     (re.compile(r"/v1/inspect"), 2 << 20),
-    (re.compile(r"/v1/analyses/[^/]+/gate"), 512 << 10),
+    (re.compile(r"/v1/(analyses|studies)/[^/]+/gate"), 512 << 10),
 )
 BODY_SECONDS = 30.0
 """Until a body has come."""

@@ -18,7 +18,7 @@ from service.http.conditional import matches
 CACHE_SECONDS = 2.0
 MAX_BYTES = 128 << 20
 
-_REPORT = re.compile(r"/v1/analyses/(an_[a-z2-7]{26})/report")
+_REPORT = re.compile(r"/v1/(?:analyses/an|studies/st)_[a-z2-7]{26}/report")
 _ASKED = (b"authorization", b"accept")
 
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, Wanted
-from backends.storage.report_cache import MEDIA_TYPES, ReportFormat
+from backends.storage.report_cache import MEDIA_TYPES, CachedReport, ReportFormat
 from layerdrift.contract.analysis import Analysis, AnalysisPage, Status
 from layerdrift.contract.artifact import ArtifactList
 from layerdrift.contract.comparison import Comparison
@@ -130,9 +130,7 @@ def get_report(
         return Response(found, headers=_PRELIMINARY | _format_headers(format))
     _require_success(record)
     report = deployment.reports.get(record.owned, format)
-    cache_status = "layerdrift-redis; hit" if report.hit else "layerdrift-redis; fwd=uri-miss; stored"
-    headers = {"Cache-Status": cache_status, "Cache-Control": "private, no-cache"} | _format_headers(format)
-    return conditional(report.body, MEDIA_TYPES[format], if_none_match, headers)
+    return report_response(report, format, if_none_match)
 
 
 @router.get(
@@ -182,6 +180,13 @@ async def compare_analyses(
     """Compare two reports layer by layer: `other_id` minus `analysis_id`."""
     one, other = [await run_in_threadpool(_report, deployment, key, id_) for id_ in (analysis_id, other_id)]
     return Response(await evaluate.comparison(one, other), media_type="application/json")
+
+
+def report_response(report: CachedReport, format: ReportFormat, if_none_match: str | None) -> Response:
+    """A finished report, or that the client has it already."""
+    cache_status = "layerdrift-redis; hit" if report.hit else "layerdrift-redis; fwd=uri-miss; stored"
+    headers = {"Cache-Status": cache_status, "Cache-Control": "private, no-cache"} | _format_headers(format)
+    return conditional(report.body, MEDIA_TYPES[format], if_none_match, headers)
 
 
 _PRELIMINARY = {"Layerdrift-Report": "preliminary", "Cache-Control": "no-store"}

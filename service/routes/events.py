@@ -58,10 +58,10 @@ async def follow_analysis(
     start = last_event_id if last_event_id and _EVENT_ID.fullmatch(last_event_id) else "0"
     stream = _events(deployment.settings.redis_url, deployment.jobs, record, start)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return _Counted(stream, key.tenant, headers)
+    return CountedStream(stream, key.tenant, headers)
 
 
-class _Counted(StreamingResponse):
+class CountedStream(StreamingResponse):
     """A stream that counts as open while it is sent."""
 
     def __init__(self, stream: AsyncIterator[str], tenant: str, headers: dict[str, str]) -> None:

@@ -129,7 +129,7 @@ async def _idempotent(
     once, tenant, whole = deployment.idempotency, submission.tenant, submission.request.model_dump_json()
     before = await run_in_threadpool(once.begin, tenant, idempotency_key, whole)
     if before is not None:
-        record = await run_in_threadpool(deployment.jobs.get, before.analysis_id, tenant)
+        record = await run_in_threadpool(deployment.jobs.get, before.id, tenant)
         return _accepted(record, before.status)
     try:
         answer = await run_in_worker(submission)

@@ -16,7 +16,9 @@ from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy
 from layerdrift.contract.report import Report
-from layerdrift.gate import evaluate_policy
+from layerdrift.contract.study_policy import StudyPolicy
+from layerdrift.contract.study_report import StudyReport
+from layerdrift.gate import evaluate_policy, evaluate_study_policy
 
 NICENESS = 10
 """The event loop goes first where both want a core."""
@@ -45,6 +47,11 @@ async def comparison(one: bytes, other: bytes) -> bytes:
     return await _beside(_comparison, one, other)
 
 
+async def study_verdict(policy: StudyPolicy, report: bytes) -> bytes:
+    """The StudyVerdict on the report of a study, as JSON; raises like verdict."""
+    return await _beside(_study_verdict, policy, report)
+
+
 async def _beside(function: Callable[..., bytes], *given: object) -> bytes:
     try:
         return await to_process.run_sync(_yielding, function, *given, limiter=_ONE_AT_A_TIME)
@@ -61,6 +68,11 @@ def _verdict(policy: Policy, report: bytes, baseline: bytes | None) -> bytes:
     return (
         evaluate_policy(policy, _read(report), None if baseline is None else _read(baseline)).model_dump_json().encode()
     )
+
+
+def _study_verdict(policy: StudyPolicy, report: bytes) -> bytes:
+    read = StudyReport.model_validate_json(report, context=STORED)
+    return evaluate_study_policy(policy, read).model_dump_json().encode()
 
 
 def _comparison(one: bytes, other: bytes) -> bytes:

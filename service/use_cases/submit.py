@@ -19,7 +19,7 @@ from backends.sources.pinning import PinnedDataset, Pins, Sources
 from backends.sources.uploaded import pinned_upload
 from backends.storage.uploads import INLINE_NAME, SCHEME, UploadStore
 from layerdrift.contract.errors import LayerdriftError, RateError
-from layerdrift.contract.request import AnalysisRequest, Label, TextsRef, Webhook
+from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label, TextsRef, Webhook
 from layerdrift.contract.upload import Upload
 
 RETRY_SECONDS = 30
@@ -60,6 +60,15 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         RateError: the tenant has too many open jobs.
         UnavailableError: S3 is unavailable.
     """
+    return enqueue(deployment, prepare(deployment, submission), submission.open_jobs)
+
+
+def prepare(deployment: Deployment, submission: Submission) -> JobRecord:
+    """The record of a submission, which nobody has stored yet.
+
+    Raises:
+        InputError, UnavailableError: as `submit`.
+    """
     tenant = submission.tenant
     webhook = submission.request.webhook
     if webhook is not None:
@@ -68,14 +77,14 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
     asked = Pinned(submission.request, sources.pin(submission.request))
     work = _work(deployment, sources, asked)
     request, pins = _with_uploads(deployment.uploads, tenant, asked)
-    fresh = JobRecord(
+    return JobRecord(
         id=analysis_id(tenant, request, pins),
         tenant=tenant,
         submitted_by=submission.submitted_by,
         priority=submission.priority,
         created_at=datetime.now(UTC),
         request=request,
-        compared=asked.request.described(_upload_names(deployment.uploads, tenant, asked.request)),
+        compared=asked.request.described(upload_names(deployment.uploads, tenant, asked.request)),
         pins=pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
         trace=submission.trace,
@@ -83,11 +92,24 @@ def submit(deployment: Deployment, submission: Submission) -> Submitted:
         memory_bytes=work.memory if work is not None else None,
     )
 
+
+def enqueue(deployment: Deployment, fresh: JobRecord, open_jobs: int) -> Submitted:
+    """Stores a record and announces its job, unless it is there already.
+
+    Args:
+        open_jobs: how many jobs the tenant may have queued or running.
+
+    Raises:
+        RateError: it has as many.
+        UnavailableError: S3 is unavailable.
+    """
+
     def admit() -> None:
-        opened = deployment.listing.open_count(tenant)
-        if opened >= submission.open_jobs:
+        opened = deployment.listing.open_count(fresh.tenant)
+        if opened >= open_jobs:
             raise RateError(f"{opened} jobs are queued or running, the limit of this key", RETRY_SECONDS)
 
+    webhook = fresh.request.webhook
     record, to_run = deployment.jobs.submit(fresh, admit)
     if not to_run and webhook is not None:
         record = deployment.jobs.update(record.id, lambda found: _with_webhook(found, webhook))
@@ -112,7 +134,16 @@ def _with_uploads(uploads: UploadStore, tenant: str, asked: Pinned) -> Pinned:
     return Pinned(request, asked.pins.model_copy(update=pinned))
 
 
-def _upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -> dict[str, str]:
+def without_inline(uploads: UploadStore, tenant: str, dataset: DatasetRef) -> DatasetRef:
+    """A data set with texts that came inline as uploads."""
+    reference = dataset.reference
+    if reference is not None:
+        reference = _upload_inline(uploads, tenant, reference)[1] if reference.inline is not None else reference
+    uploaded = _upload_inline(uploads, tenant, dataset)[1] if dataset.inline is not None else dataset
+    return uploaded.model_copy(update={"reference": reference})
+
+
+def upload_names(uploads: UploadStore, tenant: str, request: AnalysisRequest) -> dict[str, str]:
     """What the uploads of a request are called, by their URI: a folder that was sent as a zip by the folder's name."""
     others = (one.uri if one else None for one in (request.tuned, request.benign))
     uris = (request.base.uri, *others, request.dataset.uri)

@@ -11,8 +11,9 @@ from fastapi.testclient import TestClient
 from backends.api_keys import ANYBODY, KeyStore, new_key
 from backends.deployment import Deployment
 from backends.jobs.idempotency import Answered, IdempotencyKeys
-from backends.jobs.listing import JobListing
+from backends.jobs.listing import JobListing, RecordListing
 from backends.jobs.records import EVERY, JobRecord, Wanted
+from backends.jobs.store import RecordT
 from backends.jobs.workers import WorkerRegistry
 from backends.settings import Settings
 from backends.storage.artifacts import ArtifactStore
@@ -31,7 +32,7 @@ from layerdrift.contract.errors import (
 from layerdrift.contract.key import ApiKey, Scope
 from service.http import problems
 from service.http.query_parameters import ONLY_KNOWN_PARAMETERS
-from tests.builders.stores import MemoryBlobs, MemoryJobs, MemoryQueue
+from tests.builders.stores import MemoryBlobs, MemoryJobs, MemoryQueue, MemoryRecords, MemoryStudies
 
 
 class LinkedBlobs(MemoryBlobs):
@@ -57,16 +58,16 @@ class ListedJobs(MemoryJobs):
             raise UnavailableError("Redis could not be reached")
 
 
-class MemoryListing(JobListing):
-    """Lists of job records; a cursor is the id that a page ended with. `asked` is what the last page was to show."""
+class MemoryRecordListing(RecordListing[RecordT]):
+    """Lists of records; a cursor is the id that a page ended with. `asked` is what the last page was to show."""
 
-    def __init__(self, jobs: MemoryJobs) -> None:
-        self._memory = jobs
+    def __init__(self, store: MemoryRecords[RecordT]) -> None:
+        self._memory = store
         self.asked = EVERY
 
     def page(
         self, tenant: str, limit: int, cursor: str | None, wanted: Wanted = EVERY
-    ) -> tuple[list[JobRecord], str | None]:
+    ) -> tuple[list[RecordT], str | None]:
         self.asked = wanted
         own = [record for record in self._memory.records.values() if record.tenant == tenant and wanted.admits(record)]
         own.sort(key=lambda record: record.created_at, reverse=True)
@@ -74,18 +75,25 @@ class MemoryListing(JobListing):
         shown = own[start : start + limit]
         return shown, shown[-1].id if own[start + limit :] else None
 
-    def count(self, status: Status) -> int:
-        return sum(record.status is status for record in self._memory.records.values())
-
-    def queued_before(self, record: JobRecord) -> int:
-        queued = (one for one in self._memory.records.values() if one.status is Status.QUEUED)
-        return sum(one.created_at < record.created_at for one in queued)
-
     def resolve(self, tenant: str, reference: str) -> str:
         for record in self.page(tenant, 100, None)[0]:
             if reference in ("latest", record.id, record.title):
                 return record.id
-        raise NotFoundError(f"no analysis has the id or name {reference!r}")
+        raise NotFoundError(f"no {self._memory.noun} has the id or name {reference!r}")
+
+
+class MemoryListing(MemoryRecordListing[JobRecord], JobListing):
+    """Lists of job records."""
+
+    def count(self, status: Status) -> int:
+        return sum(record.status is status for record in self._memory.records.values())
+
+    def open_count(self, tenant: str) -> int:
+        return sum(not one.status.final and one.tenant == tenant for one in self._memory.records.values())
+
+    def queued_before(self, record: JobRecord) -> int:
+        queued = (one for one in self._memory.records.values() if one.status is Status.QUEUED)
+        return sum(one.created_at < record.created_at for one in queued)
 
 
 class MemoryWaiting(WaitingUploads):
@@ -208,6 +216,8 @@ class ServiceDeployment:
         self.blobs = LinkedBlobs()
         self.jobs = ListedJobs(*records)
         self.listing = MemoryListing(self.jobs)
+        self.studies = MemoryStudies()
+        self.study_listing = MemoryRecordListing(self.studies)
         self.workers = ListeningWorkers(cpu=1)
         self.queue = MemoryQueue()
         self.reports = StoredReports()

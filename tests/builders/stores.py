@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,15 +13,15 @@ from backends.deployment import Deployment
 from backends.estimates.capacity import Capacity
 from backends.estimates.rates import Rates
 from backends.jobs.leases import LeaseStore
-from backends.jobs.records import JobRecord
-from backends.jobs.store import JobStore
+from backends.jobs.records import JobRecord, Record, StudyRecord
+from backends.jobs.store import JobStore, RecordStore, RecordT, StudyStore
 from backends.jobs.workers import WorkerRegistry
 from backends.queue import JobQueue
 from backends.settings import Settings
 from backends.storage.blobs import BlobInfo, BlobStore
 from backends.storage.key_names import Owned
 from backends.storage.report_cache import ReportCache, ReportFormat
-from layerdrift.contract.analysis import StageName
+from layerdrift.contract.analysis import StageName, Status
 from layerdrift.contract.errors import NotFoundError, UnavailableError
 
 
@@ -64,30 +64,52 @@ class MemoryBlobs(BlobStore):
             raise UnavailableError("S3 could not be reached")
 
 
-class MemoryJobs(JobStore):
-    """Job records; `fails` is raised by every update while it is set."""
+class MemoryRecords(RecordStore[RecordT]):
+    """Records of one kind; `fails` is raised by every update while it is set."""
 
-    def __init__(self, *records: JobRecord) -> None:
+    def __init__(self, *records: RecordT) -> None:
         self.records = {record.id: record for record in records}
         self.updates = 0
         self.fails: Exception | None = None
 
-    def find(self, analysis_id: str, tenant: str | None = None) -> JobRecord | None:
-        record = self.records.get(analysis_id)
+    def submit(self, record: RecordT, admit: Callable[[], None] = lambda: None) -> tuple[RecordT, bool]:
+        found = self.records.get(record.id)
+        if found is not None and found.status not in (Status.FAILED, Status.CANCELLED):
+            return found, False
+        admit()
+        self.records[record.id] = record
+        return record, True
+
+    def find(self, id_: str, tenant: str | None = None) -> RecordT | None:
+        record = self.records.get(id_)
         return record if record is not None and tenant in (None, record.tenant) else None
 
-    def update(self, analysis_id: str, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
+    def find_all(self, ids: Sequence[str], tenant: str) -> list[RecordT | None]:
+        return [self.find(id_, tenant) for id_ in ids]
+
+    def update(self, id_: str, change: Callable[[RecordT], RecordT]) -> RecordT:
         if self.fails is not None:
             raise self.fails
         self.updates += 1
-        self.records[analysis_id] = change(self.get(analysis_id))
-        return self.records[analysis_id]
+        self.records[id_] = change(self.get(id_))
+        return self.records[id_]
 
     def open_ids(self) -> list[str]:
         return sorted(record.id for record in self.records.values() if not record.status.final)
 
     def restore(self) -> int:
         return 0
+
+
+class MemoryJobs(MemoryRecords[JobRecord], JobStore):
+    """Job records."""
+
+
+class MemoryStudies(MemoryRecords[StudyRecord], StudyStore):
+    """Study records."""
+
+    def remove(self, record: StudyRecord) -> None:
+        del self.records[record.id]
 
 
 class MemoryLeases(LeaseStore):
@@ -184,7 +206,7 @@ class MemoryQueue(JobQueue):
         self.announced: list[str] = []
         self.ahead = 0
 
-    def announce(self, record: JobRecord) -> None:
+    def announce(self, record: Record) -> None:
         self.announced.append(record.id)
 
     def waiting(self) -> int:
@@ -198,6 +220,7 @@ class MemoryDeployment:
         self.settings = Settings(home=home).model_copy(update=settings)
         self.blobs = MemoryBlobs()
         self.jobs = MemoryJobs(*records)
+        self.studies = MemoryStudies()
         self.leases = MemoryLeases()
         self.reports = MemoryReports(self.blobs)
         self.rates = MemoryRates()

@@ -166,16 +166,18 @@ NAMES = ("open", "queued", "running", "succeeded", "failed", "cancelled", "lock"
 @given(st.lists(st.sampled_from(NAMES) | st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True), unique=True))
 def test_no_tenant_is_called_so_that_its_keys_are_anothers(tenants: list[str]) -> None:
     found: list[str] = [
-        key_names.OPEN_JOBS,
         key_names.KNOWN_TENANTS,
-        key_names.RESTORED,
         key_names.API_KEYS,
         key_names.API_KEYS_LOCK,
     ]
     found += [key_names.WEBHOOKS]
+    kinds = (key_names.JOBS, key_names.STUDIES)
+    found += [name(kind) for kind in kinds for name in (key_names.open_records, key_names.restored)]
     for tenant in tenants:
-        found += [key_names.jobs_by_time(tenant), key_names.open_jobs_of(tenant), key_names.waiting_uploads(tenant)]
-        found += [key_names.jobs_by_status(tenant, status) for status in ("queued", "running", "open")]
+        found.append(key_names.waiting_uploads(tenant))
+        for kind in kinds:
+            found += [key_names.records_by_time(kind, tenant), key_names.open_records_of(kind, tenant)]
+            found += [key_names.records_by_status(kind, tenant, status) for status in ("queued", "running", "open")]
         found += [key_names.idempotency(tenant, digest) for digest in ("a", "b")]
     assert len(found) == len(set(found))
     stored = [key_names.tenant_prefix(tenant) for tenant in tenants] + [

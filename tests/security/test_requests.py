@@ -190,7 +190,7 @@ def test_values_of_yaml_that_have_no_value_are_errors(value: str, tmp_path: Path
     path = tmp_path / "request.yaml"
     path.write_text(f"name: {value}")
     with pytest.raises(InputError, match="neither YAML nor JSON"):
-        inputs._read(path)
+        inputs.read_request(path, "request")
 
 
 BOMB = "a: &a [x,x,x,x]\n" + "".join(

@@ -18,6 +18,7 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.policies import parsed
 from layerdrift.sdk import Client
 
+_REQUEST = "request: an object with base, dataset and tuned or finetune"
 _SCHEMES = ("file", "s3", "hf", "mlflow", "models", "upload")
 
 
@@ -31,9 +32,14 @@ def build(pair: PairOptions, options: RequestOptions, client: Client) -> Analysi
     benign = learned.get("benign") if isinstance(learned, dict) else None
     models = ((body.get("base"), True), (body.get("tuned"), True), (benign, True))
     for place, folder in (*models, (dataset, False), (reference, False)):
-        if isinstance(place, dict) and isinstance(place.get("uri"), str):
-            place["uri"] = as_uri(place["uri"], client, folder)
+        with_uploads(place, client, folder)
     return _checked(body)
+
+
+def with_uploads(place: object, client: Client, folder: bool) -> None:
+    """Replaces the local path of a model or a data set in a request by that of its upload."""
+    if isinstance(place, dict) and isinstance(place.get("uri"), str):
+        place["uri"] = as_uri(place["uri"], client, folder)
 
 
 def submitted(pair: PairOptions, options: RequestOptions, client: Client) -> Analysis:
@@ -64,7 +70,7 @@ def as_uri(given: str, client: Client, folder: bool) -> str:
 
 
 def _fields(pair: PairOptions, options: RequestOptions) -> dict[str, Any]:
-    body = _read(options.request) if options.request is not None else {}
+    body = read_request(options.request, _REQUEST) if options.request is not None else {}
     given = {
         "base.uri": pair.base,
         "tuned.uri": pair.tuned,
@@ -104,13 +110,14 @@ def _template(path: Path | None) -> str | None:
         raise InputError(f"{path} is not UTF-8: {error}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_request(path: Path, what: str) -> dict[str, Any]:
+    """The object in a YAML or JSON file; InputError where there is none. what: it should hold, for the message."""
     try:
         body = parsed(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is neither YAML nor JSON: {error}") from error
     if not isinstance(body, dict):
-        raise InputError(f"{path} contains no request: an object with base, dataset and tuned or finetune")
+        raise InputError(f"{path} contains no {what}")
     return body
 
 
@@ -135,11 +142,12 @@ def _checked(body: dict[str, Any]) -> AnalysisRequest:
     try:
         return AnalysisRequest.model_validate(body)
     except ValidationError as error:
-        problems = [_problem(item["loc"], explain(item, AnalysisRequest)) for item in error.errors()]
+        problems = [problem_at(item["loc"], explain(item, AnalysisRequest)) for item in error.errors()]
         raise InputError("; ".join(one.detail for one in problems), problems) from error
 
 
-def _problem(where: Iterable[int | str], message: str) -> FieldProblem:
+def problem_at(where: Iterable[int | str], message: str) -> FieldProblem:
+    """What is wrong at a place of a request."""
     parts = [str(part) for part in where]
     detail = f"{'.'.join(parts)}: {message}" if parts else message
     return FieldProblem(pointer="".join(f"/{part}" for part in parts), detail=detail)

@@ -23,6 +23,7 @@ from layerdrift.cli.policy_commands import policy_app
 from layerdrift.cli.progress import follow, said_on_retry, waiting
 from layerdrift.cli.publish_commands import publish_app
 from layerdrift.cli.review import gate, review
+from layerdrift.cli.study_commands import study_app
 from layerdrift.cli.submitting import PairOptions, RequestOptions
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import InputError
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")
 app.add_typer(publish_app, name="publish")
+app.add_typer(study_app, name="study")
 app.command("review")(review)
 app.command("gate")(gate)
 

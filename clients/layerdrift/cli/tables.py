@@ -17,7 +17,7 @@ from layerdrift.contract.comparison import Comparison, Difference
 from layerdrift.contract.estimate import Estimate
 from layerdrift.contract.inspection import InspectedText, Inspection
 from layerdrift.contract.key import ApiKey
-from layerdrift.contract.policy import Decision, Verdict
+from layerdrift.contract.policy import Check, Decision, Verdict
 from layerdrift.contract.report import Layer, Report
 from layerdrift.render import sentences
 from layerdrift.render.escaping import lines, terminal
@@ -87,7 +87,7 @@ def analyses(found: list[Analysis]) -> Table | str:
     """A line for each; a sentence where there is none."""
     if not found:
         return "No analyses. Submit one with: layerdrift submit --base … --tuned … --dataset …"
-    table = _table("analysis", "name", "status", "verdict", "took", "created")
+    table = plain("analysis", "name", "status", "verdict", "took", "created")
     for one in found:
         status = one.status.value
         if one.status is Status.RUNNING and one.progress.stage:
@@ -104,7 +104,7 @@ def analyses(found: list[Analysis]) -> Table | str:
 
 def analysis(one: Analysis) -> list[Table | str]:
     """What it is, in a line that is never broken, and its stages."""
-    table = _table("stage", "status", "done", "took", "detail")
+    table = plain("stage", "status", "done", "took", "detail")
     for stage in one.progress.stages:
         took = ""
         if stage.started_at and stage.finished_at:
@@ -116,7 +116,7 @@ def analysis(one: Analysis) -> list[Table | str]:
 
 def estimate(found: Estimate) -> list[Table | str]:
     """Its stages, then the whole."""
-    table = _table("stage", "about")
+    table = plain("stage", "about")
     for stage in found.stages:
         table.add_row(stage.stage.value, sentences.duration(stage.seconds))
     basis = {
@@ -160,10 +160,14 @@ def layers(report: Report, width: int = PLAIN_WIDTH) -> Table:
 
 def verdict(found: Verdict) -> Table:
     """A line for each check, and the decision above."""
-    style = DECISION_STYLE[found.decision]
-    title = f"[bold {style}]{found.decision.upper()}[/bold {style}] {said_of(found)}"
-    table = _table("", "check", "result", title=title)
-    for check in found.checks:
+    return checks(found.decision, said_of(found), found.checks)
+
+
+def checks(decision: Decision, said_of_it: str, found: Sequence[Check]) -> Table:
+    """A line for each check, and the decision above with what it means."""
+    style = DECISION_STYLE[decision]
+    table = plain("", "check", "result", title=f"[bold {style}]{decision.upper()}[/bold {style}] {said_of_it}")
+    for check in found:
         colour = DECISION_STYLE[check.decision]
         said = [check.detail] if check.decision == "pass" else [check.said, check.detail]
         table.add_row(
@@ -186,7 +190,7 @@ def comparison(found: Comparison) -> Table:
         if not same
     ]
     title = f"{found.one} → {found.other}" + (f"  (other {', '.join(unlike)})" if unlike else "")
-    table = _table("layer", "zones", "drift", "difference", "relative L2", "difference", "graft", title=title)
+    table = plain("layer", "zones", "drift", "difference", "relative L2", "difference", "graft", title=title)
     for layer in found.layers:
         table.add_row(
             f"{layer.index} {layer.name}",
@@ -205,7 +209,7 @@ def inspection(found: Inspection) -> list[Table | str]:
     tables = list[Table | str]()
     for text in found.texts:
         title = f"{terminal(text.text)}\n[dim]drift of each token (0: none) by layer[/dim]"
-        table = _table("token", *(str(index) for index in range(len(text.layers))), title=title)
+        table = plain("token", *(str(index) for index in range(len(text.layers))), title=title)
         for place, token in enumerate(text.tokens):
             drift = [layer.drift[place] for layer in text.layers]
             table.add_row(terminal(token), *("" if value is None else f"{value:.3f}" for value in drift))
@@ -224,7 +228,7 @@ def _in_one_line(text: str) -> str:
 
 def _next_tokens(text: InspectedText) -> Table:
     """The likeliest next tokens of both models after each token."""
-    table = _table("after", "divergence, bits", "base model says next", "tuned model says next")
+    table = plain("after", "divergence, bits", "base model says next", "tuned model says next")
     for token, following in zip(text.tokens, text.next_tokens or (), strict=True):
         said = [
             ", ".join(f"{shown(one.token)} {probability(one.probability)}" for one in side[:SAID])
@@ -238,14 +242,15 @@ def keys(found: Sequence[ApiKey]) -> Table | str:
     """A line for each; a sentence where there is none."""
     if not found:
         return "No API keys: the service asks for none. Create one with: layerdrift keys create"
-    table = _table("key", "name", "scopes", "requests a minute", "open jobs", "priority", "created")
+    table = plain("key", "name", "scopes", "requests a minute", "open jobs", "priority", "created")
     for key in found:
         numbers = (str(key.requests_per_minute), str(key.open_jobs), str(key.priority))
         table.add_row(key.id, terminal(key.name), ", ".join(sorted(key.scopes)), *numbers, f"{key.created_at:%Y-%m-%d}")
     return table
 
 
-def _table(*headings: str, title: str | None = None) -> Table:
+def plain(*headings: str, title: str | None = None) -> Table:
+    """A table without lines, whose cells are folded where they are too long."""
     table = Table(*headings, title=title, title_justify="left", box=None, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, field_validator, model_validator
@@ -79,6 +80,11 @@ class Rule(PolicyModel):
         "stand in for a better one, such as for models without a head",
     )
 
+    @classmethod
+    def document(cls) -> type[BaseModel]:
+        """What its paths lead into."""
+        return Report
+
     @field_validator("skip_if_present")
     @classmethod
     def _lead_to_something(cls, paths: list[str]) -> list[str]:
@@ -93,7 +99,7 @@ class Rule(PolicyModel):
     def _leads_to_something(cls, path: str | None) -> str | None:
         if path is not None:
             try:
-                Path.parse(path).check(Report)
+                Path.parse(path).check(cls.document())
             except PathError as error:
                 raise ValueError(str(error)) from error
         return path
@@ -106,9 +112,9 @@ class Rule(PolicyModel):
             raise ValueError(
                 "give min, max, equals, without_words or only_words: nothing is asked of what the path matches"
             )
-        if self.equals is None and not Path.parse(self.path).check(Report):
+        if self.equals is None and not Path.parse(self.path).check(self.document()):
             raise ValueError(f"{self.path} is no number: ask for it with equals, without_words or only_words")
-        if self.minus is not None and not Path.parse(self.minus).check(Report):
+        if self.minus is not None and not Path.parse(self.minus).check(self.document()):
             raise ValueError(f"{self.minus} is no number to take off")
         numeric = (self.min, self.max, self.minus, self.of_baseline)
         if self.equals is not None and any(given is not None for given in numeric):
@@ -120,7 +126,7 @@ class Rule(PolicyModel):
         return self
 
     def _words_can_be_judged(self) -> Self:
-        if Path.parse(self.path).check(Report):
+        if Path.parse(self.path).check(self.document()):
             raise ValueError(f"{self.path} is a number: ask for it with min and max; words are asked of texts")
         others = (self.equals, self.min, self.max, self.minus, self.of_baseline, self.floor)
         if any(given is not None for given in others):
@@ -169,17 +175,22 @@ class Policy(PolicyModel):
 
     @model_validator(mode="after")
     def _each_id_once(self) -> Self:
-        seen: set[str] = set()
-        for rule in self.rules:
-            if rule.id in seen:
-                raise ValueError(f"two rules are called {rule.id!r}")
-            seen.add(rule.id)
+        each_id_once(self.rules)
         return self
 
     @property
     def needs_baseline(self) -> bool:
         """Whether a rule compares with another report."""
         return any(rule.of_baseline for rule in self.rules)
+
+
+def each_id_once(rules: Sequence[Rule]) -> None:
+    """ValueError where two rules have one id."""
+    seen: set[str] = set()
+    for rule in rules:
+        if rule.id in seen:
+            raise ValueError(f"two rules are called {rule.id!r}")
+        seen.add(rule.id)
 
 
 class Finding(BaseModel):
@@ -249,6 +260,6 @@ class Verdict(BaseModel):
         return {one: sum(check.decision == one for check in self.checks) for one in order}
 
 
-def rule_error(policy: Policy, rule: Rule, detail: str) -> InputError:
+def rule_error(rules: Sequence[Rule], rule: Rule, detail: str) -> InputError:
     """A rule that cannot be judged on a report; points at its path."""
-    return InputError.at(f"/rules/{policy.rules.index(rule)}/path", f"rule {rule.id}: {detail}")
+    return InputError.at(f"/rules/{rules.index(rule)}/path", f"rule {rule.id}: {detail}")

@@ -654,10 +654,14 @@ class AnalysisRequest(RequestModel):
 
     def described(self, upload_names: Mapping[str, str]) -> str:
         """`compared` with the names of uploads, by their URI, in place of their ids."""
-        base, data = (_short(uri, upload_names) for uri in (self.base.uri, self.dataset.uri or "inline texts"))
+        base, data = _short(self.base.uri, upload_names), self.data_name(upload_names)
         if self.tuned is None:
             return f"{base} fine-tuned on {data}"
         return f"{base} → {_short(self.tuned.uri, upload_names)} on {data}"
+
+    def data_name(self, upload_names: Mapping[str, str]) -> str:
+        """Short form of the data set: the name of its file."""
+        return _short(self.dataset.uri or "inline texts", upload_names)
 
     @model_validator(mode="before")
     @classmethod

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from importlib import resources
 from typing import Any
-
-import vl_convert
-from jinja2 import Environment, PackageLoader, select_autoescape
-from markupsafe import Markup
 
 from layerdrift import policies
 from layerdrift.contract.report import Layer, Report
 from layerdrift.render import charts, learned, sae_charts, sentences
-from layerdrift.render.escaping import lines
+from layerdrift.render.page import bundle, environment, script, script_safe
 
 
 def render(report: Report) -> str:
@@ -39,7 +32,7 @@ def render(report: Report) -> str:
     picked = max(report.layers, key=lambda layer: layer.drift).index
     data = {"specs": shown, "picked": picked, "layers": _layers(report), "texts": _texts(report)}
     page: str = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             report=report,
@@ -48,9 +41,9 @@ def render(report: Report) -> str:
             verdict=policies.starter_verdict(report),
             picked=picked,
             zone_colours=charts.ZONE_COLOURS,
-            data=_script_safe(data),
-            bundle=Markup(_bundle()),  # noqa: S704 - Vega's own code, from a pinned package
-            script=Markup(_script()),  # noqa: S704 - ours
+            data=script_safe(data),
+            bundle=bundle(),
+            script=script("report.js"),
         )
     )
     return page
@@ -111,33 +104,3 @@ _MARKS = str.maketrans({"Ġ": "\u2423", "▁": "\u2423", "Ċ": "⏎", "ĉ": "⇥
 def _readable(token: str) -> str:
     """A token of a vocabulary, its white space visible."""
     return token.translate(_MARKS)
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("layerdrift.render"),
-        autoescape=select_autoescape(default=True),
-        finalize=lambda value: lines(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-@cache
-def _bundle() -> str:
-    """Vega, Vega-Lite and vega-embed as one script."""
-    bundle: str = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
-    return bundle.replace("</script", "<\\/script")
-
-
-@cache
-def _script() -> str:
-    """What makes the page answer to its reader."""
-    return resources.files("layerdrift.render").joinpath("templates/report.js").read_text(encoding="utf-8")
-
-
-def _script_safe(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704

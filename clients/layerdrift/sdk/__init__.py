@@ -3,6 +3,6 @@
 from layerdrift.sdk.aio import AsyncClient
 from layerdrift.sdk.calls import Event, Retries
 from layerdrift.sdk.client import Client
-from layerdrift.sdk.failures import AnalysisFailed
+from layerdrift.sdk.failures import AnalysisFailed, StudyFailed
 
-__all__ = ["AnalysisFailed", "AsyncClient", "Client", "Event", "Retries"]
+__all__ = ["AnalysisFailed", "AsyncClient", "Client", "Event", "Retries", "StudyFailed"]

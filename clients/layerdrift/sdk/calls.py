@@ -27,6 +27,9 @@ from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.study import Study, StudyPage, StudyRequest
+from layerdrift.contract.study_policy import StudyPolicy, StudyVerdict
+from layerdrift.contract.study_report import StudyReport
 from layerdrift.contract.upload import Upload, UploadRequest
 from layerdrift.sdk.failures import error_of, retry_after
 
@@ -139,13 +142,10 @@ def events_path(analysis_id: str) -> str:
     return f"{_path(analysis_id)}/events"
 
 
-def check(deadline: float | None, analysis_id: str, timeout: float | None) -> None:
-    """TimeoutError where the time for an analysis is over."""
+def check(deadline: float | None, id_: str, timeout: float | None, watch: str = "layerdrift watch") -> None:
+    """TimeoutError where the time for an analysis or a study is over."""
     if deadline is not None and time.monotonic() > deadline:
-        raise TimeoutError(
-            f"timed out after {timeout:g} s; {analysis_id} is still running. Follow it with: layerdrift watch "
-            f"{analysis_id}"
-        )
+        raise TimeoutError(f"timed out after {timeout:g} s; {id_} is still running. Follow it with: {watch} {id_}")
 
 
 def submit(request: AnalysisRequest | Mapping[str, Any]) -> Call[Analysis]:
@@ -249,6 +249,51 @@ def put(upload_id: str) -> Call[Upload]:
     return Call("PUT", f"/v1/uploads/{upload_id}", _into(Upload))
 
 
+def submit_study(request: StudyRequest | Mapping[str, Any]) -> Call[Study]:
+    """Sent twice it makes one study, so it may be repeated."""
+    body = _model(StudyRequest, request).model_dump(mode="json")
+    return Call("POST", "/v1/studies", _into(Study), body=body)
+
+
+def study(study_id: str) -> Call[Study]:
+    """One study."""
+    return Call("GET", _path(study_id, "studies"), _into(Study))
+
+
+def studies(limit: int, cursor: str | None, name: str | None, tag: str | None) -> Call[StudyPage]:
+    """A page of the list of studies."""
+    given = {"limit": limit, "cursor": cursor, "name": name, "tag": tag}
+    return Call("GET", "/v1/studies", _into(StudyPage), params={k: v for k, v in given.items() if v is not None})
+
+
+def cancel_study(study_id: str) -> Call[Study]:
+    """Repeated, it would answer that the study has ended."""
+    return Call("POST", f"{_path(study_id, 'studies')}/cancel", _into(Study), repeatable=False)
+
+
+def delete_study(study_id: str) -> Call[None]:
+    """Forgets a study."""
+    return Call("DELETE", _path(study_id, "studies"), lambda _: None, repeatable=False)
+
+
+def study_report(study_id: str) -> Call[StudyReport]:
+    """The report of a study."""
+    path, accept = f"{_path(study_id, 'studies')}/report", {"Accept": "application/json"}
+    return Call("GET", path, _into(StudyReport), headers=accept)
+
+
+def rendered_study(study_id: str, format: ReportFormat) -> Call[str]:
+    """The report of a study for people."""
+    path, accept = f"{_path(study_id, 'studies')}/report", {"Accept": _ACCEPT[format]}
+    return Call("GET", path, lambda answer: answer.text, headers=accept)
+
+
+def gate_study(study_id: str, policy: StudyPolicy | Mapping[str, Any]) -> Call[StudyVerdict]:
+    """The verdict on a study."""
+    path, body = f"{_path(study_id, 'studies')}/gate", _model(StudyPolicy, policy).model_dump(mode="json")
+    return Call("POST", path, _into(StudyVerdict), body=body)
+
+
 def keys() -> Call[list[ApiKey]]:
     """The tenant's keys."""
     return Call("GET", "/v1/keys", lambda answer: _into(KeyList)(answer).items)
@@ -287,12 +332,13 @@ def _model(kind: type[_Model], given: _Model | Mapping[str, Any]) -> _Model:
         raise InputError("; ".join(one.detail for one in problems), problems) from error
 
 
-def _path(reference: str) -> str:
-    """The path of an analysis.
+def _path(reference: str, kind: Literal["analyses", "studies"] = "analyses") -> str:
+    """The path of an analysis or a study.
 
     Raises:
         InputError: a name that no path can hold.
     """
     if "/" in reference or reference in ("", ".", ".."):
-        raise InputError(f"{reference!r} is no reference to an analysis: give its id, the start of it, or `latest`")
-    return f"/v1/analyses/{quote(reference, safe='')}"
+        one = "an analysis" if kind == "analyses" else "a study"
+        raise InputError(f"{reference!r} is no reference to {one}: give its id, the start of it, or `latest`")
+    return f"/v1/{kind}/{quote(reference, safe='')}"

@@ -22,10 +22,13 @@ from layerdrift.contract.key import ApiKey, KeyRequest, NewKey
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.study import Study, StudyPage, StudyRequest
+from layerdrift.contract.study_policy import StudyPolicy, StudyVerdict
+from layerdrift.contract.study_report import StudyReport
 from layerdrift.contract.upload import Upload
 from layerdrift.sdk import calls
 from layerdrift.sdk.calls import OUTAGE_SECONDS, POLL_SECONDS, Call, Event, ReportFormat, Retries, Stream
-from layerdrift.sdk.failures import AnalysisFailed, error_of
+from layerdrift.sdk.failures import AnalysisFailed, StudyFailed, error_of
 from layerdrift.sdk.files import Heard
 from layerdrift.sdk.waiting import chunks, prepared, sleep
 
@@ -265,6 +268,71 @@ class Client:
         if last.status is not Status.SUCCEEDED:
             raise AnalysisFailed(last)
         return self.report(analysis_id)
+
+    def submit_study(self, request: StudyRequest | Mapping[str, Any]) -> Study:
+        """Submits a study, as a model or a dict; returns it, new or from an equal earlier request."""
+        return self._send(calls.submit_study(request))
+
+    def get_study(self, study_id: str) -> Study:
+        """One study as it stands, with its members."""
+        return self._send(calls.study(study_id))
+
+    def list_studies(
+        self, limit: int = 20, cursor: str | None = None, name: str | None = None, tag: str | None = None
+    ) -> StudyPage:
+        """A page of studies, newest first; `tag` as `key:value`."""
+        return self._send(calls.studies(limit, cursor, name, tag))
+
+    def cancel_study(self, study_id: str) -> Study:
+        """Ends a study, and the analyses that it made and no other open study needs."""
+        return self._send(calls.cancel_study(study_id))
+
+    def delete_study(self, study_id: str) -> None:
+        """Forgets a study that has ended, and its report; the analyses of its members stay."""
+        self._send(calls.delete_study(study_id))
+
+    def study_report(self, study_id: str) -> StudyReport:
+        """The report of a study; ConflictError where it has not succeeded."""
+        return self._send(calls.study_report(study_id))
+
+    def rendered_study_report(self, study_id: str, format: ReportFormat) -> str:
+        """The report of a study as an HTML page or as Markdown; raises like `study_report`."""
+        return self._send(calls.rendered_study(study_id, format))
+
+    def gate_study(self, study_id: str, policy: StudyPolicy | Mapping[str, Any]) -> StudyVerdict:
+        """Whether the report of a study holds a policy; InputError where a rule cannot be judged on it."""
+        return self._send(calls.gate_study(study_id, policy))
+
+    def watch_study(self, study_id: str, timeout: float | None = None) -> Iterator[Study]:
+        """The study again and again until it has ended; the last one is final. Raises like `watch`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        answered = time.monotonic()
+        while True:
+            try:
+                study = self.get_study(study_id)
+            except (TransportError, UnavailableError):
+                if time.monotonic() - answered > OUTAGE_SECONDS:
+                    raise
+            else:
+                answered = time.monotonic()
+                yield study
+                if study.status.final:
+                    return
+            calls.check(deadline, study_id, timeout, "layerdrift study watch")
+            sleep(POLL_SECONDS)
+
+    def wait_study(self, study_id: str, timeout: float | None = None) -> StudyReport:
+        """The report of a study, once there is one.
+
+        Raises:
+            StudyFailed: no member has a report, or it was cancelled.
+            TimeoutError: it has not ended after `timeout` seconds.
+        """
+        for study in self.watch_study(study_id, timeout):
+            last = study
+        if last.status is not Status.SUCCEEDED:
+            raise StudyFailed(last)
+        return self.study_report(study_id)
 
     def _send(self, call: Call[_T], stream: Callable[[], Stream] | None = None) -> _T:
         """Sends a call until there is an answer to keep; `stream` is asked again for every try."""

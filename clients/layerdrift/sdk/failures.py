@@ -23,6 +23,7 @@ from layerdrift.contract.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from layerdrift.contract.study import Study
 
 _BY_STATUS: dict[int, type[LayerdriftError]] = {
     400: MalformedError,
@@ -55,6 +56,18 @@ class AnalysisFailed(LayerdriftError):
         reason = analysis.error.detail if analysis.error else "somebody cancelled it"
         super().__init__(f"{analysis.id} {analysis.status}{where}: {reason}")
         self.analysis = analysis
+
+
+class StudyFailed(LayerdriftError):
+    """The study ended without a report; `study.error` says why."""
+
+    kind = "study-failed"
+    title = "The study has no report"
+
+    def __init__(self, study: Study) -> None:
+        reason = study.error.detail if study.error else "somebody cancelled it"
+        super().__init__(f"{study.id} {study.status}: {reason}")
+        self.study = study
 
 
 def error_of(answer: httpx.Response) -> LayerdriftError:

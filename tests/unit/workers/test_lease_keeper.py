@@ -34,7 +34,7 @@ def process_ended(monkeypatch: pytest.MonkeyPatch) -> Event:
 
 def test_a_job_that_somebody_else_holds_is_not_leased_and_stays_theirs(made: MemoryDeployment) -> None:
     made.leases.holders["an_1"] = "another"
-    with leased(made.given, "an_1") as lease:
+    with leased(made.given, made.given.jobs, "an_1") as lease:
         assert lease is None
     assert made.leases.holders == {"an_1": "another"}
 
@@ -46,7 +46,7 @@ def test_a_lease_is_given_back_whatever_happens_inside(made: MemoryDeployment) -
         assert not lease.lost.is_set()
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), leased(made.given, "an_1") as lease:
+    with pytest.raises(ZeroDivisionError), leased(made.given, made.given.jobs, "an_1") as lease:
         look_and_fail(lease)
     assert made.leases.holders == {}
 
@@ -54,14 +54,14 @@ def test_a_lease_is_given_back_whatever_happens_inside(made: MemoryDeployment) -
 def test_two_holders_have_different_names(made: MemoryDeployment) -> None:
     owners = []
     for _ in range(2):
-        with leased(made.given, "an_1") as lease:
+        with leased(made.given, made.given.jobs, "an_1") as lease:
             assert lease is not None
             owners.append(lease.owner)
     assert owners[0] != owners[1]
 
 
 def test_a_lease_that_went_to_another_is_lost_and_is_not_taken_from_them(made: MemoryDeployment) -> None:
-    with leased(made.given, "an_1") as lease:
+    with leased(made.given, made.given.jobs, "an_1") as lease:
         assert lease is not None
         made.leases.holders["an_1"] = "another"
         assert lease.lost.wait(PATIENCE)
@@ -77,7 +77,7 @@ def test_an_outage_of_redis_is_no_lost_lease_and_no_error_at_the_end(made: Memor
         return type(made.leases).renew(made.leases, analysis_id, owner, seconds)
 
     made.leases.renew = renew  # type: ignore[method-assign]
-    with leased(made.given, "an_1") as lease:
+    with leased(made.given, made.given.jobs, "an_1") as lease:
         assert lease is not None
         made.leases.away = True
         assert asked.wait(PATIENCE)
@@ -89,7 +89,7 @@ def test_an_outage_of_redis_is_no_lost_lease_and_no_error_at_the_end(made: Memor
 def test_a_cancelled_job_that_is_stuck_is_ended_with_its_process(tmp_path: Path, process_ended: Event) -> None:
     running = record(analysis_id="an_1").model_copy(update={"status": Status.RUNNING, "cancel_requested": True})
     made = MemoryDeployment(tmp_path, running, lease_seconds=60, cancel_seconds=0.03)
-    with leased(made.given, "an_1"):
+    with leased(made.given, made.given.jobs, "an_1"):
         assert process_ended.wait(PATIENCE)
         assert made.jobs.get("an_1").status is Status.CANCELLED
         assert made.leases.holders == {}
@@ -107,7 +107,7 @@ def test_a_cancelled_job_that_has_just_ended_keeps_its_end_and_its_process(
         return type(made.jobs).update(made.jobs, *arguments)  # type: ignore[arg-type]
 
     made.jobs.update = update  # type: ignore[method-assign, assignment]
-    with leased(made.given, "an_1"):
+    with leased(made.given, made.given.jobs, "an_1"):
         assert given_up.wait(PATIENCE)
     assert made.jobs.get("an_1").status is Status.SUCCEEDED
     assert not process_ended.is_set()
@@ -125,7 +125,7 @@ def test_a_job_that_nobody_cancelled_is_left_to_run(made: MemoryDeployment, proc
         return quick.jobs.records[analysis_id]
 
     quick.jobs.find = find  # type: ignore[method-assign, assignment]
-    with leased(quick.given, "an_1"):
+    with leased(quick.given, quick.given.jobs, "an_1"):
         assert looked.wait(PATIENCE)
     assert not process_ended.is_set()
     assert quick.jobs.records["an_1"].status is Status.RUNNING
@@ -134,7 +134,7 @@ def test_a_job_that_nobody_cancelled_is_left_to_run(made: MemoryDeployment, proc
 def test_a_job_that_hangs_is_handed_on_and_its_process_ends(tmp_path: Path, process_ended: Event) -> None:
     running = record(analysis_id="an_1").model_copy(update={"status": Status.RUNNING})
     made = MemoryDeployment(tmp_path, running, lease_seconds=0.03, cancel_seconds=60, stall_seconds=0.05)
-    with leased(made.given, "an_1") as lease:
+    with leased(made.given, made.given.jobs, "an_1") as lease:
         assert lease is not None
         assert process_ended.wait(PATIENCE)
         assert lease.lost.is_set()
@@ -146,7 +146,7 @@ def test_a_job_that_hangs_is_ended_also_while_redis_is_away(tmp_path: Path, proc
     made = MemoryDeployment(
         tmp_path, record(analysis_id="an_1"), lease_seconds=0.03, cancel_seconds=60, stall_seconds=0.05
     )
-    with leased(made.given, "an_1"):
+    with leased(made.given, made.given.jobs, "an_1"):
         made.leases.away = True
         assert process_ended.wait(PATIENCE)
 
@@ -155,7 +155,7 @@ def test_a_job_that_tells_its_progress_is_left_to_run(tmp_path: Path, process_en
     made = MemoryDeployment(
         tmp_path, record(analysis_id="an_1"), lease_seconds=0.03, cancel_seconds=60, stall_seconds=0.5
     )
-    with leased(made.given, "an_1") as lease:
+    with leased(made.given, made.given.jobs, "an_1") as lease:
         assert lease is not None
         for _ in range(20):
             lease.pulse.beat()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.jobs.records import JobRecord
-from backends.jobs.store import JobStore, as_bytes, index_name, score_of
+from backends.jobs.store import JobStore, StudyStore, as_bytes, score_of
 from backends.storage import key_names
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, NotFoundError
@@ -58,15 +58,16 @@ def test_a_job_of_another_tenant_is_not_cancelled_and_not_even_there() -> None:
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.RUNNING])
 def test_a_job_that_has_not_ended_is_not_removed_from_either_store(status: Status) -> None:
     going, blobs = standing(status), MemoryBlobs()
-    blobs.put(key_names.job_object(going.owned), b"{}", "application/json")
+    blobs.put(key_names.record_object(key_names.JOBS, going.owned), b"{}", "application/json")
     with pytest.raises(ConflictError, match=f"the analysis is {status}; cancel it first"):
         JobStore(cast(redis.Redis, None), blobs).remove(going)
-    assert list(blobs.objects) == [key_names.job_object(going.owned)]
+    assert list(blobs.objects) == [key_names.record_object(key_names.JOBS, going.owned)]
 
 
-def test_indexes_of_each_status_and_of_all_are_apart() -> None:
-    names = {index_name(tenant, status) for tenant in ("a", "b") for status in (None, *Status)}
-    assert len(names) == 2 * (1 + len(Status))
+def test_indexes_of_each_kind_and_status_and_of_all_are_apart() -> None:
+    stores = [kind(cast(redis.Redis, None), MemoryBlobs()) for kind in (JobStore, StudyStore)]
+    names = {store.index_name(tenant, one) for store in stores for tenant in ("a", "b") for one in (None, *Status)}
+    assert len(names) == 2 * 2 * (1 + len(Status))
 
 
 RECORD = record()

@@ -15,7 +15,8 @@ OWNED = Owned("team", "an_x")
 def objects_of(owned: Owned) -> dict[str, str]:
     """Every object and every prefix of an analysis in the bucket."""
     return {
-        "job": key_names.job_object(owned),
+        "job": key_names.record_object(key_names.JOBS, owned),
+        "study": key_names.record_object(key_names.STUDIES, owned),
         "report": key_names.report_prefix(owned),
         "artifacts": key_names.artifact_prefix(owned),
         "unfinished": key_names.unfinished_prefix(owned),
@@ -29,7 +30,7 @@ def objects_of(owned: Owned) -> dict[str, str]:
 def redis_keys_of(analysis_id: str) -> list[str]:
     """Every key of an analysis in Redis."""
     return [
-        key_names.job(analysis_id),
+        key_names.record(key_names.JOBS, analysis_id),
         key_names.submission(analysis_id),
         key_names.lease(analysis_id),
         key_names.announced(analysis_id),
@@ -57,7 +58,8 @@ def test_removing_an_analysis_removes_none_whose_id_begins_alike() -> None:
 
 
 def test_what_is_listed_under_a_prefix_is_of_that_kind() -> None:
-    assert key_names.job_object(OWNED).startswith(key_names.job_prefix("team"))
+    for kind in (key_names.JOBS, key_names.STUDIES):
+        assert key_names.record_object(kind, OWNED).startswith(key_names.record_prefix(kind, "team"))
     assert key_names.checkpoint_prefix(OWNED).startswith(key_names.checkpoints_prefix("team"))
     assert key_names.upload_record("team", "up_x").startswith(key_names.uploads_prefix("team"))
     assert key_names.artifact_list(OWNED).startswith(key_names.artifact_prefix(OWNED))

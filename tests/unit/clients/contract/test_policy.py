@@ -119,6 +119,6 @@ def test_checks_are_counted_by_their_decision_and_skipped_ones_once_more() -> No
 
 def test_a_rule_that_no_report_can_answer_is_named_with_its_place_in_the_policy() -> None:
     asked = policy({"path": "layers[0].drift", "max": 1}, {"path": "layers[1].drift", "max": 1, "id": "late"})
-    error = rule_error(asked, asked.rules[1], "matches nothing")
+    error = rule_error(asked.rules, asked.rules[1], "matches nothing")
     assert error.errors[0].pointer == "/rules/1/path"
     assert error.detail == "rule late: matches nothing"

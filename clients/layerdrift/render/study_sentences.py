@@ -1,0 +1,95 @@
+"""A study's report in sentences, for the page, Markdown and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layerdrift.contract.study_report import Generality, StudyReport, TaskRanking
+from layerdrift.render.sentences import number
+
+
+def headline(report: StudyReport) -> str:
+    """How many members and tasks there are, and which layers are general for how many tasks."""
+    members, tasks = len(report.members), len(report.tasks)
+    begun = f"{members} fine-tunes of one base for {tasks} task{'s' if tasks != 1 else ''}."
+    if tasks == 1:
+        general = _layers(report, "all")
+        return f"{begun} General in all of them: {general or 'no layer'}."
+    told = [
+        f"general for {words}: {found or 'no layer'}"
+        for words, found in (
+            ("all tasks", _layers(report, "all")),
+            ("some", _layers(report, "some")),
+            ("none", _layers(report, "none")),
+        )
+    ]
+    return f"{begun} {'; '.join(told).capitalize()}."
+
+
+def _layers(report: StudyReport, kind: Generality) -> str:
+    return spans([layer.index for layer in report.layers if layer.general == kind])
+
+
+def spans(indices: Sequence[int]) -> str:
+    """`layers 0 to 3, 5`; empty for none."""
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    told = [str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts]
+    return f"layer{'s' if len(indices) > 1 else ''} {', '.join(told)}" if told else ""
+
+
+def seeds(report: StudyReport) -> str | None:
+    """What a difference of drift is worth; None without repeats."""
+    known = [layer for layer in report.layers[1:] if layer.reseeding is not None]
+    if not known:
+        return None
+    largest = max(known, key=lambda layer: layer.reseeding or 0.0)
+    by_tasks = [layer.index for layer in known if layer.task_p is not None and layer.task_p <= 0.05]
+    told = (
+        f"Two fine-tunes of one recipe differ in drift by up to {number(largest.reseeding)} (layer {largest.index}) "
+        "through their seeds alone, in 95 % of cases."
+    )
+    if all(layer.task_p is None for layer in known):
+        return told
+    apart = spans(by_tasks)
+    return (
+        f"{told} Tasks differ beyond their seeds at {apart} (F test, p ≤ 0.05)."
+        if apart
+        else (f"{told} At no layer do tasks differ beyond their seeds (F test, p ≤ 0.05).")
+    )
+
+
+def freezing(report: StudyReport) -> str | None:
+    """How many blocks may be frozen for every member; None where none has advice."""
+    found = report.freezing
+    if found is None:
+        return None
+    blocks = "block" if found.depth == 1 else f"{found.depth} blocks"
+    more = [f"{one.name} {one.own}" for one in found.members if one.forgone]
+    told = (
+        f"Freeze the embeddings and the first {blocks}: no member's own advice is less."
+        if found.depth
+        else "Freeze nothing for all of them: at least one member's own advice is 0 blocks."
+    )
+    return f"{told} Alone, these could freeze more: {', '.join(more)}." if more else told
+
+
+def best(ranking: TaskRanking) -> str:
+    """Which member of a task comes first."""
+    first = [one for one in ranking.members if one.rank == 1]
+    if ranking.best is not None:
+        value = first[0].metric
+        measured = f", {metric(ranking.metric)} {number(value)}" if ranking.metric and value is not None else ""
+        return f"{ranking.task}: {ranking.best} comes first{measured}."
+    if first[0].decision == "fail":
+        return f"{ranking.task}: the policy passes no member."
+    return f"{ranking.task}: {len(first)} members come first together ({', '.join(one.name for one in first)})."
+
+
+def metric(name: str | None) -> str:
+    """A metric's name for people."""
+    return (name or "").replace("_", " ")

@@ -1,0 +1,95 @@
+"""What the API shows of a study, and how one is cancelled and deleted. Knows no HTTP."""
+
+from __future__ import annotations
+
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord, MemberRecord, StudyRecord
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import ConflictError, NotFoundError
+from layerdrift.contract.study import Study, StudyLinks, StudyMemberState
+
+
+def shown(deployment: Deployment, record: StudyRecord) -> Study:
+    """A study and how far its members have come."""
+    ids = [member.analysis_id for member in record.members]
+    found = deployment.jobs.find_all(ids, record.tenant)
+    members = [_state(member, job) for member, job in zip(record.members, found, strict=True)]
+    path = f"/v1/studies/{record.id}"
+    return Study(
+        id=record.id,
+        name=record.title,
+        tags=dict(record.tags),
+        status=_status(record, members),
+        created_at=record.created_at,
+        finished_at=record.finished_at,
+        request=record.request,
+        members=members,
+        fraction=1.0 if record.status.final else sum(member.fraction for member in members) / len(members),
+        error=record.error,
+        submitted_by=record.submitted_by,
+        links=StudyLinks(self=path, events=f"{path}/events", report=f"{path}/report", cancel=f"{path}/cancel"),
+    )
+
+
+def _state(member: MemberRecord, job: JobRecord | None) -> StudyMemberState:
+    common = {"name": member.name, "task": member.task, "analysis_id": member.analysis_id}
+    if job is None:
+        gone = NotFoundError(f"analysis {member.analysis_id} was deleted; submit the study again").problem()
+        return StudyMemberState(**common, status=Status.FAILED, fraction=1.0, error=gone)
+    return StudyMemberState(
+        **common,
+        status=job.status,
+        fraction=1.0 if job.status.final else job.progress.fraction,
+        error=job.error,
+        report=job.report,
+        verdict=job.verdict,
+    )
+
+
+def _status(record: StudyRecord, members: list[StudyMemberState]) -> Status:
+    """The study runs from when its first member does."""
+    begun = any(member.status is not Status.QUEUED for member in members)
+    return Status.RUNNING if record.status is Status.QUEUED and begun else record.status
+
+
+def cancel_study(deployment: Deployment, study_id: str, tenant: str) -> StudyRecord:
+    """Ends a study, and the analyses that it made and no other open study waits for.
+
+    Raises:
+        NotFoundError: the tenant has no such study.
+        ConflictError: it has ended.
+    """
+    record = deployment.studies.cancel(study_id, tenant)
+    waited_for = _waited_for(deployment, record)
+    for member in record.members:
+        if member.made and member.analysis_id not in waited_for:
+            try:
+                deployment.jobs.cancel(member.analysis_id, tenant)
+            except (ConflictError, NotFoundError):  # it has ended, or somebody deleted it
+                continue
+    return record
+
+
+def _waited_for(deployment: Deployment, record: StudyRecord) -> set[str]:
+    """The analyses that other open studies of the tenant wait for."""
+    others = deployment.studies.find_all(deployment.studies.open_ids(), record.tenant)
+    return {
+        member.analysis_id
+        for other in others
+        if other is not None and other.id != record.id
+        for member in other.members
+    }
+
+
+def delete_study(deployment: Deployment, study_id: str, tenant: str) -> None:
+    """Removes a study and its report; its members' analyses stay.
+
+    Raises:
+        NotFoundError: the tenant has no such study.
+        ConflictError: it is queued or running.
+    """
+    record = deployment.studies.get(study_id, tenant)
+    if not record.status.final:
+        raise ConflictError(f"the study is {record.status}; cancel it first")
+    deployment.reports.forget(record.owned)
+    deployment.studies.remove(record)

@@ -1,0 +1,58 @@
+"""Rules over the report of a study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from layerdrift.contract.errors import InputError
+from layerdrift.contract.study_policy import StudyPolicy
+from layerdrift.gate import evaluate_study_policy
+from tests.builders.studies import made_study, member_report, study_request
+
+
+def policy(**rule: Any) -> StudyPolicy:
+    return StudyPolicy.model_validate({"rules": [{"id": "r", "message": "m", **rule}]})
+
+
+def test_a_rule_judges_the_layers_of_every_member() -> None:
+    rule = policy(path="members[*].layers[0:2].drift.value", max=0.11)
+    verdict = evaluate_study_policy(rule, made_study())
+    (check,) = verdict.checks
+    assert (verdict.decision, check.matched) == ("fail", 8)
+    assert [finding.path for finding in check.findings] == ["members[3].layers[1].drift.value"]
+
+
+def test_a_rule_judges_the_best_member() -> None:
+    asked = study_request(members=[one.model_dump() for one in study_request().members[:2]])
+    reports = {"reviews-0": member_report([0, 0.1], accuracy=0.8), "reviews-1": member_report([0, 0.1], accuracy=0.9)}
+    passing = {"rules": [{"id": "a", "path": "layers[0].drift", "max": 1, "message": "m"}]}
+    report = made_study(study_request(members=asked.model_dump()["members"], policy=passing), reports)
+    assert evaluate_study_policy(policy(path="best.metric.value.value", min=0.85), report).decision == "pass"
+    assert evaluate_study_policy(policy(path="best.metric.value.value", min=0.95), report).decision == "fail"
+
+
+def test_without_a_best_member_a_rule_about_it_is_no_pass() -> None:
+    with pytest.raises(InputError, match="has no number at best"):
+        evaluate_study_policy(policy(path="best.metric.value.value", min=0.1), made_study())
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"path": "layers[0].drift", "max": 1}, "does not exist"),
+        ({"path": "layers[0].seed_sd.value", "max": 1, "of_baseline": "ratio"}, "studies have no baseline"),
+        ({"path": "members[*].layers", "max": 1}, "is a list"),
+    ],
+)
+def test_a_rule_that_no_study_can_meet_is_refused(rule: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        policy(**rule)
+
+
+def test_two_rules_of_one_name_are_refused() -> None:
+    rule = {"id": "r", "message": "m", "path": "members.length", "min": 1}
+    with pytest.raises(ValidationError, match="two rules are called 'r'"):
+        StudyPolicy.model_validate({"rules": [rule, rule]})

@@ -1,0 +1,126 @@
+"""One study, once its members have ended: reads their reports and writes its own."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+import redis
+
+from backends.deployment import Deployment
+from backends.jobs.records import JobRecord, StudyRecord
+from backends.observability import logs
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
+from layerdrift.contract.plain import STORED
+from layerdrift.contract.report import Report
+from layerdrift.contract.study_report import StudyReport
+from layerdrift.render import study_html, study_markdown
+from workers.job import worker_lost
+from workers.lease_keeper import leased
+from workers.studies.outcomes import Outcome
+from workers.studies.report import study_report
+from workers.studies.waiting import members_of
+
+logger = logging.getLogger(__name__)
+
+
+def run_study(deployment: Deployment, study_id: str) -> None:
+    """Finishes a study whose members have ended, if no other worker does; one that still waits is left alone."""
+    with logs.bound(job_id=study_id), leased(deployment, deployment.studies, study_id) as lease:
+        if lease is None:
+            logger.info("%s: another worker has it", study_id)
+            return
+        found = deployment.studies.get(study_id)
+        jobs = members_of(deployment, found)
+        if found.status.final or not all(job is None or job.status.final for job in jobs):
+            return
+        record = deployment.studies.update(study_id, lambda one: _taken(one, deployment.settings.max_attempts))
+        if record.status.final:
+            return
+        error = _finished(deployment, record, jobs)
+        if lease.lost.is_set():
+            logger.warning("%s: lost the lease; another worker continues", study_id)
+            return
+        deployment.studies.update(study_id, lambda one: _ended(one, record, error))
+        logger.info("%s: %s", study_id, "failed" if error else "succeeded")
+
+
+def _taken(record: StudyRecord, max_attempts: int) -> StudyRecord:
+    """The record in the hands of one more worker, or at its end where too many were lost."""
+    if record.status.final:
+        return record
+    if record.cancel_requested:
+        return record.ended(Status.CANCELLED)
+    if record.attempts >= max_attempts:
+        return record.ended(Status.FAILED, worker_lost(record.attempts))
+    update = {"status": Status.RUNNING, "attempts": record.attempts + 1, "started_at": datetime.now(UTC)}
+    return record.model_copy(update=update)
+
+
+def _ended(found: StudyRecord, taken: StudyRecord, error: Problem | None) -> StudyRecord:
+    """The record at its end, unless somebody else has it by now."""
+    if found.status.final or found.attempts != taken.attempts:
+        return found
+    if found.cancel_requested:
+        return found.ended(Status.CANCELLED)
+    return found.ended(Status.FAILED if error else Status.SUCCEEDED, error)
+
+
+def _finished(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord | None]) -> Problem | None:
+    """Writes the report; what keeps it from being written.
+
+    Raises:
+        UnavailableError, redis.RedisError: S3 or Redis is unavailable; the study is announced again.
+    """
+    try:
+        report = study_report(
+            record.id, record.title, record.request, _outcomes(deployment, record, jobs), datetime.now(UTC)
+        )
+        _publish(deployment, record, report)
+    except (UnavailableError, redis.RedisError):
+        raise
+    except LayerdriftError as error:
+        return error.problem()
+    except Exception as error:  # whatever is wrong with one study must not keep the worker from the next
+        logger.exception("%s: failed", record.id)
+        return StageError(f"the report of the study failed with {type(error).__name__}: {error}").problem()
+    return None
+
+
+def _outcomes(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord | None]) -> list[Outcome]:
+    """What became of each member."""
+    return [
+        Outcome(
+            member=asked.member,
+            task=member.task,
+            analysis_id=member.analysis_id,
+            request=asked.request if job is None else job.request,
+            status=Status.FAILED if job is None else job.status,
+            error=_why(job),
+            report=_report(deployment, job),
+        )
+        for asked, member, job in zip(record.request.analyses(), record.members, jobs, strict=True)
+    ]
+
+
+def _why(job: JobRecord | None) -> str | None:
+    """Why a member has no report."""
+    if job is None:
+        return "its analysis was deleted"
+    if job.status is Status.SUCCEEDED:
+        return None
+    return job.error.detail if job.error is not None else f"its analysis was {job.status}"
+
+
+def _report(deployment: Deployment, job: JobRecord | None) -> Report | None:
+    if job is None or job.status is not Status.SUCCEEDED:
+        return None
+    return Report.model_validate_json(deployment.reports.get(job.owned, "json").body, context=STORED)
+
+
+def _publish(deployment: Deployment, record: StudyRecord, report: StudyReport) -> None:
+    """Writes the report in every format; the JSON last, since the others are drawn from it."""
+    deployment.reports.put(record.owned, "html", study_html.render(report).encode())
+    deployment.reports.put(record.owned, "md", study_markdown.render(report).encode())
+    deployment.reports.put(record.owned, "json", report.model_dump_json(indent=1).encode())
