@@ -10,40 +10,33 @@ import logging
 import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load, load_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
 from backends.storage import key_names
-from backends.storage.artifact_names import CENTRES, SAES
-from layerdrift.contract.errors import ConflictError, InputError, LayerdriftError, NotFoundError
+from backends.storage.artifact_names import SAES
+from layerdrift.contract.errors import ConflictError, InputError, LayerdriftError
 from layerdrift.contract.inspection import STRONGEST, InspectedLayer, InspectedText, Inspection, LatentActivation
 from workers.analysis.moments import row_cosines
 from workers.analysis.sae import SaeStack
 from workers.analysis.similarity import row_drift
+from workers.finished_pairs import fetched_objects, finished_pair, states_of
 from workers.models.blockwise import BlockwiseModel
-from workers.models.inliers import Inliers
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, batches, encode
-from workers.models.tokenizers import load_tokenizer
 from workers.next_tokens import Heads
 from workers.stages.common.inputs import Checkpoint
 from workers.stages.common.layered_pair import LayeredPair, layered_pair
 from workers.stages.common.model_pair import Pair, load_pair
 from workers.stages.common.moment_accumulator import BATCH_TEXTS, BATCH_TOKENS
-from workers.stages.extract.layer_walk import LayerWalk
-from workers.stages.resolve.fetching import fetch_checkpoints
-
-OLD_LENGTH = 128
-"""Tokens of a text that reports of version 0.1 read where the request named no length."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,15 +77,7 @@ class LoadedPair:
 
     def states(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """Of both models at every layer, L + 1 times [B, T, D] each."""
-        if isinstance(self.pair, Pair):
-            return self.pair.states(batch)
-        base, tuned = list[Tensor](), list[Tensor]()
-        walk = LayerWalk(self.pair, [batch], twin_batches=0, random_batches=0, seed=0)
-        with closing(walk.layers(self.pair.layers - 1, lambda _: None, lambda _: None)) as layers:
-            for standing in layers:
-                base.append(standing.base[0].float().cpu())
-                tuned.append(standing.tuned[0].float().cpu())
-        return base, tuned
+        return states_of(self.pair, batch)
 
 
 class Inspector:
@@ -197,31 +182,14 @@ class Inspector:
         return base + other + sum(blob.size for prefix in prefixes for blob in self._deployment.blobs.list(prefix))
 
     def _load(self, record: JobRecord, folder: Path, in_layers: bool) -> LoadedPair:
-        deployment = self._deployment
-        sources, limit = deployment.sources.of(record.tenant), deployment.settings.max_parameters
-        pins = record.pins.model_copy(update={"benign": None})
-        base, tuned, *_ = fetch_checkpoints(pins, sources, folder, limit, lambda *_: None)
-        if tuned is None:
-            prefix = key_names.checkpoint_prefix(record.owned)
-            tuned = Checkpoint(self._fetched(prefix, folder / "finetuned"), prefix, "")
-        try:
-            centres = load(deployment.blobs.get(key_names.artifact_object(record.owned, CENTRES)))
-        except NotFoundError as error:
-            raise ConflictError(f"{record.id} was analysed before text inspection existed; post it again") from error
-        length = int(centres["length"]) if "length" in centres else record.request.analysis.max_length or OLD_LENGTH
-        tokenizer = load_tokenizer(base.folder, "/base/uri")
-        opened = self._layered if in_layers else load_pair
-        pair: Pair | LayeredPair = opened(base, tuned, tokenizer, length)
+        found = finished_pair(self._deployment, record, folder, self._layered if in_layers else load_pair)
+        pair, centres = found.pair, found.centres
         layers = pair.tokenization.states.layers
-        inliers = Inliers.everywhere(pair.tokenization.causal, layers)
-        if "base_limits" in centres:
-            inliers = Inliers(pair.tokenization.causal, centres["base_limits"], centres["tuned_limits"])
-        pair = pair.with_inliers(inliers)
         base_saes, tuned_saes = (self._autoencoders(record, side, layers, folder / SAES) for side in ("base", "tuned"))
         spreads = (centres["base_spread"], centres["tuned_spread"]) if "base_spread" in centres else None
         heads = None
         if pair.tokenization.causal:
-            heads = Heads.load(base, tuned, (_dtype(pair.base), _dtype(pair.tuned)))
+            heads = Heads.load(found.base, found.tuned, (_dtype(pair.base), _dtype(pair.tuned)))
         return LoadedPair(pair, (centres["base"], centres["tuned"]), spreads, base_saes, tuned_saes, heads)
 
     def _layered(
@@ -240,18 +208,9 @@ class Inspector:
         for layer in range(layers):
             target = folder / side / f"{layer:02d}"
             prefix = f"{key_names.sae_prefix(record.owned)}{side}/layer-{layer:02d}/"
-            if self._fetched(prefix, target) and (target / "cfg.json").exists():
+            if fetched_objects(self._deployment.blobs, prefix, target) and (target / "cfg.json").exists():
                 found[layer] = load_saved_sae(target)
         return found
-
-    def _fetched(self, prefix: str, target: Path) -> Path:
-        """The objects directly under a prefix, in a folder."""
-        target.mkdir(parents=True, exist_ok=True)
-        for blob in self._deployment.blobs.list(prefix):
-            name = blob.key.removeprefix(prefix)
-            if "/" not in name:
-                self._deployment.blobs.get_file(blob.key, target / name)
-        return target
 
 
 def load_saved_sae(folder: Path) -> SaeStack:

@@ -11,14 +11,20 @@ from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
 from backends.observability import metrics, tracing
 from backends.storage import key_names
-from backends.storage.artifact_names import CENTRES
+from backends.storage.artifact_names import CENTRES, SCORES
 from backends.storage.artifacts import Artifacts
 from layerdrift.contract.analysis import StageName
 from layerdrift.contract.report import Report
 from workers.finetune_cache import FinetuneCache, finetune_name
 from workers.models.device import forget_peak, give_memory_back
 from workers.progress_writer import ProgressWriter
-from workers.publishing import keep_autoencoders, keep_centres, publish, publish_preliminary
+from workers.publishing import (
+    keep_autoencoders,
+    keep_centres,
+    keep_scores,
+    publish,
+    publish_preliminary,
+)
 from workers.stages.causal.stage import measure_effects, preliminary
 from workers.stages.causal.trajectory import trajectory_of
 from workers.stages.common.checkpointing import Checkpointing
@@ -132,6 +138,8 @@ class _Stages:
             spans = Spans(context.on_progress, {MEASURES: 3.0, OUTPUTS: 1.0})
             compared = compare(context.part(spans.span(MEASURES)), extracted)
             evaluated = evaluate_outputs(context.part(spans.span(OUTPUTS)), compared.drift, extracted)
+            if evaluated.by_text is not None:
+                keep_scores(evaluated.by_text, context.folder / SCORES, self.artifacts)
             results = StageResults(
                 resolved=context.resolved,
                 finetuned=finetuned,

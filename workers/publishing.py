@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
 from backends.storage import key_names
-from backends.storage.artifact_names import CENTRES, LATENTS, SAES, sae_file
+from backends.storage.artifact_names import CENTRES, LATENTS, SAES, SCORES, sae_file
 from backends.storage.artifacts import Artifacts
 from backends.storage.report_cache import ReportFormat
 from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.report import Report
 from layerdrift.render import html, markdown
+from workers.results.text_scores import TextScores
 from workers.stages.common.context import StageContext
 from workers.stages.extract.extracted import Extracted
 from workers.stages.report.stage import StoredFiles
@@ -60,6 +61,12 @@ def keep_autoencoders(
     return StoredFiles(
         f"s3://{bucket}/{key_names.sae_prefix(owned)}", f"s3://{bucket}/{key_names.artifact_object(owned, LATENTS)}"
     )
+
+
+def keep_scores(scores: TextScores, path: Path, artifacts: Artifacts) -> None:
+    """Stores what the tuned model's metric is made of, so that other models can be compared with it."""
+    path.write_bytes(scores.parquet())
+    artifacts.put_named(SCORES, path)
 
 
 def publish(deployment: Deployment, owned: key_names.Owned, report: Report, artifacts: Artifacts) -> None:

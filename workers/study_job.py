@@ -10,16 +10,24 @@ import redis
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, StudyRecord
 from backends.observability import logs
+from backends.storage import key_names
+from backends.storage.artifact_names import SCORES
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
+from layerdrift.contract.errors import LayerdriftError, NotFoundError, Problem, StageError, UnavailableError
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.report import Report
-from layerdrift.contract.study_report import StudyReport
+from layerdrift.contract.study import MIN_MEMBERS
+from layerdrift.contract.study_report import StudyReport, StudySimilarity
 from layerdrift.render import study_html, study_markdown
+from workers import scratch_folders
 from workers.job import worker_lost
+from workers.lease import Lease
 from workers.lease_keeper import leased
+from workers.results.text_scores import TextScores
 from workers.studies.outcomes import Outcome
 from workers.studies.report import study_report
+from workers.studies.shared_rows import shared_rows
+from workers.studies.similarity import similarity_of
 from workers.studies.waiting import members_of
 
 logger = logging.getLogger(__name__)
@@ -38,7 +46,7 @@ def run_study(deployment: Deployment, study_id: str) -> None:
         record = deployment.studies.update(study_id, lambda one: _taken(one, deployment.settings.max_attempts))
         if record.status.final:
             return
-        error = _finished(deployment, record, jobs)
+        error = _finished(deployment, record, jobs, lease)
         if lease.lost.is_set():
             logger.warning("%s: lost the lease; another worker continues", study_id)
             return
@@ -67,16 +75,19 @@ def _ended(found: StudyRecord, taken: StudyRecord, error: Problem | None) -> Stu
     return found.ended(Status.FAILED if error else Status.SUCCEEDED, error)
 
 
-def _finished(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord | None]) -> Problem | None:
+def _finished(
+    deployment: Deployment, record: StudyRecord, jobs: list[JobRecord | None], lease: Lease
+) -> Problem | None:
     """Writes the report; what keeps it from being written.
 
     Raises:
         UnavailableError, redis.RedisError: S3 or Redis is unavailable; the study is announced again.
     """
     try:
-        report = study_report(
-            record.id, record.title, record.request, _outcomes(deployment, record, jobs), datetime.now(UTC)
-        )
+        outcomes = _outcomes(deployment, record, jobs)
+        similarity = _similarity(deployment, record, jobs, lease)
+        now = datetime.now(UTC)
+        report = study_report(record.id, record.title, record.request, outcomes, now, similarity)
         _publish(deployment, record, report)
     except (UnavailableError, redis.RedisError):
         raise
@@ -86,6 +97,32 @@ def _finished(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord 
         logger.exception("%s: failed", record.id)
         return StageError(f"the report of the study failed with {type(error).__name__}: {error}").problem()
     return None
+
+
+def _similarity(
+    deployment: Deployment, record: StudyRecord, jobs: list[JobRecord | None], lease: Lease
+) -> StudySimilarity | str | None:
+    """The tuned models beside one another, or why not; None where that was not asked for, or there are not two.
+
+    Raises:
+        UnavailableError: S3 is unavailable.
+    """
+    done = [
+        (member.name, job)
+        for member, job in zip(record.members, jobs, strict=True)
+        if job is not None and job.status is Status.SUCCEEDED
+    ]
+    if not record.request.similarity or len(done) < MIN_MEMBERS:
+        return None
+    names, members = [name for name, _ in done], [job for _, job in done]
+    with scratch_folders.held(deployment.settings.scratch / f"{record.id}.{lease.owner}") as folder:
+        try:
+            return similarity_of(names, shared_rows(deployment, members, folder, lease.pulse.beat))
+        except UnavailableError:
+            raise
+        except LayerdriftError as error:
+            logger.warning("%s: the members were not compared: %s", record.id, error.detail)
+            return error.detail
 
 
 def _outcomes(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord | None]) -> list[Outcome]:
@@ -99,6 +136,7 @@ def _outcomes(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord 
             status=Status.FAILED if job is None else job.status,
             error=_why(job),
             report=_report(deployment, job),
+            scores=_scores(deployment, job),
         )
         for asked, member, job in zip(record.request.analyses(), record.members, jobs, strict=True)
     ]
@@ -117,6 +155,16 @@ def _report(deployment: Deployment, job: JobRecord | None) -> Report | None:
     if job is None or job.status is not Status.SUCCEEDED:
         return None
     return Report.model_validate_json(deployment.reports.get(job.owned, "json").body, context=STORED)
+
+
+def _scores(deployment: Deployment, job: JobRecord | None) -> TextScores | None:
+    """The member's metric text by text; None where it has none, or an older version made its report."""
+    if job is None or job.status is not Status.SUCCEEDED:
+        return None
+    try:
+        return TextScores.read(deployment.blobs.get(key_names.artifact_object(job.owned, SCORES)))
+    except NotFoundError:
+        return None
 
 
 def _publish(deployment: Deployment, record: StudyRecord, report: StudyReport) -> None:

@@ -8,6 +8,9 @@ CENTRES = "centres.safetensors"
 LATENTS = "latents.parquet"
 """All latents of the autoencoders and where they fire most, as Parquet."""
 
+SCORES = "scores.parquet"
+"""What the tuned model's metric is made of, text by text, as Parquet."""
+
 SAES = "saes"
 """Folder of the autoencoders, a folder for each."""
 

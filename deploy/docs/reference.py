@@ -18,6 +18,9 @@ from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.policy import Policy, Verdict
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
+from layerdrift.contract.study import Study, StudyRequest
+from layerdrift.contract.study_policy import StudyPolicy, StudyVerdict
+from layerdrift.contract.study_report import StudyReport
 from layerdrift.contract.upload import Upload, UploadRequest
 from service.app import build_server
 
@@ -30,6 +33,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "report": models("Report", "What `GET /v1/analyses/{id}/report` answers.", Report),
         "request": models("Request", "What `POST /v1/analyses` takes.", AnalysisRequest, UploadRequest),
         "policy": models("Policy and verdict", "What the gate takes and answers.", Policy, Verdict),
+        "study": models(
+            "Study",
+            "What `POST /v1/studies` takes, what it and the list answer, and the report.",
+            StudyRequest,
+            Study,
+            StudyReport,
+            StudyPolicy,
+            StudyVerdict,
+        ),
         "analysis": models("Analysis", "What the list and the status answer.", Analysis, Upload),
         "api": api(),
         "cli": command_line(),

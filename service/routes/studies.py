@@ -130,7 +130,7 @@ def get_study(
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "`study` events, each the whole study as `GET /v1/studies/{study_id}` has it, whenever "
+            "description": "`study` events, the study without its request, whenever "
             "something changed; then `done` with its status",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
@@ -151,7 +151,8 @@ async def _events(deployment: Deployment, key: ApiKey, study_id: str) -> AsyncIt
     while True:
         try:
             record = await run_in_threadpool(deployment.studies.get, study_id, key.tenant)
-            told = (await run_in_threadpool(studies.shown, deployment, record)).model_dump_json()
+            shown = await run_in_threadpool(studies.shown, deployment, record)
+            told = shown.model_dump_json(exclude={"request"})
         except NotFoundError:
             yield 'event: done\ndata: {"status": "deleted"}\n\n'
             return

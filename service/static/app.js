@@ -7,12 +7,16 @@ import { submit } from "./submit.js";
 import { job } from "./job.js";
 import { compare } from "./compare.js";
 import { inspect } from "./inspect.js";
+import { newStudy, studies, study } from "./studies.js";
 
 const PAGES = [
   [/^\/?$/, list, "Analyses"],
   [/^\/new$/, submit, "New analysis"],
   [/^\/a\/([^/]+)$/, job, "Analysis"],
   [/^\/a\/([^/]+)\/inspect$/, inspect, "Inspect texts"],
+  [/^\/studies$/, studies, "Studies"],
+  [/^\/studies\/new$/, newStudy, "New study"],
+  [/^\/s\/([^/]+)$/, study, "Study"],
   [/^\/compare\/(an_[a-z2-7]{26}(?:\/an_[a-z2-7]{26})+)$/, compare, "Compare reports"],
 ];
 

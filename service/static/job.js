@@ -256,7 +256,7 @@ function curves() {
 }
 
 // A report in a frame of its own, which has no way to the API.
-function framed(page, title) {
+export function framed(page, title) {
   const frame = h("iframe", { class: "report", title, sandbox: "allow-scripts allow-downloads allow-popups", src: "/static/web/frame.html" });
   addEventListener("message", function heard(event) {
     if (event.source === frame.contentWindow && event.data === "ready") {
@@ -283,8 +283,8 @@ async function finished(view, analysis) {
       "div",
       { class: "row" },
       save("HTML", page, `${id}.html`, "text/html"),
-      fetched("JSON", id, "application/json", `${id}.json`),
-      fetched("Markdown", id, "text/markdown", `${id}.md`),
+      fetched("JSON", `/v1/analyses/${id}/report`, "application/json", `${id}.json`),
+      fetched("Markdown", `/v1/analyses/${id}/report`, "text/markdown", `${id}.md`),
       h("a", { class: "button plain", href: `#/a/${id}/inspect` }, "Inspect texts"),
       h("button", { type: "button", class: "plain", onclick: () => artifacts(files, id) }, "Files"),
       h("button", { type: "button", class: "plain danger", onclick: () => remove(files, analysis) }, "Delete"),
@@ -294,17 +294,17 @@ async function finished(view, analysis) {
   );
 }
 
-function save(title, text, name, type) {
+export function save(title, text, name, type) {
   const link = h("a", { class: "button plain", download: name }, title);
   link.href = URL.createObjectURL(new Blob([text], { type }));
   return link;
 }
 
-function fetched(title, id, accept, name) {
+export function fetched(title, path, accept, name) {
   return h("button", {
     type: "button", class: "plain",
     onclick: async () => {
-      const body = await call("GET", `/v1/analyses/${id}/report`, undefined, accept);
+      const body = await call("GET", path, undefined, accept);
       save(title, typeof body === "string" ? body : JSON.stringify(body, null, 1), name, accept).click();
     },
   }, title);
@@ -332,7 +332,7 @@ async function remove(target, analysis) {
 }
 
 // Does something; what goes wrong is said in its place.
-async function shown(target, action) {
+export async function shown(target, action) {
   try {
     await action();
   } catch (error) {

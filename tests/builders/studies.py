@@ -9,7 +9,7 @@ from typing import Any
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.report import Report
 from layerdrift.contract.study import StudyRequest
-from layerdrift.contract.study_report import StudyReport
+from layerdrift.contract.study_report import Matrix, SimilarityLayer, StudyReport, StudySimilarity, TreeJoin
 from tests.builders.reports import report
 from workers.studies.outcomes import Outcome
 from workers.studies.report import study_report
@@ -60,6 +60,46 @@ def outcomes(request: StudyRequest, reports: dict[str, Report]) -> list[Outcome]
     ]
 
 
+def similarity(members: Sequence[str], layers: int = 4) -> StudySimilarity:
+    """Members whose changes have a cosine of 0.8 within a task and of 0.1 across tasks; layer 0 did not change."""
+
+    def matrix(layer: int, within: float, across: float) -> Matrix:
+        return [
+            [
+                None if layer == 0 else 1.0 if one == other else within if one[:-1] == other[:-1] else across
+                for other in members
+            ]
+            for one in members
+        ]
+
+    return StudySimilarity(
+        members=list(members),
+        texts=40,
+        tokens=1_000,
+        rank=8,
+        chance_overlap=0.1,
+        layers=[
+            SimilarityLayer(
+                index=layer,
+                cka=matrix(1, 0.9, 0.7),
+                cka_low=matrix(1, 0.85, 0.6),
+                cka_high=matrix(1, 0.95, 0.8),
+                change_cosine=matrix(layer, 0.8, 0.1),
+                change_cosine_low=matrix(layer, 0.7, 0.0),
+                change_cosine_high=matrix(layer, 0.9, 0.2),
+                overlap=matrix(layer, 0.6, 0.2),
+                angle=matrix(layer, 5.0, 40.0),
+            )
+            for layer in range(layers)
+        ],
+        tree=[
+            TreeJoin(left=0, right=1, distance=0.2),
+            TreeJoin(left=2, right=3, distance=0.2),
+            TreeJoin(left=4, right=5, distance=0.9),
+        ],
+    )
+
+
 def made_study(request: StudyRequest | None = None, reports: dict[str, Report] | None = None) -> StudyReport:
     """The report of a study: by default two tasks that differ more than their seeds do."""
     asked = request or study_request()
@@ -70,4 +110,5 @@ def made_study(request: StudyRequest | None = None, reports: dict[str, Report] |
         "spam-1": member_report([0.0, 0.12, 0.41, 0.72], general=1, accuracy=0.96),
     }
     title = asked.name or "study"
-    return study_report(STUDY_ID, title, asked, outcomes(asked, found), datetime(2026, 1, 2, tzinfo=UTC))
+    alike = similarity(list(found)) if reports is None else None
+    return study_report(STUDY_ID, title, asked, outcomes(asked, found), datetime(2026, 1, 2, tzinfo=UTC), alike)

@@ -15,10 +15,11 @@ from tests.builders.studies import STUDY_ID, study_request
 def study_record(statuses: Sequence[Status], **changes: Any) -> tuple[StudyRecord, list[JobRecord]]:
     """A study whose members' jobs have these statuses, and the jobs."""
     asked = study_request(
+        similarity=False,
         members=[
             {"name": f"m{number}", "tuned": {"uri": f"s3://models/{number}"}, "dataset": {"uri": "s3://data/a.csv"}}
             for number in range(len(statuses))
-        ]
+        ],
     )
     jobs = [
         record(analysis_id=f"an_{letter * 26}").model_copy(update={"status": status, "request": one.request})

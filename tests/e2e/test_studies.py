@@ -47,13 +47,21 @@ def asked(roots: Path, base_folder: Path, noised_folder: Path) -> dict[str, Any]
             for task in tasks
             for seed in (0, 1)
         ]
+        + [{"name": "good-longer", "task": "good", "finetune": {"epochs": 2}, "dataset": dataset["good"]}]
         + [{"name": "noised", "task": "good", "tuned": {"uri": noised_folder.as_uri()}, "dataset": dataset["good"]}],
     }
 
 
 def test_a_study_goes_from_the_post_to_the_report(client: Client, asked: dict[str, Any]) -> None:
     study = client.submit_study(asked)
-    assert [member.name for member in study.members] == ["good-0", "good-1", "film-0", "film-1", "noised"]
+    assert [member.name for member in study.members] == [
+        "good-0",
+        "good-1",
+        "film-0",
+        "film-1",
+        "good-longer",
+        "noised",
+    ]
     assert client.submit_study(asked).id == study.id
     with pytest.raises(ConflictError, match="it has no report"):
         client.study_report(study.id)
@@ -69,6 +77,17 @@ def test_a_study_goes_from_the_post_to_the_report(client: Client, asked: dict[st
         "film": ["film-0", "film-1"],
     }
     assert [curve.run for curve in report.training] == ["good-0", "good-1", "film-0", "film-1"]
+    (test,) = [one for one in report.paired_tests if {one.one, one.other} == {"good-0", "good-longer"}]
+    assert (test.metric, test.texts) == ("accuracy", 60)
+    assert test.difference.value is not None
+    alike = report.similarity
+    assert alike is not None
+    assert alike.members == [member.name for member in report.members]
+    assert len(alike.layers) == len(report.layers)
+    assert len(alike.tree) == len(alike.members) - 1
+    same = alike.layers[-1].change_cosine[0][4]
+    assert same is not None
+    assert same > 0.3  # one recipe, one seed, one more epoch
     last = report.layers[-1]
     assert last.seed_sd.value is not None
     assert last.task_p is not None
@@ -77,7 +96,7 @@ def test_a_study_goes_from_the_post_to_the_report(client: Client, asked: dict[st
     assert client.rendered_study_report(study.id, "md").startswith("# two tasks")
     rules = [{"id": "few", "path": "members[*].layers[0:2].drift.value", "max": 2, "message": "moved"}]
     verdict = client.gate_study("two tasks", {"rules": rules})
-    assert (verdict.decision, verdict.checks[0].matched) == ("pass", 10)
+    assert (verdict.decision, verdict.checks[0].matched) == ("pass", 12)
     alone = client.submit(StudyRequest.model_validate(asked).analyses()[0].request)
     assert alone.id == study.members[0].analysis_id
 

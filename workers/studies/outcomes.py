@@ -14,6 +14,7 @@ from layerdrift.contract.study import StudyMember
 from layerdrift.contract.study_report import MemberLayer, StudyMetric, StudyReportMember
 from layerdrift.gate import evaluate_policy
 from layerdrift.policies import starter_decision
+from workers.results.text_scores import TextScores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Outcome:
     status: Status
     error: str | None
     report: Report | None
+    scores: TextScores | None = None
 
     @property
     def name(self) -> str:

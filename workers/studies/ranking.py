@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from layerdrift.contract.policy import Decision
-from layerdrift.contract.study_report import MetricName, RankedMember, StudyReportMember, TaskRanking
+from layerdrift.contract.study_report import MetricName, PairedTest, RankedMember, StudyReportMember, TaskRanking
+
+SIGNIFICANT = 0.05
 
 _ORDER: dict[Decision | None, int] = {"pass": 0, "warn": 1, None: 2, "fail": 3}
 
@@ -24,10 +26,26 @@ class _Candidate(NamedTuple):
         return _ORDER[self.member.decision], self.loss is None, self.loss or 0.0
 
 
-def rankings(members: Sequence[StudyReportMember], tasks: Sequence[str]) -> list[TaskRanking]:
+def rankings(
+    members: Sequence[StudyReportMember], tasks: Sequence[str], tests: Sequence[PairedTest] = ()
+) -> list[TaskRanking]:
     """By task; tasks without a member that has a report have no ranking."""
     found = ((task, [member for member in members if member.task == task and member.layers]) for task in tasks)
-    return [_ranking(task, of_task) for task, of_task in found if of_task]
+    return [_told_apart(_ranking(task, of_task), tests) for task, of_task in found if of_task]
+
+
+def _told_apart(ranking: TaskRanking, tests: Sequence[PairedTest]) -> TaskRanking:
+    """With what the tests say of each member and those of rank 1."""
+    first = {one.name for one in ranking.members if one.rank == 1}
+    p_of = {frozenset((test.one, test.other)): test.p_adjusted for test in tests}
+
+    def told(member: RankedMember) -> bool | None:
+        known = [p_of[pair] for name in first if (pair := frozenset((name, member.name))) in p_of]
+        return None if member.name in first or not known else max(known) <= SIGNIFICANT
+
+    return ranking.model_copy(
+        update={"members": [one.model_copy(update={"told_from_first": told(one)}) for one in ranking.members]}
+    )
 
 
 def _ranking(task: str, members: Sequence[StudyReportMember]) -> TaskRanking:

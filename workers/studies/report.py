@@ -17,11 +17,13 @@ from layerdrift.contract.study_report import (
     StudyLayer,
     StudyReport,
     StudyReportMember,
+    StudySimilarity,
     TaskRanking,
 )
 from workers.studies.advice import freezing, lora
 from workers.studies.layers import layers_of
 from workers.studies.outcomes import Outcome, shown
+from workers.studies.paired import paired_tests
 from workers.studies.ranking import rankings
 from workers.studies.repeats import Repeats, repeats_of
 
@@ -30,9 +32,17 @@ FEW_DEGREES = 4
 
 
 def study_report(
-    study_id: str, title: str, request: StudyRequest, outcomes: Sequence[Outcome], created_at: datetime
+    study_id: str,
+    title: str,
+    request: StudyRequest,
+    outcomes: Sequence[Outcome],
+    created_at: datetime,
+    similarity: StudySimilarity | str | None = None,
 ) -> StudyReport:
     """Everything that follows from the members' reports.
+
+    Args:
+        similarity: of the tuned models, or why it could not be computed; None: not asked for.
 
     Raises:
         InputError: no member has a report, or their reports have other numbers of layers.
@@ -46,7 +56,8 @@ def study_report(
     members = [shown(outcome, group_of.get(outcome.name), request.policy) for outcome in outcomes]
     tasks = list(dict.fromkeys(outcome.task for outcome in outcomes))
     layers = layers_of(members, repeats, [layer.name for layer in reports[0].layers])
-    ranked = rankings(members, tasks)
+    tests = paired_tests(outcomes, tasks)
+    ranked = rankings(members, tasks, tests)
     return StudyReport(
         study_id=study_id,
         name=title,
@@ -60,10 +71,12 @@ def study_report(
         layers=layers,
         repeats=[_group(group) for group in repeats],
         rankings=ranked,
+        paired_tests=tests,
+        similarity=None if isinstance(similarity, str) else similarity,
         freezing=freezing(outcomes),
         lora=lora(outcomes),
         training=list(_curves(outcomes)),
-        warnings=list(_warnings(outcomes, tasks, repeats, layers)),
+        warnings=[*_warnings(outcomes, tasks, repeats, layers), *_of_similarity(similarity)],
     )
 
 
@@ -132,6 +145,12 @@ def _warnings(
             code="settings_differ", message=f"members were not measured alike: {', '.join(settings)} differ"
         )
     yield from _of_repeats(tasks, repeats, layers)
+
+
+def _of_similarity(similarity: StudySimilarity | str | None) -> Iterator[ReportWarning]:
+    if isinstance(similarity, str):
+        message = f"the tuned models were not compared with one another: {similarity}"
+        yield ReportWarning(code="similarity_not_computed", message=message)
 
 
 _OF_MEMBERS = {"seed", "finetune", *(f"dataset.{name}" for name in ("text_column", "text_pair_column", "label_column"))}

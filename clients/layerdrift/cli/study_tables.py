@@ -48,7 +48,9 @@ def report(found: StudyReport) -> Iterator[Table | str]:
     yield _members(found)
     yield _layers(found)
     yield from (study_sentences.best(ranking) for ranking in found.rankings)
-    yield from filter(None, (study_sentences.seeds(found), study_sentences.freezing(found)))
+    yield from filter(
+        None, (study_sentences.seeds(found), study_sentences.shared(found), study_sentences.freezing(found))
+    )
     yield from (f"{warning.code}: {warning.message}" for warning in found.warnings)
 
 

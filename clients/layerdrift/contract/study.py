@@ -90,6 +90,10 @@ class StudyRequest(RequestModel):
     )
     analysis: AnalysisSettings = Field(default=AnalysisSettings(), description="what to compute for each member")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="random seed of the members that have none")
+    similarity: bool = Field(
+        default=True,
+        description="compare the tuned models with one another: their states and their changes at every layer",
+    )
     policy: Policy | None = Field(
         default=None, description="ranks the members; null: the starter policy for what was compared"
     )

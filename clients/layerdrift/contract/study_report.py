@@ -28,6 +28,7 @@ STUDY_WARNING_CODES: Final = (
     "metrics_on_other_texts",
     "one_task",
     "settings_differ",
+    "similarity_not_computed",
 )
 """All that there are."""
 
@@ -125,6 +126,11 @@ class RankedMember(ReportModel):
     decision: Decision | None
     metric: float | None
     mean_drift: float
+    told_from_first: bool | None = Field(
+        default=None,
+        description="whether a paired test tells it from a member of rank 1 (adjusted p of 0.05 or less); null: it is "
+        "of rank 1, or there is no such test",
+    )
     on_front: bool = Field(
         description="on the Pareto front: no other member of the task that the policy does not fail is at least as "
         "good by the metric and has at most as much drift, and is better by one of the two"
@@ -138,6 +144,21 @@ class TaskRanking(ReportModel):
     metric: MetricName | None = Field(description="null: the members have none in common")
     members: list[RankedMember]
     best: str | None = Field(description="the one member of rank 1; null: there are several, or the policy fails it")
+
+
+class PairedTest(ReportModel):
+    """Two members of a task on the texts that both were evaluated on."""
+
+    task: str
+    one: str
+    other: str
+    metric: MetricName
+    texts: int = Field(description="that both were evaluated on; members with other seeds or data share only some")
+    difference: Measured = Field(
+        description="accuracy of `other` minus that of `one`, -1 to 1; of perplexities `other` over `one`, > 0"
+    )
+    p: float = Field(ge=0, le=1, description="p-value that the two are equally good")
+    p_adjusted: float = Field(ge=0, le=1, description="the same, adjusted for all tests of the task by Holm's method")
 
 
 class FreezingMember(ReportModel):
@@ -188,6 +209,53 @@ class StudyCurve(ReportModel):
     drift: list[list[float]] = Field(description="[snapshot][layer]: 1 - CKA of the token view")
 
 
+Matrix = list[list[float | None]]
+"""A number of every two members; null: it has no meaning there."""
+
+
+class SimilarityLayer(ReportModel):
+    """How alike the tuned models are at a layer, as matrices in the order of `members`."""
+
+    index: int = Field(ge=0)
+    cka: Matrix = Field(description="debiased linear CKA of the tuned models' tokens, at most 1")
+    cka_low: Matrix = Field(description="lower bounds of the 95 % intervals")
+    cka_high: Matrix = Field(description="upper bounds")
+    change_cosine: Matrix = Field(
+        description="cosine of the changes that two fine-tunes make to the tokens, means taken off, -1 to 1; null: "
+        "one of them changed nothing"
+    )
+    change_cosine_low: Matrix = Field(description="lower bounds of the 95 % intervals")
+    change_cosine_high: Matrix = Field(description="upper bounds")
+    overlap: Matrix = Field(
+        description="overlap of the subspaces of the `rank` strongest directions of the changes, 0 to 1: mean squared "
+        "cosine of their principal angles; on the diagonal, of one member's between two halves of the texts"
+    )
+    angle: Matrix = Field(description="smallest principal angle of these subspaces, degrees")
+
+
+class TreeJoin(ReportModel):
+    """Two branches of the tree that become one. Branches: members by place, then joins, from the first on."""
+
+    left: int
+    right: int
+    distance: float = Field(description="1 - mean cosine of changes, mean over the members of both branches")
+
+
+class StudySimilarity(ReportModel):
+    """The tuned models beside one another, on texts of all data sets of the study."""
+
+    members: list[str] = Field(description="those with a report, in the order of rows and columns")
+    texts: int
+    tokens: int = Field(description="tokens compared: those that count in every member's analysis")
+    rank: int = Field(description="directions of a subspace")
+    chance_overlap: float = Field(description="overlap of unrelated subspaces: rank / width")
+    layers: list[SimilarityLayer]
+    tree: list[TreeJoin] = Field(
+        description="members joined by how alike their changes are (average linkage of 1 - cosine, mean over the "
+        "layers above the embeddings that both changed); empty: two members changed no layer in common"
+    )
+
+
 class StudyEngine(ReportModel):
     """What made the report."""
 
@@ -213,6 +281,12 @@ class StudyReport(ReportModel):
     layers: list[StudyLayer]
     repeats: list[RepeatGroup]
     rankings: list[TaskRanking] = Field(description="by task")
+    paired_tests: list[PairedTest] = Field(
+        default=[], description="every two members of a task with one metric that share 20 texts or more"
+    )
+    similarity: StudySimilarity | None = Field(
+        default=None, description="null: not requested, fewer than two members, or not possible; see `warnings`"
+    )
     freezing: StudyFreezing | None = Field(description="null: no member has advice")
     lora: StudyLora | None = Field(description="null: no member was tuned in full, or no weights were compared")
     training: list[StudyCurve] = Field(description="runs with snapshots")

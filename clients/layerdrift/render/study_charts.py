@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -211,6 +212,101 @@ def front(report: StudyReport) -> Spec | None:
         .add_params(_member())
     )
     return spec_of(chart)
+
+
+WITHIN, ACROSS = "one task", "two tasks"
+
+
+def shared_changes(report: StudyReport) -> Spec | None:
+    """Cosine of the changes of every two members, by layer; None where they were not compared."""
+    found = report.similarity
+    if found is None:
+        return None
+    tasks = {member.name: member.task for member in report.members}
+    rows = [
+        {
+            "layer": layer.index,
+            "pair": f"{one} and {other}",
+            "of": WITHIN if tasks[one] == tasks[other] else ACROSS,
+            "cosine": layer.change_cosine[row][column],
+            "low": layer.change_cosine_low[row][column],
+            "high": layer.change_cosine_high[row][column],
+            "CKA": layer.cka[row][column],
+            "overlap": layer.overlap[row][column],
+        }
+        for layer in found.layers
+        for row, one in enumerate(found.members)
+        for column, other in enumerate(found.members[:row])
+        if layer.change_cosine[row][column] is not None
+    ]
+    if not rows:
+        return None
+    scale = alt.Scale(domain=[WITHIN, ACROSS], range=["#CC79A7", "#0072B2"])
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=_axis(report), color=alt.Color("of:N", title="members of", scale=scale)
+    )
+    pairs = base.mark_line(point=alt.OverlayMarkDef(size=25, filled=True), opacity=0.35).encode(
+        y=alt.Y("cosine:Q", title="cosine of their changes", scale=alt.Scale(domain=[-0.2, 1], nice=False, clamp=True)),
+        detail="pair:N",
+        tooltip=[
+            "pair:N",
+            "layer:Q",
+            alt.Tooltip("cosine:Q", format=".3f"),
+            *_ends(),
+            alt.Tooltip("CKA:Q", format=".4f"),
+            alt.Tooltip("overlap:Q", format=".3f"),
+        ],
+    )
+    means = base.mark_line(strokeWidth=4).encode(y=alt.Y("mean(cosine):Q", title="cosine of their changes"))
+    return spec_of(alt.layer(pairs, means).properties(width=620, height=240))
+
+
+def tree(report: StudyReport) -> Spec | None:
+    """Members joined by how alike their changes are; None where there is no tree."""
+    found = report.similarity
+    if found is None or not found.tree:
+        return None
+    names = found.members
+    order = _leaves(len(names), [(one.left, one.right) for one in found.tree])
+    heights = {number: float(order.index(number)) for number in range(len(names))}
+    distances = dict.fromkeys(range(len(names)), 0.0)
+    lines: list[dict[str, Any]] = []
+    for number, join in enumerate(found.tree, start=len(names)):
+        top, bottom = heights[join.left], heights[join.right]
+        corners = [
+            (distances[join.left], top),
+            (join.distance, top),
+            (join.distance, bottom),
+            (distances[join.right], bottom),
+        ]
+        lines += [{"join": number, "distance": x, "place": y, "order": step} for step, (x, y) in enumerate(corners)]
+        heights[number], distances[number] = (top + bottom) / 2, join.distance
+    labels = " : ".join(f"datum.value == {place} ? {json.dumps(names[number])}" for place, number in enumerate(order))
+    chart = (
+        alt.Chart(alt.Data(values=lines))
+        .mark_line(color="#56616d")
+        .encode(
+            x=alt.X("distance:Q", title="1 − cosine of changes"),
+            y=alt.Y(
+                "place:Q",
+                title=None,
+                scale=alt.Scale(domain=[-0.5, len(names) - 0.5], reverse=True, nice=False),
+                axis=alt.Axis(values=list(range(len(names))), labelExpr=f"{labels} : ''", grid=False, labelLimit=220),
+            ),
+            detail="join:N",
+            order="order:Q",
+        )
+        .properties(width=460, height=max(60, 26 * len(names)))
+    )
+    return spec_of(chart)
+
+
+def _leaves(members: int, joins: Sequence[tuple[int, int]]) -> list[int]:
+    """The members in an order in which no branches cross."""
+    inside: dict[int, list[int]] = {number: [number] for number in range(members)}
+    for number, (left, right) in enumerate(joins, start=members):
+        inside[number] = inside[left] + inside[right]
+    return inside[members + len(joins) - 1]
 
 
 def training(report: StudyReport) -> Spec | None:

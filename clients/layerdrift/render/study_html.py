@@ -16,6 +16,8 @@ def render(report: StudyReport) -> str:
         "zones": study_charts.zones(report),
         "generality": study_charts.generality(report),
         "spread": study_charts.spread(report),
+        "shared": study_charts.shared_changes(report),
+        "tree": study_charts.tree(report),
         "front": study_charts.front(report),
         "training": study_charts.training(report),
         "lora": study_charts.lora(report),

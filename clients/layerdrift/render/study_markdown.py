@@ -15,6 +15,7 @@ def render(report: StudyReport) -> str:
         markdown(sentences.headline(report)),
         *(markdown(sentences.best(ranking)) for ranking in report.rankings),
         markdown(sentences.seeds(report) or ""),
+        markdown(sentences.shared(report) or ""),
         markdown(sentences.freezing(report) or ""),
         *(f"> **{warning.code}**: {markdown(warning.message)}" for warning in report.warnings),
         _members(report),

@@ -63,6 +63,29 @@ def seeds(report: StudyReport) -> str | None:
     )
 
 
+def shared(report: StudyReport) -> str | None:
+    """How alike the changes of members of one task and of two are, at the last layer; None where that is not known."""
+    found = report.similarity
+    if found is None:
+        return None
+    tasks = {member.name: member.task for member in report.members}
+    last = found.layers[-1]
+    cosines: dict[bool, list[float]] = {True: [], False: []}
+    for row, one in enumerate(found.members):
+        for column, other in enumerate(found.members[:row]):
+            value = last.change_cosine[row][column]
+            if value is not None:
+                cosines[tasks[one] == tasks[other]].append(value)
+    told = [
+        f"of {words} {number(sum(values) / len(values), 2)}"
+        for words, values in (("one task", cosines[True]), ("two tasks", cosines[False]))
+        if values
+    ]
+    if not told:
+        return None
+    return f"Mean cosine of the changes of two members at layer {last.index}: {', '.join(told)}."
+
+
 def freezing(report: StudyReport) -> str | None:
     """How many blocks may be frozen for every member; None where none has advice."""
     found = report.freezing
@@ -84,7 +107,9 @@ def best(ranking: TaskRanking) -> str:
     if ranking.best is not None:
         value = first[0].metric
         measured = f", {metric(ranking.metric)} {number(value)}" if ranking.metric and value is not None else ""
-        return f"{ranking.task}: {ranking.best} comes first{measured}."
+        alike = [one.name for one in ranking.members if one.told_from_first is False and one.decision != "fail"]
+        doubt = f" A paired test does not tell it from {', '.join(alike)}." if alike else ""
+        return f"{ranking.task}: {ranking.best} comes first{measured}.{doubt}"
     if first[0].decision == "fail":
         return f"{ranking.task}: the policy passes no member."
     return f"{ranking.task}: {len(first)} members come first together ({', '.join(one.name for one in first)})."

@@ -17,6 +17,7 @@ from workers.models.prefix import PrefixCache
 from workers.models.structure import NotBlockwise
 from workers.models.texts import batches
 from workers.results.outputs import Outputs
+from workers.results.text_scores import TextScores
 from workers.results.warnings import ReportWarning
 from workers.stages.common.context import PairContext
 from workers.stages.common.endings import Endings
@@ -40,12 +41,16 @@ from workers.stages.extract.last_states import LastStates
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The outputs of both models on the analysed and on the reference texts, and what speaks against the fine-tune."""
+    """The outputs of both models on the analysed and on the reference texts, and what speaks against the fine-tune.
+
+    by_text: what the tuned model's metric on the analysed texts is made of; None: it has none.
+    """
 
     outputs: Outputs | None
     on_reference: Outputs | None
     blockers: list[AdviceBlocker]
     warnings: list[ReportWarning]
+    by_text: TextScores | None = None
 
 
 def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extracted) -> Evaluated:
@@ -82,7 +87,7 @@ def evaluate_outputs(context: PairContext, drift: list[float], extracted: Extrac
     warnings += [
         ReportWarning(code=blocker.code, message=blocker.message) for blocker in blockers if blocker.code is not None
     ]
-    return Evaluated(outputs, on_reference, blockers, warnings)
+    return Evaluated(outputs, on_reference, blockers, warnings, found.by_text)
 
 
 def with_endings(

@@ -17,6 +17,7 @@ from workers.analysis.mcnemar import mcnemar_p
 from workers.models.loading import Headed, HeadKind
 from workers.results.measured import Measured
 from workers.results.outputs import ModelOutputs, Outputs
+from workers.results.text_scores import ScoreName, TextScores, hashes
 from workers.results.warnings import ReportWarning
 from workers.stages.common.evaluation import (
     RANGES,
@@ -69,11 +70,12 @@ def gained(eval_set: EvalSet, before: Scores, after: Scores) -> Measured:
 
 
 class OutputsFound(NamedTuple):
-    """answers: what both models give to the tokens of answers, of chats."""
+    """answers: what both models give to the tokens of answers. by_text: of the tuned model; None: it has no metric."""
 
     outputs: Outputs
     answers: AnswerScores
     warnings: list[ReportWarning]
+    by_text: TextScores | None
 
 
 def outputs_of(
@@ -103,7 +105,24 @@ def outputs_of(
         on_progress(min(1.0, (number + 1) * len(batch.indices) / texts))
     outputs = _as_outputs(eval_set, scores, names, base is not None)
     told = answer_outputs(eval_set, answers, compared=base is not None)
-    return OutputsFound(replace(outputs, answers=told), answers, warnings)
+    return OutputsFound(
+        replace(outputs, answers=told), answers, warnings, _by_text(eval_set, scores, answers if told else None)
+    )
+
+
+def _by_text(eval_set: EvalSet, scores: _PairScores, answers: AnswerScores | None) -> TextScores | None:
+    """What the tuned model's metric is made of; None where it has none."""
+    if scores.kind == "classifier" and scores.targets is None:
+        return None
+    name: ScoreName = "answers_perplexity" if answers is not None else "perplexity"
+    found = scores.sums["tuned"] if answers is None else answers.tuned
+    return TextScores(
+        name="accuracy" if scores.kind == "classifier" else name,
+        texts=hashes(eval_set.rows),
+        units=tuple(eval_set.tokenization.units_of(len(eval_set.rows)).tolist()),
+        sums=tuple(found.sums.tolist()),
+        counts=tuple(found.counts.tolist()),
+    )
 
 
 class _PairScores:

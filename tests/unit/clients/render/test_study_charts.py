@@ -11,7 +11,7 @@ import vl_convert
 
 from layerdrift.contract.study_report import StudyReport
 from layerdrift.render import study_charts
-from tests.builders.studies import made_study, member_report, study_request
+from tests.builders.studies import made_study, member_report, similarity, study_request
 
 FIGURES: list[Callable[[StudyReport], dict[str, Any] | None]] = [
     study_charts.drift_curves,
@@ -22,6 +22,8 @@ FIGURES: list[Callable[[StudyReport], dict[str, Any] | None]] = [
     study_charts.front,
     study_charts.training,
     study_charts.lora,
+    study_charts.shared_changes,
+    study_charts.tree,
 ]
 TRAJECTORY = {"steps": [5], "drift": [[0, 0.1, 0.2, 0.3]], "relative_l2": [[0, 0.1, 0.2, 0.3]], "tokens": 100}
 
@@ -33,7 +35,8 @@ def whole() -> StudyReport:
         name: member_report([0, 0.1, 0.2, 0.3 + place / 20], accuracy=0.8 + place / 20, trajectory=TRAJECTORY)
         for place, name in enumerate(names)
     }
-    return made_study(study_request(policy={"rules": [rule]}), reports)
+    found = made_study(study_request(policy={"rules": [rule]}), reports)
+    return found.model_copy(update={"similarity": similarity(names)})
 
 
 def rows(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -80,3 +83,24 @@ def test_training_begins_with_the_base_which_has_no_drift() -> None:
     assert {row["drift"] for row in rows(spec) if row["step"] == 0} == {0.0}
     late = [row["drift"] for row in rows(spec) if row["step"] == 5 and row["layers"] == "late layers"]
     assert late == [0.3] * 4
+
+
+def test_pairs_of_one_task_and_of_two_are_told_apart() -> None:
+    spec = study_charts.shared_changes(whole())
+    assert spec is not None
+    found = {row["pair"]: row["of"] for row in rows(spec)}
+    assert len(found) == 6
+    assert [pair for pair, of in found.items() if of == study_charts.WITHIN] == [
+        "reviews-1 and reviews-0",
+        "spam-1 and spam-0",
+    ]
+    assert {row["layer"] for row in rows(spec)} == {1, 2, 3}
+
+
+def test_the_tree_names_its_leaves_in_an_order_without_crossings() -> None:
+    spec = study_charts.tree(whole())
+    assert spec is not None
+    assert len(rows(spec)) == 3 * 4
+    labels = spec["encoding"]["y"]["axis"]["labelExpr"]
+    places = [labels.index(name) for name in ("reviews-0", "reviews-1", "spam-0", "spam-1")]
+    assert places == sorted(places)

@@ -12,7 +12,7 @@ def test_the_page_is_whole_and_fetches_nothing() -> None:
     page = render(made_study())
     assert "{{" not in page.partition("<script")[0]
     assert not re.search(r'(src|href)="https?:', page.partition('<script id="data"')[0])
-    for figure in ("drift", "heat", "zones", "generality", "spread", "front", "lora"):
+    for figure in ("drift", "heat", "zones", "generality", "spread", "front", "lora", "shared", "tree"):
         assert f'id="{figure}"' in page
 
 

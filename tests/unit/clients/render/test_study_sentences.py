@@ -81,3 +81,10 @@ def test_members_that_are_alike_come_first_together() -> None:
 
 def test_where_the_policy_fails_all_nobody_comes_first() -> None:
     assert sentences.best(made_study().rankings[0]) == "reviews: the policy passes no member."
+
+
+def test_changes_of_one_task_and_of_two_are_told_apart() -> None:
+    assert sentences.shared(made_study()) == (
+        "Mean cosine of the changes of two members at layer 3: of one task 0.80, of two tasks 0.10."
+    )
+    assert sentences.shared(made_study(reports={"spam-0": member_report([0, 0.1])})) is None
