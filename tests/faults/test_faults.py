@@ -26,12 +26,15 @@ import pytest
 import redis
 
 from backends.deployment import Deployment
-from backends.jobs.records import JobRecord
+from backends.jobs.records import JobRecord, StudyRecord
 from deploy.embedded.stack import Stack
 from layerdrift.contract.analysis import Analysis, Status
+from layerdrift.contract.errors import LayerdriftError
 from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
-from layerdrift.sdk import Client
+from layerdrift.contract.study import StudyRequest
+from layerdrift.contract.study_report import StudyReport
+from layerdrift.sdk import Client, StudyFailed
 from tests.builders.texts import make_texts
 
 pytestmark = pytest.mark.faults
@@ -135,6 +138,7 @@ def expect_nothing_left(stack: Stack) -> None:
         time.sleep(0.5)
     assert not scratch.is_dir() or list(scratch.iterdir()) == []
     assert deployment.jobs.open_ids() == []
+    assert deployment.studies.open_ids() == []
     left = [blob.key for blob in deployment.blobs.list("tenants/")]
     assert [key for key in left if "/unfinished/" in key] == []
     for key in left:
@@ -142,6 +146,10 @@ def expect_nothing_left(stack: Stack) -> None:
             stored = JobRecord.model_validate_json(deployment.blobs.get(key))
             assert stored.status is deployment.jobs.get(stored.id).status
             assert not deployment.leases.held(stored.id)
+        if "/studies/" in key:
+            study = StudyRecord.model_validate_json(deployment.blobs.get(key))
+            assert study.status is deployment.studies.get(study.id).status
+            assert not deployment.leases.held(study.id)
 
 
 def expect_whole(client: Client, stack: Stack, analysis_id: str) -> Report:
@@ -328,6 +336,82 @@ def test_one_job_is_run_by_one_of_two_workers(
         finally:
             os.killpg(second.pid, signal.SIGKILL)
             second.wait()
+    expect_nothing_left(faulty)
+
+
+def study_of(everything: Callable[[], dict[str, Any]]) -> StudyRequest:
+    """Three fine-tunes, of which two differ by their seed."""
+    members = [{**everything(), "name": uuid.uuid4().hex} for _ in range(3)]
+    shared = ("base", "dataset")
+    analysis = {"sae": None, "grafts": False}
+    own = [{key: value for key, value in member.items() if key not in (*shared, "analysis")} for member in members]
+    own[2]["finetune"] = {**own[2]["finetune"], "epochs": 1}
+    body = {key: members[0][key] for key in shared}
+    return StudyRequest.model_validate({"name": uuid.uuid4().hex, "analysis": analysis, "members": own, **body})
+
+
+def studied(client: Client, study_id: str) -> StudyReport:
+    """The report of a study, however often the service is unavailable until then."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            return client.wait_study(study_id, timeout=max(1.0, deadline - time.monotonic()))
+        except (LayerdriftError, httpx.HTTPError) as error:
+            if isinstance(error, StudyFailed):
+                raise
+            time.sleep(0.5)
+    raise AssertionError(f"{study_id} did not end")
+
+
+def undisturbed(client: Client, asked: StudyRequest, report: StudyReport) -> None:
+    """The same members in another study: the same numbers, from the same analyses."""
+    again = client.submit_study(asked.model_copy(update={"name": "undisturbed"}))
+    other = studied(client, again.id)
+    assert [member.layers for member in report.members] == [member.layers for member in other.members]
+    assert (report.layers, report.similarity) == (other.layers, other.similarity)
+    assert all(member.layers for member in report.members)
+
+
+def in_its_own_part(stack: Stack, study_id: str) -> bool:
+    """Waits until the members have ended and a worker writes the study's report; False where it was too quick."""
+    studies, deadline = Deployment.connect(stack.settings).studies, time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        status = studies.get(study_id).status
+        if status is not Status.QUEUED:
+            return status is Status.RUNNING
+        time.sleep(0.005)
+    raise AssertionError(f"the members of {study_id} did not end")
+
+
+def test_a_study_outlives_killed_workers_and_an_emptied_redis(
+    faulty: Stack, everything: Callable[[], dict[str, Any]]
+) -> None:
+    with Client(faulty.url) as client:
+        asked = study_of(everything)
+        study = client.submit_study(asked)
+        assert in_stage(client, study.members[0].analysis_id, "extract")
+        pool_child(faulty).kill()
+        assert in_stage(client, study.members[1].analysis_id, "finetune")
+        redis.Redis.from_url(faulty.settings.redis_url).flushall()
+        undisturbed(client, asked, studied(client, study.id))
+    expect_nothing_left(faulty)
+
+
+def test_a_worker_that_is_killed_while_it_writes_a_studys_report_loses_nothing(
+    faulty: Stack, everything: Callable[[], dict[str, Any]]
+) -> None:
+    with Client(faulty.url) as client:
+        for _ in range(5):
+            asked = study_of(everything)
+            study = client.submit_study(asked)
+            if in_its_own_part(faulty, study.id):
+                pool_child(faulty).kill()
+            report = studied(client, study.id)
+            if Deployment.connect(faulty.settings).studies.get(study.id).attempts == 2:
+                break
+        else:
+            raise AssertionError("no study was hit")
+        undisturbed(client, asked, report)
     expect_nothing_left(faulty)
 
 

@@ -89,7 +89,7 @@ def pages() -> dict[str, str]:
 
 
 def test_the_pages_are_added_under_reference(pages: dict[str, str]) -> None:
-    names = ("report", "request", "policy", "analysis", "api", "cli", "settings")
+    names = ("report", "request", "policy", "study", "analysis", "api", "cli", "settings")
     assert set(pages) == {f"reference/{name}.md" for name in names}
     assert [name for name, text in pages.items() if not text.startswith("# ")] == []
 

@@ -74,7 +74,7 @@ def test_a_ratio_of_perplexities_is_over_all_tokens() -> None:
     rng = np.random.default_rng(0)
     one = rng.normal(20.0, 1.0, 200)
     other = one + rng.normal(1.0, 0.2, 200)
-    (found,) = compared(scores(one, "perplexity", count=10.0), scores(other, "perplexity", count=10.0))
+    (found,) = compared(scores(list(one), "perplexity", count=10.0), scores(list(other), "perplexity", count=10.0))
     assert found.difference.value == pytest.approx(np.exp((other - one).mean() / 10))
     assert found.p < 1e-6
 
