@@ -11,12 +11,12 @@ import redis
 
 from backends.deployment import Deployment
 from backends.jobs.records import Record
+from backends.jobs.studies import ready
 from backends.queue import QueueName
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import LayerdriftError
 from workers import scratch_folders
 from workers.capacity import capacity
-from workers.studies.waiting import ready
 
 EVERY_SECONDS = 5.0
 ALIVE_SECONDS = 20.0
@@ -77,7 +77,7 @@ class Reconciler:
             if not held(id_) and (waiting == 0 or jobs.get(id_).status is Status.RUNNING):
                 yield jobs.get(id_)
         for id_ in studies.open_ids():
-            if not held(id_) and ready(self._deployment, studies.get(id_)):
+            if not held(id_) and ready(jobs, studies.get(id_)):
                 yield studies.get(id_)
 
     def _sweep(self) -> None:

@@ -9,6 +9,7 @@ import redis
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, StudyRecord
+from backends.jobs.studies import members_of
 from backends.observability import logs
 from backends.storage import key_names
 from backends.storage.artifact_names import SCORES
@@ -20,27 +21,36 @@ from layerdrift.contract.study import MIN_MEMBERS
 from layerdrift.contract.study_report import StudyReport, StudySimilarity
 from layerdrift.render import study_html, study_markdown
 from workers import scratch_folders
-from workers.job import worker_lost
+from workers.job import DeviceFault, worker_lost
 from workers.lease import Lease
-from workers.lease_keeper import leased
+from workers.lease_keeper import end_process, leased
+from workers.models.device import is_device_fault
 from workers.results.text_scores import TextScores
 from workers.studies.outcomes import Outcome
 from workers.studies.report import study_report
 from workers.studies.shared_rows import shared_rows
 from workers.studies.similarity import similarity_of
-from workers.studies.waiting import members_of
 
 logger = logging.getLogger(__name__)
 
 
 def run_study(deployment: Deployment, study_id: str) -> None:
     """Finishes a study whose members have ended, if no other worker does; one that still waits is left alone."""
-    with logs.bound(job_id=study_id), leased(deployment, deployment.studies, study_id) as lease:
+    with logs.bound(job_id=study_id):
+        try:
+            _run_leased(deployment, study_id)
+        except DeviceFault as fault:
+            logger.error("%s: the device is of no more use; ending this process", study_id, exc_info=fault.__cause__)
+            end_process()
+
+
+def _run_leased(deployment: Deployment, study_id: str) -> None:
+    with leased(deployment, deployment.studies, study_id) as lease:
         if lease is None:
             logger.info("%s: another worker has it", study_id)
             return
         found = deployment.studies.get(study_id)
-        jobs = members_of(deployment, found)
+        jobs = members_of(deployment.jobs, found)
         if found.status.final or not all(job is None or job.status.final for job in jobs):
             return
         record = deployment.studies.update(study_id, lambda one: _taken(one, deployment.settings.max_attempts))
@@ -50,7 +60,8 @@ def run_study(deployment: Deployment, study_id: str) -> None:
         if lease.lost.is_set():
             logger.warning("%s: lost the lease; another worker continues", study_id)
             return
-        deployment.studies.update(study_id, lambda one: _ended(one, record, error))
+        if deployment.studies.find(study_id) is not None:  # else somebody deleted it
+            deployment.studies.update(study_id, lambda one: _ended(one, record, error))
         logger.info("%s: %s", study_id, "failed" if error else "succeeded")
 
 
@@ -88,8 +99,9 @@ def _finished(
         similarity = _similarity(deployment, record, jobs, lease)
         now = datetime.now(UTC)
         report = study_report(record.id, record.title, record.request, outcomes, now, similarity)
-        _publish(deployment, record, report)
-    except (UnavailableError, redis.RedisError):
+        if _is_ours(deployment, record, lease):
+            _publish(deployment, record, report)
+    except (UnavailableError, redis.RedisError, DeviceFault):
         raise
     except LayerdriftError as error:
         return error.problem()
@@ -97,6 +109,12 @@ def _finished(
         logger.exception("%s: failed", record.id)
         return StageError(f"the report of the study failed with {type(error).__name__}: {error}").problem()
     return None
+
+
+def _is_ours(deployment: Deployment, record: StudyRecord, lease: Lease) -> bool:
+    """Whether nobody has taken, opened again or deleted the study meanwhile."""
+    found = deployment.studies.find(record.id)
+    return not lease.lost.is_set() and found is not None and found.attempts == record.attempts
 
 
 def _similarity(
@@ -117,12 +135,16 @@ def _similarity(
     names, members = [name for name, _ in done], [job for _, job in done]
     with scratch_folders.held(deployment.settings.scratch / f"{record.id}.{lease.owner}") as folder:
         try:
-            return similarity_of(names, shared_rows(deployment, members, folder, lease.pulse.beat))
-        except UnavailableError:
+            return similarity_of(names, shared_rows(deployment, members, folder, lease.pulse.beat), lease.pulse.beat)
+        except (UnavailableError, redis.RedisError):
             raise
         except LayerdriftError as error:
-            logger.warning("%s: the members were not compared: %s", record.id, error.detail)
             return error.detail
+        except Exception as error:  # the members' reports stand without it
+            if is_device_fault(error):
+                raise DeviceFault from error
+            logger.exception("%s: the members were not compared", record.id)
+            return f"{type(error).__name__}: {error}"
 
 
 def _outcomes(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord | None]) -> list[Outcome]:
@@ -137,6 +159,7 @@ def _outcomes(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord 
             error=_why(job),
             report=_report(deployment, job),
             scores=_scores(deployment, job),
+            adapter=job is not None and job.pins.tuned is not None and job.pins.tuned.adapter,
         )
         for asked, member, job in zip(record.request.analyses(), record.members, jobs, strict=True)
     ]

@@ -42,7 +42,7 @@ router = APIRouter(tags=["studies"])
     status_code=202,
     response_model=Study,
     responses={
-        200: {"model": Study, "description": "An identical study exists and has not failed"},
+        200: {"model": Study, "description": "An identical study exists, and none of its analyses has to run again"},
         **documented(400, 401, 403, 409, 413, 415, 422, 429, 503),
     },
 )
@@ -56,7 +56,8 @@ def submit(
     ] = None,
 ) -> Response:
     """Submit a base model and up to 50 fine-tunes of it. Each becomes an analysis; the study's report follows when
-    all of them have ended. Repeating a request returns 200 with the existing study."""
+    all of them have ended. Repeating a request returns the existing study, 200; analyses that failed run again, 202,
+    and the report is withdrawn until the new one is ready."""
     submission = StudySubmission(
         tenant=key.tenant,
         submitted_by="" if key.id == ANYBODY.id else key.name or key.id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, MemberRecord, StudyRecord
+from backends.jobs.studies import members_of
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, NotFoundError
 from layerdrift.contract.study import Study, StudyLinks, StudyMemberState
@@ -11,9 +12,8 @@ from layerdrift.contract.study import Study, StudyLinks, StudyMemberState
 
 def shown(deployment: Deployment, record: StudyRecord) -> Study:
     """A study and how far its members have come."""
-    ids = [member.analysis_id for member in record.members]
-    found = deployment.jobs.find_all(ids, record.tenant)
-    members = [_state(member, job) for member, job in zip(record.members, found, strict=True)]
+    jobs = members_of(deployment.jobs, record)
+    members = [_state(member, job) for member, job in zip(record.members, jobs, strict=True)]
     path = f"/v1/studies/{record.id}"
     return Study(
         id=record.id,

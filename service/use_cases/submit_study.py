@@ -10,8 +10,10 @@ from pydantic import BaseModel
 from backends.deployment import Deployment
 from backends.jobs.identity import study_id
 from backends.jobs.records import JobRecord, MemberRecord, StudyRecord
+from backends.jobs.studies import members_of, ready
 from backends.sources.pinning import Sources
-from layerdrift.contract.errors import FieldProblem, InputError, RateError
+from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import ConflictError, FieldProblem, InputError, RateError
 from layerdrift.contract.study import MemberAnalysis, StudyRequest
 from service.use_cases.submit import RETRY_SECONDS, Submission, enqueue, prepare, upload_names, without_inline
 
@@ -31,11 +33,12 @@ def submit_study(deployment: Deployment, submission: StudySubmission) -> tuple[S
     """Makes the analyses of a study and its record, unless they are there already.
 
     Returns:
-        The record, and whether this submission made it or made some of its analyses again.
+        The record, and whether this submission made it, or made or found some of its analyses again.
 
     Raises:
         InputError: a member is unusable, the same as another, or no worker can hold it; `errors` names all of them.
         RateError: the tenant would have too many open jobs.
+        ConflictError: an analysis of it is being cancelled.
         UnavailableError: S3 is unavailable.
     """
     request = _without_inline(deployment, submission)
@@ -46,17 +49,58 @@ def submit_study(deployment: Deployment, submission: StudySubmission) -> tuple[S
     if fresh and opened + len(fresh) > submission.open_jobs:
         detail = f"{opened} jobs are queued or running and the study makes {len(fresh)} more; the limit of this key is "
         raise RateError(f"{detail}{submission.open_jobs}", RETRY_SECONDS)
+    _require_none_stopping(deployment, prepared)
+    tasks = _tasks(deployment, analyses, prepared)
     members = [
-        MemberRecord(
-            name=one.member.name,
-            task=one.member.task
-            or record.request.data_name(upload_names(deployment.uploads, record.tenant, record.request)),
-            analysis_id=record.id,
-            made=enqueue(deployment, record, submission.open_jobs).new,
-        )
-        for one, record in zip(analyses, prepared, strict=True)
+        MemberRecord(name=one.member.name, task=task, analysis_id=record.id, made=False)
+        for one, record, task in zip(analyses, prepared, tasks, strict=True)
     ]
-    return _stored(deployment, submission, request, members)
+    study, new = _stored(deployment, submission, request, members)
+    made = {record.id for record in prepared if enqueue(deployment, record, submission.open_jobs).new}
+    again = not new and (bool(made) or (study.status.final and _has_changed(deployment, study)))
+    study = deployment.studies.update(study.id, lambda found: _with_made(found, made, again))
+    if again:
+        deployment.reports.forget(study.owned)
+    if ready(deployment.jobs, study) and not study.status.final:
+        deployment.queue.announce(study)
+    return study, new or bool(made) or again
+
+
+def _require_none_stopping(deployment: Deployment, records: list[JobRecord]) -> None:
+    """ConflictError, before any is stored, where somebody has asked an analysis to stop that still runs."""
+    for found in deployment.jobs.find_all([record.id for record in records], records[0].tenant):
+        if found is not None and found.cancel_requested and not found.status.final:
+            raise ConflictError(f"{found.id} is being cancelled; post the study again once it has ended")
+
+
+def _has_changed(deployment: Deployment, study: StudyRecord) -> bool:
+    """Whether a member runs, or has ended since the study's report was begun."""
+    jobs = members_of(deployment.jobs, study)
+    begun = study.started_at or study.created_at
+    return any(job is not None and (job.finished_at is None or job.finished_at > begun) for job in jobs)
+
+
+def _with_made(study: StudyRecord, made: set[str], again: bool) -> StudyRecord:
+    """The record with the analyses that it made, now or before; to be finished anew where these run again."""
+    members = [
+        member.model_copy(update={"made": member.made or member.analysis_id in made}) for member in study.members
+    ]
+    changes: dict[str, object] = {"members": members}
+    if again:
+        reset = {"status": Status.QUEUED, "attempts": 0, "error": None, "started_at": None, "finished_at": None}
+        changes |= {**reset, "cancel_requested": False}
+    return study.model_copy(update=changes)
+
+
+def _tasks(deployment: Deployment, analyses: list[MemberAnalysis], records: list[JobRecord]) -> list[str]:
+    """What each member is for: what it says, or the name of its data set; its URI where others have the same name."""
+    names = [
+        record.request.data_name(upload_names(deployment.uploads, record.tenant, record.request)) for record in records
+    ]
+    uris = [record.request.dataset.uri or name for record, name in zip(records, names, strict=True)]
+    sharing = {name: {uri for uri, other in zip(uris, names, strict=True) if other == name} for name in names}
+    default = [name if len(sharing[name]) == 1 else uri for name, uri in zip(names, uris, strict=True)]
+    return [one.member.task or name for one, name in zip(analyses, default, strict=True)]
 
 
 def _without_inline(deployment: Deployment, submission: StudySubmission) -> StudyRequest:
@@ -131,10 +175,4 @@ def _stored(
         request=request,
         members=members,
     )
-    record, to_run = deployment.studies.submit(fresh)
-    again = any(member.made for member in members)
-    if again and not to_run:  # analyses that had failed run again, and so does what follows from them
-        record = deployment.studies.update(record.id, lambda _: fresh)
-    if again:
-        deployment.reports.forget(record.owned)
-    return record, to_run or again
+    return deployment.studies.submit(fresh)

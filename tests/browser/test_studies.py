@@ -36,7 +36,7 @@ def test_a_study_is_submitted_followed_and_read(page: Page, base_folder: Path, n
     frame = page.frame_locator("iframe.report")
     expect(frame.locator("#drift svg").first).to_be_visible(timeout=WAIT_MS)
     accessible(page, "study-report")
-    frame.get_by_label("Member").select_option("tuned-32")
+    frame.get_by_label("Member", exact=True).select_option("tuned-32")
     expect(frame.locator("tr.picked").first).to_contain_text("tuned-32")
     lines = frame.locator("#drift .mark-line path[opacity]")
     expect(lines).to_have_count(2)

@@ -71,7 +71,7 @@ def test_a_study_goes_from_the_post_to_the_report(client: Client, asked: dict[st
     assert [member.analysis_id for member in report.members] == [member.analysis_id for member in study.members]
     for member in report.members:
         own = client.report(member.analysis_id)
-        assert [layer.drift.value for layer in member.layers] == [layer.drift for layer in own.layers]
+        assert [layer.drift.value for layer in member.measured] == [layer.drift for layer in own.layers]
     assert {group.task: group.members for group in report.repeats} == {
         "good": ["good-0", "good-1"],
         "film": ["film-0", "film-1"],

@@ -31,7 +31,6 @@ TESTED_ELSEWHERE = {
     "service/middleware/connections.py": ("tests/security/test_connections.py", "real sockets"),
     "service/middleware/trusted_hosts.py": ("tests/security/test_trusted_hosts.py", "real requests with foreign names"),
     "service/routes/studies.py": ("tests/e2e/test_studies.py", "studies over HTTP"),
-    "service/use_cases/submit_study.py": ("tests/e2e/test_studies.py", "real checkpoints and data sets"),
     "service/routes/planning.py": ("tests/e2e/test_planning.py", "real checkpoints and data sets"),
     "workers/analysis/agreement.py": ("tests/simulations/test_agreement.py", "its coverage, simulated"),
     "workers/analysis/proportions.py": ("tests/simulations/test_proportions.py", "its coverage, simulated"),

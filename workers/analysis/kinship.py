@@ -5,7 +5,7 @@ Pure mathematics on rows of the same tokens, at one layer. M models, N rows, wid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,9 @@ RANK = 8
 """Directions of a change that its subspace has."""
 
 MIN_GROUPS = 5
+
+SMALLEST = 1e-10
+"""Share of the largest squared singular value below which a direction is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +51,12 @@ class Kinship:
     rank: int
 
 
-def kinship(base: Tensor, tuned: Tensor, groups: Tensor) -> Kinship:
+def kinship(base: Tensor, tuned: Tensor, groups: Tensor, on_step: Callable[[], None] = lambda: None) -> Kinship:
     """Of M models' rows.
 
     Args:
         base: [N, D], tuned: [M, N, D], the same tokens. groups: [N], of texts that are left out together.
+        on_step: is called for every model.
 
     Raises:
         ValueError: there are too few rows.
@@ -63,7 +67,7 @@ def kinship(base: Tensor, tuned: Tensor, groups: Tensor) -> Kinship:
     changes = changes - changes.mean(1, keepdim=True)
     kernels = _kernels(tuned)
     kept = [groups != group for group in groups.unique().tolist()]
-    overlap, angle, rank = _subspaces(changes, groups)
+    overlap, angle, rank = _subspaces(changes, groups, on_step)
     return Kinship(
         cka=_with_intervals(_cka(kernels), [_cka(kernels[:, one][:, :, one]) for one in kept]),
         change_cosine=_with_intervals(_cosines(changes), [_cosines(changes[:, one]) for one in kept]),
@@ -115,22 +119,26 @@ def _with_intervals(value: Tensor, left_out: Sequence[Tensor]) -> Pairwise:
     return Pairwise(value=value, low=low, high=high)
 
 
-def _subspaces(changes: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, int]:
+def _subspaces(changes: Tensor, groups: Tensor, on_step: Callable[[], None]) -> tuple[Tensor, Tensor, int]:
     """Overlaps and smallest angles of the strongest directions; NaN where a model did not change."""
     models, rows, width = changes.shape
     rank = min(RANK, width, rows // 4)
     half = groups % 2 == 0
-    bases = [_directions(one, rank) for one in changes]
+    bases: list[Tensor | None] = []
+    for one in changes:
+        bases.append(_directions(one, rank))
+        on_step()
     overlap, angle = torch.full((2, models, models), torch.nan, dtype=torch.float64)
-    for one in range(models):
-        parts = [_directions(changes[one, side], rank) for side in (half, ~half)]
-        for other in range(one + 1):
-            pair = (parts[0], parts[1]) if one == other else (bases[one], bases[other])
+    for row in range(models):
+        parts = [_directions(changes[row, side], rank) for side in (half, ~half)]
+        on_step()
+        for column in range(row + 1):
+            pair = (parts[0], parts[1]) if row == column else (bases[row], bases[column])
             if pair[0] is None or pair[1] is None:
                 continue
             cosines = torch.linalg.svdvals(pair[0].T @ pair[1]).clamp(max=1.0)
-            overlap[one, other] = overlap[other, one] = cosines.square().sum() / rank
-            angle[one, other] = angle[other, one] = torch.rad2deg(torch.arccos(cosines[0]))
+            overlap[row, column] = overlap[column, row] = cosines.square().sum() / rank
+            angle[row, column] = angle[column, row] = torch.rad2deg(torch.arccos(cosines[0]))
     return overlap, angle, rank
 
 
@@ -138,5 +146,11 @@ def _directions(changes: Tensor, rank: int) -> Tensor | None:
     """The strongest right singular vectors, [D, r]; None where there are fewer that anything lies in."""
     if len(changes) < rank:
         return None
-    _, values, right = torch.linalg.svd(changes - changes.mean(0), full_matrices=False)
-    return right[:rank].T if float(values[rank - 1]) > 1e-9 * float(values[0]) > 0 else None
+    centred = changes - changes.mean(0)
+    few = len(centred) < centred.shape[1]
+    values, vectors = torch.linalg.eigh(centred @ centred.T if few else centred.T @ centred)
+    strongest, squares = vectors[:, -rank:].flip(1), values[-rank:].flip(0)
+    if not float(squares[-1]) > SMALLEST * float(squares[0]) > 0:
+        return None
+    directions: Tensor = centred.T @ strongest / squares.sqrt() if few else strongest
+    return directions

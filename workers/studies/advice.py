@@ -48,11 +48,12 @@ def _cost(report: Report, depth: int) -> Measured | None:
 
 
 def lora(outcomes: Sequence[Outcome]) -> StudyLora | None:
-    """Where the weights of members that were tuned in full changed; None where there are none."""
+    """Where the weights of members changed; None where none was tuned in full. An adapter's rank is its own."""
     full = [
         (outcome.name, outcome.report)
         for outcome in outcomes
         if outcome.report is not None
+        and not outcome.adapter
         and (outcome.request.finetune is None or outcome.request.finetune.method == "full")
         and any(_known(layer) for layer in outcome.report.layers)
     ]

@@ -10,8 +10,13 @@ from layerdrift.contract.study_report import Generality, StudyLayer, StudyReport
 from workers.analysis.variance import Between, Within, between, within
 from workers.studies.repeats import Repeats
 
-NO_REPEATS = "no two members with a report differ by their seed alone, or their drift is the same"
-ONE_TASK = "no recipe has repeats for two tasks"
+NO_REPEATS = (
+    "no two members with a report differ by their seed alone, or their drift is the same; add members that differ by "
+    "seed alone, or set repeat_of"
+)
+ONE_TASK = (
+    "no recipe has two repeats in each of two tasks; add seeds, or give checkpoints of two tasks the same repeat_of"
+)
 
 
 def layers_of(
@@ -19,20 +24,23 @@ def layers_of(
 ) -> list[StudyLayer]:
     """Every layer; `names` are the layers'."""
     by_name = {member.name: member for member in members if member.layers}
-    return [_layer(index, name, by_name, repeats) for index, name in enumerate(names)]
+    tasks = len({member.task for member in members})
+    return [_layer(index, name, by_name, repeats, tasks) for index, name in enumerate(names)]
 
 
-def _layer(index: int, name: str, members: Mapping[str, StudyReportMember], repeats: Sequence[Repeats]) -> StudyLayer:
+def _layer(
+    index: int, name: str, members: Mapping[str, StudyReportMember], repeats: Sequence[Repeats], every: int
+) -> StudyLayer:
     tasks: defaultdict[str, list[bool]] = defaultdict(list)
     for member in members.values():
-        tasks[member.task].append(member.layers[index].zone == "general")
+        tasks[member.task].append(member.measured[index].zone == "general")
     general = [task for task, found in tasks.items() if all(found)]
     changed = [task for task, found in tasks.items() if not any(found)]
     seeds, of_tasks = _spread(index, members, repeats)
     return StudyLayer(
         index=index,
         name=name,
-        general=_generality(len(general), len(tasks)),
+        general=_generality(len(general), every),
         general_for=general,
         changed_for=changed,
         mixed_for=[task for task in tasks if task not in general and task not in changed],
@@ -68,15 +76,21 @@ def _spread(
     index: int, members: Mapping[str, StudyReportMember], repeats: Sequence[Repeats]
 ) -> tuple[Within | None, Between | None]:
     groups: list[list[float]] = []
-    recipes: defaultdict[str, list[list[float]]] = defaultdict(list)
+    recipes: defaultdict[str, list[tuple[str, list[float]]]] = defaultdict(list)
     for group in repeats:
         drifts = _drifts(index, group, members)
         if len(drifts) > 1:
             groups.append(drifts)
-            recipes[group.recipe].append(drifts)
-    return within(groups), between(recipes)
+            recipes[group.recipe].append((group.task, drifts))
+    # two groups of one task differ by their data: they tell of seeds, not of tasks
+    distinct = {
+        recipe: [drifts for _, drifts in found]
+        for recipe, found in recipes.items()
+        if len({task for task, _ in found}) == len(found)
+    }
+    return within(groups), between(distinct)
 
 
 def _drifts(index: int, group: Repeats, members: Mapping[str, StudyReportMember]) -> list[float]:
-    found = (members[one.name].layers[index].drift.value for one in group.members if one.name in members)
+    found = (members[one.name].measured[index].drift.value for one in group.members if one.name in members)
     return [value for value in found if value is not None]

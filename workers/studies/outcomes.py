@@ -29,6 +29,7 @@ class Outcome:
     error: str | None
     report: Report | None
     scores: TextScores | None = None
+    adapter: bool = False
 
     @property
     def name(self) -> str:

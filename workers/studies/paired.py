@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import torch
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from layerdrift.contract.report import Measured
 from layerdrift.contract.study_report import PairedTest
@@ -17,7 +17,7 @@ from workers.results import measured as results
 from workers.results.text_scores import TextScores
 from workers.stages.common.intervals import change, ratio
 from workers.stages.common.moment_accumulator import group_count
-from workers.studies.outcomes import Outcome
+from workers.studies.outcomes import Outcome, metric
 
 LEAST_TEXTS = 20
 """Shared texts below which nothing can be told of two models."""
@@ -53,6 +53,8 @@ def paired_tests(outcomes: Sequence[Outcome], tasks: Sequence[str]) -> list[Pair
 def _tested(task: str, one: Outcome, other: Outcome) -> Iterator[PairedTest]:
     if one.scores is None or other.scores is None or one.scores.name != other.scores.name:
         return
+    if not (_is_of_metric(one) and _is_of_metric(other)):
+        return
     shared = _shared(one.scores, other.scores)
     if shared is None:
         return
@@ -67,6 +69,12 @@ def _tested(task: str, one: Outcome, other: Outcome) -> Iterator[PairedTest]:
         p=p,
         p_adjusted=p,
     )
+
+
+def _is_of_metric(outcome: Outcome) -> bool:
+    """Whether the scores are of the metric that ranks the member: of choices and preferences there are none."""
+    found = metric(outcome.report) if outcome.report is not None else None
+    return found is not None and outcome.scores is not None and found.name == outcome.scores.name
 
 
 def _shared(one: TextScores, other: TextScores) -> _Shared | None:
@@ -98,7 +106,7 @@ def _accuracies(shared: _Shared) -> tuple[results.Measured, float]:
     found = change(difference.clamp(min=0), (-difference).clamp(min=0), shared.counts)
     if shared.alone:
         return found, mcnemar_p(int((difference > 0).sum()), int((difference < 0).sum()))
-    return found, _p_of(found, 0.0)
+    return found, _p_of(found, float(norm.ppf(0.975)), norm.sf)
 
 
 def _perplexities(shared: _Shared) -> tuple[results.Measured, float]:
@@ -112,17 +120,22 @@ def _perplexities(shared: _Shared) -> tuple[results.Measured, float]:
     )
     logarithm = ratio(sums, counts)
     found = ratio(sums, counts, math.exp, (0.0, math.inf))
-    return found, _p_of(logarithm, 0.0)
+    freedom = count - 1
+    return found, _p_of(logarithm, float(t.ppf(0.975, freedom)), lambda value: t.sf(value, freedom))
 
 
-def _p_of(found: results.Measured, equal: float) -> float:
-    """The p-value that a normal estimate with this 95 % interval gives to a value; 1 where it has no interval."""
+def _p_of(found: results.Measured, quantile: float, tail: Callable[[float], float]) -> float:
+    """The p-value that an estimate with this 95 % interval gives to 0; 1 where it has no interval.
+
+    Args:
+        quantile: half of the interval in standard errors. tail: the share of the distribution above a value.
+    """
     if found.value is None or found.low is None or found.high is None:
         return 1.0
-    error = (found.high - found.low) / (2 * norm.ppf(0.975))
+    error = (found.high - found.low) / (2 * quantile)
     if error <= 0:
-        return 1.0 if found.value == equal else 0.0
-    return float(2 * norm.sf(abs(found.value - equal) / error))
+        return 1.0 if found.value == 0.0 else 0.0
+    return float(min(1.0, 2 * tail(abs(found.value) / error)))
 
 
 def _adjusted(tests: Sequence[PairedTest]) -> list[PairedTest]:

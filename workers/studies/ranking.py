@@ -37,14 +37,18 @@ def rankings(
 def _told_apart(ranking: TaskRanking, tests: Sequence[PairedTest]) -> TaskRanking:
     """With what the tests say of each member and those of rank 1."""
     first = {one.name for one in ranking.members if one.rank == 1}
-    p_of = {frozenset((test.one, test.other)): test.p_adjusted for test in tests}
+    p_of = {
+        frozenset((test.one, test.other)): test.p_adjusted
+        for test in tests
+        if test.task == ranking.task and test.metric == ranking.metric
+    }
 
     def told(member: RankedMember) -> bool | None:
         known = [p_of[pair] for name in first if (pair := frozenset((name, member.name))) in p_of]
         return None if member.name in first or not known else max(known) <= SIGNIFICANT
 
     return ranking.model_copy(
-        update={"members": [one.model_copy(update={"told_from_first": told(one)}) for one in ranking.members]}
+        update={"members": [one.model_copy(update={"differs_from_first": told(one)}) for one in ranking.members]}
     )
 
 

@@ -8,16 +8,15 @@ from datetime import datetime
 from layerdrift import __version__
 from layerdrift.contract.comparison import unlike_settings
 from layerdrift.contract.errors import InputError
-from layerdrift.contract.report import Report, ReportWarning
 from layerdrift.contract.study import StudyRequest
 from layerdrift.contract.study_report import (
     RepeatGroup,
     StudyCurve,
     StudyEngine,
-    StudyLayer,
     StudyReport,
     StudyReportMember,
     StudySimilarity,
+    StudyWarning,
     TaskRanking,
 )
 from workers.studies.advice import freezing, lora
@@ -67,7 +66,7 @@ def study_report(
         base=request.base.uri,
         tasks=tasks,
         members=members,
-        best=_best(ranked, members),
+        best=_best(ranked, members) if len(tasks) == 1 else None,
         layers=layers,
         repeats=[_group(group) for group in repeats],
         rankings=ranked,
@@ -76,7 +75,7 @@ def study_report(
         freezing=freezing(outcomes),
         lora=lora(outcomes),
         training=list(_curves(outcomes)),
-        warnings=[*_warnings(outcomes, tasks, repeats, layers), *_of_similarity(similarity)],
+        warnings=[*_warnings(outcomes, tasks, repeats), *_of_similarity(similarity)],
     )
 
 
@@ -88,8 +87,6 @@ def _check_depths(outcomes: Sequence[Outcome]) -> None:
 
 
 def _best(ranked: Sequence[TaskRanking], members: Sequence[StudyReportMember]) -> StudyReportMember | None:
-    if len(ranked) != 1:
-        return None
     return next((member for member in members if member.name == ranked[0].best), None)
 
 
@@ -116,62 +113,59 @@ def _curves(outcomes: Sequence[Outcome]) -> Iterator[StudyCurve]:
         yield StudyCurve(run=run, task=task, steps=steps, drift=[by_step[step] for step in steps])
 
 
-def _warnings(
-    outcomes: Sequence[Outcome], tasks: Sequence[str], repeats: Sequence[Repeats], layers: Sequence[StudyLayer]
-) -> Iterator[ReportWarning]:
+def _warnings(outcomes: Sequence[Outcome], tasks: Sequence[str], repeats: Sequence[Repeats]) -> Iterator[StudyWarning]:
     missing = [outcome.name for outcome in outcomes if outcome.report is None]
     if missing:
         told = ", ".join(missing)
-        yield ReportWarning(
+        yield StudyWarning(
             code="members_missing",
-            message=f"{len(missing)} of {len(outcomes)} members have no report: {told}. All else is of the others",
+            message=f"{len(missing)} of {len(outcomes)} members have no report: {told}. Everything else covers "
+            "the others; submit the study again to retry these",
         )
     known = [(outcome, outcome.report) for outcome in outcomes if outcome.report is not None]
-    if len({_texts(report) for _, report in known}) > 1:
-        yield ReportWarning(
+    if len({_texts(outcome) for outcome, _ in known}) > 1:
+        yield StudyWarning(
             code="drift_on_other_texts",
             message="members were compared with the base on different texts: differences of drift between them are "
             "of the models and of the texts together",
         )
     for task in tasks:
-        if len({_texts(report) for outcome, report in known if outcome.task == task}) > 1:
-            yield ReportWarning(
+        if len({_texts(outcome) for outcome, _ in known if outcome.task == task}) > 1:
+            yield StudyWarning(
                 code="metrics_on_other_texts",
                 message=f"members of task {task} were evaluated on different texts: their ranking depends on the texts",
             )
     settings = sorted({name for _, report in known for name in unlike_settings(known[0][1], report)} - _OF_MEMBERS)
     if settings:
-        yield ReportWarning(
+        yield StudyWarning(
             code="settings_differ", message=f"members were not measured alike: {', '.join(settings)} differ"
         )
-    yield from _of_repeats(tasks, repeats, layers)
+    yield from _of_repeats(repeats)
 
 
-def _of_similarity(similarity: StudySimilarity | str | None) -> Iterator[ReportWarning]:
+def _of_similarity(similarity: StudySimilarity | str | None) -> Iterator[StudyWarning]:
     if isinstance(similarity, str):
         message = f"the tuned models were not compared with one another: {similarity}"
-        yield ReportWarning(code="similarity_not_computed", message=message)
+        yield StudyWarning(code="similarity_not_computed", message=message)
 
 
 _OF_MEMBERS = {"seed", "finetune", *(f"dataset.{name}" for name in ("text_column", "text_pair_column", "label_column"))}
 """Settings that members of one study may have each of its own."""
 
 
-def _of_repeats(
-    tasks: Sequence[str], repeats: Sequence[Repeats], layers: Sequence[StudyLayer]
-) -> Iterator[ReportWarning]:
+def _of_repeats(repeats: Sequence[Repeats]) -> Iterator[StudyWarning]:
     degrees = sum(max(0, sum(one.report is not None for one in group.members) - 1) for group in repeats)
     if 0 < degrees < FEW_DEGREES:
-        yield ReportWarning(
+        yield StudyWarning(
             code="few_repeats",
             message=f"the spread over seeds rests on {degrees} degree{'s' if degrees > 1 else ''} of freedom: repeat "
             "more fine-tunes with other seeds",
         )
-    if degrees and len(tasks) == 1 and layers:
-        yield ReportWarning(
-            code="one_task", message="all members have one task: what tasks have in common cannot be told"
-        )
 
 
-def _texts(report: Report) -> tuple[str, int, int]:
-    return report.dataset.sha256, report.dataset.rows, report.dataset.analysed_texts
+def _texts(outcome: Outcome) -> object:
+    """What tells which texts a member was compared on: themselves where they are known, else what they follow from."""
+    if outcome.scores is not None:
+        return frozenset(outcome.scores.texts)
+    report = outcome.report
+    return None if report is None else (report.dataset.sha256, report.dataset.analysed_texts, outcome.request.seed)

@@ -20,6 +20,7 @@ from backends.jobs.records import JobRecord
 from layerdrift.contract.errors import InputError
 from workers.analysis.similarity import MIN_ROWS
 from workers.finished_pairs import FinishedPair, finished_pair
+from workers.models.device import give_memory_back
 from workers.models.inliers import without_first
 from workers.models.structure import NotBlockwise
 from workers.models.texts import Batch, Text, batches
@@ -70,9 +71,9 @@ def shared_rows(
         ConflictError: an analysis kept too little.
     """
     folder.mkdir(parents=True)
-    texts = _texts(deployment, jobs, folder)
+    every = _texts(deployment, jobs, folder)
     read: list[Batch] = []
-    kept: Tensor | None = None
+    places, owners, kept = torch.empty(0, dtype=torch.int64), torch.empty(0), torch.empty(0)
     layers = 0
     for number, job in enumerate(jobs):
         inside = folder / f"pair-{number}"
@@ -80,20 +81,49 @@ def shared_rows(
         found = finished_pair(deployment, job, inside, _opened)
         spec = found.pair.tokenization
         if not read:
-            read, layers = _batches(spec, texts), spec.states.layers
-        counted = _stored(found, read, folder, number, with_base=kept is None)
-        kept = counted if kept is None else kept & counted
+            texts = _first(spec, every)
+            read = list(
+                batches(spec.tokenizer, [one for some in texts for one in some], BATCH_TEXTS, spec.length, BATCH_TOKENS)
+            )
+            places, owners = _candidates(read, spec.causal, [len(some) for some in texts])
+            kept, layers = torch.ones(len(places), dtype=torch.bool), spec.states.layers
+        kept &= _stored(found, read, places, folder, number)
+        del found
+        give_memory_back()
         shutil.rmtree(inside)
         on_member()
-    if kept is None or int(kept.sum()) < MIN_ROWS:
+    if int(kept.sum()) < MIN_ROWS:
         raise InputError("too few tokens count in the analyses of all members")
-    chosen = kept.nonzero()[:TOKENS, 0]
-    owners = torch.cat(
-        [torch.tensor(one.indices)[:, None].expand_as(one.real)[one.attention_mask.bool()] for one in read]
-    )
-    _, numbers = owners[chosen].unique(return_inverse=True)
+    chosen = _quotas(kept, owners[:, 0], TOKENS)
+    _, numbers = owners[chosen, 1].unique(return_inverse=True)
     count = int(numbers.max()) + 1
     return SharedRows(count, layers, numbers % group_count(count), chosen, folder, len(jobs))
+
+
+def _candidates(read: Sequence[Batch], causal: bool, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Tokens whose rows are stored: half as many again as are compared, since some do not count in all members.
+
+    Args:
+        sizes: of the data sets in texts, one after another.
+
+    Returns:
+        Their places among all tokens that are not padding, [C]; and of each its data set and text, [C, 2].
+    """
+    masks = [batch.attention_mask.bool() for batch in read]
+    real = torch.cat([without_first(one.real, causal)[mask] for one, mask in zip(read, masks, strict=True)])
+    of_text = [torch.tensor(one.indices)[:, None].expand_as(mask)[mask] for one, mask in zip(read, masks, strict=True)]
+    texts = torch.cat(of_text)
+    datasets = torch.bucketize(texts, torch.tensor(sizes).cumsum(0), right=True)
+    places = _quotas(real, datasets, TOKENS * 3 // 2)
+    return places, torch.stack([datasets[places], texts[places]], 1)
+
+
+def _quotas(kept: Tensor, datasets: Tensor, tokens: int) -> Tensor:
+    """The first tokens that are kept, [T] bool, as many of each data set as it has, `tokens` at most in all."""
+    numbers = datasets.unique().tolist()
+    quota = -(-tokens // len(numbers))
+    parts = [((datasets == number) & kept).nonzero()[:quota, 0] for number in numbers]
+    return torch.cat(parts).sort().values[:tokens]
 
 
 def _texts(deployment: Deployment, jobs: Sequence[JobRecord], folder: Path) -> list[list[Text]]:
@@ -113,11 +143,10 @@ def _texts(deployment: Deployment, jobs: Sequence[JobRecord], folder: Path) -> l
     return list(found.values())
 
 
-def _batches(spec: TokenizationSpec, texts: Sequence[list[Text]]) -> list[Batch]:
-    """The first texts of each data set, as many tokens of each, and a tenth more, as some do not count."""
-    each = -(-TOKENS * 11 // 10 // len(texts))
-    chosen = [text for some in texts for text in spec.within(some, each)[0]]
-    return list(batches(spec.tokenizer, chosen, BATCH_TEXTS, spec.length, BATCH_TOKENS))
+def _first(spec: TokenizationSpec, texts: Sequence[list[Text]]) -> list[list[Text]]:
+    """The first texts of each data set: half as many tokens again as are compared, since some do not count."""
+    each = -(-TOKENS * 3 // 2 // len(texts))
+    return [spec.within(some, each)[0] for some in texts]
 
 
 def _opened(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenizerBase, length: int) -> Pair | LayeredPair:
@@ -130,39 +159,50 @@ def _opened(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenizerB
     return load_pair(base, tuned, tokenizer, length)
 
 
-def _stored(found: FinishedPair, read: Sequence[Batch], folder: Path, number: int, with_base: bool) -> Tensor:
-    """Writes a member's rows of all tokens of the batches; which of them count in its analysis, [T] bool."""
-    real = [without_first(batch.real, found.pair.tokenization.causal)[batch.attention_mask.bool()] for batch in read]
-    counts, inliers = torch.cat(real), found.pair.tokenization.rule
+def _stored(found: FinishedPair, read: Sequence[Batch], places: Tensor, folder: Path, number: int) -> Tensor:
+    """Writes a member's rows, and the base's with those of the first; which of them count in its analysis, [C] bool."""
+    inliers = found.pair.tokenization.rule
+    counts = torch.ones(len(places), dtype=torch.bool)
     base, tuned = dict[str, Tensor](), dict[str, Tensor]()
-    for layer, rows, other in _layers(found.pair, read):
+    for layer, rows, other in _layers(found.pair, read, places):
         counts &= rows.norm(dim=-1) <= inliers.base_limits[layer]
         counts &= other.norm(dim=-1) <= inliers.tuned_limits[layer]
         tuned[str(layer)] = other
-        if with_base:
+        if number == 0:
             base[str(layer)] = rows
-    if with_base:
+    if number == 0:
         save_file(base, _file(folder, -1))
     save_file(tuned, _file(folder, number))
     return counts
 
 
-def _layers(pair: Pair | LayeredPair, read: Sequence[Batch]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Layer, and the rows of the base and the tuned model there, [T, D] float32 each."""
+def _layers(pair: Pair | LayeredPair, read: Sequence[Batch], places: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Layer, and the rows of the base and the tuned model there, [C, D] float32 each."""
     masks = [batch.attention_mask.bool() for batch in read]
+    ends = torch.tensor([int(mask.sum()) for mask in masks]).cumsum(0)
+    batch_of = torch.bucketize(places, ends, right=True)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
+    inside = [places[batch_of == number] - starts[number] for number in range(len(read))]
 
-    def rows(states: Sequence[Tensor]) -> Tensor:
-        return torch.cat([state.cpu()[mask].float() for state, mask in zip(states, masks, strict=True)]).contiguous()
+    def of_batch(state: Tensor, number: int) -> Tensor:
+        return state.cpu()[masks[number]][inside[number]].float()
 
     if isinstance(pair, Pair):
-        sides = [pair.states(batch) for batch in read]
-        for layer in range(len(sides[0][0])):
-            yield layer, rows([base[layer] for base, _ in sides]), rows([tuned[layer] for _, tuned in sides])
+        parts = [
+            [[of_batch(state, number) for state in states] for states in pair.states(batch)]
+            for number, batch in enumerate(read)
+        ]
+        for layer in range(pair.tokenization.states.layers):
+            yield layer, torch.cat([part[0][layer] for part in parts]), torch.cat([part[1][layer] for part in parts])
         return
     walk = LayerWalk(pair, read, twin_batches=0, random_batches=0, seed=0)
     with closing(walk.layers(pair.layers - 1, lambda _: None, lambda _: None)) as layers:
         for standing in layers:
-            yield standing.layer, rows(list(standing.base)), rows(list(standing.tuned))
+            base, tuned = (
+                torch.cat([of_batch(state, number) for number, state in enumerate(states)])
+                for states in (standing.base, standing.tuned)
+            )
+            yield standing.layer, base, tuned
 
 
 def _file(folder: Path, number: int) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage
@@ -15,14 +15,20 @@ from workers.analysis.kinship import Kinship, kinship
 from workers.studies.shared_rows import SharedRows
 
 
-def similarity_of(members: Sequence[str], rows: SharedRows) -> StudySimilarity:
-    """At every layer; `members` name the rows' models, in their order."""
+def similarity_of(
+    members: Sequence[str], rows: SharedRows, on_step: Callable[[], None] = lambda: None
+) -> StudySimilarity:
+    """At every layer.
+
+    Args:
+        members: names of the rows' models, in their order. on_step: is called now and then.
+    """
     found: list[Kinship] = []
     width = 1
     for layer in range(rows.layers):
         base, tuned = rows.at(layer)
         width = base.shape[1]
-        found.append(kinship(base, tuned, rows.groups))
+        found.append(kinship(base, tuned, rows.groups, on_step))
     rank = found[0].rank
     return StudySimilarity(
         members=list(members),

@@ -99,7 +99,7 @@ def _mean(found: StudyReport, task: str, layer: int) -> float | None:
     drifts = [
         drift
         for member in found.members
-        if member.task == task and member.layers and (drift := member.layers[layer].drift.value) is not None
+        if member.task == task and member.layers and (drift := member.measured[layer].drift.value) is not None
     ]
     return sum(drifts) / len(drifts) if drifts else None
 

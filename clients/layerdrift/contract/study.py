@@ -45,14 +45,16 @@ class StudyMember(RequestModel):
         default=None,
         min_length=1,
         max_length=100,
-        description="what the model is tuned for; members of one task are ranked together. null: the data set",
+        description="what the model is tuned for; members of one task are ranked together. null: the name of the data "
+        "set's file, or its URI where several data sets have one name",
     )
     repeat_of: Plain | None = Field(
         default=None,
         min_length=1,
         max_length=100,
-        description="a name that members share which differ by their seed alone. null: fine-tunes of the service that "
-        "differ by `seed` alone are repeats, tuned checkpoints are not",
+        description="name of a recipe: members of one task with the same name differ by their seed alone. Use the same "
+        "name in every task, or tasks cannot be compared. null: fine-tunes of the service that differ by `seed` alone "
+        "are repeats, tuned checkpoints are not",
     )
     tuned: ModelRef | None = Field(default=None, description="the checkpoint after fine-tuning")
     snapshot: Snapshot | None = Field(
@@ -95,7 +97,10 @@ class StudyRequest(RequestModel):
         description="compare the tuned models with one another: their states and their changes at every layer",
     )
     policy: Policy | None = Field(
-        default=None, description="ranks the members; null: the starter policy for what was compared"
+        default=None,
+        description="policy that each member's own report is evaluated against (paths as `layers[0:3].drift`); its "
+        "decision ranks the members. For rules over the study's report POST them to `/gate`. null: the starter policy "
+        "for what was compared",
     )
     members: list[StudyMember] = Field(
         min_length=MIN_MEMBERS, max_length=MAX_MEMBERS, description="each becomes an analysis"
@@ -109,7 +114,7 @@ class StudyRequest(RequestModel):
         """
         problems = list(self._policy_problems())
         found: list[MemberAnalysis] = []
-        names, questions = dict[str, int](), dict[str, int]()
+        names, questions, saved = dict[str, int](), dict[str, int](), dict[tuple[str | None, str, int], int]()
         for number, member in enumerate(self.members):
             try:
                 request = self._analysis(number, member)
@@ -117,8 +122,16 @@ class StudyRequest(RequestModel):
                 problems += error.errors
                 continue
             question = request.model_dump_json(exclude={"name"})
-            problems += _duplicate(number, f"name {member.name!r}", "/name", names.setdefault(member.name, number))
-            problems += _duplicate(number, "analysis", "", questions.setdefault(question, number))
+            problems += _duplicate(
+                number, f"two members are called {member.name!r}", "/name", names.setdefault(member.name, number)
+            )
+            first = self.members[questions.setdefault(question, number)].name
+            same = f"members {first!r} and {member.name!r} are the same analysis: change seed, tuned or finetune of one"
+            problems += _duplicate(number, same, "", questions[question])
+            if member.snapshot is not None:
+                place = (member.task, member.snapshot.run, member.snapshot.step)
+                twice = f"two members are snapshots of run {place[1]!r} at step {place[2]}"
+                problems += _duplicate(number, twice, "/snapshot", saved.setdefault(place, number))
             found.append(MemberAnalysis(member, request))
         if problems:
             raise InputError("; ".join(problem.detail for problem in problems), problems)
@@ -126,7 +139,9 @@ class StudyRequest(RequestModel):
 
     def _policy_problems(self) -> Iterator[FieldProblem]:
         if self.policy is not None and self.policy.needs_baseline:
-            yield FieldProblem(pointer="/policy", detail="policies of studies have no baseline: omit its rules")
+            yield FieldProblem(
+                pointer="/policy", detail="a study has no baseline: remove the rules with of_baseline from policy"
+            )
 
     def _analysis(self, number: int, member: StudyMember) -> AnalysisRequest:
         body = {"name": member.name, "tags": self.tags, "base": self.base, "analysis": self.analysis}
@@ -162,11 +177,9 @@ class StudyRequest(RequestModel):
         return pointer if shared else f"/members/{number}{pointer}"
 
 
-def _duplicate(number: int, what: str, place: str, first: int) -> Iterator[FieldProblem]:
+def _duplicate(number: int, detail: str, place: str, first: int) -> Iterator[FieldProblem]:
     if first != number:
-        yield FieldProblem(
-            pointer=f"/members/{number}{place}", detail=f"members {first} and {number} have the same {what}"
-        )
+        yield FieldProblem(pointer=f"/members/{number}{place}", detail=detail)
 
 
 class StudyMemberState(BaseModel):

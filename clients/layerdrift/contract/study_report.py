@@ -13,7 +13,7 @@ from pydantic import Field
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.names import ZoneName
 from layerdrift.contract.policy import Decision
-from layerdrift.contract.report import Measured, ReportModel, ReportWarning, Zone
+from layerdrift.contract.report import Measured, ReportModel, Zone
 from layerdrift.contract.study import StudyRequest
 
 STUDY_SCHEMA_VERSION: Final = 1
@@ -26,18 +26,26 @@ STUDY_WARNING_CODES: Final = (
     "few_repeats",
     "members_missing",
     "metrics_on_other_texts",
-    "one_task",
     "settings_differ",
     "similarity_not_computed",
 )
-"""All that there are."""
+"""All that there are, for whoever asks for one by its code; docs/studies.md says what to do about each."""
+
+
+class StudyWarning(ReportModel):
+    """A caveat to consider before trusting a number."""
+
+    code: str = Field(examples=list(STUDY_WARNING_CODES))
+    message: str
 
 
 class StudyMetric(ReportModel):
     """How well a member does its task."""
 
-    name: MetricName
-    value: Measured = Field(description="on the analysed texts, with its 95 % interval")
+    name: MetricName = Field(description="the first of these that the data set and the model have; see docs/studies.md")
+    value: Measured = Field(
+        description="on the analysed texts, with its 95 % interval: accuracies 0 to 1, perplexities 1 or more"
+    )
     change: Measured | None = Field(
         default=None,
         description="against the base: difference of accuracies, ratio of perplexities; null: it has no such head",
@@ -66,15 +74,20 @@ class StudyReportMember(ReportModel):
     analysis_id: str
     status: Status
     error: str | None = Field(default=None, description="why it has no report; null: it has one")
-    repeat_of: str | None = Field(default=None, description="name of its group of repeats; null: it has none")
+    repeat_of: str | None = Field(default=None, description="name of its group of repeats; null: none")
     method: Literal["full", "lora", "head"] | None = Field(default=None, description="null: a tuned checkpoint")
     seed: int | None = Field(default=None, description="of the fine-tune; null: a tuned checkpoint")
-    layers: list[MemberLayer] = Field(default=[], description="empty: no report")
+    layers: list[MemberLayer] | None = Field(default=None, description="null: no report")
     mean_drift: float | None = Field(default=None, description="mean drift of layers 1 to L; null: no report")
-    zones: list[Zone] = Field(default=[], description="empty: no report")
+    zones: list[Zone] | None = Field(default=None, description="null: no report")
     metric: StudyMetric | None = Field(default=None, description="null: no report, or no head to evaluate")
     decision: Decision | None = Field(default=None, description="of the policy; null: it could not be evaluated")
     freeze_first: int | None = Field(default=None, description="its own advice; null: no report, or no advice")
+
+    @property
+    def measured(self) -> list[MemberLayer]:
+        """Its layers; none without a report."""
+        return self.layers or []
 
 
 class StudyLayer(ReportModel):
@@ -84,28 +97,32 @@ class StudyLayer(ReportModel):
     name: str
     general: Generality = Field(
         description="for how many tasks the layer is general. It is general for a task if it lies in the zone "
-        "`general` of every member of the task that has a report"
+        "`general` of every member of the task that has a report; for a task without a report it is not known to be"
     )
     general_for: list[str] = Field(description="tasks")
     changed_for: list[str] = Field(description="tasks: in the zone `general` of no member")
     mixed_for: list[str] = Field(description="tasks: in the zone `general` of some members alone")
     seed_sd: Measured = Field(
-        description="standard deviation of the drift over repeats, pooled over their groups; needs two repeats"
+        description="standard deviation of the drift over repeats, pooled over their groups; null: no two repeats, or "
+        "their drift is the same"
     )
     reseeding: float | None = Field(
-        description="two fine-tunes whose drift differs by less may differ by their seed alone (95 %); null: unknown"
+        description="repeatability limit: in 95 % of cases two single fine-tunes that differ by their seed alone "
+        "differ by less in drift; null: as `seed_sd`"
     )
     task_sd: Measured = Field(
-        description="standard deviation of the drift over tasks beyond that over seeds, with the same recipe; without "
-        "an interval of its own"
+        description="standard deviation of the drift over tasks, with their texts, beyond that over seeds, within "
+        "recipes; null: no recipe has two repeats in each of two tasks. Without an interval of its own"
     )
     task_share: Measured = Field(
-        description="share of the variance of the drift that is the tasks': task_sd^2 / (task_sd^2 + seed_sd^2)"
+        description="intraclass correlation, the share of the variance of the drift that is the tasks': task_sd^2 / "
+        "(task_sd^2 + seed_sd^2), 0 to 1"
     )
     task_p: float | None = Field(
         ge=0,
         le=1,
-        description="p-value of the F test that tasks do not matter; null: fewer than two tasks with repeats",
+        description="p-value of no difference between tasks (F test), not adjusted for the number of layers; null: as "
+        "`task_sd`",
     )
 
 
@@ -114,7 +131,7 @@ class RepeatGroup(ReportModel):
 
     name: str
     task: str
-    recipe: str | None = Field(description="what its groups of other tasks share; null: it was named by the request")
+    recipe: str | None = Field(description="`repeat_of` of its members; null: the service found the group")
     members: list[str]
 
 
@@ -123,17 +140,18 @@ class RankedMember(ReportModel):
 
     name: str
     rank: int = Field(ge=1, description="by the policy's decision, then by the metric; equal members share a rank")
-    decision: Decision | None
-    metric: float | None
-    mean_drift: float
-    told_from_first: bool | None = Field(
+    decision: Decision | None = Field(description="of the policy; null: it could not be evaluated")
+    metric: float | None = Field(description="value of the task's metric; null: the members have none in common")
+    mean_drift: float = Field(description="mean drift of layers 1 to L")
+    differs_from_first: bool | None = Field(
         default=None,
-        description="whether a paired test tells it from a member of rank 1 (adjusted p of 0.05 or less); null: it is "
-        "of rank 1, or there is no such test",
+        description="whether paired tests separate it from every member of rank 1 that it was tested against "
+        "(adjusted p of 0.05 or less); null: it is of rank 1, or there is no such test",
     )
     on_front: bool = Field(
         description="on the Pareto front: no other member of the task that the policy does not fail is at least as "
-        "good by the metric and has at most as much drift, and is better by one of the two"
+        "good by the metric and has at most as much drift, and is better by one of the two. False for members "
+        "that the policy fails, and where the task has no common metric"
     )
 
 
@@ -167,7 +185,8 @@ class FreezingMember(ReportModel):
     name: str
     own: int = Field(ge=0, description="blocks that its own advice freezes")
     cost: Measured | None = Field(
-        description="cost of the base's layers up to the common depth, as `prefix_cost` of its report; null: no grafts"
+        description="cost of the base's layers up to the common depth, as `prefix_cost` of its report: drop in "
+        "accuracy (0 to 1), relative increase of perplexity, or the graft's measure; null: no grafts"
     )
     own_cost: Measured | None = Field(description="the same at its own depth")
     forgone: int = Field(ge=0, description="blocks that it could freeze beyond the common depth")
@@ -176,7 +195,7 @@ class FreezingMember(ReportModel):
 class StudyFreezing(ReportModel):
     """How many blocks may be frozen for every task."""
 
-    depth: int = Field(ge=0, description="the least of the members' own depths")
+    depth: int = Field(ge=0, description="blocks: the least of the members' own advice")
     members: list[FreezingMember]
     without_advice: list[str] = Field(description="members whose report advises nothing")
 
@@ -184,7 +203,7 @@ class StudyFreezing(ReportModel):
 class LoraLayer(ReportModel):
     """How much of the weights' change a layer has, and what rank would hold it."""
 
-    layer: int
+    layer: int = Field(description="whose states the block makes")
     change: float = Field(ge=0, description="mean over members of the layer's largest relative Frobenius norm")
     rank: int | None = Field(
         description="8 or 16, if rank-8 or rank-16 updates hold 90 % of every member's change; null: more"
@@ -194,7 +213,8 @@ class LoraLayer(ReportModel):
 
 
 class StudyLora(ReportModel):
-    """Which layers changed, from the weights of members that were tuned in full. Not tried by training."""
+    """Which layers changed, from the weights of members that were tuned in full and of whole checkpoints; adapters and
+    `method: lora` are left out, since their rank is given. Not tried by training."""
 
     members: list[str]
     layers: list[LoraLayer] = Field(description="by layer, those without attention or MLP weights left out")
@@ -205,12 +225,12 @@ class StudyCurve(ReportModel):
 
     run: str
     task: str
-    steps: list[int]
+    steps: list[int] = Field(description="optimiser steps of the snapshots")
     drift: list[list[float]] = Field(description="[snapshot][layer]: 1 - CKA of the token view")
 
 
 Matrix = list[list[float | None]]
-"""A number of every two members; null: it has no meaning there."""
+"""A number of every two members. null: one of them did not change; of bounds also the diagonal, and too few texts."""
 
 
 class SimilarityLayer(ReportModel):
@@ -221,38 +241,46 @@ class SimilarityLayer(ReportModel):
     cka_low: Matrix = Field(description="lower bounds of the 95 % intervals")
     cka_high: Matrix = Field(description="upper bounds")
     change_cosine: Matrix = Field(
-        description="cosine of the changes that two fine-tunes make to the tokens, means taken off, -1 to 1; null: "
-        "one of them changed nothing"
+        description="cosine of the changes that two fine-tunes make to the tokens, means taken off, -1 to 1: 1, "
+        "proportional changes; 0, orthogonal ones"
     )
     change_cosine_low: Matrix = Field(description="lower bounds of the 95 % intervals")
     change_cosine_high: Matrix = Field(description="upper bounds")
     overlap: Matrix = Field(
         description="overlap of the subspaces of the `rank` strongest directions of the changes, 0 to 1: mean squared "
-        "cosine of their principal angles; on the diagonal, of one member's between two halves of the texts"
+        "cosine of their principal angles. Diagonal: split-half stability, of one member's subspaces from "
+        "disjoint halves of the texts; no limit for the other cells"
     )
-    angle: Matrix = Field(description="smallest principal angle of these subspaces, degrees")
+    angle: Matrix = Field(description="smallest principal angle of these subspaces, 0 to 90 degrees")
 
 
 class TreeJoin(ReportModel):
-    """Two branches of the tree that become one. Branches: members by place, then joins, from the first on."""
+    """Two branches of the dendrogram that become one. 0 to M - 1: members; M + i: join i, as in SciPy's linkage."""
 
     left: int
     right: int
-    distance: float = Field(description="1 - mean cosine of changes, mean over the members of both branches")
+    distance: float = Field(
+        ge=0, le=2, description="1 - mean cosine of changes, mean over the members of both branches"
+    )
 
 
 class StudySimilarity(ReportModel):
     """The tuned models beside one another, on texts of all data sets of the study."""
 
     members: list[str] = Field(description="those with a report, in the order of rows and columns")
-    texts: int
-    tokens: int = Field(description="tokens compared: those that count in every member's analysis")
+    texts: int = Field(description="texts that the tokens are of, from all data sets")
+    tokens: int = Field(
+        description="tokens compared, as many of each data set as it has: those that count in every member's analysis"
+    )
     rank: int = Field(description="directions of a subspace")
-    chance_overlap: float = Field(description="overlap of unrelated subspaces: rank / width")
+    chance_overlap: float = Field(
+        description="expected overlap of random subspaces: rank / width; states that concentrate in few directions "
+        "overlap more"
+    )
     layers: list[SimilarityLayer]
     tree: list[TreeJoin] = Field(
-        description="members joined by how alike their changes are (average linkage of 1 - cosine, mean over the "
-        "layers above the embeddings that both changed); empty: two members changed no layer in common"
+        description="dendrogram of the members by how alike their changes are (average linkage of 1 - cosine, mean "
+        "over the layers above the embeddings that both changed); empty: two members changed no layer in common"
     )
 
 
@@ -290,4 +318,4 @@ class StudyReport(ReportModel):
     freezing: StudyFreezing | None = Field(description="null: no member has advice")
     lora: StudyLora | None = Field(description="null: no member was tuned in full, or no weights were compared")
     training: list[StudyCurve] = Field(description="runs with snapshots")
-    warnings: list[ReportWarning]
+    warnings: list[StudyWarning]

@@ -56,7 +56,7 @@ def drift_curves(report: StudyReport) -> Spec:
             "high": layer.drift.high,
         }
         for member in _shown(report)
-        for layer in member.layers
+        for layer in member.measured
     ]
     title = "drift, 1 − CKA (0: the same)"
     scale = from_zero([row["drift"] for row in rows])
@@ -85,7 +85,7 @@ def heat_map(report: StudyReport) -> Spec:
     rows = [
         {"layer": layer.index, "member": member.name, "task": member.task, "drift": layer.drift.value}
         for member in _shown(report)
-        for layer in member.layers
+        for layer in member.measured
     ]
     colour = alt.Color("drift:Q", title="drift", scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True))
     return _cells(report, rows, colour, [alt.Tooltip("drift:Q", format=".4f")])
@@ -96,7 +96,7 @@ def zones(report: StudyReport) -> Spec:
     rows = [
         {"layer": layer.index, "member": member.name, "task": member.task, "zone": layer.zone}
         for member in _shown(report)
-        for layer in member.layers
+        for layer in member.measured
     ]
     found = [zone for zone in ZONE_COLOURS if any(row["zone"] == zone for row in rows)]
     scale = alt.Scale(domain=found, range=[ZONE_COLOURS[zone] for zone in found])

@@ -32,7 +32,7 @@ def render(report: StudyReport) -> str:
             told=study_sentences,
             figures=shown,
             zone_colours=ZONE_COLOURS,
-            ranks={one.name: one for ranking in report.rankings for one in ranking.members},
+            members={one.name: one for one in report.members},
             data=script_safe({"specs": shown, "members": [one.name for one in report.members if one.layers]}),
             bundle=bundle(),
             script=script("study.js"),

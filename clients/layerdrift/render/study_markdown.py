@@ -66,7 +66,9 @@ def _layers(report: StudyReport) -> str:
     rows = [_row(head), _row(["---"] * 3 + ["---:"] * (len(head) - 3))]
     for layer in report.layers:
         drifts = [
-            found for one in report.members if one.layers and (found := one.layers[layer.index].drift.value) is not None
+            found
+            for one in report.members
+            if one.layers and (found := one.measured[layer.index].drift.value) is not None
         ]
         rows.append(
             _row(

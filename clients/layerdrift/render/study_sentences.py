@@ -11,7 +11,9 @@ from layerdrift.render.sentences import number
 def headline(report: StudyReport) -> str:
     """How many members and tasks there are, and which layers are general for how many tasks."""
     members, tasks = len(report.members), len(report.tasks)
-    begun = f"{members} fine-tunes of one base for {tasks} task{'s' if tasks != 1 else ''}."
+    missing = sum(member.layers is None for member in report.members)
+    without = f" ({missing} without a report)" if missing else ""
+    begun = f"{members} fine-tunes{without} of one base for {tasks} task{'s' if tasks != 1 else ''}."
     if tasks == 1:
         general = _layers(report, "all")
         return f"{begun} General in all of them: {general or 'no layer'}."
@@ -57,9 +59,9 @@ def seeds(report: StudyReport) -> str | None:
         return told
     apart = spans(by_tasks)
     return (
-        f"{told} Tasks differ beyond their seeds at {apart} (F test, p ≤ 0.05)."
+        f"{told} Drift differs between tasks, texts included, at {apart} (F test, p ≤ 0.05)."
         if apart
-        else (f"{told} At no layer do tasks differ beyond their seeds (F test, p ≤ 0.05).")
+        else (f"{told} No layer shows a difference between tasks beyond that between seeds (F test, p ≤ 0.05).")
     )
 
 
@@ -93,11 +95,10 @@ def freezing(report: StudyReport) -> str | None:
         return None
     blocks = "block" if found.depth == 1 else f"{found.depth} blocks"
     more = [f"{one.name} {one.own}" for one in found.members if one.forgone]
-    told = (
-        f"Freeze the embeddings and the first {blocks}: no member's own advice is less."
-        if found.depth
-        else "Freeze nothing for all of them: at least one member's own advice is 0 blocks."
-    )
+    many = f"the smallest own advice of {len(found.members)} members"
+    if found.without_advice:
+        many += f"; {len(found.without_advice)} have none"
+    told = f"Freeze the embeddings and the first {blocks}: {many}." if found.depth else f"Freeze nothing: {many}."
     return f"{told} Alone, these could freeze more: {', '.join(more)}." if more else told
 
 
@@ -107,7 +108,7 @@ def best(ranking: TaskRanking) -> str:
     if ranking.best is not None:
         value = first[0].metric
         measured = f", {metric(ranking.metric)} {number(value)}" if ranking.metric and value is not None else ""
-        alike = [one.name for one in ranking.members if one.told_from_first is False and one.decision != "fail"]
+        alike = [one.name for one in ranking.members if one.differs_from_first is False and one.decision != "fail"]
         doubt = f" A paired test does not tell it from {', '.join(alike)}." if alike else ""
         return f"{ranking.task}: {ranking.best} comes first{measured}.{doubt}"
     if first[0].decision == "fail":

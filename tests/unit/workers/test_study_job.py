@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.builders.stores import MemoryDeployment, MemoryReports, MemoryStudies
 from tests.builders.studies import STUDY_ID, member_report
 from tests.builders.study_records import study_record
 from workers import study_job
+from workers.studies.report import study_report
 from workers.study_job import run_study
 
 DONE, FAILED, RUNNING = Status.SUCCEEDED, Status.FAILED, Status.RUNNING
@@ -106,3 +108,33 @@ def test_a_fault_of_ours_ends_one_study_and_not_the_worker(tmp_path: Path, monke
     assert found.status is Status.FAILED
     assert found.error is not None
     assert "ZeroDivisionError" in found.error.detail
+
+
+def test_a_study_that_was_opened_again_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = standing(tmp_path, DONE, DONE)
+    whole = study_report
+
+    def slow(*given: Any) -> StudyReport:
+        made.studies.update(STUDY_ID, lambda found: found.model_copy(update={"attempts": 0, "status": Status.QUEUED}))
+        return whole(*given)
+
+    monkeypatch.setattr(study_job, "study_report", slow)
+    run_study(made.given, STUDY_ID)
+    assert made.studies.get(STUDY_ID).status is Status.QUEUED
+    assert not made.blobs.list(f"reports/{STUDY_ID}")
+
+
+def test_a_comparison_of_members_that_breaks_leaves_the_rest_of_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = standing(tmp_path, DONE, DONE)
+    study = made.studies.get(STUDY_ID)
+    asked = study.request.model_copy(update={"similarity": True})
+    made.studies.records[STUDY_ID] = study.model_copy(update={"request": asked})
+    monkeypatch.setattr(study_job, "shared_rows", lambda *_: 1 / 0)
+    run_study(made.given, STUDY_ID)
+    report = StudyReport.model_validate_json(made.blobs.get(f"reports/{STUDY_ID}/json"))
+    assert [warning.code for warning in report.warnings] == ["similarity_not_computed"]
+    assert "ZeroDivisionError" in report.warnings[0].message

@@ -56,6 +56,14 @@ def test_a_tuned_checkpoint_does_not_take_the_studys_fine_tune() -> None:
         ({"members": [member("a"), {"name": "b", "tuned": {"uri": "file:///b"}}]}, ["/members/1"]),
         ({"finetune": None, "members": [member("a"), {"name": "b", "dataset": DATA}]}, ["/members/1"]),
         (
+            {
+                "members": [
+                    member(name, tuned={"uri": f"s3://m/{name}"}, snapshot={"run": "r", "step": 5}) for name in "ab"
+                ]
+            },
+            ["/members/1/snapshot"],
+        ),
+        (
             {"analysis": {"noise_floors": ["reseed"]}, "members": [member("a"), {"name": "b", "dataset": DATA}]},
             ["/members/0"],
         ),

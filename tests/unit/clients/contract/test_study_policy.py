@@ -39,6 +39,16 @@ def test_without_a_best_member_a_rule_about_it_is_no_pass() -> None:
         evaluate_study_policy(policy(path="best.metric.value.value", min=0.1), made_study())
 
 
+def test_a_member_without_a_report_is_no_pass() -> None:
+    report = made_study(reports={"spam-0": member_report([0, 0.05])})
+    drift = {"path": "members[*].layers[0:2].drift.value", "max": 1}
+    with pytest.raises(InputError, match=r"has no number at members\[0\]\.layers"):
+        evaluate_study_policy(policy(**drift), report)
+    assert evaluate_study_policy(policy(**drift, if_undefined="warn"), report).decision == "warn"
+    assert evaluate_study_policy(policy(path="members[status=failed].length", max=0), report).decision == "fail"
+    assert evaluate_study_policy(policy(path="warnings[code=members_missing].length", max=0), report).decision == "fail"
+
+
 @pytest.mark.parametrize(
     ("rule", "said"),
     [

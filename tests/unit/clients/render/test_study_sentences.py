@@ -30,29 +30,32 @@ def test_the_headline_says_for_how_many_tasks_layers_are_general() -> None:
 def test_of_one_task_no_others_are_spoken_of() -> None:
     members = [one.model_dump() for one in study_request().members[:2]]
     report = made_study(study_request(members=members), {"reviews-0": member_report([0, 0.1], general=1)})
-    assert sentences.headline(report) == "2 fine-tunes of one base for 1 task. General in all of them: layer 0."
+    assert (
+        sentences.headline(report)
+        == "2 fine-tunes (1 without a report) of one base for 1 task. General in all of them: layer 0."
+    )
     assert sentences.seeds(report) is None
 
 
 def test_seeds_and_tasks_are_told_with_the_layers_where_they_differ() -> None:
     told = sentences.seeds(made_study())
     assert told is not None
-    assert "Tasks differ beyond their seeds at layers 1 to 3" in told
+    assert "Drift differs between tasks, texts included, at layers 1 to 3" in told
 
 
 def test_tasks_that_do_not_differ_are_said_not_to() -> None:
     drifts = {"reviews-0": 0.1, "reviews-1": 0.2, "spam-0": 0.1, "spam-1": 0.21}
     told = sentences.seeds(made_study(reports={name: member_report([0, drift]) for name, drift in drifts.items()}))
     assert told is not None
-    assert told.endswith("At no layer do tasks differ beyond their seeds (F test, p ≤ 0.05).")
+    assert told.endswith("No layer shows a difference between tasks beyond that between seeds (F test, p ≤ 0.05).")
 
 
 @pytest.mark.parametrize(
     ("depths", "expected"),
     [
-        ((0, 2), "Freeze nothing for all of them: at least one member's own advice is 0 blocks."),
-        ((1, 1), "Freeze the embeddings and the first block: no member's own advice is less."),
-        ((2, 3), "Freeze the embeddings and the first 2 blocks: no member's own advice is less."),
+        ((0, 2), "Freeze nothing: the smallest own advice of 2 members. Alone, these could freeze more: spam-0 2."),
+        ((1, 1), "Freeze the embeddings and the first block: the smallest own advice of 2 members."),
+        ((2, 3), "Freeze the embeddings and the first 2 blocks: the smallest own advice of 2 members."),
     ],
 )
 def test_the_common_depth_is_told(depths: tuple[int, int], expected: str) -> None:

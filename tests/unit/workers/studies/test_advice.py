@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,16 @@ def test_the_rank_is_what_holds_every_members_change(shares: tuple[float, float]
 def test_low_rank_fine_tunes_say_nothing_of_the_rank_that_is_needed() -> None:
     changes: dict[str, Any] = {"finetune": {"method": "lora"}}
     assert lora(outcomes(study_request(**changes), {"reviews-0": weighed(0.99)})) is None
+
+
+def test_adapters_say_nothing_of_the_rank_that_is_needed() -> None:
+    members = [
+        {"name": name, "tuned": {"uri": f"s3://m/{name}"}, "dataset": {"uri": "s3://d/a.csv"}} for name in ("a", "b")
+    ]
+    whole, adapter = outcomes(study_request(members=members), {"a": weighed(0.5, 0.6), "b": weighed(0.99)})
+    found = lora([whole, replace(adapter, adapter=True)])
+    assert found is not None
+    assert found.members == ["a"]
 
 
 def test_weights_that_did_not_move_have_no_rank() -> None:

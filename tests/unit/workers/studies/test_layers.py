@@ -46,4 +46,24 @@ def test_one_task_tells_of_seeds_alone() -> None:
     layer = made_study(study_request(members=members), reports).layers[1]
     assert layer.seed_sd.value is not None
     assert (layer.task_share.value, layer.task_p) == (None, None)
-    assert layer.task_share.undefined == "no recipe has repeats for two tasks"
+    assert layer.task_share.undefined is not None
+    assert layer.task_share.undefined.startswith("no recipe has two repeats in each of two tasks")
+
+
+def test_two_data_sets_of_one_task_are_no_two_tasks() -> None:
+    members = [
+        {"name": f"{size}-{seed}", "task": "reviews", "seed": seed, "dataset": {"uri": f"s3://data/{size}.csv"}}
+        for size in ("small", "large")
+        for seed in (0, 1)
+    ]
+    drifts = {"small-0": 0.1, "small-1": 0.11, "large-0": 0.5, "large-1": 0.51}
+    reports = {name: member_report([0, drift]) for name, drift in drifts.items()}
+    layer = made_study(study_request(members=members), reports).layers[1]
+    assert layer.seed_sd.value == pytest.approx(0.01 / np.sqrt(2))
+    assert (layer.task_p, layer.task_share.value) == (None, None)
+
+
+def test_a_task_without_a_report_is_not_counted_among_all() -> None:
+    report = made_study(reports={name: member_report([0, 0.1]) for name in ("reviews-0", "reviews-1")})
+    assert [layer.general for layer in report.layers] == ["some", "some"]
+    assert report.best is None

@@ -18,15 +18,15 @@ LENIENT = Policy.model_validate({"rules": [{"id": "a", "path": "layers[0].drift"
 def test_the_numbers_are_those_of_the_members_own_report() -> None:
     own = member_report([0.0, 0.2, 0.4])
     found = shown(outcomes(study_request(), {"spam-0": own})[2], "group", LENIENT)
-    assert [layer.drift.value for layer in found.layers] == [0.0, 0.2, 0.4]
-    assert (found.layers[2].drift.low, found.layers[2].drift.high) == pytest.approx((0.39, 0.41))
+    assert [layer.drift.value for layer in found.measured] == [0.0, 0.2, 0.4]
+    assert (found.measured[2].drift.low, found.measured[2].drift.high) == pytest.approx((0.39, 0.41))
     assert found.mean_drift == pytest.approx(0.3)
     assert (found.decision, found.repeat_of, found.method, found.seed) == ("pass", "group", "full", 0)
 
 
 def test_a_member_without_a_report_has_no_numbers_and_says_why() -> None:
     found = shown(outcomes(study_request(), {})[0], None, None)
-    assert (found.layers, found.mean_drift, found.metric, found.decision) == ([], None, None, None)
+    assert (found.layers, found.mean_drift, found.metric, found.decision) == (None, None, None, None)
     assert found.error == "the disk was full"
 
 

@@ -7,12 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from layerdrift.contract.report import Measured, ModelOutputs, Outputs
 from layerdrift.contract.study_report import PairedTest
+from tests.builders.reports import sound_language
 from tests.builders.studies import member_report, outcomes, study_request
 from workers.analysis.mcnemar import mcnemar_p
 from workers.results.text_scores import ScoreName, TextScores
 from workers.studies.paired import LEAST_TEXTS, paired_tests
+
+PERPLEXITY = Outputs(kind="causal_lm", examples=100, tuned=ModelOutputs(perplexity=Measured(value=5.0)))
 
 
 def scores(
@@ -32,12 +37,14 @@ def scores(
     )
 
 
-def compared(*given: TextScores) -> list[PairedTest]:
+def compared(*given: TextScores, outputs: Outputs | None = None) -> list[PairedTest]:
     members = [
         {"name": str(place), "task": "t", "tuned": {"uri": f"s3://m/{place}"}, "dataset": {"uri": "s3://d/a.csv"}}
         for place in range(len(given))
     ]
     own = member_report([0, 0.1])
+    if outputs is not None or given[0].name != "accuracy":
+        own = own.model_copy(update={"outputs": outputs or PERPLEXITY})
     found = outcomes(study_request(members=members), {str(place): own for place in range(len(given))})
     return paired_tests([replace(one, scores=each) for one, each in zip(found, given, strict=True)], ["t"])
 
@@ -106,3 +113,18 @@ def test_equally_good_models_are_told_apart_in_5_of_100_cases_at_most(name: Scor
         wrong += found.p <= 0.05
     assert wrong / runs <= 0.075
     assert wrong > 0
+
+
+def test_questions_with_choices_are_not_compared_by_their_perplexity() -> None:
+    choices = sound_language().outputs
+    both = [scores([20.0 + number for number in range(40)], "answers_perplexity") for _ in range(2)]
+    assert compared(*both, outputs=choices) == []
+
+
+def test_small_p_values_of_perplexities_are_those_of_a_t_test() -> None:
+    rng = np.random.default_rng(4)
+    difference = rng.normal(1.0, 1.0, 20)  # 10 groups of two texts
+    one = np.full(20, 20.0)
+    (found,) = compared(scores(list(one), "perplexity"), scores(list(one + difference), "perplexity"))
+    means = difference[:10] + difference[10:]
+    assert found.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue, rel=0.05)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from backends.jobs.studies import members_of, ready
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import UnavailableError
 from tests.builders.stores import MemoryDeployment, MemoryStudies
 from tests.builders.study_records import study_record
-from workers.studies.waiting import announce_waiting, members_of, ready
+from workers.studies.waiting import announce_waiting
 
 DONE, FAILED, RUNNING = Status.SUCCEEDED, Status.FAILED, Status.RUNNING
 
@@ -24,7 +25,7 @@ def test_a_study_can_be_finished_once_all_members_have_ended(
     study, jobs = study_record(statuses)
     made = MemoryDeployment(tmp_path, *jobs)
     made.studies = MemoryStudies(study)
-    assert ready(made.given, study) is expected
+    assert ready(made.jobs, study) is expected
     announce_waiting(made.given, jobs[0])
     assert made.queue.announced == ([study.id] if expected else [])
 
@@ -32,8 +33,8 @@ def test_a_study_can_be_finished_once_all_members_have_ended(
 def test_a_member_that_was_deleted_keeps_nobody_waiting(tmp_path: Path) -> None:
     study, jobs = study_record((DONE, DONE))
     made = MemoryDeployment(tmp_path, jobs[0])
-    assert members_of(made.given, study) == [jobs[0], None]
-    assert ready(made.given, study)
+    assert members_of(made.jobs, study) == [jobs[0], None]
+    assert ready(made.jobs, study)
 
 
 def test_a_job_announces_its_own_studies_alone(tmp_path: Path) -> None:
