@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-llm demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,12 @@ demo: $(STAMP)  ## fine-tune a real encoder, analyse the pair, write var/demo/re
 
 demo-llm: $(STAMP)  ## fine-tune a real chat model on chats, analyse the pair, write var/demo-llm/report.html (a quarter of an hour)
 	@$(BIN)/python -m deploy.embedded.demo chat
+
+paper-small: $(STAMP)  ## the paper's study on three real tasks with a small encoder; writes docs/paper.md (half an hour)
+	@$(BIN)/python -m deploy.paper
+
+paper: $(STAMP)  ## the same with a 12-layer encoder (hours)
+	@$(BIN)/python -m deploy.paper large
 
 demo-inputs: $(STAMP)  ## the model and the reviews of the demo and the tutorial, into var/demo
 	@$(BIN)/python -m deploy.embedded.demo_inputs $${LAYERDRIFT_HOME:-var}/demo

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-import torch
+from deploy.machine import machine
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -27,14 +23,3 @@ def publish(title: str, body: str) -> None:
     known = found.search(text) is not None
     text = found.sub(lambda _: section + "\n", text) if known else f"{text.rstrip()}\n\n{section}"
     DOCUMENT.write_text(text.rstrip() + "\n", encoding="utf-8")
-
-
-def machine() -> str:
-    """What it ran on, and when."""
-    names = re.findall(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    memory = psutil.virtual_memory().total / 2**30
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}; {names[0] if names else platform.processor()}, {os.cpu_count()} cores, "
-        f"{memory:.0f} GiB, {device}; Python {platform.python_version()}, torch {torch.__version__}."
-    )

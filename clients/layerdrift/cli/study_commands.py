@@ -67,7 +67,7 @@ def run(
     with Client(url, on_retry=said_on_retry) as client:
         study = _submitted(file, client)
         console.print(f"{study.id} {study.status}: {study.name}", highlight=False, markup=False)
-        _follow(client, study.id, timeout)
+        followed(client, study.id, timeout)
         _conclude(client, study.id, targets, asked, as_json)
 
 
@@ -88,7 +88,7 @@ def submit(file: StudyFile, url: Url = None, as_json: AsJson = False) -> None:
 def watch(study: StudyArgument, timeout: Timeout = None, url: Url = None) -> None:
     """Show the progress of a study until it ends."""
     with Client(url, on_retry=said_on_retry) as client:
-        _follow(client, study, timeout)
+        followed(client, study, timeout)
         tables.say(study_sentences.headline(client.study_report(study)))
 
 
@@ -221,7 +221,7 @@ def _places(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
     yield from ((place, False) for place in datasets if place is not None)
 
 
-def _follow(client: Client, study_id: str, timeout: float | None) -> None:
+def followed(client: Client, study_id: str, timeout: float | None) -> None:
     """Shows a study until it has ended.
 
     Raises:
