@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune bench-study screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -116,6 +116,9 @@ bench-scale: $(STAMP)  ## language models block by block: time, memory and estim
 
 bench-organisms: $(STAMP)  ## what was planted in a chat model, found or not, and false positives; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.organisms
+
+bench-study: $(STAMP)  ## a study of eight beside eight analyses alone, by one worker and by two; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.study
 
 bench-finetune: $(STAMP) $(PEERS_STAMP)  ## our training of a language model beside TRL's; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.finetune
