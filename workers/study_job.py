@@ -9,14 +9,10 @@ import redis
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, StudyRecord
-from backends.jobs.studies import members_of
+from backends.jobs.studies import members_of, ready
 from backends.observability import logs
-from backends.storage import key_names
-from backends.storage.artifact_names import SCORES
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import LayerdriftError, NotFoundError, Problem, StageError, UnavailableError
-from layerdrift.contract.plain import STORED
-from layerdrift.contract.report import Report
+from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
 from layerdrift.contract.study import MIN_MEMBERS
 from layerdrift.contract.study_report import StudyReport, StudySimilarity
 from layerdrift.render import study_html, study_markdown
@@ -25,11 +21,11 @@ from workers.job import DeviceFault, worker_lost
 from workers.lease import Lease
 from workers.lease_keeper import end_process, leased
 from workers.models.device import is_device_fault
-from workers.results.text_scores import TextScores
-from workers.studies.outcomes import Outcome
+from workers.studies.gathering import outcomes_of, trial_outcomes
 from workers.studies.report import study_report
 from workers.studies.shared_rows import shared_rows
 from workers.studies.similarity import similarity_of
+from workers.studies.trials import begun, with_trials
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +46,9 @@ def _run_leased(deployment: Deployment, study_id: str) -> None:
             logger.info("%s: another worker has it", study_id)
             return
         found = deployment.studies.get(study_id)
-        jobs = members_of(deployment.jobs, found)
-        if found.status.final or not all(job is None or job.status.final for job in jobs):
+        if found.status.final or not ready(deployment.jobs, found):
             return
+        jobs = members_of(deployment.jobs, found)
         record = deployment.studies.update(study_id, lambda one: _taken(one, deployment.settings.max_attempts))
         if record.status.final:
             return
@@ -95,10 +91,13 @@ def _finished(
         UnavailableError, redis.RedisError: S3 or Redis is unavailable; the study is announced again.
     """
     try:
-        outcomes = _outcomes(deployment, record, jobs)
+        outcomes = outcomes_of(deployment, record, jobs)
+        if begun(deployment, record, outcomes, jobs):
+            return None
         similarity = _similarity(deployment, record, jobs, lease)
         now = datetime.now(UTC)
         report = study_report(record.id, record.title, record.request, outcomes, now, similarity)
+        report = with_trials(report, trial_outcomes(deployment, record))
         if _is_ours(deployment, record, lease):
             _publish(deployment, record, report)
     except (UnavailableError, redis.RedisError, DeviceFault):
@@ -145,49 +144,6 @@ def _similarity(
                 raise DeviceFault from error
             logger.exception("%s: the members were not compared", record.id)
             return f"{type(error).__name__}: {error}"
-
-
-def _outcomes(deployment: Deployment, record: StudyRecord, jobs: list[JobRecord | None]) -> list[Outcome]:
-    """What became of each member."""
-    return [
-        Outcome(
-            member=asked.member,
-            task=member.task,
-            analysis_id=member.analysis_id,
-            request=asked.request if job is None else job.request,
-            status=Status.FAILED if job is None else job.status,
-            error=_why(job),
-            report=_report(deployment, job),
-            scores=_scores(deployment, job),
-            adapter=job is not None and job.pins.tuned is not None and job.pins.tuned.adapter,
-        )
-        for asked, member, job in zip(record.request.analyses(), record.members, jobs, strict=True)
-    ]
-
-
-def _why(job: JobRecord | None) -> str | None:
-    """Why a member has no report."""
-    if job is None:
-        return "its analysis was deleted"
-    if job.status is Status.SUCCEEDED:
-        return None
-    return job.error.detail if job.error is not None else f"its analysis was {job.status}"
-
-
-def _report(deployment: Deployment, job: JobRecord | None) -> Report | None:
-    if job is None or job.status is not Status.SUCCEEDED:
-        return None
-    return Report.model_validate_json(deployment.reports.get(job.owned, "json").body, context=STORED)
-
-
-def _scores(deployment: Deployment, job: JobRecord | None) -> TextScores | None:
-    """The member's metric text by text; None where it has none, or an older version made its report."""
-    if job is None or job.status is not Status.SUCCEEDED:
-        return None
-    try:
-        return TextScores.read(deployment.blobs.get(key_names.artifact_object(job.owned, SCORES)))
-    except NotFoundError:
-        return None
 
 
 def _publish(deployment: Deployment, record: StudyRecord, report: StudyReport) -> None:

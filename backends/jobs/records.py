@@ -17,7 +17,7 @@ from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Decision
 from layerdrift.contract.request import AnalysisRequest, Webhook
-from layerdrift.contract.study import StudyRequest
+from layerdrift.contract.study import StudyRequest, TrialKind
 
 DEFAULT_PRIORITY = 5
 
@@ -153,11 +153,25 @@ class MemberRecord(BaseModel):
     made: bool = Field(description="whether the study made the analysis, or made it again")
 
 
+class TrialRecord(BaseModel):
+    """A trial of adapters of a study, and the analysis that it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    task: str
+    kind: TrialKind
+    layers: list[int]
+    rank: int
+    analysis_id: str
+
+
 class StudyRecord(Record):
     """The truth about one study: queued until its members have ended, then run by a worker."""
 
     request: StudyRequest
     members: list[MemberRecord]
+    trials: list[TrialRecord] = []
 
     @property
     def title(self) -> str:

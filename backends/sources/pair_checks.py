@@ -26,8 +26,8 @@ def shape_error(what: str, base: object, other: object, pointer: str) -> InputEr
     return InputError.at(pointer, detail)
 
 
-def check_autoencoders(request: AnalysisRequest, base: Shape) -> None:
-    """InputError for layers that a model of this depth does not have, and for more active latents than there are."""
+def check_layers(request: AnalysisRequest, base: Shape) -> None:
+    """InputError for layers and blocks that the model does not have, and for more active latents than there are."""
     _check_layers(request, base)
     learned = request.analysis.learned
     autoencoder = learned.autoencoder if learned is not None else None
@@ -42,6 +42,10 @@ def check_autoencoders(request: AnalysisRequest, base: Shape) -> None:
 def _check_layers(request: AnalysisRequest, base: Shape) -> None:
     if not isinstance(base.blocks, int):
         return
+    adapters = request.finetune.lora if request.finetune is not None else None
+    if adapters is not None and adapters.layers is not None and adapters.layers[-1] > base.blocks:
+        detail = f"there is no block {adapters.layers[-1]}; the model's blocks are 1 to {base.blocks}"
+        raise InputError.at("/finetune/lora/layers", detail)
     sae, learned = request.analysis.sae, request.analysis.learned
     autoencoder = learned.autoencoder if learned is not None else None
     for pointer, asked in (("/analysis/sae/layers", sae), ("/analysis/learned/autoencoder/layers", autoencoder)):

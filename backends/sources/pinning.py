@@ -50,7 +50,7 @@ from backends.sources.file_cache import FileCache
 from backends.sources.hub import HubRepository
 from backends.sources.locations import Location, PinnedFile
 from backends.sources.mlflow_registry import MlflowVersion
-from backends.sources.pair_checks import BENIGN, BENIGN_IS_TUNED, check_autoencoders, check_shapes
+from backends.sources.pair_checks import BENIGN, BENIGN_IS_TUNED, check_layers, check_shapes
 from backends.sources.uri_resolver import Opener, at_revision
 from backends.storage.blobs import BlobStore
 from backends.storage.uploads import SCHEME
@@ -216,7 +216,7 @@ class Sources:
         if not problems and base is not None and benign is not None:
             _collected(problems, lambda: check_shapes(base.shape, benign.shape, BENIGN))
         if not problems and base is not None:
-            _collected(problems, lambda: check_autoencoders(request, base.shape))
+            _collected(problems, lambda: check_layers(request, base.shape))
         if tuned is not None and benign is not None and benign.model == tuned.model:
             problems.append(FieldProblem(pointer=BENIGN, detail=BENIGN_IS_TUNED))
         if problems or base is None or dataset is None:

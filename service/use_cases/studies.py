@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from backends.deployment import Deployment
-from backends.jobs.records import JobRecord, MemberRecord, StudyRecord
-from backends.jobs.studies import members_of
+from backends.jobs.records import JobRecord, MemberRecord, StudyRecord, TrialRecord
+from backends.jobs.studies import members_of, trials_of
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, NotFoundError
 from layerdrift.contract.study import Study, StudyLinks, StudyMemberState
@@ -14,6 +14,8 @@ def shown(deployment: Deployment, record: StudyRecord) -> Study:
     """A study and how far its members have come."""
     jobs = members_of(deployment.jobs, record)
     members = [_state(member, job) for member, job in zip(record.members, jobs, strict=True)]
+    trials = [_state(trial, job) for trial, job in zip(record.trials, trials_of(deployment.jobs, record), strict=True)]
+    every = [*members, *trials]
     path = f"/v1/studies/{record.id}"
     return Study(
         id=record.id,
@@ -24,14 +26,15 @@ def shown(deployment: Deployment, record: StudyRecord) -> Study:
         finished_at=record.finished_at,
         request=record.request,
         members=members,
-        fraction=1.0 if record.status.final else sum(member.fraction for member in members) / len(members),
+        trials=trials,
+        fraction=1.0 if record.status.final else sum(one.fraction for one in every) / len(every),
         error=record.error,
         submitted_by=record.submitted_by,
         links=StudyLinks(self=path, events=f"{path}/events", report=f"{path}/report", cancel=f"{path}/cancel"),
     )
 
 
-def _state(member: MemberRecord, job: JobRecord | None) -> StudyMemberState:
+def _state(member: MemberRecord | TrialRecord, job: JobRecord | None) -> StudyMemberState:
     common = {"name": member.name, "task": member.task, "analysis_id": member.analysis_id}
     if job is None:
         gone = NotFoundError(f"analysis {member.analysis_id} was deleted; submit the study again").problem()
@@ -61,10 +64,11 @@ def cancel_study(deployment: Deployment, study_id: str, tenant: str) -> StudyRec
     """
     record = deployment.studies.cancel(study_id, tenant)
     waited_for = _waited_for(deployment, record)
-    for member in record.members:
-        if member.made and member.analysis_id not in waited_for:
+    made = [member.analysis_id for member in record.members if member.made]
+    for analysis_id in (*made, *(trial.analysis_id for trial in record.trials)):
+        if analysis_id not in waited_for:
             try:
-                deployment.jobs.cancel(member.analysis_id, tenant)
+                deployment.jobs.cancel(analysis_id, tenant)
             except (ConflictError, NotFoundError):  # it has ended, or somebody deleted it
                 continue
     return record

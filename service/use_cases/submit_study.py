@@ -87,7 +87,14 @@ def _with_made(study: StudyRecord, made: set[str], again: bool) -> StudyRecord:
     ]
     changes: dict[str, object] = {"members": members}
     if again:
-        reset = {"status": Status.QUEUED, "attempts": 0, "error": None, "started_at": None, "finished_at": None}
+        reset = {
+            "status": Status.QUEUED,
+            "attempts": 0,
+            "trials": [],
+            "error": None,
+            "started_at": None,
+            "finished_at": None,
+        }
         changes |= {**reset, "cancel_requested": False}
     return study.model_copy(update=changes)
 

@@ -21,6 +21,7 @@ from tests.builders.models import save_model, tiny_bert
 from tests.builders.texts import make_texts
 
 WAIT_SECONDS = 300.0
+KINDS = ("chosen", "all", "random")
 
 
 def labelled(path: Path, word: str, seed: int) -> Path:
@@ -53,7 +54,7 @@ def asked(roots: Path, base_folder: Path, noised_folder: Path) -> dict[str, Any]
 
 
 def test_a_study_goes_from_the_post_to_the_report(client: Client, asked: dict[str, Any]) -> None:
-    study = client.submit_study(asked)
+    study = client.submit_study({**asked, "lora_trial": {"layers": 1, "rank": 2}})
     assert [member.name for member in study.members] == [
         "good-0",
         "good-1",
@@ -62,7 +63,7 @@ def test_a_study_goes_from_the_post_to_the_report(client: Client, asked: dict[st
         "good-longer",
         "noised",
     ]
-    assert client.submit_study(asked).id == study.id
+    assert client.submit_study({**asked, "lora_trial": {"layers": 1, "rank": 2}}).id == study.id
     with pytest.raises(ConflictError, match="it has no report"):
         client.study_report(study.id)
     with pytest.raises(ConflictError, match="cancel it first"):
@@ -88,6 +89,11 @@ def test_a_study_goes_from_the_post_to_the_report(client: Client, asked: dict[st
     same = alike.layers[-1].change_cosine[0][4]
     assert same is not None
     assert same > 0.3  # one recipe, one seed, one more epoch
+    assert report.lora is not None
+    trials = [(one.task, one.kind, len(one.layers)) for one in report.lora.trials]
+    assert trials == [(task, kind, 3 if kind == "all" else 1) for task in ("good", "film") for kind in KINDS]
+    assert all(one.metric is not None and one.trainable_parameters for one in report.lora.trials)
+    assert all((one.p is None) is (one.kind == "all") for one in report.lora.trials)
     last = report.layers[-1]
     assert last.seed_sd.value is not None
     assert last.task_p is not None

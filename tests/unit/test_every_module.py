@@ -69,6 +69,7 @@ TESTED_ELSEWHERE = {
     "workers/stages/sae/rows.py": ("tests/stages/test_whole_comparison.py", "rows of tiny models"),
     "workers/stages/sae/stage.py": ("tests/stages/test_whole_comparison.py", "autoencoders of tiny models"),
     "workers/finished_pairs.py": ("tests/integration/test_inspecting.py", "pairs of real analyses"),
+    "workers/studies/gathering.py": ("tests/unit/workers/test_study_job.py", "reports and artifacts of members"),
     "workers/studies/shared_rows.py": ("tests/integration/test_shared_rows.py", "members of real analyses"),
     "workers/tasks.py": ("tests/faults/test_faults.py", "one call inside Celery"),
 }

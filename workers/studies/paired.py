@@ -45,12 +45,13 @@ def paired_tests(outcomes: Sequence[Outcome], tasks: Sequence[str]) -> list[Pair
     found: list[PairedTest] = []
     for task in tasks:
         known = [one for one in outcomes if one.task == task and one.report is not None and one.scores is not None]
-        tests = [test for one, other in combinations(known, 2) for test in _tested(task, one, other)]
+        tests = [test for one, other in combinations(known, 2) for test in tested(task, one, other)]
         found += _adjusted(tests)
     return found
 
 
-def _tested(task: str, one: Outcome, other: Outcome) -> Iterator[PairedTest]:
+def tested(task: str, one: Outcome, other: Outcome) -> Iterator[PairedTest]:
+    """The test of two members, unadjusted; none where they have other metrics or share too few texts."""
     if one.scores is None or other.scores is None or one.scores.name != other.scores.name:
         return
     if not (_is_of_metric(one) and _is_of_metric(other)):

@@ -235,10 +235,20 @@ class Lora(RequestModel):
         description="last parts of the names of the layers that get adapters, such as `q_proj`; null: every linear "
         "layer of the trained blocks",
     )
+    layers: list[Annotated[int, Field(ge=1, le=1_000)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="blocks that get adapters, counted from 1; null: all that are trained",
+    )
     rslora: bool = Field(
         default=False, description="multiply updates by alpha / sqrt(rank) instead (Kalajdzievski 2023)"
     )
     dora: bool = Field(default=False, description="train the magnitude of the weights apart (DoRA, Liu et al. 2024)")
+
+    @field_validator("layers")
+    @classmethod
+    def _in_order(cls, layers: list[int] | None) -> list[int] | None:
+        return None if layers is None else sorted(set(layers))
 
 
 Objective = Literal["classification", "sft", "dpo"]
@@ -369,6 +379,9 @@ class FineTune(RequestModel):
             raise ValueError(
                 "objective dpo trains without dropout, as its reference answers without; set lora.dropout to 0"
             )
+        layers = self.lora.layers if self.lora is not None else None
+        if layers is not None and layers[-1] <= self.freeze_first:
+            raise ValueError(f"lora.layers names frozen blocks alone: freeze_first is {self.freeze_first}")
         for name, objective in (("loss_on", "sft"), ("beta", "dpo")):
             if getattr(self, name) != type(self).model_fields[name].default and self.objective != objective:
                 raise ValueError(f"{name} is of objective {objective}, but objective is {self.objective!r}")

@@ -73,6 +73,17 @@ class StudyMember(RequestModel):
         return self
 
 
+TrialKind = Literal["chosen", "all", "random"]
+
+
+class LoraTrial(RequestModel):
+    """Fine-tunes that try the advice on adapters: LoRA on the layers that changed most, on all, and on as many random
+    ones, for every task that has a full fine-tune."""
+
+    layers: int | None = Field(default=None, ge=1, description="layers to choose; null: half of the blocks")
+    rank: int | None = Field(default=None, ge=1, le=512, description="null: 8 where that holds the change, else 16")
+
+
 class MemberAnalysis(NamedTuple):
     """The analysis that a member stands for."""
 
@@ -95,6 +106,11 @@ class StudyRequest(RequestModel):
     similarity: bool = Field(
         default=True,
         description="compare the tuned models with one another: their states and their changes at every layer",
+    )
+    lora_trial: LoraTrial | None = Field(
+        default=None,
+        description="try the advice on adapters by training, after all members have ended; null: do not. Costs three "
+        "more fine-tunes for each task",
     )
     policy: Policy | None = Field(
         default=None,
@@ -183,7 +199,7 @@ def _duplicate(number: int, detail: str, place: str, first: int) -> Iterator[Fie
 
 
 class StudyMemberState(BaseModel):
-    """A member and how far its analysis has come."""
+    """A member, or a trial of adapters, and how far its analysis has come."""
 
     name: str
     task: str
@@ -221,7 +237,10 @@ class Study(BaseModel):
     finished_at: datetime | None = None
     request: StudyRequest
     members: list[StudyMemberState]
-    fraction: float = Field(ge=0, le=1, description="mean of the members'")
+    trials: list[StudyMemberState] = Field(
+        default=[], description="trials of adapters, once all members have ended; see `request.lora_trial`"
+    )
+    fraction: float = Field(ge=0, le=1, description="mean of the members' and trials'")
     error: Problem | None = Field(default=None, description="why the study failed")
     submitted_by: str = Field(default="", description="name or id of the API key; empty if no key is required")
     links: StudyLinks

@@ -14,7 +14,7 @@ from layerdrift.contract.analysis import Status
 from layerdrift.contract.names import ZoneName
 from layerdrift.contract.policy import Decision
 from layerdrift.contract.report import Measured, ReportModel, Zone
-from layerdrift.contract.study import StudyRequest
+from layerdrift.contract.study import StudyRequest, TrialKind
 
 STUDY_SCHEMA_VERSION: Final = 1
 
@@ -212,12 +212,33 @@ class LoraLayer(ReportModel):
     top16: float = Field(ge=0, le=1, description="the same of rank 16")
 
 
+class LoraTrialResult(ReportModel):
+    """A fine-tune by LoRA on some layers: the first full fine-tune of a task with ten times its learning rate."""
+
+    task: str
+    kind: TrialKind = Field(description="`chosen`: the layers that changed most; `random`: as many others")
+    layers: list[int] = Field(description="blocks with adapters, counted from 1")
+    rank: int
+    analysis_id: str
+    trainable_parameters: int | None = Field(description="null: no report")
+    metric: StudyMetric | None = Field(description="null: no report, or no metric")
+    against_all: Measured | None = Field(
+        description="its accuracy minus that of LoRA on all layers on the same texts, or the ratio of perplexities; "
+        "null: it is that, or they cannot be compared"
+    )
+    p: float | None = Field(
+        ge=0, le=1, description="p-value that the two are equally good, not adjusted; null: likewise"
+    )
+    error: str | None = Field(default=None, description="why it has no report; null: it has one")
+
+
 class StudyLora(ReportModel):
     """Which layers changed, from the weights of members that were tuned in full and of whole checkpoints; adapters and
-    `method: lora` are left out, since their rank is given. Not tried by training."""
+    `method: lora` are left out, since their rank is given."""
 
     members: list[str]
     layers: list[LoraLayer] = Field(description="by layer, those without attention or MLP weights left out")
+    trials: list[LoraTrialResult] = Field(default=[], description="empty: not requested, or no full fine-tune")
 
 
 class StudyCurve(ReportModel):

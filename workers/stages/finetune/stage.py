@@ -214,7 +214,8 @@ def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _add_adapters(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Low-rank adapters on the linear maps of the blocks that are trained; beside them only a classifier's head is.
+    """Low-rank adapters on the linear maps of the blocks that are trained, or of those that are asked for; beside them
+    only a classifier's head is trained.
 
     Raises:
         InputError: no layer has a name that was asked for.
@@ -224,7 +225,7 @@ def _add_adapters(model: PreTrainedModel, recipe: Recipe) -> None:
     linear = [
         names[id(module)]
         for number, block in enumerate(blocks_of(model.base_model), start=1)
-        if number not in recipe.frozen
+        if number not in recipe.frozen and (settings.layers is None or number in settings.layers)
         for module in block.modules()
         if isinstance(module, nn.Linear | Conv1D)
     ]

@@ -149,6 +149,7 @@ def test_a_stored_request_for_a_language_model_is_read_as_it_was() -> None:
             "one text of a row",
         ),
         ({"finetune": {"objective": "dpo", "method": "lora", "lora": {"dropout": 0.1}}}, "dpo trains without dropout"),
+        ({"finetune": {"method": "lora", "lora": {"layers": [1, 2]}, "freeze_first": 2}}, "names frozen blocks alone"),
         ({"finetune": {"objective": "sft"}, "analysis": {"noise_floors": ["label_shuffle"]}}, "label_shuffle requires"),
         ({"finetune": {"objective": "sft"}, "analysis": {"freeze_sweep": {}}}, "measures accuracy"),
     ],

@@ -226,6 +226,17 @@ def test_adapters_are_on_the_blocks_that_are_trained_and_the_head_is_trained_who
     assert {int(name.split(".")[3]) for name in inside} == blocks
 
 
+@pytest.mark.parametrize(("asked", "frozen", "blocks"), [([1, 3], (), {0, 2}), ([2, 3], (1, 2), {2})])
+def test_adapters_are_on_the_blocks_that_are_asked_for(
+    given: Resolved, asked: list[int], frozen: tuple[int, ...], blocks: set[int]
+) -> None:
+    data = training_data(tuning(), with_labels(given, ["a", "b"]))
+    recipe = Recipe(settings(method="lora", lora={"rank": 2, "layers": asked}), 0, frozenset(frozen))
+    with fresh_classifier(given, data, recipe) as (model, _):
+        inside = {name for name in trainable(model) if name.startswith("bert.")}
+    assert {int(name.split(".")[3]) for name in inside} == blocks
+
+
 def test_a_new_head_follows_the_seed_and_torchs_generator_is_left_as_it_was(given: Resolved) -> None:
     data = training_data(tuning(), with_labels(given, ["a", "b"]))
     before, heads = torch.get_rng_state(), []
