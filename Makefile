@@ -36,10 +36,10 @@ demo: $(STAMP)  ## fine-tune a real encoder, analyse the pair, write var/demo/re
 demo-llm: $(STAMP)  ## fine-tune a real chat model on chats, analyse the pair, write var/demo-llm/report.html (a quarter of an hour)
 	@$(BIN)/python -m deploy.embedded.demo chat
 
-paper-small: $(STAMP)  ## the paper's study on three real tasks with a small encoder; writes docs/paper.md (half an hour)
+paper-small: $(STAMP)  ## the paper's study on three real tasks with a small encoder; writes docs/paper.md
 	@$(BIN)/python -m deploy.paper
 
-paper: $(STAMP)  ## the same with a 12-layer encoder (hours)
+paper: $(STAMP)  ## the same with a 12-layer encoder
 	@$(BIN)/python -m deploy.paper large
 
 demo-inputs: $(STAMP)  ## the model and the reviews of the demo and the tutorial, into var/demo

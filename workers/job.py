@@ -11,15 +11,16 @@ import redis
 
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord
-from backends.observability import logs, metrics, tracing
+from backends.observability import metrics, tracing
 from backends.storage import key_names
 from layerdrift.contract.analysis import Progress, StageName, Status
-from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
+from layerdrift.contract.errors import LayerdriftError, Problem, StageError
 from layerdrift.contract.policy import Decision
 from layerdrift.policies import starter_decision
 from workers import scratch_folders
+from workers.faults import AWAY, DeviceFault, device_watched, worker_lost
 from workers.lease import Lease
-from workers.lease_keeper import end_process, leased
+from workers.lease_keeper import leased
 from workers.models.device import is_device_fault, start_threads
 from workers.pipeline import run_stages, stages_of
 from workers.progress_writer import Cancelled, LeaseLost, ProgressWriter, StageFailed
@@ -27,14 +28,6 @@ from workers.studies.waiting import announce_waiting
 from workers.training_states import BucketCheckpoints
 
 logger = logging.getLogger(__name__)
-
-
-_AWAY = (UnavailableError, redis.RedisError)
-"""What a stage raises while a server behind it is unavailable: no fault of the job's."""
-
-
-class DeviceFault(Exception):
-    """The device of this process answers nothing any more: the job goes on in another process."""
 
 
 LEAST_FINETUNE = 2.0
@@ -49,12 +42,8 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
     """
     start_threads()
     gc.freeze()  # modules are no garbage: looking through them after every stage took most of a small job's time
-    with logs.bound(job_id=analysis_id):
-        try:
-            _run_leased(deployment, analysis_id)
-        except DeviceFault as fault:
-            logger.error("%s: the device is of no more use; ending this process", analysis_id, exc_info=fault.__cause__)
-            end_process()
+    with device_watched(analysis_id):
+        _run_leased(deployment, analysis_id)
 
 
 def _run_leased(deployment: Deployment, analysis_id: str) -> None:
@@ -141,7 +130,7 @@ def _left_open(record: JobRecord, failure: StageFailed, lease: Lease) -> bool:
         return True
     if is_device_fault(failure.__cause__):
         raise DeviceFault from failure.__cause__
-    if isinstance(failure.__cause__, _AWAY):
+    if isinstance(failure.__cause__, AWAY):
         logger.warning("%s: returned to the queue in stage %s: %s", record.id, failure.stage, failure.__cause__)
         return True
     return False
@@ -169,7 +158,7 @@ def _forget_unfinished(deployment: Deployment, owned: key_names.Owned) -> None:
     try:
         BucketCheckpoints(deployment.blobs, owned).clear()
         deployment.reports.forget_preliminary(owned)
-    except (UnavailableError, redis.RedisError) as error:  # no more than room in the bucket and in Redis
+    except AWAY as error:  # no more than room in the bucket and in Redis
         logger.warning("%s: could not remove the saved states of its trainings: %s", owned.id, error)
 
 
@@ -179,14 +168,3 @@ def _problem(failure: StageFailed) -> Problem:
         return cause.problem().model_copy(update={"stage": failure.stage.value})
     error = StageError(f"{failure.stage} failed with {type(cause).__name__}: {cause}")
     return error.problem().model_copy(update={"stage": failure.stage.value})
-
-
-def worker_lost(times: int) -> Problem:
-    """What is said of a job that so many workers took and none finished."""
-    return Problem(
-        type="urn:layerdrift:worker-lost",
-        title="Worker lost",
-        status=500,
-        detail=f"{times} workers took this job and none finished it: they died, hung or were stopped. If memory is the "
-        "cause, use fewer or shorter texts, smaller autoencoders, or a larger machine; otherwise post it again",
-    )

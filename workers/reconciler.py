@@ -73,12 +73,12 @@ class Reconciler:
         """Open jobs that nobody holds and that do not just wait for their turn in the queue; studies that can be
         finished and that nobody holds."""
         jobs, studies, held = self._deployment.jobs, self._deployment.studies, self._deployment.leases.held
-        for id_ in jobs.open_ids():
-            if not held(id_) and (waiting == 0 or jobs.get(id_).status is Status.RUNNING):
-                yield jobs.get(id_)
-        for id_ in studies.open_ids():
-            if not held(id_) and ready(jobs, studies.get(id_)):
-                yield studies.get(id_)
+        for job in map(jobs.find, jobs.open_ids()):
+            if job is not None and not held(job.id) and (waiting == 0 or job.status is Status.RUNNING):
+                yield job
+        for study in map(studies.find, studies.open_ids()):
+            if study is not None and not held(study.id) and ready(jobs, study):
+                yield study
 
     def _sweep(self) -> None:
         """Takes away the scratch that a killed worker left: of a job that nobody holds or works on, and old."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
-import redis
-
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, StudyRecord
 from backends.jobs.studies import members_of, ready
-from backends.observability import logs
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import LayerdriftError, Problem, StageError, UnavailableError
+from layerdrift.contract.errors import LayerdriftError, Problem, StageError
 from layerdrift.contract.study import MIN_MEMBERS
 from layerdrift.contract.study_report import StudyReport, StudySimilarity
 from layerdrift.render import study_html, study_markdown
 from workers import scratch_folders
-from workers.job import DeviceFault, worker_lost
+from workers.faults import AWAY, DeviceFault, device_watched, worker_lost
 from workers.lease import Lease
-from workers.lease_keeper import end_process, leased
+from workers.lease_keeper import leased
 from workers.models.device import is_device_fault
 from workers.studies.gathering import outcomes_of, trial_outcomes
 from workers.studies.report import study_report
@@ -32,12 +29,8 @@ logger = logging.getLogger(__name__)
 
 def run_study(deployment: Deployment, study_id: str) -> None:
     """Finishes a study whose members have ended, if no other worker does; one that still waits is left alone."""
-    with logs.bound(job_id=study_id):
-        try:
-            _run_leased(deployment, study_id)
-        except DeviceFault as fault:
-            logger.error("%s: the device is of no more use; ending this process", study_id, exc_info=fault.__cause__)
-            end_process()
+    with device_watched(study_id):
+        _run_leased(deployment, study_id)
 
 
 def _run_leased(deployment: Deployment, study_id: str) -> None:
@@ -100,7 +93,7 @@ def _finished(
         report = with_trials(report, trial_outcomes(deployment, record))
         if _is_ours(deployment, record, lease):
             _publish(deployment, record, report)
-    except (UnavailableError, redis.RedisError, DeviceFault):
+    except (*AWAY, DeviceFault):
         raise
     except LayerdriftError as error:
         return error.problem()
@@ -135,7 +128,7 @@ def _similarity(
     with scratch_folders.held(deployment.settings.scratch / f"{record.id}.{lease.owner}") as folder:
         try:
             return similarity_of(names, shared_rows(deployment, members, folder, lease.pulse.beat), lease.pulse.beat)
-        except (UnavailableError, redis.RedisError):
+        except AWAY:
             raise
         except LayerdriftError as error:
             return error.detail

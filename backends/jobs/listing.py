@@ -36,8 +36,6 @@ class RecordListing(Generic[RecordT]):
         self._redis = client
         self._store = store
         self._id = re.compile(rf"{store.letters}_[a-z2-7]{{26}}")
-        commands = {"analyses": "layerdrift list", "studies": "layerdrift study list"}
-        self._shown_by = f"`{commands[store.nouns]}` and GET /v1/{store.nouns} show all"
         self._prefix = re.compile(rf"{store.letters}_[a-z2-7]{{3,25}}")
 
     def page(
@@ -112,7 +110,8 @@ class RecordListing(Generic[RecordT]):
         if not fitting:
             raise NotFoundError(
                 f"no {self._store.noun} has the id or name {reference!r}, and no id begins with it (3 characters after "
-                f"{self._store.letters}_ at least); {self._shown_by}"
+                f"{self._store.letters}_ at least); `{self._store.list_command}` and GET /v1/{self._store.nouns} "
+                "show all"
             )
         if len(fitting) > 1:
             named = ", ".join(f"{one}{when}" for one, when in fitting[:MAX_NAMESAKES])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,7 +40,7 @@ class Delivery(BaseModel):
         return self.told_at is None and not self.given_up
 
 
-class Record(BaseModel):
+class Record(BaseModel, ABC):
     """The truth about something that workers do: what analyses and studies have in common."""
 
     model_config = ConfigDict(frozen=True)
@@ -68,14 +69,19 @@ class Record(BaseModel):
         return key_names.Owned(self.tenant, self.id)
 
     @property
+    @abstractmethod
     def title(self) -> str:
         """What lists call it."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def tags(self) -> Mapping[str, str]:
         """What lists are filtered by."""
-        raise NotImplementedError
+
+    @property
+    def durable(self) -> tuple[object, ...]:
+        """What an emptied Redis must not take with it while the record is open, and so goes to S3 when it changes."""
+        return self.cancel_requested, self.deliveries
 
     def ended(self, status: Status, error: Problem | None = None) -> Self:
         """The record in a final state."""
@@ -164,6 +170,7 @@ class TrialRecord(BaseModel):
     layers: list[int]
     rank: int
     analysis_id: str
+    made: bool = Field(description="whether the study made the analysis, or made it again")
 
 
 class StudyRecord(Record):
@@ -185,6 +192,16 @@ class StudyRecord(Record):
     def tags(self) -> Mapping[str, str]:
         """Those of the request."""
         return self.request.tags
+
+    @property
+    def durable(self) -> tuple[object, ...]:
+        """Its members and trials too: they tell what it made."""
+        return *super().durable, self.members, self.trials
+
+    @property
+    def awaited(self) -> list[MemberRecord | TrialRecord]:
+        """All that it waits for."""
+        return [*self.members, *self.trials]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class RecordStore(Generic[RecordT]):
     nouns: ClassVar[str]
     letters: ClassVar[str]
     """What its ids begin with: `an`."""
+    list_command: ClassVar[str]
 
     def __init__(self, client: redis.Redis, blobs: BlobStore) -> None:
         self._redis = client
@@ -281,6 +282,7 @@ class JobStore(RecordStore[JobRecord]):
     kind = key_names.JOBS
     record_type = JobRecord
     noun, nouns, letters = "analysis", "analyses", "an"
+    list_command = "layerdrift list"
 
     def _tell(self, pipe: Pipeline, before: JobRecord | None, record: JobRecord) -> None:
         if record.status.final and any(delivery.waiting for delivery in record.deliveries):
@@ -294,13 +296,12 @@ class StudyStore(RecordStore[StudyRecord]):
     kind = key_names.STUDIES
     record_type = StudyRecord
     noun, nouns, letters = "study", "studies", "st"
+    list_command = "layerdrift study list"
 
 
 def _kept_for_good(before: Record, after: Record) -> bool:
     """Whether S3 is to have a change: of an end, of what was asked of it, of who is told; not of its progress."""
-    if before.status.final or after.status.final:
-        return True
-    return (before.cancel_requested, before.deliveries) != (after.cancel_requested, after.deliveries)
+    return before.status.final or after.status.final or before.durable != after.durable
 
 
 def score_of(record: Record) -> int:

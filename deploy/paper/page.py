@@ -13,7 +13,7 @@ from layerdrift.contract.study_report import StudyReport
 from layerdrift.render import study_charts
 from layerdrift.render.charts import Spec
 from layerdrift.render.sentences import number
-from layerdrift.render.study_sentences import spans
+from layerdrift.render.study_sentences import mean_cosines, spans
 
 SCALE = 1.5
 """Pixels for each of a chart's own."""
@@ -171,20 +171,11 @@ def _alike(report: StudyReport) -> list[str]:
     found = report.similarity
     if found is None:
         return []
-    tasks = {member.name: member.task for member in report.members}
     told: list[str] = []
-    for layer in (found.layers[1], found.layers[-1]):
-        cosines: dict[bool, list[float]] = {True: [], False: []}
-        for row, one in enumerate(found.members):
-            for column, other in enumerate(found.members[:row]):
-                value = layer.change_cosine[row][column]
-                if value is not None:
-                    cosines[tasks[one] == tasks[other]].append(value)
-        if cosines[True] and cosines[False]:
-            within, across = (sum(values) / len(values) for values in (cosines[True], cosines[False]))
-            told.append(
-                f"{number(within, 2)} within a task and {number(across, 2)} across tasks at layer {layer.index}"
-            )
+    for layer in (1, found.layers[-1].index):
+        within, across = mean_cosines(report, found, layer)
+        if within is not None and across is not None:
+            told.append(f"{number(within, 2)} within a task and {number(across, 2)} across tasks at layer {layer}")
     return [f"Two fine-tunes change the same tokens with a mean cosine of {'; '.join(told)}."] if told else []
 
 

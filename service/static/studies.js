@@ -20,9 +20,14 @@ const EXAMPLE = {
   ],
 };
 
+/** Members and trials of adapters: all that a study waits for. */
+function awaited(study) {
+  return [...study.members, ...study.trials];
+}
+
 function counted(study) {
   const counts = new Map();
-  study.members.forEach((one) => counts.set(one.status, (counts.get(one.status) ?? 0) + 1));
+  awaited(study).forEach((one) => counts.set(one.status, (counts.get(one.status) ?? 0) + 1));
   return [...counts].map(([status, count]) => `${count} ${status}`).join(", ");
 }
 
@@ -125,7 +130,7 @@ async function running(view, signal, found) {
     bar.value = one.fraction;
     cancel.hidden = FINAL.includes(one.status);
     error.textContent = one.error ? `${one.error.title}: ${one.error.detail}` : "";
-    body.replaceChildren(...one.members.map(member));
+    body.replaceChildren(...awaited(one).map(member));
     again.textContent = counted(one);
   }
 
@@ -186,7 +191,7 @@ async function finished(view, found) {
   document.body.className = "reading";
   const page = await call("GET", path, undefined, "text/html");
   const said = h("div", { role: "status" });
-  const body = h("tbody", {}, found.members.map(member));
+  const body = h("tbody", {}, awaited(found).map(member));
   view.append(
     h("h1", {}, found.name),
     h("p", { class: "soft" }, h("span", { class: "status succeeded" }, found.status), ` · ${counted(found)} · ${ago(found.finished_at)} (${when(found.finished_at)}) · ${id}`),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, MemberRecord, StudyRecord, TrialRecord
-from backends.jobs.studies import members_of, trials_of
+from backends.jobs.studies import cancel_made, members_of, trials_of
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, NotFoundError
-from layerdrift.contract.study import Study, StudyLinks, StudyMemberState
+from layerdrift.contract.study import Study, StudyLinks, StudyMemberState, TrialKind
 
 
 def shown(deployment: Deployment, record: StudyRecord) -> Study:
@@ -27,11 +29,19 @@ def shown(deployment: Deployment, record: StudyRecord) -> Study:
         request=record.request,
         members=members,
         trials=trials,
-        fraction=1.0 if record.status.final else sum(one.fraction for one in every) / len(every),
+        fraction=1.0 if record.status.final else sum(one.fraction for one in every) / (len(every) + _to_come(record)),
         error=record.error,
         submitted_by=record.submitted_by,
         links=StudyLinks(self=path, events=f"{path}/events", report=f"{path}/report", cancel=f"{path}/cancel"),
     )
+
+
+def _to_come(record: StudyRecord) -> int:
+    """How many trials of adapters there will be: of each kind one for every task that has a full fine-tune."""
+    if record.request.lora_trial is None or record.trials:
+        return 0
+    full = zip(record.members, record.request.full_finetunes, strict=True)
+    return len(get_args(TrialKind)) * len({member.task for member, is_full in full if is_full})
 
 
 def _state(member: MemberRecord | TrialRecord, job: JobRecord | None) -> StudyMemberState:
@@ -63,26 +73,15 @@ def cancel_study(deployment: Deployment, study_id: str, tenant: str) -> StudyRec
         ConflictError: it has ended.
     """
     record = deployment.studies.cancel(study_id, tenant)
-    waited_for = _waited_for(deployment, record)
-    made = [member.analysis_id for member in record.members if member.made]
-    for analysis_id in (*made, *(trial.analysis_id for trial in record.trials)):
-        if analysis_id not in waited_for:
-            try:
-                deployment.jobs.cancel(analysis_id, tenant)
-            except (ConflictError, NotFoundError):  # it has ended, or somebody deleted it
-                continue
+    others = _awaited_by_others(deployment, record)
+    cancel_made(deployment.jobs, [one for one in record.awaited if one.analysis_id not in others], tenant)
     return record
 
 
-def _waited_for(deployment: Deployment, record: StudyRecord) -> set[str]:
+def _awaited_by_others(deployment: Deployment, record: StudyRecord) -> set[str]:
     """The analyses that other open studies of the tenant wait for."""
     others = deployment.studies.find_all(deployment.studies.open_ids(), record.tenant)
-    return {
-        member.analysis_id
-        for other in others
-        if other is not None and other.id != record.id
-        for member in other.members
-    }
+    return {one.analysis_id for other in others if other is not None and other.id != record.id for one in other.awaited}
 
 
 def delete_study(deployment: Deployment, study_id: str, tenant: str) -> None:

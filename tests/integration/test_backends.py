@@ -9,7 +9,7 @@ import redis
 
 from backends.deployment import Deployment
 from backends.estimates.capacity import Capacity
-from backends.jobs.records import Delivery, Wanted
+from backends.jobs.records import Delivery, TrialRecord, Wanted
 from backends.queue import QUEUES, celery_app
 from backends.settings import Settings
 from backends.storage import key_names
@@ -20,6 +20,7 @@ from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, DeniedError, InputError, NotFoundError, Problem, UnavailableError
 from layerdrift.contract.request import Webhook
 from tests.builders.records import record
+from tests.builders.study_records import study_record
 
 PROBLEM = Problem(type="urn:layerdrift:stage", title="t", status=500, detail="it broke")
 
@@ -142,6 +143,20 @@ def test_cancelling_ends_a_queued_job_and_marks_a_running_one(deployment: Deploy
     with pytest.raises(ConflictError, match="already ended: cancelled"):
         deployment.jobs.cancel(queued.id)
     assert deployment.jobs.open_ids() == [running.id]
+
+
+def test_an_emptied_redis_does_not_take_what_a_study_made(deployment: Deployment, valkey: redis.Redis) -> None:
+    study, _ = study_record((Status.QUEUED, Status.QUEUED))
+    unmade = [one.model_copy(update={"made": False}) for one in study.members]
+    deployment.studies.submit(study.model_copy(update={"members": unmade}))
+    trial = TrialRecord(name="x", task="a", kind="all", layers=[1], rank=8, analysis_id="an_x", made=True)
+    deployment.studies.update(
+        study.id, lambda found: found.model_copy(update={"members": study.members, "trials": [trial]})
+    )
+    valkey.flushdb()
+    assert deployment.studies.restore() == 1
+    found = deployment.studies.get(study.id)
+    assert (found.members, found.trials) == (study.members, [trial])
 
 
 def test_pages_hold_every_job_once_newest_first(deployment: Deployment) -> None:

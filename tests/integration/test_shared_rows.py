@@ -48,7 +48,7 @@ def test_rows_are_the_models_own_states_of_texts_of_both_data_sets(
 ) -> None:
     beats: list[int] = []
     rows = shared_rows(deployment, members, tmp_path / "rows", lambda: beats.append(1))
-    assert (rows.layers, len(beats)) == (BLOCKS + 1, 2)
+    assert (rows.layers, len(beats)) == (BLOCKS + 1, 2 * (BLOCKS + 1))
     assert 30 < rows.texts <= 60
     assert len(rows.kept) <= module.TOKENS
     base, tuned = rows.at(BLOCKS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backends.deployment import Deployment
-from backends.jobs.records import JobRecord, StudyRecord
+from backends.jobs.records import JobRecord, StudyRecord, TrialRecord
 from backends.jobs.studies import trials_of
 from backends.storage import key_names
 from backends.storage.artifact_names import SCORES
@@ -16,7 +16,7 @@ from layerdrift.contract.report import Report
 from layerdrift.contract.request import AnalysisRequest
 from layerdrift.contract.study import StudyMember
 from workers.results.text_scores import TextScores
-from workers.studies.outcomes import Outcome
+from workers.studies.outcomes import DELETED, Outcome
 
 
 def outcomes_of(deployment: Deployment, study: StudyRecord, jobs: Sequence[JobRecord | None]) -> list[Outcome]:
@@ -27,12 +27,16 @@ def outcomes_of(deployment: Deployment, study: StudyRecord, jobs: Sequence[JobRe
     ]
 
 
-def trial_outcomes(deployment: Deployment, study: StudyRecord) -> list[Outcome]:
-    """What became of each trial of adapters that is still there, in their order."""
+def trial_outcomes(deployment: Deployment, study: StudyRecord) -> list[tuple[TrialRecord, Outcome | None]]:
+    """What became of each trial of adapters; None for one that somebody deleted."""
     return [
-        _outcome(deployment, StudyMember(name=trial.name), trial.task, job.request, job, job.id)
+        (
+            trial,
+            None
+            if job is None
+            else _outcome(deployment, StudyMember(name=trial.name), trial.task, job.request, job, job.id),
+        )
         for trial, job in zip(study.trials, trials_of(deployment.jobs, study), strict=True)
-        if job is not None
     ]
 
 
@@ -60,7 +64,7 @@ def _outcome(
 def _why(job: JobRecord | None) -> str | None:
     """Why there is no report."""
     if job is None:
-        return "its analysis was deleted"
+        return DELETED
     if job.status is Status.SUCCEEDED:
         return None
     return job.error.detail if job.error is not None else f"its analysis was {job.status}"

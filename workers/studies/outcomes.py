@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError
@@ -15,6 +16,8 @@ from layerdrift.contract.study_report import MemberLayer, StudyMetric, StudyRepo
 from layerdrift.gate import evaluate_policy
 from layerdrift.policies import starter_decision
 from workers.results.text_scores import TextScores
+
+DELETED: Final = "its analysis was deleted"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,10 +37,10 @@ class _Shared(NamedTuple):
 
 
 def paired_tests(outcomes: Sequence[Outcome], tasks: Sequence[str]) -> list[PairedTest]:
-    """Every two members of a task that have the same metric and share enough texts; p-values adjusted for their number.
+    """Every two members of a task with one metric that share enough texts, and groups of them where texts are alike.
 
     Accuracies: McNemar's exact test, with units of several texts a normal test of the change; of perplexities the test
-    that the jackknife interval of their ratio's logarithm gives. Adjusted by Holm's method within the task.
+    that the jackknife interval of their ratio's logarithm gives. p-values are adjusted by Holm's method in each task.
     """
     found: list[PairedTest] = []
     for task in tasks:
@@ -51,7 +51,7 @@ def paired_tests(outcomes: Sequence[Outcome], tasks: Sequence[str]) -> list[Pair
 
 
 def tested(task: str, one: Outcome, other: Outcome) -> Iterator[PairedTest]:
-    """The test of two members, unadjusted; none where they have other metrics or share too few texts."""
+    """The test of two members, unadjusted; none where they have other metrics or share too few texts or groups."""
     if one.scores is None or other.scores is None or one.scores.name != other.scores.name:
         return
     if not (_is_of_metric(one) and _is_of_metric(other)):
@@ -60,6 +60,8 @@ def tested(task: str, one: Outcome, other: Outcome) -> Iterator[PairedTest]:
     if shared is None:
         return
     difference, p = (_accuracies if one.scores.name == "accuracy" else _perplexities)(shared)
+    if difference.low is None:
+        return
     yield PairedTest(
         task=task,
         one=one.name,
@@ -126,7 +128,7 @@ def _perplexities(shared: _Shared) -> tuple[results.Measured, float]:
 
 
 def _p_of(found: results.Measured, quantile: float, tail: Callable[[float], float]) -> float:
-    """The p-value that an estimate with this 95 % interval gives to 0; 1 where it has no interval.
+    """The p-value that an estimate with this 95 % interval gives to 0; 1, of no use, where it has none.
 
     Args:
         quantile: half of the interval in standard errors. tail: the share of the distribution above a value.

@@ -59,12 +59,12 @@ class SharedRows:
 
 
 def shared_rows(
-    deployment: Deployment, jobs: Sequence[JobRecord], folder: Path, on_member: Callable[[], None]
+    deployment: Deployment, jobs: Sequence[JobRecord], folder: Path, on_step: Callable[[], None]
 ) -> SharedRows:
     """Runs the base and every member over some texts of each of their data sets.
 
     Args:
-        folder: scratch. on_member: is called after each.
+        folder: scratch. on_step: is called after every layer of each.
 
     Raises:
         InputError: a checkpoint or a data set is no longer what it was, or too few tokens count in all members.
@@ -87,11 +87,10 @@ def shared_rows(
             )
             places, owners = _candidates(read, spec.causal, [len(some) for some in texts])
             kept, layers = torch.ones(len(places), dtype=torch.bool), spec.states.layers
-        kept &= _stored(found, read, places, folder, number)
+        kept &= _stored(found, read, places, folder, number, on_step)
         del found
         give_memory_back()
         shutil.rmtree(inside)
-        on_member()
     if int(kept.sum()) < MIN_ROWS:
         raise InputError("too few tokens count in the analyses of all members")
     chosen = _quotas(kept, owners[:, 0], TOKENS)
@@ -159,7 +158,9 @@ def _opened(base: Checkpoint, tuned: Checkpoint, tokenizer: PreTrainedTokenizerB
     return load_pair(base, tuned, tokenizer, length)
 
 
-def _stored(found: FinishedPair, read: Sequence[Batch], places: Tensor, folder: Path, number: int) -> Tensor:
+def _stored(
+    found: FinishedPair, read: Sequence[Batch], places: Tensor, folder: Path, number: int, on_step: Callable[[], None]
+) -> Tensor:
     """Writes a member's rows, and the base's with those of the first; which of them count in its analysis, [C] bool."""
     inliers = found.pair.tokenization.rule
     counts = torch.ones(len(places), dtype=torch.bool)
@@ -170,6 +171,7 @@ def _stored(found: FinishedPair, read: Sequence[Batch], places: Tensor, folder: 
         tuned[str(layer)] = other
         if number == 0:
             base[str(layer)] = rows
+        on_step()
     if number == 0:
         save_file(base, _file(folder, -1))
     save_file(tuned, _file(folder, number))

@@ -13,13 +13,13 @@ import numpy as np
 from backends.deployment import Deployment
 from backends.jobs.identity import analysis_id
 from backends.jobs.records import JobRecord, StudyRecord, TrialRecord
-from backends.jobs.studies import ready
+from backends.jobs.studies import cancel_made, ready
 from layerdrift.contract.analysis import Progress, Status
 from layerdrift.contract.request import AnalysisRequest, FineTune
 from layerdrift.contract.study import TrialKind
 from layerdrift.contract.study_report import LoraTrialResult, StudyLora, StudyReport
 from workers.studies.advice import lora
-from workers.studies.outcomes import Outcome, metric
+from workers.studies.outcomes import DELETED, Outcome, metric
 from workers.studies.paired import tested
 
 ALPHA = 2
@@ -42,37 +42,45 @@ class Trial(NamedTuple):
 def begun(
     deployment: Deployment, study: StudyRecord, outcomes: Sequence[Outcome], jobs: Sequence[JobRecord | None]
 ) -> bool:
-    """Submits the trials that a study asks for and does not have yet; whether it now waits for them."""
-    advice = lora(outcomes)
-    if study.request.lora_trial is None or study.trials or advice is None:
+    """Submits the trials that a study asks for and does not have yet; whether it now waits for them.
+
+    The analyses are stored first: a worker that dies in between is followed by one that finds them.
+    """
+    if study.request.lora_trial is None or study.trials:
         return False
-    made = list(_trials(study, outcomes, jobs, advice))
-    if not made:
+    trials = [_submitted(deployment, trial, job) for trial, job in _trials(study, outcomes, jobs)]
+    if not trials:
         return False
 
     def waiting(found: StudyRecord) -> StudyRecord:
-        if found.status.final or found.attempts != study.attempts:
+        if found.status.final or found.cancel_requested or found.attempts != study.attempts:
             return found
-        trials = [trial for trial, _ in made]
         return found.model_copy(update={"trials": trials, "status": Status.QUEUED, "attempts": 0})
 
     stored = deployment.studies.update(study.id, waiting)
-    if not stored.trials:
+    if stored.trials != trials:  # it was cancelled, or opened again
+        cancel_made(deployment.jobs, trials, study.tenant)
         return False
-    for _, job in made:
-        record, to_run = deployment.jobs.submit(job)
-        if to_run:
-            deployment.queue.announce(record)
     if ready(deployment.jobs, stored):  # all of them were there already
         deployment.queue.announce(stored)
-    logger.info("%s: %d trials of adapters were submitted", study.id, len(made))
+    logger.info("%s: %d trials of adapters were submitted", study.id, len(trials))
     return True
 
 
+def _submitted(deployment: Deployment, trial: TrialRecord, job: JobRecord) -> TrialRecord:
+    record, to_run = deployment.jobs.submit(job)
+    if to_run:
+        deployment.queue.announce(record)
+    return trial.model_copy(update={"made": to_run})
+
+
 def _trials(
-    study: StudyRecord, outcomes: Sequence[Outcome], jobs: Sequence[JobRecord | None], advice: StudyLora
+    study: StudyRecord, outcomes: Sequence[Outcome], jobs: Sequence[JobRecord | None]
 ) -> Iterator[tuple[TrialRecord, JobRecord]]:
     """For each task, from its first full fine-tune that has a report."""
+    advice = lora(outcomes)
+    if advice is None:
+        return
     done: set[str] = set()
     for outcome, job in zip(outcomes, jobs, strict=True):
         finetune, report = outcome.request.finetune, outcome.report
@@ -81,19 +89,17 @@ def _trials(
         done.add(outcome.task)
         for trial in chosen(study, advice, len(report.layers) - 1):
             name = f"{outcome.name}: LoRA on {trial.kind} layers"
-            request = asked(job.request, finetune, trial, name)
-            record = _job(study, job, request)
-            yield (
-                TrialRecord(
-                    name=name,
-                    task=outcome.task,
-                    kind=trial.kind,
-                    layers=list(trial.layers),
-                    rank=trial.rank,
-                    analysis_id=record.id,
-                ),
-                record,
+            made = _job(study, job, asked(job.request, finetune, trial, name))
+            record = TrialRecord(
+                name=name,
+                task=outcome.task,
+                kind=trial.kind,
+                layers=list(trial.layers),
+                rank=trial.rank,
+                analysis_id=made.id,
+                made=False,
             )
+            yield record, made
 
 
 def chosen(study: StudyRecord, advice: StudyLora, blocks: int) -> list[Trial]:
@@ -149,36 +155,32 @@ def _job(study: StudyRecord, like: JobRecord, request: AnalysisRequest) -> JobRe
     )
 
 
-def with_trials(report: StudyReport, trials: Sequence[Outcome]) -> StudyReport:
-    """The report with what became of the trials."""
+def with_trials(report: StudyReport, trials: Sequence[tuple[TrialRecord, Outcome | None]]) -> StudyReport:
+    """The report with what became of the trials; None: somebody deleted the analysis."""
     if report.lora is None or not trials:
         return report
-    whole = {one.task: one for one in trials if kind_of(one) == "all"}
-    results = [_result(one, whole.get(one.task)) for one in trials]
+    whole = {trial.task: outcome for trial, outcome in trials if trial.kind == "all"}
+    results = [_result(trial, outcome, whole.get(trial.task)) for trial, outcome in trials]
     return report.model_copy(update={"lora": report.lora.model_copy(update={"trials": results})})
 
 
-def _result(outcome: Outcome, whole: Outcome | None) -> LoraTrialResult:
-    adapters = outcome.request.finetune.lora if outcome.request.finetune is not None else None
-    if adapters is None or adapters.layers is None:
-        raise ValueError(f"{outcome.name} is no trial of adapters")
-    test = None if whole is None or whole is outcome else next(tested(outcome.task, whole, outcome), None)
-    trained = outcome.report.finetune.trainable_parameters if outcome.report and outcome.report.finetune else None
-    return LoraTrialResult(
-        task=outcome.task,
-        kind=kind_of(outcome),
-        layers=adapters.layers,
-        rank=adapters.rank,
-        analysis_id=outcome.analysis_id,
-        trainable_parameters=trained,
-        metric=metric(outcome.report) if outcome.report is not None else None,
-        against_all=test.difference if test is not None else None,
-        p=test.p if test is not None else None,
-        error=outcome.error,
+def _result(trial: TrialRecord, outcome: Outcome | None, whole: Outcome | None) -> LoraTrialResult:
+    missing = LoraTrialResult(
+        task=trial.task,
+        kind=trial.kind,
+        layers=trial.layers,
+        rank=trial.rank,
+        analysis_id=trial.analysis_id,
+        error=outcome.error if outcome is not None else DELETED,
     )
-
-
-def kind_of(outcome: Outcome) -> TrialKind:
-    """Which set of layers a trial is of, by its name."""
-    kinds: tuple[TrialKind, ...] = ("chosen", "all", "random")
-    return next(kind for kind in kinds if outcome.name.endswith(f": LoRA on {kind} layers"))
+    if outcome is None or outcome.report is None:
+        return missing
+    test = None if whole is None or whole is outcome else next(tested(trial.task, whole, outcome), None)
+    trained = outcome.report.finetune
+    found = {
+        "trainable_parameters": trained.trainable_parameters if trained is not None else None,
+        "metric": metric(outcome.report),
+        "against_all": test.difference if test is not None else None,
+        "p": test.p if test is not None else None,
+    }
+    return missing.model_copy(update=found)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 
-import redis
-
 from backends.deployment import Deployment
-from backends.jobs.records import JobRecord, StudyRecord
+from backends.jobs.records import JobRecord
 from backends.jobs.studies import ready
-from layerdrift.contract.errors import UnavailableError
+from workers.faults import AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +16,9 @@ def announce_waiting(deployment: Deployment, ended: JobRecord) -> None:
     """Announces the studies that waited for this job alone. Without Redis the reconciler does it later."""
     try:
         for study in deployment.studies.find_all(deployment.studies.open_ids(), ended.tenant):
-            of_it = study is not None and ended.id in _jobs_of(study)
-            if study is not None and of_it and ready(deployment.jobs, study):
+            if study is None or all(one.analysis_id != ended.id for one in study.awaited):
+                continue
+            if ready(deployment.jobs, study):
                 deployment.queue.announce(study)
-    except (redis.RedisError, UnavailableError) as error:
+    except AWAY as error:
         logger.warning("%s: could not look for studies that wait for it: %s", ended.id, error)
-
-
-def _jobs_of(study: StudyRecord) -> set[str]:
-    return {one.analysis_id for one in study.members} | {one.analysis_id for one in study.trials}

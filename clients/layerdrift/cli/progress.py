@@ -56,19 +56,26 @@ def follow(client: Client, analysis_id: str, timeout: float | None) -> Analysis:
         TimeoutError: it has not ended after `timeout` seconds.
     """
     show = _bars if console.is_terminal else _lines
-    try:
+    with told_to_keep_running(analysis_id, "layerdrift"):
         last = show(client, analysis_id, timeout)
+    if last.status is not Status.SUCCEEDED:
+        raise AnalysisFailed(last)
+    return last
+
+
+@contextmanager
+def told_to_keep_running(id_: str, command: str) -> Iterator[None]:
+    """On Ctrl-C says that what is watched goes on, and how to follow and cancel it: `<command> watch <id>`."""
+    try:
+        yield
     except KeyboardInterrupt:
         console.print(
-            f"stopped watching; {analysis_id} keeps running. Follow it with layerdrift watch {analysis_id}, or cancel "
-            f"it with layerdrift cancel {analysis_id}",
+            f"stopped watching; {id_} keeps running. Follow it with {command} watch {id_}, or cancel it with {command} "
+            f"cancel {id_}",
             highlight=False,
             soft_wrap=True,
         )
         raise
-    if last.status is not Status.SUCCEEDED:
-        raise AnalysisFailed(last)
-    return last
 
 
 class _FirstNumbers:

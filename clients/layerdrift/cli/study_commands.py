@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,7 +16,7 @@ from layerdrift.cli.exits import reported
 from layerdrift.cli.inputs import problem_at, read_request, with_uploads
 from layerdrift.cli.options import AsJson, Url
 from layerdrift.cli.outputs import require_folder, whole
-from layerdrift.cli.progress import LINE_SECONDS, console, said_on_retry, waiting_for
+from layerdrift.cli.progress import LINE_SECONDS, console, said_on_retry, told_to_keep_running, waiting_for
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.explained import explain
@@ -23,7 +24,7 @@ from layerdrift.contract.study import Study, StudyRequest
 from layerdrift.contract.study_policy import StudyPolicy
 from layerdrift.render import study_sentences
 from layerdrift.sdk import Client, StudyFailed
-from layerdrift.sdk.calls import POLL_SECONDS, ReportFormat
+from layerdrift.sdk.calls import ReportFormat
 
 study_app = typer.Typer(help="Compare many fine-tunes of one base model.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -228,16 +229,9 @@ def followed(client: Client, study_id: str, timeout: float | None) -> None:
         StudyFailed: it has no report.
         TimeoutError: it has not ended after `timeout` seconds.
     """
-    try:
-        last = (_bars if console.is_terminal else _lines)(client, study_id, timeout)
-    except KeyboardInterrupt:
-        console.print(
-            f"stopped watching; {study_id} keeps running. Follow it with layerdrift study watch {study_id}, or cancel "
-            f"it with layerdrift study cancel {study_id}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise
+    show = _bars if console.is_terminal else _lines
+    with told_to_keep_running(study_id, "layerdrift study"):
+        last = show(client, study_id, timeout)
     if last.status is not Status.SUCCEEDED:
         raise StudyFailed(last)
 
@@ -259,17 +253,20 @@ def _bars(client: Client, study_id: str, timeout: float | None) -> Study:
 
 def _lines(client: Client, study_id: str, timeout: float | None) -> Study:
     said: dict[str, Status] = {}
-    seconds = 0.0
+    at = time.monotonic()
+
+    def put(line: str) -> None:
+        nonlocal at
+        at = time.monotonic()
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
     for last in client.watch_study(study_id, timeout):
-        for member in last.members:
-            if member.status is not Status.QUEUED and said.get(member.name) is not member.status:
-                said[member.name] = member.status
-                seconds = 0.0
-                console.print(f"{member.name} {member.status}", highlight=False, soft_wrap=True, markup=False)
-        seconds += POLL_SECONDS
-        if seconds > LINE_SECONDS:
-            seconds = 0.0
-            console.print(study_tables.standing(last), highlight=False, soft_wrap=True, markup=False)
+        for one in last.awaited:
+            if one.status is not Status.QUEUED and said.get(one.name) is not one.status:
+                said[one.name] = one.status
+                put(f"{one.name} {one.status}")
+        if time.monotonic() - at > LINE_SECONDS:
+            put(study_tables.standing(last))
     return last
 
 

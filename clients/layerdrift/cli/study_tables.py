@@ -17,8 +17,8 @@ from layerdrift.render.verdict import SAID
 
 
 def standing(study: Study) -> str:
-    """How many members stand how: `2 running, 6 queued`."""
-    counts = Counter(member.status.value for member in study.members)
+    """How many members and trials stand how: `2 running, 6 queued`."""
+    counts = Counter(one.status.value for one in study.awaited)
     return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
@@ -26,16 +26,16 @@ def studies(found: Sequence[Study]) -> Table | str:
     """A line for each; a sentence where there is none."""
     if not found:
         return "No studies. Run one with: layerdrift study run study.yaml"
-    table = plain("study", "name", "status", "members", "created")
+    table = plain("study", "name", "status", "analyses", "created")
     for one in found:
         table.add_row(one.id, terminal(one.name), one.status, standing(one), f"{one.created_at:%Y-%m-%d %H:%M} UTC")
     return table
 
 
 def states(study: Study) -> Table:
-    """A line for each member."""
+    """A line for each member and trial."""
     table = plain("member", "task", "analysis", "status", "done", "verdict", "error")
-    for one in study.members:
+    for one in study.awaited:
         why = one.error.detail if one.error is not None else ""
         cells = (one.analysis_id, one.status.value, f"{one.fraction:.0%}", one.verdict or "", terminal(why))
         table.add_row(terminal(one.name), terminal(one.task), *cells)
@@ -51,6 +51,7 @@ def report(found: StudyReport) -> Iterator[Table | str]:
     yield from filter(
         None, (study_sentences.seeds(found), study_sentences.shared(found), study_sentences.freezing(found))
     )
+    yield from study_sentences.trials(found)
     yield from (f"{warning.code}: {warning.message}" for warning in found.warnings)
 
 

@@ -161,7 +161,7 @@ class StudyRequest(RequestModel):
 
     def _analysis(self, number: int, member: StudyMember) -> AnalysisRequest:
         body = {"name": member.name, "tags": self.tags, "base": self.base, "analysis": self.analysis}
-        finetune = member.finetune or (self.finetune if member.tuned is None else None)
+        finetune = self._finetune(member)
         dataset = member.dataset or self.dataset
         if dataset is None:
             raise InputError.at(f"/members/{number}", f"member {member.name!r} has no data set, nor has the study")
@@ -183,6 +183,15 @@ class StudyRequest(RequestModel):
                 for one in error.errors()
             ]
             raise InputError("; ".join(problem.detail for problem in problems), problems) from error
+
+    def _finetune(self, member: StudyMember) -> FineTune | None:
+        return member.finetune or (self.finetune if member.tuned is None else None)
+
+    @property
+    def full_finetunes(self) -> list[bool]:
+        """Of each member, whether the service tunes all its weights."""
+        made = [self._finetune(member) for member in self.members]
+        return [one is not None and one.method == "full" for one in made]
 
     def pointer(self, number: int, pointer: str) -> str:
         """Where in the study the place of a member's analysis was given."""
@@ -240,10 +249,15 @@ class Study(BaseModel):
     trials: list[StudyMemberState] = Field(
         default=[], description="trials of adapters, once all members have ended; see `request.lora_trial`"
     )
-    fraction: float = Field(ge=0, le=1, description="mean of the members' and trials'")
+    fraction: float = Field(ge=0, le=1, description="mean of the members' and of the trials', those to come as 0")
     error: Problem | None = Field(default=None, description="why the study failed")
     submitted_by: str = Field(default="", description="name or id of the API key; empty if no key is required")
     links: StudyLinks
+
+    @property
+    def awaited(self) -> list[StudyMemberState]:
+        """Members, and trials once there are any: all that the report waits for."""
+        return [*self.members, *self.trials]
 
 
 class StudyPage(BaseModel):

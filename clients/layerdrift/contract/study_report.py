@@ -220,14 +220,15 @@ class LoraTrialResult(ReportModel):
     layers: list[int] = Field(description="blocks with adapters, counted from 1")
     rank: int
     analysis_id: str
-    trainable_parameters: int | None = Field(description="null: no report")
-    metric: StudyMetric | None = Field(description="null: no report, or no metric")
+    trainable_parameters: int | None = Field(default=None, description="null: no report")
+    metric: StudyMetric | None = Field(default=None, description="null: no report, or no metric")
     against_all: Measured | None = Field(
+        default=None,
         description="its accuracy minus that of LoRA on all layers on the same texts, or the ratio of perplexities; "
-        "null: it is that, or they cannot be compared"
+        "null: it is that, or they cannot be compared",
     )
     p: float | None = Field(
-        ge=0, le=1, description="p-value that the two are equally good, not adjusted; null: likewise"
+        default=None, ge=0, le=1, description="p-value that the two are equally good, not adjusted; null: likewise"
     )
     error: str | None = Field(default=None, description="why it has no report; null: it has one")
 

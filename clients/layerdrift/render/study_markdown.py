@@ -17,6 +17,7 @@ def render(report: StudyReport) -> str:
         markdown(sentences.seeds(report) or ""),
         markdown(sentences.shared(report) or ""),
         markdown(sentences.freezing(report) or ""),
+        *map(markdown, sentences.trials(report)),
         *(f"> **{warning.code}**: {markdown(warning.message)}" for warning in report.warnings),
         _members(report),
         _layers(report),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerdrift.contract.study_report import Generality, StudyReport, TaskRanking
+from layerdrift.contract.study_report import Generality, LoraTrialResult, StudyReport, StudySimilarity, TaskRanking
 from layerdrift.render.sentences import number
 
 
@@ -70,22 +70,26 @@ def shared(report: StudyReport) -> str | None:
     found = report.similarity
     if found is None:
         return None
+    last = found.layers[-1].index
+    told = [
+        f"of {words} {number(mean, 2)}"
+        for words, mean in zip(("one task", "two tasks"), mean_cosines(report, found, last), strict=True)
+        if mean is not None
+    ]
+    return f"Mean cosine of the changes of two members at layer {last}: {', '.join(told)}." if told else None
+
+
+def mean_cosines(report: StudyReport, found: StudySimilarity, layer: int) -> tuple[float | None, float | None]:
+    """Mean cosine of the changes of two members of one task, and of two tasks; None where there are no such two."""
     tasks = {member.name: member.task for member in report.members}
-    last = found.layers[-1]
     cosines: dict[bool, list[float]] = {True: [], False: []}
     for row, one in enumerate(found.members):
         for column, other in enumerate(found.members[:row]):
-            value = last.change_cosine[row][column]
+            value = found.layers[layer].change_cosine[row][column]
             if value is not None:
                 cosines[tasks[one] == tasks[other]].append(value)
-    told = [
-        f"of {words} {number(sum(values) / len(values), 2)}"
-        for words, values in (("one task", cosines[True]), ("two tasks", cosines[False]))
-        if values
-    ]
-    if not told:
-        return None
-    return f"Mean cosine of the changes of two members at layer {last.index}: {', '.join(told)}."
+    within, across = (sum(some) / len(some) if some else None for some in (cosines[True], cosines[False]))
+    return within, across
 
 
 def freezing(report: StudyReport) -> str | None:
@@ -100,6 +104,26 @@ def freezing(report: StudyReport) -> str | None:
         many += f"; {len(found.without_advice)} have none"
     told = f"Freeze the embeddings and the first {blocks}: {many}." if found.depth else f"Freeze nothing: {many}."
     return f"{told} Alone, these could freeze more: {', '.join(more)}." if more else told
+
+
+def trials(report: StudyReport) -> list[str]:
+    """What LoRA reaches on which layers, for each task that it was tried for."""
+    tried = report.lora.trials if report.lora is not None else []
+    return [
+        _tried(task, [one for one in tried if one.task == task]) for task in dict.fromkeys(one.task for one in tried)
+    ]
+
+
+def _tried(task: str, of_task: Sequence[LoraTrialResult]) -> str:
+    where = {"chosen": "the {} that changed most", "all": "all {}", "random": "{} random ones"}
+    told = [
+        f"{number(one.metric.value.value)} on {where[one.kind].format(len(one.layers))}"
+        if one.metric is not None
+        else f"{one.error or 'no metric'} on {where[one.kind].format(len(one.layers))}"
+        for one in of_task
+    ]
+    measured = next((f", {metric(one.metric.name)}" for one in of_task if one.metric is not None), "")
+    return f"{task}: LoRA on some layers{measured}: {'; '.join(told)}. One seed each."
 
 
 def best(ranking: TaskRanking) -> str:

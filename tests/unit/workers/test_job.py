@@ -19,6 +19,7 @@ from layerdrift.contract.report import Report
 from tests.builders.records import record
 from tests.builders.reports import report
 from tests.builders.stores import MemoryDeployment
+from workers import faults
 from workers import job as module
 from workers.job import LEAST_FINETUNE, run_job
 from workers.progress_writer import ProgressWriter
@@ -266,7 +267,7 @@ def test_a_broken_device_ends_the_process_and_leaves_the_job_to_another(
     error: RuntimeError, made: MemoryDeployment, run: Callable[[Stages], JobRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = []
-    monkeypatch.setattr(module, "end_process", lambda: ended.append(dict(made.leases.holders)))
+    monkeypatch.setattr(faults, "end_process", lambda: ended.append(dict(made.leases.holders)))
 
     def stages(_: MemoryDeployment, writer: ProgressWriter, __: Path) -> Report:
         with writer.stage(StageName.EXTRACT):
@@ -280,7 +281,7 @@ def test_a_broken_device_ends_the_process_and_leaves_the_job_to_another(
 def test_too_little_memory_of_the_device_fails_the_job(
     run: Callable[[Stages], JobRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "end_process", lambda: pytest.fail("the process goes on"))
+    monkeypatch.setattr(faults, "end_process", lambda: pytest.fail("the process goes on"))
 
     def stages(_: MemoryDeployment, writer: ProgressWriter, __: Path) -> Report:
         with writer.stage(StageName.EXTRACT):

@@ -35,6 +35,14 @@ def test_a_job_that_nobody_holds_is_announced_once_after_some_looks(
     assert made.queue.announced == ["an_1"]
 
 
+def test_a_job_that_is_deleted_meanwhile_keeps_no_other_waiting(
+    made: MemoryDeployment, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made.jobs, "open_ids", lambda: ["an_0", "an_1"])
+    look_often(reconciler)
+    assert made.queue.announced == ["an_1"]
+
+
 def test_a_job_that_was_held_in_between_has_its_looks_counted_anew(
     made: MemoryDeployment, reconciler: Reconciler
 ) -> None:

@@ -15,7 +15,7 @@ from layerdrift.contract.study_report import StudyReport
 from tests.builders.stores import MemoryDeployment, MemoryReports, MemoryStudies
 from tests.builders.studies import STUDY_ID, member_report
 from tests.builders.study_records import study_record
-from workers import study_job
+from workers import faults, study_job
 from workers.studies.report import study_report
 from workers.study_job import run_study
 
@@ -123,6 +123,26 @@ def test_a_study_that_was_opened_again_meanwhile_is_not_overwritten(
     monkeypatch.setattr(study_job, "study_report", slow)
     run_study(made.given, STUDY_ID)
     assert made.studies.get(STUDY_ID).status is Status.QUEUED
+    assert not made.blobs.list(f"reports/{STUDY_ID}")
+
+
+def test_a_broken_device_ends_the_process_and_leaves_the_study_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = standing(tmp_path, DONE, DONE)
+    study = made.studies.get(STUDY_ID)
+    asked = study.request.model_copy(update={"similarity": True})
+    made.studies.records[STUDY_ID] = study.model_copy(update={"request": asked})
+    ended: list[bool] = []
+    monkeypatch.setattr(faults, "end_process", lambda: ended.append(True))
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("CUDA error: device lost")
+
+    monkeypatch.setattr(study_job, "shared_rows", broken)
+    run_study(made.given, STUDY_ID)
+    assert ended == [True]
+    assert made.studies.get(STUDY_ID).status is RUNNING
     assert not made.blobs.list(f"reports/{STUDY_ID}")
 
 

@@ -34,6 +34,15 @@ def test_members_are_counted_by_how_they_stand() -> None:
     assert study_tables.standing(study(Status.QUEUED, Status.RUNNING, Status.QUEUED)) == "2 queued, 1 running"
 
 
+def test_trials_stand_beside_the_members(capsys: pytest.CaptureFixture[str]) -> None:
+    found = study(Status.SUCCEEDED)
+    trial = found.members[0].model_copy(update={"name": "m0: LoRA on all layers", "status": Status.RUNNING})
+    found = found.model_copy(update={"trials": [trial]})
+    assert study_tables.standing(found) == "1 succeeded, 1 running"
+    tables.say(study_tables.states(found))
+    assert "LoRA on all layers" in capsys.readouterr().out
+
+
 def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     tables.say(study_tables.studies([study(Status.QUEUED)]), study_tables.states(study(Status.FAILED)))
     said = capsys.readouterr().out

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from layerdrift.contract.study_report import LoraTrialResult
 from layerdrift.render import study_sentences as sentences
 from tests.builders.studies import made_study, member_report, study_request
 
@@ -91,3 +92,20 @@ def test_changes_of_one_task_and_of_two_are_told_apart() -> None:
         "Mean cosine of the changes of two members at layer 3: of one task 0.80, of two tasks 0.10."
     )
     assert sentences.shared(made_study(reports={"spam-0": member_report([0, 0.1])})) is None
+
+
+def test_trials_are_told_by_task_with_what_failed() -> None:
+    report = made_study()
+    assert sentences.trials(report) == []
+    assert report.lora is not None
+    common = {"task": "reviews", "rank": 8, "analysis_id": "an_x"}
+    tried = [
+        LoraTrialResult(**common, kind="chosen", layers=[2, 3], metric=report.members[0].metric),
+        LoraTrialResult(**common, kind="all", layers=[1, 2, 3], metric=report.members[1].metric),
+        LoraTrialResult(**common, kind="random", layers=[1, 3], error="the disk was full"),
+    ]
+    report = report.model_copy(update={"lora": report.lora.model_copy(update={"trials": tried})})
+    assert sentences.trials(report) == [
+        "reviews: LoRA on some layers, accuracy: 0.900 on the 2 that changed most; 0.920 on all 3; the disk was full "
+        "on 2 random ones. One seed each."
+    ]

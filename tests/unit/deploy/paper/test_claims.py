@@ -7,6 +7,7 @@ import math
 import pytest
 
 from deploy.paper.claims import Judged, Mean, judged, thirds
+from layerdrift.contract.report import Measured
 from tests.builders.studies import made_study, member_report, study_request
 
 RAMP = [0.0, 0.01, 0.02, 0.2, 0.35, 0.5, 0.65]
@@ -59,6 +60,14 @@ def test_flat_curves_do_not_rise_beyond_their_seeds() -> None:
 )
 def test_thirds_are_of_the_blocks(last: int, expected: tuple[list[int], ...]) -> None:
     assert tuple(list(part) for part in thirds(last)) == expected
+
+
+def test_a_layer_without_drift_is_refused() -> None:
+    report = made_study()
+    layers = report.members[0].measured
+    layers[1] = layers[1].model_copy(update={"drift": Measured(value=None)})
+    with pytest.raises(ValueError, match="reviews-0 has layers without drift"):
+        judged(report)
 
 
 def test_one_seed_has_no_interval() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from backends.jobs.records import JobRecord, TrialRecord
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, NotFoundError
 from service.use_cases.studies import cancel_study, delete_study, shown
 from tests.builders.service import ServiceDeployment
 from tests.builders.stores import MemoryStudies
-from tests.builders.studies import STUDY_ID
+from tests.builders.studies import STUDY_ID, study_request
 from tests.builders.study_records import study_record
 
 QUEUED, RUNNING, DONE, FAILED = Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED
@@ -72,6 +73,37 @@ def test_cancelling_leaves_analyses_of_others_and_of_other_studies() -> None:
     made.studies = MemoryStudies(study, other)
     cancel_study(made.given, STUDY_ID, "default")
     assert [made.jobs.records[job.id].status for job in jobs] == [QUEUED, QUEUED, Status.CANCELLED]
+
+
+def trial(job: JobRecord, made: bool = True) -> TrialRecord:
+    return TrialRecord(name=job.id, task="a", kind="all", layers=[1], rank=8, analysis_id=job.id, made=made)
+
+
+def test_cancelling_leaves_trials_that_others_asked_for_or_wait_for() -> None:
+    study, jobs = study_record((DONE, DONE, QUEUED, QUEUED, QUEUED))
+    own, shared, found = jobs[2:]
+    trials = [trial(own), trial(shared), trial(found, made=False)]
+    study = study.model_copy(update={"members": study.members[:2], "trials": trials})
+    other = study.model_copy(update={"id": "st_" + "b" * 26, "trials": [trial(shared)]})
+    made = ServiceDeployment(*jobs)
+    made.studies = MemoryStudies(study, other)
+    cancel_study(made.given, STUDY_ID, "default")
+    assert [made.jobs.records[job.id].status for job in (own, shared, found)] == [Status.CANCELLED, QUEUED, QUEUED]
+
+
+def test_trials_to_come_count_so_that_the_fraction_never_falls() -> None:
+    study, jobs = study_record((DONE, DONE, DONE, DONE, QUEUED))
+    members = [one.model_copy(update={"task": one.name[-1]}) for one in study.members[:4]]
+    asked = study_request(lora_trial={})  # four full fine-tunes
+    study = study.model_copy(update={"request": asked, "members": members})
+    made = ServiceDeployment(*jobs)
+    made.studies = MemoryStudies(study)
+    tasks = len({one.task for one in members})
+    assert shown(made.given, study).fraction == 4 / (4 + 3 * tasks)
+    begun = study.model_copy(update={"trials": [trial(jobs[4])] * 3 * tasks})
+    assert shown(made.given, begun).fraction == 4 / (4 + 3 * tasks)
+    adapters = study.model_copy(update={"request": study_request(lora_trial={}, finetune={"method": "lora"})})
+    assert shown(made.given, adapters).fraction == 1.0
 
 
 def test_a_study_is_deleted_once_it_has_ended_and_its_analyses_stay() -> None:

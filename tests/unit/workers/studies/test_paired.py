@@ -95,6 +95,16 @@ def test_texts_that_are_alike_count_as_one() -> None:
     assert grouped.p > 0.1 > alone.p
 
 
+@pytest.mark.parametrize(("name", "least"), [("accuracy", 5), ("perplexity", 10)])
+def test_too_few_groups_of_texts_that_are_alike_are_not_compared(name: ScoreName, least: int) -> None:
+    one, other = [20.0] * 60, [21.0 + number % 7 for number in range(60)]
+    if name == "accuracy":
+        one, other = [0.0] * 60, [float(number % 2) for number in range(60)]
+    few, enough = ([number % groups for number in range(60)] for groups in (least - 1, least))
+    assert compared(scores(one, name, units=few), scores(other, name, units=few)) == []
+    assert len(compared(scores(one, name, units=enough), scores(other, name, units=enough))) == 1
+
+
 def test_p_values_are_adjusted_as_holm_does() -> None:
     base = [0] * 40
     found = compared(scores(base), scores([1] * 4 + [0] * 36), scores([1] * 12 + [0] * 28))

@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 
-from backends.jobs.records import JobRecord, StudyRecord
+from backends.jobs.records import JobRecord, StudyRecord, TrialRecord
 from layerdrift.contract.analysis import Status
+from layerdrift.contract.errors import UnavailableError
 from layerdrift.contract.request import FineTune
-from layerdrift.contract.study import StudyMember
+from layerdrift.contract.study import TrialKind
 from layerdrift.contract.study_report import LoraLayer, StudyLora
 from tests.builders.records import record
 from tests.builders.stores import MemoryDeployment, MemoryStudies
 from tests.builders.studies import STUDY_ID, made_study, member_report, outcomes, study_request
 from tests.builders.study_records import study_record
 from workers.results.text_scores import TextScores
-from workers.studies.trials import Trial, asked, begun, chosen, with_trials
+from workers.studies.outcomes import Outcome
+from workers.studies.trials import Trial, _trials, asked, begun, chosen, with_trials
 
 
 def advice(*changes: float, rank: int | None = 8) -> StudyLora:
@@ -105,14 +107,55 @@ def test_a_study_that_was_opened_again_meanwhile_gets_no_trials(tmp_path: Path) 
     deployment, made, jobs = standing(tmp_path, lora_trial={})
     deployment.studies.records[STUDY_ID] = made.model_copy(update={"attempts": 0, "status": Status.QUEUED})
     assert not begun(deployment.given, made, outcomes(made.request, REPORTS), jobs)
-    assert deployment.queue.announced == []
+    assert deployment.studies.get(STUDY_ID).trials == []
+    assert {deployment.jobs.get(id_).status for id_ in deployment.queue.announced} == {Status.CANCELLED}
+
+
+def test_a_worker_that_follows_a_lost_one_finds_its_trials(tmp_path: Path) -> None:
+    deployment, made, jobs = standing(tmp_path, lora_trial={})
+    done = outcomes(made.request, REPORTS)
+    deployment.studies.fails = UnavailableError("the worker is gone")
+    with pytest.raises(UnavailableError):
+        begun(deployment.given, made, done, jobs)
+    before = list(deployment.queue.announced)
+    deployment.studies.fails = None
+    assert begun(deployment.given, made, done, jobs)
+    assert [one.analysis_id for one in deployment.studies.get(STUDY_ID).trials] == before
+    assert deployment.queue.announced == before
+
+
+@pytest.mark.parametrize("meanwhile", [{"cancel_requested": True}, {"status": Status.CANCELLED}])
+def test_trials_of_a_study_that_is_cancelled_meanwhile_end_with_it(tmp_path: Path, meanwhile: dict[str, Any]) -> None:
+    deployment, made, jobs = standing(tmp_path, lora_trial={})
+    done = outcomes(made.request, REPORTS)
+    posted_before = next(iter(_trials(made, done, jobs)))[1]
+    deployment.jobs.records[posted_before.id] = posted_before
+    deployment.studies.records[STUDY_ID] = made.model_copy(update=meanwhile)
+    assert not begun(deployment.given, made, done, jobs)
+    found = [deployment.jobs.get(id_).status for id_ in deployment.queue.announced]
+    assert found == [Status.CANCELLED] * 5
+    assert deployment.jobs.get(posted_before.id).status is Status.QUEUED
+
+
+def tried(kind: TrialKind, task: str = "reviews") -> TrialRecord:
+    return TrialRecord(name="x", task=task, kind=kind, layers=[2], rank=8, analysis_id=f"an_{kind}", made=True)
+
+
+def test_a_trial_that_was_deleted_or_failed_is_named() -> None:
+    failed = outcomes(study_request(), {})[0]
+    report = with_trials(made_study(), [(tried("all"), None), (tried("chosen"), failed)])
+    assert report.lora is not None
+    assert [(one.kind, one.error, one.metric) for one in report.lora.trials] == [
+        ("all", "its analysis was deleted", None),
+        ("chosen", "the disk was full", None),
+    ]
 
 
 def test_what_became_of_the_trials_is_told_beside_all_layers() -> None:
     like = outcomes(study_request(), REPORTS)[0]
-    trials = []
-    for kind, right in (("chosen", 35), ("all", 40), ("random", 10)):
-        request = asked(like.request, FineTune(), Trial("chosen", (2,), 8), f"x: LoRA on {kind} layers")
+    trials: list[tuple[TrialRecord, Outcome | None]] = []
+    given: tuple[tuple[TrialKind, int], ...] = (("chosen", 35), ("all", 40), ("random", 10))
+    for kind, right in given:
         scores = TextScores(
             name="accuracy",
             texts=tuple(map(str, range(40))),
@@ -120,7 +163,7 @@ def test_what_became_of_the_trials_is_told_beside_all_layers() -> None:
             sums=tuple(float(number < right) for number in range(40)),
             counts=(1.0,) * 40,
         )
-        trials.append(replace(like, member=StudyMember(name=request.name), request=request, scores=scores))
+        trials.append((tried(kind), replace(like, scores=scores)))
     report = with_trials(made_study(), trials)
     assert report.lora is not None
     most, whole, drawn = report.lora.trials

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.jobs.records import TrialRecord
 from backends.jobs.studies import members_of, ready
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import UnavailableError
@@ -35,6 +36,20 @@ def test_a_member_that_was_deleted_keeps_nobody_waiting(tmp_path: Path) -> None:
     made = MemoryDeployment(tmp_path, jobs[0])
     assert members_of(made.jobs, study) == [jobs[0], None]
     assert ready(made.jobs, study)
+
+
+def test_a_trial_of_adapters_is_waited_for_too(tmp_path: Path) -> None:
+    study, jobs = study_record((DONE, DONE))
+    trial = TrialRecord(name="x", task="a", kind="all", layers=[1], rank=8, analysis_id="an_" + "t" * 26, made=True)
+    study = study.model_copy(update={"trials": [trial]})
+    running = jobs[0].model_copy(update={"id": trial.analysis_id, "status": RUNNING})
+    made = MemoryDeployment(tmp_path, *jobs, running)
+    made.studies = MemoryStudies(study)
+    announce_waiting(made.given, jobs[0])
+    assert made.queue.announced == []
+    made.jobs.records[running.id] = running.model_copy(update={"status": FAILED})
+    announce_waiting(made.given, running)
+    assert made.queue.announced == [study.id]
 
 
 def test_a_job_announces_its_own_studies_alone(tmp_path: Path) -> None:
