@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.study_policy import StudyPolicy
 from layerdrift.gate import evaluate_study_policy
@@ -47,6 +50,20 @@ def test_a_member_without_a_report_is_no_pass() -> None:
     assert evaluate_study_policy(policy(**drift, if_undefined="warn"), report).decision == "warn"
     assert evaluate_study_policy(policy(path="members[status=failed].length", max=0), report).decision == "fail"
     assert evaluate_study_policy(policy(path="warnings[code=members_missing].length", max=0), report).decision == "fail"
+
+
+def test_the_rules_of_the_docs_fail_a_study_with_a_cancelled_member() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "studies.md").read_text()
+    block = page.split("```yaml\nrules:\n")[1].split("```")[0]
+    found = StudyPolicy.model_validate(yaml.safe_load(f"rules:\n{block}"))
+    report = made_study(reports={"spam-0": member_report([0, 0.05, 0.1])})
+    members = [
+        one.model_copy(update={"status": Status.CANCELLED}) if one.layers is None else one for one in report.members
+    ]
+    rules = [rule for rule in found.rules if rule.id == "every-member-has-a-report"]
+    cancelled = report.model_copy(update={"members": members})
+    assert evaluate_study_policy(StudyPolicy(rules=rules), cancelled).decision == "fail"
+    assert evaluate_study_policy(found, made_study()).checks
 
 
 @pytest.mark.parametrize(
