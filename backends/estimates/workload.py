@@ -128,7 +128,7 @@ def workload(
         {stage: operations for stage, operations in by_stage.items() if operations is not None},
         _memory(request, model, data, work.tokens, adapter),
         _device_memory(request, model, data, work.tokens, adapter),
-        _scratch(request, model, work.tokens),
+        _scratch(request, model, work.tokens, work.every_token),
         download,
     )
 
@@ -136,7 +136,8 @@ def workload(
 class _Work:
     """The operations of each stage; None: the request leaves the stage out.
 
-    texts, tokens: that are analysed. row_tokens: of a row, as far as it is read. layers: L + 1.
+    texts, tokens: that are analysed. row_tokens: of a row, as far as it is read. every_token: of all rows.
+    layers: L + 1.
     """
 
     def __init__(self, request: AnalysisRequest, model: ModelSizes, data: DataSizes) -> None:
@@ -144,6 +145,7 @@ class _Work:
         self.row_tokens = min(data.row_tokens, request.analysis.max_length or 512)
         self.texts = min(request.dataset.max_examples, max(1, data.rows))
         self.tokens = min(float(request.analysis.max_tokens), self.texts * self.row_tokens)
+        self.every_token = data.rows * self.row_tokens
         self.layers = model.blocks + 1
         self.layered = runs_in_layers(request, model.bytes)
 
@@ -398,7 +400,8 @@ def _passed_tokens(tokens: float) -> float:
     return 2 * tokens + min(tokens, LAYERED_TWIN_TOKENS) + min(tokens, LAYERED_RANDOM_TOKENS)
 
 
-def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
+def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float, every_token: float) -> int:
+    """States, differences and rows on disk; no more rows than the data set has tokens."""
     layers, width, sae = model.blocks + 1, model.width, request.analysis.sae
     groups = GROUPS * VIEWS * 3 * layers * width**2 * FLOAT32
     if runs_in_layers(request, model.bytes):  # the states of all layers wait there
@@ -412,6 +415,6 @@ def _scratch(request: AnalysisRequest, model: ModelSizes, tokens: float) -> int:
         groups += _difference_layers(request, model) * sides * rows * width * BFLOAT16
     if sae is None:
         return groups
-    rows = sae.tokens // SAE_EPOCHS + min(HELDOUT_ROWS, int(tokens))
+    rows = min(sae.tokens // SAE_EPOCHS, int(every_token)) + min(HELDOUT_ROWS, int(tokens))
     stored = 2 * len(_sae_layers(sae, model)) * width * BFLOAT16 * rows
     return groups + int(stored * (1.5 if sae.random_weights else 1.0))

@@ -44,6 +44,15 @@ def test_stages_that_are_not_asked_for_take_nothing() -> None:
     assert StageName.FINETUNE in workload(request(TUNING), MINILM, REVIEWS).operations
 
 
+def test_rows_of_autoencoders_take_no_more_disk_than_the_data_have_tokens() -> None:
+    many, more = (
+        workload(request(PAIR | {"analysis": {"sae": {"tokens": tokens}}}), MINILM, REVIEWS).scratch
+        for tokens in (2 * REVIEWS.rows * 25, 50_000_000)
+    )
+    few = workload(request(PAIR | {"analysis": {"sae": {"tokens": 20_000}}}), MINILM, REVIEWS).scratch
+    assert few < many == more
+
+
 def test_completions_take_a_whole_language_model_where_it_is_small() -> None:
     speaking = replace(MINILM, language=True, bytes=300 << 20)
     bare = {"sae": None, "grafts": False}
