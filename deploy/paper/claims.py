@@ -43,9 +43,9 @@ class Judged:
 
     early, late: mean drift of these layers. rise: late less early. largest_step: largest rise from one layer to the
     next, as a share of the rise from the embeddings to the last layer.
-    early_general: in every seed all early layers lie in the zone `general`. gradual: in every seed drift falls nowhere
-    in the middle by more than seeds explain, and no step is larger than LARGEST_STEP. late_most: the interval of the
-    rise is above what seeds explain.
+    early_general: in every seed all early layers are general, with their intervals. gradual: in every seed drift falls
+    nowhere in the middle by more than seeds explain, and no step is larger than LARGEST_STEP. late_most: the interval
+    of the rise is above what seeds explain.
     """
 
     task: str
@@ -86,7 +86,7 @@ def _judged(report: StudyReport, task: str, method: str, members: Sequence[Study
         late=Mean.of([_mean(curve, late) for curve in curves]),
         rise=rise,
         largest_step=Mean.of(largest),
-        early_general=all(member.measured[index].zone == "general" for member in members for index in early),
+        early_general=all(member.measured[index].general for member in members for index in early),
         gradual=max(largest) <= LARGEST_STEP
         and all(step[index - 1] >= -explained for step in steps for index in middle),
         late_most=rise.low > explained,

@@ -29,11 +29,12 @@ real tasks ({tasks}), with several seeds each, by training all weights and by Lo
 """
 _READING = """
 Drift is 1 − CKA of the tokens ([definitions](numbers.md)). Means are over seeds, with 95 % intervals of the t
-distribution; with three seeds they are wide. *Early general*: in every seed all layers of the first third lie in the
-zone `general`. *Gradual*: in every seed drift falls nowhere in the middle third by more than seeds explain, and no
-layer has more than half of the whole rise. *Late most*: the interval of the rise from the first to the last third
-lies above what seeds explain (`reseeding`). A seed draws the training rows and the compared texts too, and tasks are
-compared on texts of their own. Six or twelve blocks of one encoder on three tasks are one example, not a law.
+distribution; with three seeds they are wide. *Early general*: in every seed the drift of all layers of the first
+third is at most 0.1, with its interval. *Gradual*: in every seed drift falls nowhere in the middle third by more than
+seeds explain, and no layer has more than half of the whole rise. *Late most*: the interval of the rise from the first
+to the last third lies above what seeds explain (`reseeding`). A seed draws the training rows and the compared texts
+too, and tasks are compared on texts of their own. Six or twelve blocks of one encoder on three tasks are one example,
+not a law.
 """
 
 
@@ -150,7 +151,7 @@ def _verdict(holds: Sequence[bool]) -> str:
 
 def _controls(report: StudyReport) -> list[str]:
     general = spans([layer.index for layer in report.layers if layer.general == "all"])
-    said = [f"In the zone `general` of every task, method and seed: {general or 'no layer'}."]
+    said = [f"Drift of at most 0.1, with its interval, for every task, method and seed: {general or 'no layer'}."]
     known = [layer for layer in report.layers if layer.reseeding is not None and layer.seed_sd.value is not None]
     if known:
         largest = max(known, key=lambda layer: layer.reseeding or 0.0)

@@ -31,11 +31,11 @@ def layers_of(
 def _layer(
     index: int, name: str, members: Mapping[str, StudyReportMember], repeats: Sequence[Repeats], every: int
 ) -> StudyLayer:
-    tasks: defaultdict[str, list[bool]] = defaultdict(list)
+    tasks: defaultdict[str, set[bool | None]] = defaultdict(set)
     for member in members.values():
-        tasks[member.task].append(member.measured[index].zone == "general")
-    general = [task for task, found in tasks.items() if all(found)]
-    changed = [task for task, found in tasks.items() if not any(found)]
+        tasks[member.task].add(member.measured[index].general)
+    general = [task for task, found in tasks.items() if found == {True}]
+    changed = [task for task, found in tasks.items() if found == {False}]
     seeds, of_tasks = _spread(index, members, repeats)
     return StudyLayer(
         index=index,

@@ -15,6 +15,7 @@ from layerdrift.contract.study import StudyMember
 from layerdrift.contract.study_report import MemberLayer, StudyMetric, StudyReportMember
 from layerdrift.gate import evaluate_policy
 from layerdrift.policies import starter_decision
+from workers.analysis.zones import GENERAL_CEILING
 from workers.results.text_scores import TextScores
 
 DELETED: Final = "its analysis was deleted"
@@ -76,7 +77,15 @@ def _layer(layer: Layer) -> MemberLayer:
     cka = layer.similarity["token"].cka
     ends = (None, None) if cka.low is None or cka.high is None else (1 - cka.high, 1 - cka.low)
     drift = Measured(value=layer.drift, low=ends[0], high=ends[1], noise_floor=layer.noise_floors.get("numerical"))
-    return MemberLayer(index=layer.index, zone=layer.zone, drift=drift, drifted=layer.drifted)
+    general = _general(*(layer.drift if end is None else end for end in ends))
+    return MemberLayer(index=layer.index, zone=layer.zone, drift=drift, drifted=layer.drifted, general=general)
+
+
+def _general(low: float, high: float) -> bool | None:
+    """Whether a drift is at most the ceiling of general layers; None where its interval has the ceiling inside."""
+    if high <= GENERAL_CEILING:
+        return True
+    return False if low > GENERAL_CEILING else None
 
 
 def _decision(policy: Policy | None, report: Report) -> Decision | None:

@@ -64,6 +64,10 @@ class MemberLayer(ReportModel):
     zone: ZoneName
     drift: Measured = Field(description="1 - CKA of the token view, with its 95 % interval")
     drifted: bool = Field(description="whether the drift exceeds rounding")
+    general: bool | None = Field(
+        description="true: the drift and its interval are at most 0.1, the ceiling of the zone `general`; false: they "
+        "are above it; null: the interval has 0.1 inside"
+    )
 
 
 class StudyReportMember(ReportModel):
@@ -96,12 +100,13 @@ class StudyLayer(ReportModel):
     index: int = Field(ge=0)
     name: str
     general: Generality = Field(
-        description="for how many tasks the layer is general. It is general for a task if it lies in the zone "
-        "`general` of every member of the task that has a report; for a task without a report it is not known to be"
+        description="for how many tasks the layer is general. It is general for a task if it is in every "
+        "member of the task that has a report (`members[].layers[].general`); for a task without a report it is not "
+        "known to be"
     )
     general_for: list[str] = Field(description="tasks")
-    changed_for: list[str] = Field(description="tasks: in the zone `general` of no member")
-    mixed_for: list[str] = Field(description="tasks: in the zone `general` of some members alone")
+    changed_for: list[str] = Field(description="tasks: general is false in every member")
+    mixed_for: list[str] = Field(description="tasks: members differ, or an interval has 0.1 inside")
     seed_sd: Measured = Field(
         description="standard deviation of the drift over repeats, pooled over their groups; null: no two repeats, or "
         "their drift is the same"

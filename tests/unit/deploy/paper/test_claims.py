@@ -13,12 +13,12 @@ from tests.builders.studies import made_study, member_report, study_request
 RAMP = [0.0, 0.01, 0.02, 0.2, 0.35, 0.5, 0.65]
 
 
-def of_reviews(*curves: list[float], general: int = 3) -> Judged:
+def of_reviews(*curves: list[float]) -> Judged:
     members = [
         {"name": str(seed), "task": "reviews", "seed": seed, "dataset": {"uri": "s3://d/a.csv"}}
         for seed in range(len(curves))
     ]
-    reports = {str(seed): member_report(curve, general=general) for seed, curve in enumerate(curves)}
+    reports = {str(seed): member_report(curve) for seed, curve in enumerate(curves)}
     (found,) = judged(made_study(study_request(members=members), reports))
     return found
 
@@ -35,8 +35,14 @@ def test_a_ramp_after_general_layers_holds_all_claims() -> None:
     assert found.late.value == pytest.approx(0.575)
 
 
-def test_one_early_layer_outside_the_general_zone_in_one_seed_is_enough_against_it() -> None:
-    assert not of_reviews(shifted(0.0), shifted(0.01), general=2).early_general
+def test_one_early_layer_that_changed_in_one_seed_is_enough_against_it() -> None:
+    changed = [0.0, 0.01, 0.11, 0.2, 0.35, 0.5, 0.65]
+    assert not of_reviews(shifted(0.0), changed).early_general
+
+
+def test_an_early_layer_whose_interval_goes_beyond_the_ceiling_is_not_said_to_be_general() -> None:
+    unclear = [0.0, 0.01, 0.095, 0.2, 0.35, 0.5, 0.65]
+    assert not of_reviews(shifted(0.0), unclear).early_general
 
 
 def test_a_jump_is_not_gradual() -> None:
@@ -80,5 +86,5 @@ def test_a_seed_that_failed_leaves_the_others() -> None:
     members = [
         {"name": str(seed), "task": "reviews", "seed": seed, "dataset": {"uri": "s3://d/a.csv"}} for seed in range(2)
     ]
-    (found,) = judged(made_study(study_request(members=members), {"0": member_report(RAMP, general=3)}))
+    (found,) = judged(made_study(study_request(members=members), {"0": member_report(RAMP)}))
     assert (found.seeds, found.late_most) == (1, False)

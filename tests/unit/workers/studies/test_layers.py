@@ -10,10 +10,10 @@ from tests.builders.studies import made_study, member_report, study_request
 
 def test_a_layer_is_general_for_a_task_if_it_is_in_all_of_its_members() -> None:
     reports = {
-        "reviews-0": member_report([0, 0.1, 0.2, 0.3], general=3),
-        "reviews-1": member_report([0, 0.1, 0.2, 0.3], general=2),
-        "spam-0": member_report([0, 0.1, 0.2, 0.3], general=1),
-        "spam-1": member_report([0, 0.1, 0.2, 0.3], general=1),
+        "reviews-0": member_report([0, 0.05, 0.08, 0.3]),
+        "reviews-1": member_report([0, 0.05, 0.12, 0.3]),
+        "spam-0": member_report([0, 0.15, 0.2, 0.3]),
+        "spam-1": member_report([0, 0.15, 0.2, 0.3]),
     }
     layers = made_study(reports=reports).layers
     assert [layer.general for layer in layers] == ["all", "some", "none", "none"]
@@ -21,8 +21,21 @@ def test_a_layer_is_general_for_a_task_if_it_is_in_all_of_its_members() -> None:
     assert (layers[2].mixed_for, layers[2].changed_for) == (["reviews"], ["spam"])
 
 
+def test_a_drift_whose_interval_has_the_ceiling_inside_is_neither_general_nor_changed() -> None:
+    drifts = {"reviews-0": 0.085, "reviews-1": 0.095, "spam-0": 0.105, "spam-1": 0.115}
+    layer = made_study(reports={name: member_report([0, drift]) for name, drift in drifts.items()}).layers[1]
+    assert (layer.general_for, layer.mixed_for, layer.changed_for) == ([], ["reviews", "spam"], [])
+
+
+def test_a_layer_that_did_not_move_is_general_in_whatever_zone_it_lies() -> None:
+    reports = {name: member_report([0, 0.5, 0.6], general=0) for name in ("reviews-0", "spam-0")}
+    study = made_study(reports=reports)
+    assert study.members[0].measured[0].zone != "general"
+    assert [layer.general for layer in study.layers] == ["all", "none", "none"]
+
+
 def test_members_that_failed_have_no_say() -> None:
-    reports = {"reviews-0": member_report([0, 0.1], general=2), "spam-0": member_report([0, 0.1], general=1)}
+    reports = {"reviews-0": member_report([0, 0.05]), "spam-0": member_report([0, 0.2])}
     layers = made_study(reports=reports).layers
     assert [layer.general for layer in layers] == ["all", "some"]
     assert layers[1].seed_sd.value is None
@@ -64,6 +77,6 @@ def test_two_data_sets_of_one_task_are_no_two_tasks() -> None:
 
 
 def test_a_task_without_a_report_is_not_counted_among_all() -> None:
-    report = made_study(reports={name: member_report([0, 0.1]) for name in ("reviews-0", "reviews-1")})
+    report = made_study(reports={name: member_report([0, 0.05]) for name in ("reviews-0", "reviews-1")})
     assert [layer.general for layer in report.layers] == ["some", "some"]
     assert report.best is None

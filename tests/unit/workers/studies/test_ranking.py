@@ -14,7 +14,7 @@ from layerdrift.contract.report import Measured
 from layerdrift.contract.study_report import MemberLayer, MetricName, StudyMetric, StudyReportMember
 from workers.studies.ranking import rankings
 
-LAYER = MemberLayer(index=0, zone="general", drift=Measured(value=0.1), drifted=False)
+LAYER = MemberLayer(index=0, zone="general", drift=Measured(value=0.1), drifted=False, general=True)
 
 
 def member(
