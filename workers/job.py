@@ -30,10 +30,6 @@ from workers.training_states import BucketCheckpoints
 logger = logging.getLogger(__name__)
 
 
-LEAST_FINETUNE = 2.0
-"""Seconds below which a fine-tune was taken over from an earlier job."""
-
-
 def run_job(deployment: Deployment, analysis_id: str) -> None:
     """Runs a job if no other worker holds it, and leaves its record in a final state.
 
@@ -145,10 +141,10 @@ def _expected_seconds(deployment: Deployment, record: JobRecord) -> dict[StageNa
 
 
 def _record_rates(deployment: Deployment, record: JobRecord, writer: ProgressWriter) -> None:
-    """Keeps what the stages took, for later estimates; a fine-tune that was taken over tells nothing."""
+    """Keeps what the stages took, for later estimates; one that took over earlier work tells nothing."""
     try:
         for stage, operations in record.operations.items():
-            if stage in writer.seconds and not (stage is StageName.FINETUNE and writer.seconds[stage] < LEAST_FINETUNE):
+            if stage in writer.seconds and stage not in writer.reused:
                 deployment.rates.record(stage, operations, writer.seconds[stage])
     except redis.RedisError as error:
         logger.warning("%s: could not store its pace: %s", record.id, error)

@@ -38,12 +38,12 @@ from workers.stages.extract.heldout_rows import HeldoutRows
 from workers.stages.extract.stage import extract
 from workers.stages.finetune.stage import FineTuned, finetune
 from workers.stages.learned.stage import learn
-from workers.stages.report.stage import StageResults, build_report
+from workers.stages.report.stage import StageResults, StageTimes, build_report
 from workers.stages.resolve.stage import resolve
 from workers.stages.sae.rows import sae_rows
 from workers.stages.sae.stage import train_saes
 from workers.stages.sae.token_latents import token_latents
-from workers.training_states import BucketCheckpoints
+from workers.training_states import BucketCheckpoints, BucketTrainings
 
 MEASURES, OUTPUTS = "measures", "outputs of the models"
 SAE_ROWS, SAE_TRAINING = "rows", "training"
@@ -73,15 +73,17 @@ def run_stages(deployment: Deployment, record: JobRecord, folder: Path, writer: 
         StageFailed: `stage` says which, `__cause__` what.
     """
     settings = deployment.settings
+    trainings = BucketTrainings(deployment.blobs, record.owned)
     context = StageContext(
         request=record.request,
         folder=folder,
         scratch_bytes=settings.scratch_bytes,
         on_progress=writer.on_progress,
         checkpointing=Checkpointing(BucketCheckpoints(deployment.blobs, record.owned), settings.checkpoint_seconds),
+        finished=trainings,
     )
     forget_peak()
-    stages = _Stages(deployment, record, writer, Artifacts(deployment.blobs, record.owned))
+    stages = _Stages(deployment, record, writer, Artifacts(deployment.blobs, record.owned), trainings)
     resolved = stages.resolve(context)
     finetuned = stages.finetune(context, resolved) if record.request.finetune is not None else None
     checkpoint = finetuned.checkpoint if finetuned else resolved.tuned
@@ -104,6 +106,7 @@ class _Stages:
     record: JobRecord
     writer: ProgressWriter
     artifacts: Artifacts
+    trainings: BucketTrainings
 
     def resolve(self, context: StageContext) -> Resolved:
         sources = self.deployment.sources.of(self.record.tenant)
@@ -123,6 +126,7 @@ class _Stages:
                 finetuned = finetune(context, resolved, target, uri)
             else:
                 context.on_progress(1.0, "reused an identical earlier fine-tune")
+                self.writer.reused.append(StageName.FINETUNE)
             cache.keep(name, finetuned, self.artifacts)
         return finetuned
 
@@ -148,9 +152,7 @@ class _Stages:
                 evaluated=evaluated,
                 effects=preliminary(context.request, compared, evaluated),
             )
-            so_far = build_report(
-                self.record, results, self.writer.seconds, self.writer.expected, self.writer.pending()
-            )
+            so_far = build_report(self.record, results, self._times(), self.writer.pending())
             publish_preliminary(self.deployment, self.record, so_far)
         return results
 
@@ -166,6 +168,8 @@ class _Stages:
             rows = sae_rows(along, extracted.tokenization, heldout, layered=extracted.execution.mode == "layers")
             directions = probed.directions if probed else None
             saes = train_saes(context.part(spans.span(SAE_TRAINING, "")), rows, directions)
+            if self.trainings.reused:
+                self.writer.reused.append(StageName.SAE)
             shown = token_latents(context, results.extracted, saes.dictionaries)
             stored = None
             if settings is not None and settings.save:
@@ -187,9 +191,12 @@ class _Stages:
 
     def report(self, results: StageResults) -> Report:
         with self._stage(StageName.REPORT):
-            report = build_report(self.record, results, self.writer.seconds, self.writer.expected)
+            report = build_report(self.record, results, self._times())
             publish(self.deployment, self.record.owned, report, self.artifacts)
         return report
+
+    def _times(self) -> StageTimes:
+        return StageTimes(self.writer.seconds, self.writer.expected, self.writer.reused)
 
     @contextmanager
     def _stage(self, name: StageName) -> Iterator[None]:

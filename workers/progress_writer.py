@@ -55,6 +55,7 @@ class ProgressWriter:
 
     Attributes:
         seconds: of the stages that have ended. expected: of all stages, as estimated before the first one.
+        reused: the stages that took over what an earlier analysis had made.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ProgressWriter:
         expected: Mapping[StageName, float] | None = None,
     ) -> None:
         self.seconds: dict[str, float] = {}
+        self.reused: list[StageName] = []
         self._jobs = jobs
         self._id = analysis_id
         self._stages = [Stage(name=name) for name in stages]

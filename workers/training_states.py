@@ -1,11 +1,13 @@
-"""States of unfinished trainings, kept in the bucket until their job has ended."""
+"""Trainings in the bucket: states of unfinished ones, until their job has ended, and finished ones of base models."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
 
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -71,3 +73,73 @@ class BucketCheckpoints:
 
     def _part(self, run: str, number: int, part: int) -> str:
         return f"{self._prefix}{run}/{number:09d}/{part:05d}.safetensors"
+
+
+MOST_KEPT = 2 << 30
+"""Bytes of one training, beyond which it is not kept for other analyses."""
+
+
+class KeptTraining(BaseModel):
+    """Where a finished training lies: its parts by number below a prefix, and the sha256 of each."""
+
+    prefix: str
+    parts: list[str]
+
+
+class BucketTrainings:
+    """Finished trainings of base models, of one tenant.
+
+    They lie with the analysis that made them; where that was deleted, they are made again.
+
+    Attributes:
+        reused: whether one was found.
+    """
+
+    def __init__(self, blobs: BlobStore, owned: key_names.Owned) -> None:
+        self._blobs = blobs
+        self._owned = owned
+        self.reused = False
+
+    def find(self, name: str) -> list[dict[str, Tensor]] | None:
+        """The parts of a training; None where it is not there, or not whole any more.
+
+        Raises:
+            UnavailableError: S3 is unavailable.
+        """
+        try:
+            kept = KeptTraining.model_validate_json(
+                self._blobs.get(key_names.training_object(self._owned.tenant, name))
+            )
+            parts = [self._part(_numbered(kept.prefix, number), sha256) for number, sha256 in enumerate(kept.parts)]
+        except (NotFoundError, SafetensorError, ValueError) as error:
+            logger.info("no training to reuse: %s", error)
+            return None
+        self.reused = True
+        return parts
+
+    def keep(self, name: str, parts: Iterable[dict[str, Tensor]]) -> None:
+        """Stores the parts with this analysis, and then where they are; a large training, or without S3, not."""
+        prefix, digests, size = key_names.training_prefix(self._owned, name), list[str](), 0
+        try:
+            for part in parts:
+                body = save({name: tensor.contiguous() for name, tensor in part.items()})
+                size += len(body)
+                if size > MOST_KEPT:
+                    self._blobs.delete_all(prefix)
+                    return
+                self._blobs.put(_numbered(prefix, len(digests)), body, _BINARY)
+                digests.append(hashlib.sha256(body).hexdigest())
+            kept = KeptTraining(prefix=prefix, parts=digests).model_dump_json().encode()
+            self._blobs.put(key_names.training_object(self._owned.tenant, name), kept, _JSON)
+        except UnavailableError as error:
+            logger.warning("the training %s could not be kept: %s", name, error)
+
+    def _part(self, key: str, sha256: str) -> dict[str, Tensor]:
+        body = self._blobs.get(key)
+        if hashlib.sha256(body).hexdigest() != sha256:
+            raise ValueError(f"{key} is not the file that was stored")
+        return load(body)
+
+
+def _numbered(prefix: str, number: int) -> str:
+    return f"{prefix}{number:05d}.safetensors"

@@ -202,6 +202,16 @@ def finetune_object(tenant: str, name: str) -> str:
     return f"{tenant_prefix(tenant)}finetunes/{name}.json"
 
 
+def training_prefix(owned: Owned, name: str) -> str:
+    """Prefix: the parts of a finished training of the base model, which other analyses may take over."""
+    return f"{artifact_prefix(owned)}trainings/{name}/"
+
+
+def training_object(tenant: str, name: str) -> str:
+    """Object: where the parts of such a training lie, as JSON; named by all that its numbers depend on."""
+    return f"{tenant_prefix(tenant)}trainings/{name}.json"
+
+
 def uploads_prefix(tenant: str) -> str:
     """Prefix: a tenant's uploads."""
     return f"{tenant_prefix(tenant)}uploads/"

@@ -18,3 +18,19 @@ class InMemory:
 
     def save(self, run: str, number: int, parts: Iterable[dict[str, Tensor]]) -> None:
         self.saved[run] = number, list(parts)
+
+
+class KeptTrainings:
+    """Finished trainings that outlive an analysis."""
+
+    def __init__(self) -> None:
+        self.trainings: dict[str, list[dict[str, Tensor]]] = {}
+        self.found: list[str] = []
+
+    def find(self, name: str) -> list[dict[str, Tensor]] | None:
+        if name in self.trainings:
+            self.found.append(name)
+        return self.trainings.get(name)
+
+    def keep(self, name: str, parts: Iterable[dict[str, Tensor]]) -> None:
+        self.trainings[name] = [{name: tensor.clone() for name, tensor in part.items()} for part in parts]

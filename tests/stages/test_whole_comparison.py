@@ -11,6 +11,7 @@ import torch
 from backends.tables.reading import Row
 from layerdrift.contract.errors import InputError
 from layerdrift.contract.request import AnalysisRequest
+from tests.builders.checkpoints import KeptTrainings
 from tests.builders.models import BLOCKS, HIDDEN, add_noise, save_model, tiny_bert
 from tests.builders.stages import (
     compared,
@@ -173,6 +174,35 @@ def test_autoencoders_of_a_model_and_itself_transfer_without_loss(base: Path, tm
         assert layer.base.l0 == pytest.approx(8, rel=0.3)
     assert trained.latents == []
     assert "few_sae_tokens" in {warning.code for warning in trained.warnings}
+
+
+def test_what_is_trained_of_the_base_model_serves_every_tuned_one_of_the_same_texts(base: Path, tmp_path: Path) -> None:
+    """With the numbers that each analysis has alone."""
+    asked = request(analysis={"sae": {"tokens": 20_000, "width": 4, "k": 8, "random_weights": True}})
+    given, kept, found = resolved(base, texts=400, spare=600), KeptTrainings(), {}
+    for number in (1, 2):
+        model = tiny_bert()
+        add_noise(model, block=number)
+        tuned = save_model(model, tmp_path / f"tuned-{number}")
+        rows = rows_for_saes(given, tuned, tmp_path / f"rows-{number}", asked)
+        context = stage_context(tmp_path, asked)
+        alone = train_saes(context, rows, None)
+        shared = train_saes(replace(context, finished=kept), rows, None)
+        assert shared.comparisons == alone.comparisons
+        assert shared.controls == alone.controls
+        assert shared.runs == alone.runs
+        found[number] = shared
+    assert len(kept.trainings) == len(set(kept.found)) == 3  # both sets of the base model, the floor, random weights
+    assert [one.base for one in found[1].comparisons] == [one.base for one in found[2].comparisons]
+    assert [one.tuned for one in found[1].comparisons] != [one.tuned for one in found[2].comparisons]
+
+
+def test_autoencoders_that_are_not_saved_are_not_kept_for_others(base: Path, tmp_path: Path) -> None:
+    sae = {"tokens": 20_000, "width": 4, "k": 8, "comparisons": ["transfer"], "save": False}
+    asked, kept = request(analysis={"sae": sae}), KeptTrainings()
+    rows = rows_for_saes(resolved(base, texts=400, spare=600), base, tmp_path / "scratch", asked)
+    train_saes(replace(stage_context(tmp_path, asked), finished=kept), rows, None)
+    assert not kept.trainings
 
 
 @pytest.mark.parametrize(

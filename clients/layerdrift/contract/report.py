@@ -1150,6 +1150,11 @@ class Timings(ReportModel):
     estimated_memory_bytes: int | None = Field(
         default=None, description="peak memory as estimated when the request came; null: no estimate"
     )
+    reused: list[str] = Field(
+        default=[],
+        description="stages that took over a fine-tune, or autoencoders of the base model, from an earlier analysis: "
+        "alone they would have taken longer",
+    )
 
 
 class PendingStage(ReportModel):

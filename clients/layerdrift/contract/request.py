@@ -443,9 +443,10 @@ class SaeSettings(RequestModel):
     )
     early_stop: bool = Field(
         default=True,
-        description="stop training once no autoencoder improves by 1 % or more from one tenth of the steps to the "
-        "next (at least 100 steps); the learning rate then decays over a quarter of the steps so far. Does not apply "
-        "where they do not fit into memory together and train in parts",
+        description="stop training once no autoencoder of the base model improves by 1 % or more from one tenth of the "
+        "steps to the next (at least 100 steps); the learning rate then decays over a quarter of the steps so far, and "
+        "the tuned model's take as many steps. Does not apply where they do not fit into memory together and train in "
+        "parts",
     )
     save: bool = Field(
         default=True,

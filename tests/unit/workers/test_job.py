@@ -21,7 +21,7 @@ from tests.builders.reports import report
 from tests.builders.stores import MemoryDeployment
 from workers import faults
 from workers import job as module
-from workers.job import LEAST_FINETUNE, run_job
+from workers.job import run_job
 from workers.progress_writer import ProgressWriter
 
 ID = "an_1"
@@ -231,25 +231,26 @@ def test_the_last_attempt_is_made_and_keeps_when_the_first_one_began(
     assert (found.status, found.attempts, found.started_at) == (Status.SUCCEEDED, 3, began)
 
 
-def test_the_pace_of_the_stages_is_recorded_but_not_of_a_fine_tune_that_was_taken_over(
+def test_the_pace_of_the_stages_is_recorded_but_not_where_earlier_work_was_taken_over(
     made: MemoryDeployment, run: Callable[[Stages], JobRecord]
 ) -> None:
     operations = {StageName.RESOLVE: 5.0, StageName.FINETUNE: 7.0, StageName.SAE: 9.0}
     made.jobs.update(ID, lambda found: found.model_copy(update={"operations": operations}))
 
-    def taking(seconds: float) -> Stages:
+    def reusing(*reused: StageName) -> Stages:
         def stages(deployment: MemoryDeployment, writer: ProgressWriter, folder: Path) -> Report:
             found = sound(deployment, writer, folder)
-            writer.seconds |= {"resolve": 0.5, "finetune": seconds}
+            writer.seconds |= {"resolve": 0.5, "finetune": 3.0, "sae": 4.0}
+            writer.reused += reused
             return found
 
         return stages
 
-    run(taking(LEAST_FINETUNE / 2))
+    run(reusing(StageName.FINETUNE, StageName.SAE))
     assert made.rates.recorded == {StageName.RESOLVE: 0.5}
     made.jobs.update(ID, lambda found: found.model_copy(update={"status": Status.QUEUED}))
-    run(taking(LEAST_FINETUNE))
-    assert made.rates.recorded == {StageName.RESOLVE: 0.5, StageName.FINETUNE: LEAST_FINETUNE}
+    run(reusing())
+    assert made.rates.recorded == {StageName.RESOLVE: 0.5, StageName.FINETUNE: 3.0, StageName.SAE: 4.0}
 
 
 def test_a_job_runs_without_an_estimate(made: MemoryDeployment, run: Callable[[Stages], JobRecord]) -> None:

@@ -1,4 +1,4 @@
-"""States of unfinished trainings in a bucket: the last whole one counts."""
+"""Trainings in a bucket: of unfinished ones the last whole state counts; finished ones serve other analyses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from backends.storage import key_names
 from backends.storage.key_names import Owned
 from layerdrift.contract.errors import UnavailableError
 from tests.builders.stores import MemoryBlobs
-from workers.training_states import BucketCheckpoints
+from workers import training_states
+from workers.training_states import BucketCheckpoints, BucketTrainings
 
 OWNED = Owned("acme", "an_1")
 PREFIX = key_names.unfinished_prefix(OWNED)
@@ -114,3 +115,57 @@ def test_clearing_takes_away_the_states_of_this_job_alone(checkpoints: BucketChe
     assert checkpoints.load("sae") is None
     assert checkpoints.load("crosscoder") is None
     assert len(loaded(others)) == 1
+
+
+@pytest.fixture
+def trainings(blobs: MemoryBlobs) -> BucketTrainings:
+    return BucketTrainings(blobs, OWNED)
+
+
+def test_a_finished_training_is_found_by_another_analysis_of_the_tenant_alone(
+    trainings: BucketTrainings, blobs: MemoryBlobs
+) -> None:
+    trainings.keep("name", [part(1.0), part(2.0)])
+    found = BucketTrainings(blobs, Owned("acme", "an_2")).find("name")
+    assert found is not None
+    assert [int(one["done"]) for one in found] == [1, 2]
+    assert torch.equal(found[1]["weights"], part(2.0)["weights"])
+    assert trainings.find("another") is None
+    assert BucketTrainings(blobs, Owned("other", "an_3")).find("name") is None
+
+
+def test_a_training_goes_with_the_analysis_that_made_it(trainings: BucketTrainings, blobs: MemoryBlobs) -> None:
+    trainings.keep("name", [part(1.0)])
+    blobs.delete_all(key_names.artifact_prefix(OWNED))
+    assert trainings.find("name") is None
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense"])
+def test_a_training_whose_file_was_changed_is_made_again(
+    trainings: BucketTrainings, blobs: MemoryBlobs, body: bytes
+) -> None:
+    trainings.keep("name", [part(1.0), part(2.0)])
+    last = max(blob.key for blob in blobs.list(key_names.training_prefix(OWNED, "name")))
+    blobs.put(last, body, "application/octet-stream")
+    assert trainings.find("name") is None
+
+
+def test_a_training_that_is_too_large_leaves_nothing(
+    trainings: BucketTrainings, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_states, "MOST_KEPT", 300)
+    trainings.keep("name", [part(1.0), part(2.0), part(3.0)])
+    assert trainings.find("name") is None
+    assert not list(blobs.list(key_names.artifact_prefix(OWNED)))
+
+
+def test_without_the_bucket_a_training_is_not_kept_and_nothing_fails(
+    trainings: BucketTrainings, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise UnavailableError("S3 is away")
+
+    monkeypatch.setattr(blobs, "put", away)
+    trainings.keep("name", [part(1.0)])
+    monkeypatch.undo()
+    assert trainings.find("name") is None

@@ -8,6 +8,7 @@ from typing import Self
 
 from layerdrift.contract.request import AnalysisRequest
 from workers.stages.common.checkpointing import NO_CHECKPOINTING, Checkpointing
+from workers.stages.common.finished_trainings import NOTHING_KEPT, FinishedTrainings
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.progress import OnProgress
 
@@ -18,6 +19,7 @@ class StageContext:
 
     folder: the job's own, removed when it ends. scratch_bytes: what stages may write there.
     on_progress: of the stage that runs. checkpointing: where long trainings keep the states that a later worker needs.
+    finished: where trainings of the base model lie that another analysis may take over.
     """
 
     request: AnalysisRequest
@@ -25,6 +27,7 @@ class StageContext:
     scratch_bytes: float
     on_progress: OnProgress
     checkpointing: Checkpointing = NO_CHECKPOINTING
+    finished: FinishedTrainings = NOTHING_KEPT
 
     def part(self, on_progress: OnProgress) -> Self:
         """The same for a part of the stage."""
@@ -38,6 +41,7 @@ class StageContext:
             scratch_bytes=self.scratch_bytes,
             on_progress=self.on_progress,
             checkpointing=self.checkpointing,
+            finished=self.finished,
             resolved=resolved,
             tuned=tuned,
         )

@@ -67,18 +67,19 @@ class StageResults:
     taught: Taught | None = None
 
 
-def build_report(
-    record: JobRecord,
-    results: StageResults,
-    stage_seconds: dict[str, float],
-    expected: Mapping[StageName, float],
-    pending: Sequence[PendingStage] = (),
-) -> Report:
-    """The report of an analysis; a preliminary one where stages are pending.
+@dataclass(frozen=True)
+class StageTimes:
+    """By stage, the seconds that it took and what was estimated before; and which stages took over earlier work."""
 
-    Args:
-        stage_seconds, expected: by stage, what it took and what was estimated before.
-    """
+    seconds: dict[str, float]
+    expected: Mapping[StageName, float]
+    reused: Sequence[StageName] = ()
+
+
+def build_report(
+    record: JobRecord, results: StageResults, times: StageTimes, pending: Sequence[PendingStage] = ()
+) -> Report:
+    """The report of an analysis; a preliminary one where stages are pending."""
     request, resolved, extracted = record.request, results.resolved, results.extracted
     compared, effects = results.compared, results.effects
     finetuned, saes = results.finetuned, results.saes
@@ -115,11 +116,12 @@ def build_report(
         latent_table=results.stored.latents if results.stored else None,
         warnings=all_as(schema.ReportWarning, _warnings(results)),
         timings=schema.Timings(
-            stages=stage_seconds,
+            stages=times.seconds,
             peak_memory_bytes=peak_memory_bytes(),
             peak_device_memory_bytes=peak_device_memory_bytes(),
-            estimated_stages={stage.value: round(seconds, 1) for stage, seconds in expected.items()},
+            estimated_stages={stage.value: round(seconds, 1) for stage, seconds in times.expected.items()},
             estimated_memory_bytes=record.memory_bytes,
+            reused=[stage.value for stage in times.reused],
         ),
     )
 

@@ -15,7 +15,7 @@ from workers.scratch import ActivationStore
 from workers.stages.common.progress import OnProgress
 from workers.stages.common.site_layout import SiteLayout
 from workers.stages.sae.latents import ENCODED_ROWS
-from workers.stages.sae.runs import Outcome, Runs
+from workers.stages.sae.runs import Outcome, Plan, Runs
 
 CROSSCODERS = "training crosscoders"
 """The span of their training in the progress of the stage."""
@@ -52,7 +52,7 @@ class Crosscoding:
 
     def train(self, runs: Runs) -> Outcome:
         """Trains them all."""
-        return runs.run(self.stack, self._config, CROSSCODERS, self.rows_of)
+        return runs.run(self.stack, self._config, Plan(what=CROSSCODERS, rows_of=self.rows_of, order=2))
 
     def measured(self, heldout: ActivationStore, outcome: Outcome, on_progress: OnProgress) -> list[Crosscoder]:
         """By layer, on rows that they were not trained on."""

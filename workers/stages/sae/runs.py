@@ -1,11 +1,14 @@
-"""Runs of autoencoder training in stage `sae`: their batches, progress, early ends, and what they go on from."""
+"""Runs of autoencoder training in stage `sae`: their batches, progress, early ends, and what they go on from.
+
+What was trained of the base model alone may be another analysis's: its name says all that its numbers depend on.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
@@ -17,9 +20,10 @@ from workers.analysis.sae import SaeConfig, SaeStack
 from workers.analysis.sae_batched import BatchedTrainer
 from workers.analysis.sae_training import StackTrainer
 from workers.capacity import memory_bytes
-from workers.models.device import best_device, fast_dtype
+from workers.models.device import best_device, device_name, fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.common.checkpointing import Checkpointing
+from workers.stages.common.finished_trainings import NOTHING_KEPT, FinishedTrainings
 from workers.stages.common.progress import NO_NUMBERS, Numbers, OnProgress, Spans
 
 RowsOf = Callable[[Tensor], Iterable[Tensor]]
@@ -32,6 +36,30 @@ CPU_SHARE, CUDA_SHARE = 0.3, 0.7
 """Of the memory of the machine or the device: what the autoencoders that are trained together may take beyond their
 own numbers on a CPU, and in all on a device.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a stack is trained on the stored rows.
+
+    what: the span of the progress, and for people. sites: the stored site that each autoencoder reads; empty where
+    `rows_of` makes their rows of all sites. order: of the rows; trainings that are compared have the same one. steps:
+    that the training takes; None: as many as its configuration says, or fewer with an early stop. reuse: whether it may
+    be taken over from an earlier analysis, and is kept for later ones; for `sites` alone.
+    """
+
+    what: str
+    sites: Sequence[int] = ()
+    rows_of: RowsOf | None = None
+    order: int = 0
+    steps: int | None = None
+    reuse: bool = False
+
+    def rows(self, states: Tensor) -> Iterable[Tensor]:
+        """A batch of the stored rows [R, B, D] as the rows of every autoencoder; what makes them may be lazy."""
+        if self.rows_of is not None:
+            return self.rows_of(states)
+        return (states[site] for site in self.sites)
 
 
 @dataclass(frozen=True)
@@ -48,41 +76,57 @@ class Outcome:
     outlier_share: Tensor
     unexplained: Tensor
 
+    @staticmethod
+    def joined(outcomes: Sequence[Outcome]) -> Outcome:
+        """Of runs of as many steps, one after another."""
+        if len({one.steps for one in outcomes}) != 1:
+            raise ValueError("the runs took different numbers of steps")
+        return replace(
+            outcomes[0],
+            dead_fraction=torch.cat([one.dead_fraction for one in outcomes]),
+            outlier_share=torch.cat([one.outlier_share for one in outcomes]),
+            unexplained=torch.cat([one.unexplained for one in outcomes], 1),
+        )
+
+    def of_sites(self, sites: list[int]) -> Outcome:
+        """Of some of the autoencoders."""
+        return replace(
+            self,
+            dead_fraction=self.dead_fraction[sites],
+            outlier_share=self.outlier_share[sites],
+            unexplained=self.unexplained[:, sites],
+        )
+
 
 @dataclass(frozen=True)
 class _Part:
     """Some of a stack's autoencoders, and the run that trains them.
 
-    sites: of the stack, one after another.
+    places: in the stack, one after another.
     """
 
     stack: SaeStack
-    sites: range
+    places: range
     config: SaeConfig
-    what: str
-    rows_of: RowsOf | None
+    plan: Plan
 
     @property
     def is_whole(self) -> bool:
-        return len(self.sites) == self.stack.sites
+        return len(self.places) == self.stack.sites
 
     def own(self) -> SaeStack:
         """The stack itself, or the part in memory of its own."""
-        return self.stack if self.is_whole else self.stack.of_sites(list(self.sites))
+        return self.stack if self.is_whole else self.stack.of_sites(list(self.places))
 
     def take(self, trained: SaeStack) -> None:
         """Puts the trained numbers where they belong."""
         for name, tensor in self.stack.tensors().items():
             if tensor is not trained.tensors()[name]:
-                tensor[self.sites.start : self.sites.stop] = trained.tensors()[name]
+                tensor[self.places.start : self.places.stop] = trained.tensors()[name]
 
     def rows(self, states: Tensor) -> Iterator[Tensor]:
         """A batch of the stored rows [R, B, D] as the rows of these autoencoders."""
-        if self.rows_of is not None:
-            yield from islice(self.rows_of(states), self.sites.start, self.sites.stop)
-            return
-        for site in self.sites:
-            yield states[site % len(states)]
+        return islice(self.plan.rows(states), self.places.start, self.places.stop)
 
 
 def sites_at_once(config: SaeConfig, width: int, device: torch.device, memory: float | None = None) -> int:
@@ -110,7 +154,8 @@ class Runs:
     the end of its steps then: autoencoders that are compared have seen as many.
 
     Args:
-        seed: of the order of the rows; each run has an order of its own.
+        seed: of the order of the rows.
+        finished: where trainings of the base model lie that other analyses made.
         memory: bytes that training may take, by default a share of what the device has.
     """
 
@@ -121,6 +166,7 @@ class Runs:
         early_stop: bool,
         spans: Spans,
         checkpointing: Checkpointing,
+        finished: FinishedTrainings = NOTHING_KEPT,
         memory: float | None = None,
     ) -> None:
         self._store = store
@@ -128,19 +174,27 @@ class Runs:
         self._early_stop = early_stop
         self._spans = spans
         self._checkpointing = checkpointing
+        self._finished = finished
         self._memory = memory
-        self._number = 0
 
-    def run(self, stack: SaeStack, config: SaeConfig, what: str, rows_of: RowsOf | None = None) -> Outcome:
-        """Trains a stack in place, from where an earlier worker left the same run.
-
-        Args:
-            what: the span of the progress, and for people.
-            rows_of: by default the stored sites again and again until the stack has its rows.
-        """
-        on_progress = self._spans.span(what, f"{what}: {stack.sites} of {config.latents} latents, {config.steps} steps")
+    def run(self, stack: SaeStack, config: SaeConfig, plan: Plan) -> Outcome:
+        """Trains a stack in place, from where an earlier worker left the same run."""
+        words = f"{plan.what}: {stack.sites} of {config.latents} latents, {plan.steps or config.steps} steps"
+        on_progress = self._spans.span(plan.what, words)
         device = best_device()
         most = sites_at_once(config, stack.W_enc.shape[2], device, self._memory)
+        name = self._content(stack, config, plan, device, whole=most >= stack.sites) if plan.reuse else ""
+        found = self._finished.find(name) if name else None
+        if found is not None:
+            on_progress(1.0, f"{plan.what}: reused those of an earlier analysis")
+            return _taken(found, stack, config)
+        outcome = self._in_parts(stack, config, plan, most, on_progress)
+        if name:
+            self._finished.keep(name, _parts_of(stack, outcome))
+        return outcome
+
+    def _in_parts(self, stack: SaeStack, config: SaeConfig, plan: Plan, most: int, on_progress: OnProgress) -> Outcome:
+        """Trains so many autoencoders at a time."""
         starts = range(0, stack.sites, most)
         found = []
         for number, start in enumerate(starts):
@@ -149,51 +203,98 @@ class Runs:
             def share(of_part: float, detail: str = "", numbers: Numbers = NO_NUMBERS, /, number: int = number) -> None:
                 on_progress((number + of_part) / len(starts), detail, numbers)
 
-            found.append(self._train(_Part(stack, part, config, what, rows_of), device, share))
-        self._number += 1
-        first = found[0]
-        return replace(
-            first,
-            dead_fraction=torch.cat([one.dead_fraction for one in found]),
-            outlier_share=torch.cat([one.outlier_share for one in found]),
-            unexplained=torch.cat([one.unexplained for one in found], 1),
-        )
+            found.append(self._train(_Part(stack, part, config, plan), share))
+        return Outcome.joined(found)
 
-    def _train(self, part: _Part, device: torch.device, on_progress: OnProgress) -> Outcome:
+    def _train(self, part: _Part, on_progress: OnProgress) -> Outcome:
         """Trains some of a stack's autoencoders in place."""
-        config, what = part.config, part.what
+        config, plan, device = part.config, part.plan, best_device()
         stack = part.own()
         there = stack.to(device)
         kind = StackTrainer if device.type == "cpu" else BatchedTrainer
         trainer = kind(there, config, fast_dtype(device))
-        name = self._name(stack, config)
+        trainer.end = plan.steps or config.steps
+        name = self._name(stack, config, plan)
         kept = self._checkpointing.checkpoints.load(name)
         if kept is not None:
             trainer.restore(kept)
-        generator = torch.Generator().manual_seed(self._seed + self._number)
-        batches = self._store.training_batches(config.steps, config.batch, generator, skipped=trainer.done)
+        generator = torch.Generator().manual_seed(self._seed + plan.order)
+        batches = self._store.training_batches(trainer.end, config.batch, generator, skipped=trainer.done)
         saved, pause = time.monotonic(), self._checkpointing.pause(0.0)
-        told = _Told(on_progress, what, trainer)
+        told = _Told(on_progress, plan.what, trainer)
         while trainer.done < trainer.end:
             trainer.step(part.rows(next(batches)), told.after_site)
-            if self._early_stop and part.is_whole:
+            if self._early_stop and part.is_whole and plan.steps is None:
                 trainer.end_on_plateau()
             began = time.monotonic()
             if began - saved >= pause:
-                self._checkpointing.checkpoints.save(name, trainer.done, _kept(trainer, on_progress, what))
+                self._checkpointing.checkpoints.save(name, trainer.done, _kept(trainer, on_progress, plan.what))
                 saved = time.monotonic()
                 pause = self._checkpointing.pause(saved - began)
         part.take(there)
         dead, outliers = trainer.dead_fraction.cpu(), trainer.outlier_share.cpu()
         return Outcome(config, trainer.done, trainer.losses.span, dead, outliers, trainer.unexplained)
 
-    def _name(self, stack: SaeStack, config: SaeConfig) -> str:
+    def _name(self, stack: SaeStack, config: SaeConfig, plan: Plan) -> str:
         """Of a run that starts as this one does, on the same rows: its states fit no other."""
-        start = {"engine": __version__, "run": self._number, "seed": self._seed, "rows": self._store.rows}
-        digest = hashlib.sha256(json.dumps(start | asdict(config)).encode())
-        for tensor in (stack.scale, stack.b_dec, stack.W_dec[:, ::97]):
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return f"run-{self._number}-{digest.hexdigest()[:16]}"
+        start = {
+            "engine": __version__,
+            "config": asdict(config),
+            "what": plan.what,
+            "sites": list(plan.sites),
+            "steps": plan.steps,
+            "order": self._seed + plan.order,
+            "rows": self._store.rows,
+        }
+        digest = hashlib.sha256(json.dumps(start).encode())
+        digest.update(_start(stack))
+        return f"run-{plan.order}-{digest.hexdigest()[:16]}"
+
+    def _content(self, stack: SaeStack, config: SaeConfig, plan: Plan, device: torch.device, whole: bool) -> str:
+        """A hash of all that the numbers of a training depend on: its rows, its start and how it goes."""
+        depends = {
+            "engine": __version__,
+            "config": asdict(config),
+            "device": device_name(device),
+            "arithmetic": [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), str(fast_dtype(device))],
+            "order": self._seed + plan.order,
+            "steps": plan.steps,
+            "early_stop": self._early_stop and whole and plan.steps is None,
+            "sites": [sorted(set(plan.sites)).index(site) for site in plan.sites],
+        }
+        digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
+        digest.update(_start(stack))
+        digest.update(self._store.digest(sorted(set(plan.sites))))
+        return digest.hexdigest()[:40]
+
+
+def _start(stack: SaeStack) -> bytes:
+    """What tells a stack from others of its shape, before it is trained; every 97th latent stands for all."""
+    tensors = (stack.scale, stack.norm_limit, stack.b_dec, stack.W_dec[:, ::97])
+    return b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
+
+
+def _parts_of(stack: SaeStack, outcome: Outcome) -> Iterator[dict[str, Tensor]]:
+    """A finished training: each of its autoencoders, then its outcome."""
+    for place in range(stack.sites):
+        yield {name: tensor[place] for name, tensor in stack.tensors().items()}
+    yield {
+        "steps": torch.tensor(outcome.steps),
+        "span": torch.tensor(outcome.span),
+        "dead_fraction": outcome.dead_fraction,
+        "outlier_share": outcome.outlier_share,
+        "unexplained": outcome.unexplained,
+    }
+
+
+def _taken(parts: Sequence[dict[str, Tensor]], stack: SaeStack, config: SaeConfig) -> Outcome:
+    """Puts a finished training's numbers into the stack; its outcome."""
+    for place, part in enumerate(parts[:-1]):
+        for name, tensor in stack.tensors().items():
+            tensor[place] = part[name]
+    rest = parts[-1]
+    steps, span = int(rest["steps"]), int(rest["span"])
+    return Outcome(config, steps, span, rest["dead_fraction"], rest["outlier_share"], rest["unexplained"])
 
 
 class _Told:

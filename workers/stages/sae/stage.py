@@ -18,6 +18,7 @@ from workers.results.autoencoders import ChangedLatent, Crosscoder, Match, SaeRu
 from workers.results.warnings import ReportWarning
 from workers.scratch import ActivationStore
 from workers.stages.common.context import StageContext
+from workers.stages.common.finished_trainings import NOTHING_KEPT
 from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.site_layout import SiteLayout, joined
 from workers.stages.compare.probes import LabelDirections
@@ -26,7 +27,7 @@ from workers.stages.sae.crosscoding import CROSSCODERS, Crosscoding
 from workers.stages.sae.findings import Dictionaries, LayerComparison, Quality, SaeResults
 from workers.stages.sae.latents import ENCODED_ROWS, Candidate, Side, chosen_latents, evidence, without_false_labels
 from workers.stages.sae.rows import ControlRows, SaeRows
-from workers.stages.sae.runs import Outcome, Runs
+from workers.stages.sae.runs import Outcome, Plan, Runs
 
 BATCH_ROWS = 2048
 MIN_BATCH_ROWS = 128
@@ -40,7 +41,8 @@ WARM_SHARE = 0.25
 """Of the steps: how long an autoencoder is trained on after a warm start."""
 
 
-TRAINING, WARM_START = "training the autoencoders", "continuing training from a warm start"
+OF_BASE, OF_TUNED = "training autoencoders of the base model", "training autoencoders of the tuned model"
+FLOOR, WARM_START = "continuing training on the base model", "continuing training on the tuned model"
 OF_RANDOM = "training autoencoders of a random model"
 MEASURING, MEASURING_CROSSCODERS = "measuring the autoencoders", "measuring the crosscoders"
 """Spans of the progress, beside those of the crosscoders' training."""
@@ -66,9 +68,9 @@ def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections
     layers = SiteLayout.of_pair(len(normalisation.scale)).layers
     layout = SiteLayout(layers, again=matched)
     spans = Spans(context.on_progress, _costs(settings, control=rows.control is not None))
-    runs = Runs(rows.train, request.seed, settings.early_stop, spans, context.checkpointing)
+    runs = _runs(context, rows.train, settings, spans)
     stack = _initial(normalisation, config, request.seed, layout)
-    outcome = runs.run(stack, config, TRAINING)
+    outcome = _trained(stack, layout, config, runs)
     trained = ["base", "tuned", *(["base-again"] if matched else [])]
     sae_runs = [_told("training", outcome, _names(rows.layers, *trained))]
     warmed = None
@@ -129,26 +131,51 @@ def _measured(
     return measured, without_false_labels(candidates), dictionaries
 
 
+def _runs(context: StageContext, store: ActivationStore, settings: SaeSettings, spans: Spans) -> Runs:
+    finished = context.finished if settings.save else NOTHING_KEPT
+    return Runs(store, context.request.seed, settings.early_stop, spans, context.checkpointing, finished)
+
+
+def _trained(stack: SaeStack, layout: SiteLayout, config: SaeConfig, runs: Runs) -> Outcome:
+    """Trains all of a pair: first the base model's, which decide on an early stop, then the tuned model's as long.
+
+    So what is trained of the base model is the same whatever it is compared with.
+    """
+    base = [*layout.base_sites, *([layout.base_again(layer) for layer in range(layout.layers)] if layout.again else [])]
+    sources = [layout.base(layout.layer(site)) for site in base]
+    of_base, of_tuned = stack.of_sites(base), stack.of_sites(layout.tuned_sites)
+    first = runs.run(of_base, config, Plan(what=OF_BASE, sites=sources, reuse=True))
+    second = runs.run(of_tuned, config, Plan(what=OF_TUNED, sites=layout.tuned_sites, steps=first.steps))
+    both, places = SaeStack.joined([of_base, of_tuned]), [*base, *layout.tuned_sites]
+    in_order = [places.index(site) for site in range(layout.sites)]
+    stack.take(both.of_sites(in_order))
+    return Outcome.joined([first, second]).of_sites(in_order)
+
+
 def _warm_started(
     stack: SaeStack, layout: SiteLayout, config: SaeConfig, outcome: Outcome, runs: Runs
 ) -> tuple[SaeStack, Outcome]:
-    """The base model's autoencoders trained on: first on its own rows, then on the tuned model's."""
-    warmed = stack.of_sites([*layout.base_sites, *layout.base_sites])
-    warmed.norm_limit[layout.tuned_sites] = stack.norm_limit[layout.tuned_sites]
-    short = replace(config, steps=max(1, round(WARM_SHARE * outcome.steps)))
-    return warmed, runs.run(warmed, short, WARM_START)
+    """The base model's autoencoders trained on: first on its own rows, then on the tuned model's; as many steps."""
+    of_base, of_tuned = stack.of_sites(layout.base_sites), stack.of_sites(layout.base_sites)
+    of_tuned.norm_limit[:] = stack.norm_limit[layout.tuned_sites]
+    steps = max(1, round(WARM_SHARE * outcome.steps))
+    short = replace(config, steps=steps)
+    floor = Plan(what=FLOOR, sites=layout.base_sites, order=1, steps=steps, reuse=True)
+    tuned = Plan(what=WARM_START, sites=layout.tuned_sites, order=1, steps=steps)
+    outcomes = [runs.run(of_base, short, floor), runs.run(of_tuned, short, tuned)]
+    return SaeStack.joined([of_base, of_tuned]), Outcome.joined(outcomes)
 
 
 def _costs(settings: SaeSettings, control: bool) -> dict[str, float]:
-    """By span, of the runs and of what is measured afterwards, in steps at every site of the pair."""
-    costs = {TRAINING: 1.5 if "match" in settings.comparisons else 1.0}
+    """By span, of the runs and of what is measured afterwards, in steps at every layer of one model."""
+    costs = {OF_BASE: 2.0 if "match" in settings.comparisons else 1.0, OF_TUNED: 1.0}
     if "warm_start" in settings.comparisons:
-        costs[WARM_START] = WARM_SHARE
+        costs |= {FLOOR: WARM_SHARE, WARM_START: WARM_SHARE}
     if "crosscoder" in settings.comparisons:
-        costs |= {CROSSCODERS: 2.0, MEASURING_CROSSCODERS: 0.2}
+        costs |= {CROSSCODERS: 4.0, MEASURING_CROSSCODERS: 0.4}
     if control:
-        costs[OF_RANDOM] = 0.5
-    return costs | {MEASURING: 0.2}
+        costs[OF_RANDOM] = 1.0
+    return costs | {MEASURING: 0.4}
 
 
 def _names(layers: list[int], *groups: str) -> list[str]:
@@ -213,8 +240,10 @@ def _controls(
     normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
     stack = _initial(normalisation, config, context.request.seed, layout=None)
-    runs = Runs(rows.train, context.request.seed, settings.early_stop, spans, context.checkpointing)
-    outcome = runs.run(stack, config, OF_RANDOM)
+    every = list(range(stack.sites))
+    outcome = _runs(context, rows.train, settings, spans).run(
+        stack, config, Plan(what=OF_RANDOM, sites=every, reuse=True)
+    )
     found = [
         _quality(fit_on(stack, site, _inlier_rows(rows.heldout, stack, site)), float(outcome.dead_fraction[site]))
         for site in range(stack.sites)
