@@ -39,7 +39,7 @@ demo-llm: $(STAMP)  ## fine-tune a real chat model on chats, analyse the pair, w
 paper-small: $(STAMP)  ## the paper's study on three real tasks with a small encoder; writes docs/paper.md
 	@$(BIN)/python -m deploy.paper
 
-paper: $(STAMP)  ## the same with a 12-layer encoder
+paper: $(STAMP)  ## the same with a 12-layer encoder, which takes hours; writes var/paper/paper-large.md
 	@$(BIN)/python -m deploy.paper large
 
 demo-inputs: $(STAMP)  ## the model and the reviews of the demo and the tutorial, into var/demo

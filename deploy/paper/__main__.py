@@ -119,9 +119,10 @@ def _run(stack: Stack, asked: StudyRequest, size: Size, home: Path) -> None:
         f"{size.epochs} epochs, compared on {size.texts} texts each; {seconds / 60:.0f} minutes, without analyses "
         "that were there already."
     )
-    write(report, DOCS / "paper.md", DOCS / "images", about)
-    page = home / f"study-{size.name}.html"
-    console.print(f"wrote docs/paper.md and {page}", highlight=False, soft_wrap=True)
+    page = DOCS / "paper.md" if size is SMALL else home / f"paper-{size.name}.md"
+    write(report, page, page.parent / "images", about)
+    whole = home / f"study-{size.name}.html"
+    console.print(f"wrote {page} and {whole}", highlight=False, soft_wrap=True)
     console.print(
         json.dumps({"study": size.name, "members": len(asked.members), "seconds": round(seconds)}), soft_wrap=True
     )

@@ -22,7 +22,7 @@ METHODS = {"full": "all weights", "lora": "LoRA", "head": "head alone", "checkpo
 
 
 _INTRODUCTION = """
-Written by `make paper-small` or `make paper`; do not edit. S. Nadipalli, *Layer-Wise Evolution of Representations in
+Written by `make paper-small` (or `make paper`); do not edit. S. Nadipalli, *Layer-Wise Evolution of Representations in
 Fine-Tuned Transformers* (arXiv 2502.16722), says of fine-tuned transformers that early layers keep general
 representations, middle layers change gradually, and late layers specialise. Here an encoder is fine-tuned on {count}
 real tasks ({tasks}), with several seeds each, by training all weights and by LoRA, as a [study](studies.md).
@@ -79,6 +79,7 @@ def text(report: StudyReport, about: str) -> str:
         _image("drift", shown, "Drift by layer and fine-tune"),
         "## What the controls add",
         *_controls(report),
+        _image("general", shown, "Layers that are general for each task"),
         _image("spread", shown, "Spread of the drift over seeds and tasks"),
         _image("shared", shown, "Cosine of the changes of two fine-tunes"),
         _image("tree", shown, "Fine-tunes by how alike their changes are"),

@@ -241,6 +241,20 @@ def test_noise_in_a_block_is_found_in_a_pair(client: Client, base_folder: Path, 
     assert report.timings.estimated_memory_bytes is not None
 
 
+def test_autoencoders_of_the_base_model_are_trained_once_for_all_that_is_compared_with_it(
+    client: Client, base_folder: Path, noised_folder: Path
+) -> None:
+    asked = body(base_folder, noised_folder) | {"seed": 41, "analysis": {"sae": {"tokens": 20_000}, "grafts": False}}
+    reports = [
+        client.wait(client.submit(AnalysisRequest.model_validate(one)).id, timeout=WAIT_SECONDS)
+        for one in (asked, asked | {"tuned": asked["base"]})
+    ]
+    assert [report.timings.reused for report in reports] == [[], ["sae"]]
+    of_base = [[layer.sae.base for layer in report.layers if layer.sae is not None] for report in reports]
+    assert of_base[0]
+    assert of_base[0] == of_base[1]
+
+
 @pytest.mark.slow
 def test_a_real_model_tuned_above_a_frozen_bottom_drifts_from_there_on(client: Client, roots: Path) -> None:
     """Embeddings and first three blocks frozen: exactly nothing up to layer 3, a zone boundary there, drift above.

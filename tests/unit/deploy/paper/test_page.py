@@ -32,7 +32,7 @@ def test_the_figures_that_the_page_shows_are_written(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "images").iterdir()} == {f"paper-{name}.png" for name in figures(report)}
     for path in (tmp_path / "images").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
-    for name in ("drift", "spread", "shared", "tree"):
+    for name in ("drift", "general", "spread", "shared", "tree"):
         assert f"(images/paper-{name}.png)" in page
 
 
