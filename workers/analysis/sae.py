@@ -105,6 +105,10 @@ class Normalisation(NamedTuple):
         """From a sample of rows [S, N, D]; outliers beyond OUTLIER_FACTOR medians do not count."""
         return cls(*map(torch.stack, zip(*map(_normalisation_of_site, rows), strict=True)))
 
+    def of_sites(self, sites: list[int]) -> Normalisation:
+        """Of some of the sites."""
+        return Normalisation(*(tensor[sites] for tensor in self))
+
 
 def _normalisation_of_site(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scale, mean of the scaled rows, and largest usual norm of one site's rows [N, D]."""
@@ -164,6 +168,10 @@ class SaeStack:
     def of_sites(self, sites: list[int]) -> SaeStack:
         """Some of the autoencoders, or one of them several times, in memory of their own."""
         return SaeStack(**{name: tensor[sites] for name, tensor in self.tensors().items()}, row_k=self.row_k)
+
+    def neighbours(self, start: int, end: int) -> SaeStack:
+        """The autoencoders from `start` up to `end`, in the same memory."""
+        return SaeStack(**{name: tensor[start:end] for name, tensor in self.tensors().items()}, row_k=self.row_k)
 
     def to(self, device: torch.device) -> SaeStack:
         """The same there; itself where it is there already."""

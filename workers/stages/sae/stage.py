@@ -69,8 +69,7 @@ def train_saes(context: StageContext, rows: SaeRows, directions: LabelDirections
     layout = SiteLayout(layers, again=matched)
     spans = Spans(context.on_progress, _costs(settings, control=rows.control is not None))
     runs = _runs(context, rows.train, settings, spans)
-    stack = _initial(normalisation, config, request.seed, layout)
-    outcome = _trained(stack, layout, config, runs)
+    stack, outcome = _trained(normalisation, config, request.seed, layout, runs)
     trained = ["base", "tuned", *(["base-again"] if matched else [])]
     sae_runs = [_told("training", outcome, _names(rows.layers, *trained))]
     warmed = None
@@ -136,20 +135,25 @@ def _runs(context: StageContext, store: ActivationStore, settings: SaeSettings, 
     return Runs(store, context.request.seed, settings.early_stop, spans, context.checkpointing, finished)
 
 
-def _trained(stack: SaeStack, layout: SiteLayout, config: SaeConfig, runs: Runs) -> Outcome:
+def _trained(
+    normalisation: Normalisation, config: SaeConfig, seed: int, layout: SiteLayout, runs: Runs
+) -> tuple[SaeStack, Outcome]:
     """Trains all of a pair: first the base model's, which decide on an early stop, then the tuned model's as long.
 
-    So what is trained of the base model is the same whatever it is compared with.
+    So what is trained of the base model is the same whatever it is compared with. For the match the base model's first
+    ones start from one seed, all others from another: how well the base model's two agree is then what chance gives for
+    the base and the tuned model's.
     """
-    base = [*layout.base_sites, *([layout.base_again(layer) for layer in range(layout.layers)] if layout.again else [])]
-    sources = [layout.base(layout.layer(site)) for site in base]
-    of_base, of_tuned = stack.of_sites(base), stack.of_sites(layout.tuned_sites)
-    first = runs.run(of_base, config, Plan(what=OF_BASE, sites=sources, reuse=True))
-    second = runs.run(of_tuned, config, Plan(what=OF_TUNED, sites=layout.tuned_sites, steps=first.steps))
-    both, places = SaeStack.joined([of_base, of_tuned]), [*base, *layout.tuned_sites]
-    in_order = [places.index(site) for site in range(layout.sites)]
-    stack.take(both.of_sites(in_order))
-    return Outcome.joined([first, second]).of_sites(in_order)
+    base, tuned, layers = layout.base_sites, layout.tuned_sites, layout.layers
+    of_base = _initial(normalisation.of_sites(base), config, seed)
+    if layout.again:
+        of_base = SaeStack.joined([of_base, _initial(normalisation.of_sites(base), config, seed + 1)])
+    first = runs.run(of_base, config, Plan(what=OF_BASE, sites=base * (1 + layout.again), reuse=True))
+    of_tuned = _initial(normalisation.of_sites(tuned), config, seed + layout.again)
+    second = runs.run(of_tuned, config, Plan(what=OF_TUNED, sites=tuned, steps=first.steps))
+    stack = SaeStack.joined([of_base.neighbours(0, layers), of_tuned, of_base.neighbours(layers, of_base.sites)])
+    own, again = list(range(layers)), list(range(layers, of_base.sites))
+    return stack, Outcome.joined([first.of_sites(own), second, first.of_sites(again)])
 
 
 def _warm_started(
@@ -212,25 +216,10 @@ def _config(settings: SaeSettings, width: int, rows: int) -> SaeConfig:
     return SaeConfig(latents=latents, k=settings.k, steps=steps, batch=batch, architecture=settings.architecture)
 
 
-def _initial(normalisation: Normalisation, config: SaeConfig, seed: int, layout: SiteLayout | None) -> SaeStack:
-    """The base model's autoencoders, then the tuned model's; for the match, then others of the base model.
-
-    For the match the first ones start from one seed, all others from another: how well the base model's two agree is
-    then what chance gives for the base and the tuned model's.
-
-    Args:
-        layout: None: any sites, from one seed.
-    """
+def _initial(normalisation: Normalisation, config: SaeConfig, seed: int) -> SaeStack:
+    """Autoencoders before their training, from one seed."""
     row_k = config.k if config.architecture == "topk" else 0
-
-    def start(offset: int) -> SaeStack:
-        generator = torch.Generator().manual_seed(seed + offset)
-        return SaeStack.initial(normalisation, config.latents, generator, row_k)
-
-    if layout is None or not layout.again:
-        return start(0)
-    base, others = layout.base_sites, [*layout.tuned_sites, *layout.base_sites]
-    return SaeStack.joined([start(0).of_sites(base), start(1).of_sites(others)])
+    return SaeStack.initial(normalisation, config.latents, torch.Generator().manual_seed(seed), row_k)
 
 
 def _controls(
@@ -239,7 +228,7 @@ def _controls(
     """By layer, of a model that was never trained; the same recipe, and another order of its own."""
     normalisation = Normalisation.of(_first_rows(rows.train, NORMALISATION_ROWS))
     config = _config(settings, normalisation.mean.shape[1], rows.train.rows)
-    stack = _initial(normalisation, config, context.request.seed, layout=None)
+    stack = _initial(normalisation, config, context.request.seed)
     every = list(range(stack.sites))
     outcome = _runs(context, rows.train, settings, spans).run(
         stack, config, Plan(what=OF_RANDOM, sites=every, reuse=True)
