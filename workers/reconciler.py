@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import redis
 
 from backends.deployment import Deployment
-from backends.jobs.records import Record
+from backends.jobs.records import NewerRecordError, Record, StudyRecord
 from backends.jobs.studies import ready
 from backends.queue import QueueName
 from layerdrift.contract.analysis import Status
@@ -73,12 +73,19 @@ class Reconciler:
         """Open jobs that nobody holds and that do not just wait for their turn in the queue; studies that can be
         finished and that nobody holds."""
         jobs, studies, held = self._deployment.jobs, self._deployment.studies, self._deployment.leases.held
-        for job in map(jobs.find, jobs.open_ids()):
+        for job in map(jobs.readable, jobs.open_ids()):
             if job is not None and not held(job.id) and (waiting == 0 or job.status is Status.RUNNING):
                 yield job
-        for study in map(studies.find, studies.open_ids()):
-            if study is not None and not held(study.id) and ready(jobs, study):
+        for study in map(studies.readable, studies.open_ids()):
+            if study is not None and not held(study.id) and self._ready(study):
                 yield study
+
+    def _ready(self, study: StudyRecord) -> bool:
+        """Whether all that it waits for has ended; not where a later version runs one of its members."""
+        try:
+            return ready(self._deployment.jobs, study)
+        except NewerRecordError:
+            return False
 
     def _sweep(self) -> None:
         """Takes away the scratch that a killed worker left: of a job that nobody holds or works on, and old."""

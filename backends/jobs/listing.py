@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any, Final, Generic
 
 import redis
 
-from backends.jobs.records import EVERY, JobRecord, Wanted
+from backends.jobs.records import EVERY, JobRecord, NewerRecordError, Wanted
 from backends.jobs.store import JobStore, RecordStore, RecordT, as_bytes, score_of
 from backends.storage import key_names
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import InputError, NotFoundError
+
+logger = logging.getLogger(__name__)
 
 SCANNED = 1000
 """Records that one page looks at, at most."""
@@ -72,11 +75,15 @@ class RecordListing(Generic[RecordT]):
             some = ids[start : start + _AT_ONCE]
             raw: Any = self._redis.mget([key_names.record(self._store.kind, analysis_id) for analysis_id in some])
             for analysis_id, one in zip(some, raw, strict=True):
-                if one is not None:
-                    yield self._store.record_type.stored(as_bytes(one)), len(one)
-                else:
+                try:
+                    if one is not None:
+                        yield self._store.record_type.stored(as_bytes(one)), len(one)
+                        continue
                     record = self._store.find(analysis_id)
-                    yield record, len(record.model_dump_json()) if record else 0
+                except NewerRecordError as error:  # it is listed by processes of the version that wrote it
+                    logger.warning("%s is left out of a list: %s", analysis_id, error.detail)
+                    record = None
+                yield record, len(record.model_dump_json()) if record else 0
 
     def _ids_after(self, index: str, position: tuple[int, str] | None, count: int) -> list[tuple[int, str]]:
         """The next ids of an index in falling order of (time, id), strictly after `position`."""

@@ -6,14 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from backends.sources.pinning import Pins
 from backends.storage import key_names
-from layerdrift.contract.analysis import Analysis, Links, Progress, ReportState, StageName, Status
-from layerdrift.contract.errors import Problem
+from layerdrift import __version__
+from layerdrift.contract.analysis import FIRST_ENGINE, Analysis, Links, Progress, ReportState, StageName, Status
+from layerdrift.contract.errors import Problem, UnavailableError
 from layerdrift.contract.key import DEFAULT_TENANT
 from layerdrift.contract.plain import STORED
 from layerdrift.contract.policy import Decision
@@ -21,6 +22,18 @@ from layerdrift.contract.request import AnalysisRequest, Webhook
 from layerdrift.contract.study import StudyRequest, TrialKind
 
 DEFAULT_PRIORITY = 5
+
+
+RECORD_SCHEMA: Final = 1
+"""Raised when a process of the version before would lose something by reading a record and writing it again."""
+
+
+class NewerRecordError(UnavailableError):
+    """A later version wrote a record; this one must not write it again, for what it does not know would be lost."""
+
+
+class _Schema(BaseModel):
+    schema_version: int = RECORD_SCHEMA
 
 
 class Delivery(BaseModel):
@@ -45,6 +58,7 @@ class Record(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True)
 
+    schema_version: int = RECORD_SCHEMA
     id: str
     tenant: str = DEFAULT_TENANT
     submitted_by: str = Field(default="", description="name of the API key, or its id; empty: without a key")
@@ -60,7 +74,17 @@ class Record(BaseModel, ABC):
 
     @classmethod
     def stored(cls, body: bytes) -> Self:
-        """A record as it was written, by this version or an earlier one."""
+        """A record as it was written, by this version or an earlier one.
+
+        Raises:
+            NewerRecordError: a later version wrote it.
+        """
+        schema = _Schema.model_validate_json(body).schema_version
+        if schema > RECORD_SCHEMA:
+            raise NewerRecordError(
+                f"the record has schema {schema}, and this process (layerdrift {__version__}) knows up to "
+                f"{RECORD_SCHEMA}: a later version wrote it; upgrade this process"
+            )
         return cls.model_validate_json(body, context=STORED)
 
     @property
@@ -99,6 +123,7 @@ class JobRecord(Record):
     operations: dict[StageName, float] = Field(default={}, description="work of each stage, as `workload` counts it")
     memory_bytes: int | None = Field(default=None, description="peak memory, as `workload` estimates it; null: unknown")
     verdict: Decision | None = Field(default=None, description="of the starter policy")
+    engine: str = Field(default=FIRST_ENGINE, description="version that it was submitted to")
     preliminary: bool = Field(default=False, description="whether a preliminary report was written")
     trace: str | None = Field(default=None, description="traceparent of the request that made it")
 
@@ -138,6 +163,8 @@ class JobRecord(Record):
             report=self.report,
             verdict=self.verdict,
             submitted_by=self.submitted_by,
+            engine=self.engine,
+            older_engine=self.status is Status.SUCCEEDED and self.engine != __version__,
             links=Links(
                 self=path,
                 events=f"{path}/events",

@@ -17,7 +17,7 @@ from redis.exceptions import LockError, WatchError
 from redis.lock import Lock
 
 from backends.jobs import events
-from backends.jobs.records import JobRecord, Record, StudyRecord
+from backends.jobs.records import JobRecord, NewerRecordError, Record, StudyRecord
 from backends.storage import key_names
 from backends.storage.blobs import BlobStore
 from layerdrift.contract.analysis import Status
@@ -134,6 +134,13 @@ class RecordStore(Generic[RecordT]):
             raise NotFoundError(f"there is no {self.noun} {id_}")
         return record
 
+    def readable(self, id_: str) -> RecordT | None:
+        """The record, or None also where a later version wrote it: that version's processes look after it."""
+        try:
+            return self.find(id_)
+        except NewerRecordError:
+            return None
+
     def find_all(self, ids: Sequence[str], tenant: str) -> list[RecordT | None]:
         """The tenant's records of these ids, in one trip where Redis has them."""
         raw: Any = self._redis.mget([key_names.record(self.kind, id_) for id_ in ids]) if ids else []
@@ -225,15 +232,24 @@ class RecordStore(Generic[RecordT]):
         """Where Redis has been emptied since this was last done, brings the records back from S3; how many."""
         if self._redis.exists(key_names.restored(self.kind)):
             return 0
-        found = 0
+        found, newer = 0, False
         for tenant in self.tenants():
             prefix = key_names.record_prefix(self.kind, tenant)
             ids = [blob.key.removeprefix(prefix).removesuffix(".json") for blob in self._blobs.list(prefix)]
             known: Any = self._redis.mget([key_names.record(self.kind, id_) for id_ in ids]) if ids else []
             missing = [id_ for id_, raw in zip(ids, known, strict=True) if raw is None]
-            found += sum(self.find(id_, tenant) is not None for id_ in missing)
-        self._redis.set(key_names.restored(self.kind), b"")
+            for id_ in missing:
+                try:
+                    found += self.find(id_, tenant) is not None
+                except NewerRecordError:
+                    newer = True
+        if not newer:  # else a process of the later version brings back what this one cannot read
+            self._redis.set(key_names.restored(self.kind), b"")
         return found
+
+    def look_again(self) -> None:
+        """Has `restore` look through S3 once more, where other records have come."""
+        self._redis.delete(key_names.restored(self.kind))
 
     def check(self) -> None:
         """Raises UnavailableError unless Redis answers."""

@@ -27,6 +27,9 @@ API_KEY_OBJECTS = "keys/"
 KEYS_NEEDED = "access/keys-needed.json"
 """Object: there was a key, and nobody took the last one back; without any the service lets nobody in."""
 
+LASTING = (TENANTS, API_KEY_OBJECTS, "access/")
+"""Prefixes of all objects that a backup has."""
+
 PROBES = "probes/"
 """Prefix: objects that the service writes to learn what the store can do, and deletes at once."""
 

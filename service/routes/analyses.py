@@ -21,9 +21,11 @@ from layerdrift.contract.report import Report
 from service.http.access import Admin, AnalysisId, CurrentDeployment, OtherAnalysisId, Reader, Submitter
 from service.http.conditional import conditional
 from service.http.problems import documented
+from service.routes.submitting import accepted, submission_of
 from service.routes.web import REPORT
 from service.use_cases import evaluate
 from service.use_cases.delete import delete
+from service.use_cases.submit import rerun
 
 POLL_SECONDS = 2
 
@@ -95,6 +97,28 @@ def delete_analysis(deployment: CurrentDeployment, key: Admin, analysis_id: Anal
 def cancel_analysis(deployment: CurrentDeployment, key: Submitter, analysis_id: AnalysisId) -> Analysis:
     """Cancel an analysis. A queued one ends immediately; a running one stops at its next batch."""
     return deployment.jobs.cancel(analysis_id, key.tenant).analysis()
+
+
+@router.post(
+    "/v1/analyses/{analysis_id}/rerun",
+    summary="Run an analysis again",
+    tags=["analyses"],
+    status_code=202,
+    response_model=Analysis,
+    responses={
+        200: {"model": Analysis, "description": "This version of the engine has made it"},
+        **documented(401, 403, 404, 409, 422, 429, 503),
+    },
+)
+def rerun_analysis(deployment: CurrentDeployment, key: Submitter, analysis_id: AnalysisId) -> Response:
+    """Ask this version of the engine what an analysis asked an earlier one, of the same files (`older_engine`).
+
+    The answer is a new analysis; the earlier one and its report stay. A failed or cancelled analysis of this version
+    runs again under its own id. Returns 409 while it is queued or running.
+    """
+    before = deployment.jobs.get(analysis_id, key.tenant)
+    submitted = rerun(deployment, submission_of(before.request, key), before)
+    return accepted(submitted.record, 202 if submitted.new else 200)
 
 
 @router.get(

@@ -14,19 +14,17 @@ from fastapi import FastAPI, Header, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from backends.api_keys import ANYBODY
 from backends.deployment import Deployment
 from backends.jobs.idempotency import Answered
-from backends.jobs.records import JobRecord
-from backends.observability import logs, tracing
+from backends.observability import logs
 from backends.settings import Settings
 from layerdrift.contract.analysis import Analysis
 from layerdrift.contract.errors import LayerdriftError
-from layerdrift.contract.key import ApiKey
 from layerdrift.contract.request import AnalysisRequest
 from service.http.access import CurrentDeployment, Submitter
 from service.http.problems import documented, problem_response, redis_away
 from service.http.query_parameters import ONLY_KNOWN_PARAMETERS
+from service.routes.submitting import accepted, submission_of
 from service.use_cases.submit import Submission, submit
 
 PATH = "/v1/analyses"
@@ -65,7 +63,7 @@ class SubmitAPI(ls.LitAPI):  # type: ignore[misc]
         except redis.RedisError as error:
             logger.warning("Redis is unavailable: %s", error)
             return redis_away()
-        return _accepted(submitted.record, 202 if submitted.new else 200)
+        return accepted(submitted.record, 202 if submitted.new else 200)
 
     def encode_response(self, output: JSONResponse) -> JSONResponse:
         """The answer, as it is."""
@@ -86,7 +84,7 @@ def add_route(app: FastAPI, run_in_worker: RunInWorker) -> None:
             ),
         ] = None,
     ) -> Response:
-        submission = _submission(body, key)
+        submission = submission_of(body, key)
         if idempotency_key is None:
             return await run_in_worker(submission)
         return await _idempotent(deployment, idempotency_key, submission, run_in_worker)
@@ -111,17 +109,6 @@ def add_route(app: FastAPI, run_in_worker: RunInWorker) -> None:
     )
 
 
-def _submission(body: AnalysisRequest, key: ApiKey) -> Submission:
-    return Submission(
-        tenant=key.tenant,
-        submitted_by="" if key.id == ANYBODY.id else key.name or key.id,
-        open_jobs=key.open_jobs,
-        priority=key.priority,
-        trace=tracing.current(),
-        request=body,
-    )
-
-
 async def _idempotent(
     deployment: Deployment, idempotency_key: str, submission: Submission, run_in_worker: RunInWorker
 ) -> Response:
@@ -130,7 +117,7 @@ async def _idempotent(
     before = await run_in_threadpool(once.begin, tenant, idempotency_key, whole)
     if before is not None:
         record = await run_in_threadpool(deployment.jobs.get, before.id, tenant)
-        return _accepted(record, before.status)
+        return accepted(record, before.status)
     try:
         answer = await run_in_worker(submission)
     except BaseException:
@@ -142,9 +129,3 @@ async def _idempotent(
     else:
         await run_in_threadpool(once.forget, tenant, idempotency_key)
     return answer
-
-
-def _accepted(record: JobRecord, status: int) -> JSONResponse:
-    """The answer to a POST: the analysis that it made, now or before."""
-    analysis = record.analysis()
-    return JSONResponse(analysis.model_dump(mode="json"), status_code=status, headers={"Location": analysis.links.self})

@@ -18,6 +18,28 @@ export async function job(view, signal, id) {
   }
 }
 
+// Of a report that an earlier version of the engine made: says so, and offers to make it again.
+function older(analysis) {
+  if (!analysis.older_engine) {
+    return "";
+  }
+  const error = h("span", { class: "error", role: "alert" });
+  const again = h("button", { type: "button", class: "plain", onclick: rerun }, "Run again");
+
+  async function rerun() {
+    again.disabled = true;
+    try {
+      const made = await call("POST", `/v1/analyses/${analysis.id}/rerun`);
+      location.hash = `#/a/${made.id}`;
+    } catch (problem) {
+      again.disabled = false;
+      error.textContent = problem.message;
+    }
+  }
+
+  return h("div", { class: "row" }, `Version ${analysis.engine} of the engine made this report.`, again, error);
+}
+
 async function running(view, signal, analysis) {
   const id = analysis.id;
   const status = h("span", { class: `status ${analysis.status}`, id: "status" }, analysis.status);
@@ -279,6 +301,7 @@ async function finished(view, analysis) {
   view.append(
     heading(analysis),
     h("p", { class: "soft" }, verdict, " ", h("span", { class: "status succeeded" }, analysis.status), ` in ${took}, ${ago(analysis.finished_at)} (${when(analysis.finished_at)})${by} · ${id}`),
+    older(analysis),
     h(
       "div",
       { class: "row" },

@@ -18,7 +18,8 @@ from backends.jobs.records import Delivery, JobRecord
 from backends.sources.pinning import PinnedDataset, Pins, Sources
 from backends.sources.uploaded import pinned_upload
 from backends.storage.uploads import INLINE_NAME, SCHEME, UploadStore
-from layerdrift.contract.errors import LayerdriftError, RateError
+from layerdrift import __version__
+from layerdrift.contract.errors import ConflictError, LayerdriftError, RateError
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label, TextsRef, Webhook
 from layerdrift.contract.upload import Upload
 
@@ -70,24 +71,53 @@ def prepare(deployment: Deployment, submission: Submission) -> JobRecord:
         InputError, UnavailableError: as `submit`.
     """
     tenant = submission.tenant
-    webhook = submission.request.webhook
-    if webhook is not None:
-        deployment.webhooks.check(webhook)
+    _check_webhook(deployment, submission)
     sources = deployment.sources.of(tenant)
     asked = Pinned(submission.request, sources.pin(submission.request))
     work = _work(deployment, sources, asked)
-    request, pins = _with_uploads(deployment.uploads, tenant, asked)
+    compared = asked.request.described(upload_names(deployment.uploads, tenant, asked.request))
+    return _record(submission, _with_uploads(deployment.uploads, tenant, asked), compared, work)
+
+
+def rerun(deployment: Deployment, submission: Submission, before: JobRecord) -> Submitted:
+    """Asks this version of the engine what an analysis asked an earlier one, of the same files.
+
+    Where no other version made it, that is the analysis itself; a failed or cancelled one runs again.
+
+    Args:
+        submission: with the request of `before`, and who asks now.
+
+    Raises:
+        ConflictError: it is queued or running.
+        InputError, RateError, UnavailableError: as `submit`.
+    """
+    if not before.status.final:
+        raise ConflictError(f"the analysis is {before.status}; it can be made again once it has ended")
+    _check_webhook(deployment, submission)
+    asked = Pinned(before.request, before.pins)
+    work = _work(deployment, deployment.sources.of(submission.tenant), asked)
+    return enqueue(deployment, _record(submission, asked, before.compared, work), submission.open_jobs)
+
+
+def _check_webhook(deployment: Deployment, submission: Submission) -> None:
+    if submission.request.webhook is not None:
+        deployment.webhooks.check(submission.request.webhook)
+
+
+def _record(submission: Submission, asked: Pinned, compared: str, work: Workload | None) -> JobRecord:
+    webhook = submission.request.webhook
     return JobRecord(
-        id=analysis_id(tenant, request, pins),
-        tenant=tenant,
+        id=analysis_id(submission.tenant, asked.request, asked.pins),
+        tenant=submission.tenant,
         submitted_by=submission.submitted_by,
         priority=submission.priority,
         created_at=datetime.now(UTC),
-        request=request,
-        compared=asked.request.described(upload_names(deployment.uploads, tenant, asked.request)),
-        pins=pins,
+        request=asked.request,
+        compared=compared,
+        pins=asked.pins,
         deliveries=[Delivery(webhook=webhook)] if webhook else [],
         trace=submission.trace,
+        engine=__version__,
         operations=work.operations if work is not None else {},
         memory_bytes=work.memory if work is not None else None,
     )

@@ -255,6 +255,13 @@ def test_autoencoders_of_the_base_model_are_trained_once_for_all_that_is_compare
     assert of_base[0] == of_base[1]
 
 
+def test_a_report_of_this_engine_is_not_made_twice(client: Client, base_folder: Path, noised_folder: Path) -> None:
+    made = client.submit(AnalysisRequest.model_validate(body(base_folder, noised_folder)))
+    client.wait(made.id, timeout=WAIT_SECONDS)
+    again = client.rerun(made.id)
+    assert (again.id, again.status, again.older_engine) == (made.id, "succeeded", False)
+
+
 @pytest.mark.slow
 def test_a_real_model_tuned_above_a_frozen_bottom_drifts_from_there_on(client: Client, roots: Path) -> None:
     """Embeddings and first three blocks frozen: exactly nothing up to layer 3, a zone boundary there, drift above.

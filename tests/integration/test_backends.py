@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty
@@ -9,7 +10,7 @@ import redis
 
 from backends.deployment import Deployment
 from backends.estimates.capacity import Capacity
-from backends.jobs.records import Delivery, TrialRecord, Wanted
+from backends.jobs.records import RECORD_SCHEMA, Delivery, NewerRecordError, TrialRecord, Wanted
 from backends.queue import QUEUES, celery_app
 from backends.settings import Settings
 from backends.storage import key_names
@@ -61,6 +62,38 @@ def test_what_redis_has_lost_is_read_from_s3(deployment: Deployment, valkey: red
     valkey.flushdb()
     assert deployment.jobs.get(job.id) == ended
     assert [found.id for found in deployment.listing.page("default", 10, None)[0]] == [job.id]
+
+
+@pytest.mark.parametrize("emptied", [False, True], ids=["in Redis", "in S3 alone"])
+def test_a_record_of_a_later_version_is_refused_and_never_written(
+    deployment: Deployment, valkey: redis.Redis, emptied: bool
+) -> None:
+    own, newer = record(age_seconds=60), record()
+    for job in (own, newer):
+        deployment.jobs.submit(job)
+    key = key_names.record_object(key_names.JOBS, newer.owned)
+    body = newer.model_dump(mode="json") | {"schema_version": RECORD_SCHEMA + 1, "added_later": "kept"}
+    written = json.dumps(body).encode()
+    deployment.blobs.put(key, written, "application/json")
+    valkey.set(key_names.record(key_names.JOBS, newer.id), written)
+    if emptied:
+        valkey.flushdb()
+        assert deployment.jobs.restore() >= 1  # earlier tests' too
+        assert deployment.jobs.find(own.id) == own
+        assert not valkey.exists(key_names.restored(key_names.JOBS))
+    for asked in (
+        deployment.jobs.get,
+        deployment.jobs.cancel,
+        lambda id_: deployment.jobs.update(id_, lambda one: one),
+    ):
+        with pytest.raises(NewerRecordError, match="upgrade this process"):
+            asked(newer.id)
+    assert deployment.jobs.readable(newer.id) is None
+    listed = {found.id for found in deployment.listing.page("default", 100, None)[0]}
+    assert own.id in listed
+    assert newer.id not in listed
+    assert deployment.blobs.get(key) == written
+    assert valkey.get(key_names.record(key_names.JOBS, newer.id)) == (None if emptied else written)
 
 
 def test_what_was_asked_of_a_job_survives_an_emptied_redis(deployment: Deployment, valkey: redis.Redis) -> None:

@@ -266,6 +266,18 @@ def cancel(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False)
 
 @app.command()
 @reported
+def rerun(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False) -> None:
+    """Run an analysis again with the service's version of the engine, on the same files."""
+    with connected(url) as client:
+        found = client.rerun(analysis)
+    if as_json:
+        tables.dump(found)
+    else:
+        tables.put(f"{found.id} {found.status}")
+
+
+@app.command()
+@reported
 def delete(analysis: AnalysisArgument, url: Url = None, as_json: AsJson = False) -> None:
     """Delete a finished analysis with its report, artifacts and checkpoint."""
     with connected(url) as client:

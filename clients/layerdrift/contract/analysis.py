@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -81,6 +81,10 @@ class Links(BaseModel):
 ReportState = Literal["none", "preliminary", "complete"]
 
 
+FIRST_ENGINE: Final = "0.1.0"
+"""The version that wrote records before these named one."""
+
+
 class Analysis(BaseModel):
     """An analysis request and its progress."""
 
@@ -115,6 +119,11 @@ class Analysis(BaseModel):
         description="verdict of the starter policy, once the analysis has succeeded; null: it could not be evaluated",
     )
     submitted_by: str = Field(default="", description="name or id of the API key; empty if no key is required")
+    engine: str = Field(default=FIRST_ENGINE, description="version of the engine that it was submitted to")
+    older_engine: bool = Field(
+        default=False,
+        description="another version of the engine made the report; `POST /v1/analyses/{id}/rerun` makes it again",
+    )
     queued_before: int | None = Field(
         default=None,
         ge=0,

@@ -109,6 +109,10 @@ class AsyncClient:
         """Asks an analysis to stop."""
         return await self._send(calls.cancel(analysis_id))
 
+    async def rerun(self, analysis_id: str) -> Analysis:
+        """Asks the service's version of the engine what an analysis asked an earlier one, of the same files."""
+        return await self._send(calls.rerun(analysis_id))
+
     async def delete(self, analysis_id: str) -> None:
         """Forgets an analysis that has ended, its report and its artifacts."""
         await self._send(calls.delete(analysis_id))

@@ -184,6 +184,11 @@ def cancel(analysis_id: str) -> Call[Analysis]:
     return Call("POST", f"{_path(analysis_id)}/cancel", _into(Analysis), repeatable=False)
 
 
+def rerun(analysis_id: str) -> Call[Analysis]:
+    """The same question for this version of the engine; repeated, it answers with the same analysis."""
+    return Call("POST", f"{_path(analysis_id)}/rerun", _into(Analysis))
+
+
 def delete(analysis_id: str) -> Call[None]:
     """Forgets an analysis."""
     return Call("DELETE", f"{_path(analysis_id)}", lambda _: None, repeatable=False)

@@ -109,6 +109,10 @@ class Client:
         """Asks an analysis to stop."""
         return self._send(calls.cancel(analysis_id))
 
+    def rerun(self, analysis_id: str) -> Analysis:
+        """Asks the service's version of the engine what an analysis asked an earlier one, of the same files."""
+        return self._send(calls.rerun(analysis_id))
+
     def delete(self, analysis_id: str) -> None:
         """Forgets an analysis that has ended, its report and its artifacts."""
         self._send(calls.delete(analysis_id))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.jobs.records import JobRecord, NewerRecordError
 from layerdrift.contract.analysis import Status
 from tests.builders.records import record
 from tests.builders.stores import MemoryDeployment
@@ -95,3 +96,20 @@ def test_only_old_scratch_of_jobs_that_nobody_holds_is_swept_away(
         os.utime(folder, (age, age))
     reconciler.look()
     assert sorted(folder.name for folder in made.settings.scratch.iterdir()) == ["an_held.b", "an_new.c"]
+
+
+def test_a_job_of_a_later_version_is_left_to_its_workers_and_keeps_no_other_waiting(
+    made: MemoryDeployment, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = record(analysis_id="an_0")
+    made.jobs.records["an_0"] = newer
+    find = made.jobs.find
+
+    def refusing(id_: str, tenant: str | None = None) -> JobRecord | None:
+        if id_ == "an_0":
+            raise NewerRecordError("a later version wrote it")
+        return find(id_, tenant)
+
+    monkeypatch.setattr(made.jobs, "find", refusing)
+    assert look_often(reconciler)[-1] == ["an_1"]
+    assert made.jobs.records["an_0"] is newer

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from backends.jobs.records import EVERY, Delivery, JobRecord, Wanted
+from backends.jobs.records import EVERY, RECORD_SCHEMA, Delivery, JobRecord, NewerRecordError, Wanted
 from layerdrift.contract.analysis import ReportState, StageName, Status
 from layerdrift.contract.errors import Problem
 from layerdrift.contract.request import Webhook
@@ -111,3 +111,17 @@ def test_a_list_shows_what_fits_in_every_way_that_is_asked_for(wanted: Wanted, a
 def test_an_empty_tag_is_not_the_same_as_none() -> None:
     assert Wanted(tag=("team", "")).admits(named("x", team=""))
     assert not Wanted(tag=("team", "")).admits(named("x"))
+
+
+def test_a_record_of_a_later_schema_is_refused_even_where_it_can_be_read() -> None:
+    body = record().model_dump(mode="json")
+    assert JobRecord.stored(json.dumps(body).encode()).schema_version == RECORD_SCHEMA
+    with pytest.raises(NewerRecordError, match=rf"schema {RECORD_SCHEMA + 1}.* knows up to {RECORD_SCHEMA}.* upgrade"):
+        JobRecord.stored(json.dumps(body | {"schema_version": RECORD_SCHEMA + 1}).encode())
+    with pytest.raises(NewerRecordError):
+        JobRecord.stored(json.dumps({"schema_version": RECORD_SCHEMA + 1, "id": {"of": "another shape"}}).encode())
+
+
+def test_a_record_from_before_schemas_were_numbered_is_of_the_first_one() -> None:
+    body = record().model_dump(mode="json", exclude={"schema_version"})
+    assert JobRecord.stored(json.dumps(body).encode()).schema_version == 1

@@ -247,6 +247,12 @@ def test_a_cancellation_says_whether_it_has_ended(service: HttpService, status: 
     assert run("cancel", ANALYSIS_ID).stdout == f"{said}\n"
 
 
+def test_a_rerun_names_the_analysis_that_it_made(service: HttpService) -> None:
+    service.answers[f"POST {PLACE}/rerun"] = analysis("queued")
+    assert run("rerun", ANALYSIS_ID).stdout == f"{ANALYSIS_ID} queued\n"
+    assert json.loads(run("rerun", ANALYSIS_ID, "--json").stdout)["status"] == "queued"
+
+
 def test_a_deletion_says_nothing_but_to_a_script(service: HttpService) -> None:
     service.answers[f"DELETE {PLACE}"] = lambda _: httpx.Response(204)
     found = run("delete", ANALYSIS_ID)
