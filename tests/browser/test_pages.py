@@ -212,6 +212,25 @@ def test_a_finished_analysis_can_be_deleted(page: Page, client: Client, base_fol
     expect(page.get_by_role("link", name="to go")).to_have_count(0)
 
 
+def test_a_report_of_an_older_engine_says_so_and_leads_to_one_of_this(page: Page, done: Analysis, stack: Stack) -> None:
+    deployment = Deployment.connect(stack.settings)
+    own = deployment.jobs.get(done.id)
+    old = own.model_copy(
+        update={"id": "an_" + "o" * 26, "engine": "0.0.9", "created_at": datetime(2025, 1, 1, tzinfo=UTC)}
+    )
+    deployment.jobs.submit(old)
+    for format in ("json", "html"):
+        deployment.reports.put(old.owned, format, deployment.reports.get(own.owned, format).body)
+    page.goto(f"/#/a/{old.id}")
+    expect(page.get_by_text("Version 0.0.9 of the engine made this report.")).to_be_visible()
+    accessible(page, "older-engine")
+    page.get_by_role("button", name="Run again").click()
+    expect(page).to_have_url(re.compile(f"#/a/{own.id}$"))
+    expect(page.get_by_role("link", name="Inspect texts")).to_be_visible()
+    expect(page.get_by_text("of the engine made this report")).to_have_count(0)
+    deployment.jobs.remove(old)
+
+
 def test_several_are_compared(
     page: Page, client: Client, done: Analysis, other: Analysis, base_folder: Path, noised_folder: Path
 ) -> None:

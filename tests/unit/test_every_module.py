@@ -68,6 +68,15 @@ TESTED_ELSEWHERE = {
     "workers/stages/sae/findings.py": ("tests/stages/test_whole_comparison.py", "dataclasses"),
     "workers/stages/sae/rows.py": ("tests/stages/test_whole_comparison.py", "rows of tiny models"),
     "workers/stages/sae/stage.py": ("tests/stages/test_whole_comparison.py", "autoencoders of tiny models"),
+    "service/backup.py": ("tests/integration/test_backup.py", "a real bucket, lost and brought back"),
+    "service/routes/submitting.py": (
+        "tests/unit/service/routes/test_submission.py",
+        "answers of the routes that submit",
+    ),
+    "workers/stages/common/finished_trainings.py": (
+        "tests/unit/workers/stages/sae/test_runs.py",
+        "a protocol, and keeping nothing",
+    ),
     "workers/finished_pairs.py": ("tests/integration/test_inspecting.py", "pairs of real analyses"),
     "workers/studies/gathering.py": ("tests/unit/workers/test_study_job.py", "reports and artifacts of members"),
     "workers/studies/shared_rows.py": ("tests/integration/test_shared_rows.py", "members of real analyses"),
