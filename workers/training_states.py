@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 from safetensors import SafetensorError
@@ -117,16 +117,14 @@ class BucketTrainings:
         self.reused = True
         return parts
 
-    def keep(self, name: str, parts: Iterable[dict[str, Tensor]]) -> None:
+    def keep(self, name: str, parts: Sequence[dict[str, Tensor]]) -> None:
         """Stores the parts with this analysis, and then where they are; a large training, or without S3, not."""
-        prefix, digests, size = key_names.training_prefix(self._owned, name), list[str](), 0
+        if sum(tensor.nbytes for part in parts for tensor in part.values()) > MOST_KEPT:
+            return
+        prefix, digests = key_names.training_prefix(self._owned, name), list[str]()
         try:
             for part in parts:
                 body = save({name: tensor.contiguous() for name, tensor in part.items()})
-                size += len(body)
-                if size > MOST_KEPT:
-                    self._blobs.delete_all(prefix)
-                    return
                 self._blobs.put(_numbered(prefix, len(digests)), body, _BINARY)
                 digests.append(hashlib.sha256(body).hexdigest())
             kept = KeptTraining(prefix=prefix, parts=digests).model_dump_json().encode()

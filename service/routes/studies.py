@@ -11,11 +11,9 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from backends.api_keys import ANYBODY
 from backends.deployment import Deployment
 from backends.jobs.idempotency import Answered
 from backends.jobs.records import StudyRecord, Wanted
-from backends.observability import tracing
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, NotFoundError, UnavailableError
 from layerdrift.contract.key import ApiKey
@@ -27,6 +25,7 @@ from service.http.conditional import conditional
 from service.http.problems import documented
 from service.routes.analyses import POLL_SECONDS, IfNoneMatch, Tag, negotiated, report_response
 from service.routes.events import KEEP_ALIVE_SECONDS, CountedStream
+from service.routes.submitting import requester_of
 from service.use_cases import evaluate, studies
 from service.use_cases.submit_study import StudySubmission, submit_study
 
@@ -58,14 +57,7 @@ def submit(
     """Submit a base model and up to 50 fine-tunes of it. Each becomes an analysis; the study's report follows when
     all of them have ended. Repeating a request returns the existing study, 200; analyses that failed run again, 202,
     and the report is withdrawn until the new one is ready."""
-    submission = StudySubmission(
-        tenant=key.tenant,
-        submitted_by="" if key.id == ANYBODY.id else key.name or key.id,
-        open_jobs=key.open_jobs,
-        priority=key.priority,
-        trace=tracing.current(),
-        request=body,
-    )
+    submission = StudySubmission(**dict(requester_of(key)), request=body)
     if idempotency_key is None:
         record, new = submit_study(deployment, submission)
         return _accepted(deployment, record, 202 if new else 200)

@@ -9,19 +9,23 @@ from backends.jobs.records import JobRecord
 from backends.observability import tracing
 from layerdrift.contract.key import ApiKey
 from layerdrift.contract.request import AnalysisRequest
-from service.use_cases.submit import Submission
+from service.use_cases.submit import Requester, Submission
 
 
-def submission_of(request: AnalysisRequest, key: ApiKey) -> Submission:
-    """A request, and what its key says of who makes it."""
-    return Submission(
+def requester_of(key: ApiKey) -> Requester:
+    """What a key says of who submits something with it now."""
+    return Requester(
         tenant=key.tenant,
         submitted_by="" if key.id == ANYBODY.id else key.name or key.id,
         open_jobs=key.open_jobs,
         priority=key.priority,
         trace=tracing.current(),
-        request=request,
     )
+
+
+def submission_of(request: AnalysisRequest, key: ApiKey) -> Submission:
+    """A request and who makes it."""
+    return Submission(**dict(requester_of(key)), request=request)
 
 
 def accepted(record: JobRecord, status: int) -> JSONResponse:

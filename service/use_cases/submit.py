@@ -28,14 +28,23 @@ RETRY_SECONDS = 30
 logger = logging.getLogger(__name__)
 
 
-class Submission(BaseModel):
-    """A request and who makes it."""
+class Requester(BaseModel):
+    """Who submits something.
+
+    submitted_by: name of the API key, or its id. open_jobs: how many jobs the tenant may have queued or running.
+    priority: 0 to 9, of its jobs. trace: traceparent of the request.
+    """
 
     tenant: str
     submitted_by: str
     open_jobs: int
     priority: int
     trace: str | None
+
+
+class Submission(Requester):
+    """A request and who makes it."""
+
     request: AnalysisRequest
 
 

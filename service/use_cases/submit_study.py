@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from pydantic import BaseModel
-
 from backends.deployment import Deployment
 from backends.jobs.identity import study_id
 from backends.jobs.records import JobRecord, MemberRecord, StudyRecord
@@ -15,17 +13,20 @@ from backends.sources.pinning import Sources
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, FieldProblem, InputError, RateError
 from layerdrift.contract.study import MemberAnalysis, StudyRequest
-from service.use_cases.submit import RETRY_SECONDS, Submission, enqueue, prepare, upload_names, without_inline
+from service.use_cases.submit import (
+    RETRY_SECONDS,
+    Requester,
+    Submission,
+    enqueue,
+    prepare,
+    upload_names,
+    without_inline,
+)
 
 
-class StudySubmission(BaseModel):
+class StudySubmission(Requester):
     """A study and who makes it."""
 
-    tenant: str
-    submitted_by: str
-    open_jobs: int
-    priority: int
-    trace: str | None
     request: StudyRequest
 
 

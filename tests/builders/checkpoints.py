@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -32,5 +32,5 @@ class KeptTrainings:
             self.found.append(name)
         return self.trainings.get(name)
 
-    def keep(self, name: str, parts: Iterable[dict[str, Tensor]]) -> None:
+    def keep(self, name: str, parts: Sequence[dict[str, Tensor]]) -> None:
         self.trainings[name] = [{name: tensor.clone() for name, tensor in part.items()} for part in parts]

@@ -208,6 +208,16 @@ class ListeningWorkers(WorkerRegistry):
         return self.by_queue.get(queue, 0)
 
 
+class NoSizes:
+    """Sources whose files tell nothing, so that there is no estimate; they pin nothing."""
+
+    def of(self, tenant: str) -> NoSizes:
+        return self
+
+    def sizes(self, *_: Any) -> None:
+        raise NotFoundError("the files are gone")
+
+
 class ServiceDeployment:
     """The stores together; other parts of a deployment are not there."""
 
@@ -221,6 +231,7 @@ class ServiceDeployment:
         self.workers = ListeningWorkers(cpu=1)
         self.queue = MemoryQueue()
         self.reports = StoredReports()
+        self.sources = NoSizes()
         self.artifacts = ArtifactStore(self.blobs)
         self.uploads = UploadStore(self.blobs, self.settings.max_upload_bytes)
         self.waiting_uploads = MemoryWaiting()

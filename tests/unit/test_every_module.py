@@ -75,7 +75,7 @@ TESTED_ELSEWHERE = {
     ),
     "workers/stages/common/finished_trainings.py": (
         "tests/unit/workers/stages/sae/test_runs.py",
-        "a protocol, and keeping nothing",
+        "a protocol",
     ),
     "workers/finished_pairs.py": ("tests/integration/test_inspecting.py", "pairs of real analyses"),
     "workers/studies/gathering.py": ("tests/unit/workers/test_study_job.py", "reports and artifacts of members"),

@@ -153,7 +153,7 @@ def test_a_training_whose_file_was_changed_is_made_again(
 def test_a_training_that_is_too_large_leaves_nothing(
     trainings: BucketTrainings, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_states, "MOST_KEPT", 300)
+    monkeypatch.setattr(training_states, "MOST_KEPT", 70)
     trainings.keep("name", [part(1.0), part(2.0), part(3.0)])
     assert trainings.find("name") is None
     assert not list(blobs.list(key_names.artifact_prefix(OWNED)))

@@ -8,7 +8,7 @@ from typing import Self
 
 from layerdrift.contract.request import AnalysisRequest
 from workers.stages.common.checkpointing import NO_CHECKPOINTING, Checkpointing
-from workers.stages.common.finished_trainings import NOTHING_KEPT, FinishedTrainings
+from workers.stages.common.finished_trainings import FinishedTrainings
 from workers.stages.common.inputs import Checkpoint, Resolved
 from workers.stages.common.progress import OnProgress
 
@@ -19,7 +19,7 @@ class StageContext:
 
     folder: the job's own, removed when it ends. scratch_bytes: what stages may write there.
     on_progress: of the stage that runs. checkpointing: where long trainings keep the states that a later worker needs.
-    finished: where trainings of the base model lie that another analysis may take over.
+    finished: where trainings of the base model lie that another analysis may take over; None: nowhere.
     """
 
     request: AnalysisRequest
@@ -27,7 +27,7 @@ class StageContext:
     scratch_bytes: float
     on_progress: OnProgress
     checkpointing: Checkpointing = NO_CHECKPOINTING
-    finished: FinishedTrainings = NOTHING_KEPT
+    finished: FinishedTrainings | None = None
 
     def part(self, on_progress: OnProgress) -> Self:
         """The same for a part of the stage."""

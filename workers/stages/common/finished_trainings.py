@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor
 
@@ -17,18 +17,5 @@ class FinishedTrainings(Protocol):
     def find(self, name: str) -> Sequence[dict[str, Tensor]] | None:
         """Its parts; None where it is not there, or not whole any more."""
 
-    def keep(self, name: str, parts: Iterable[dict[str, Tensor]]) -> None:
+    def keep(self, name: str, parts: Sequence[dict[str, Tensor]]) -> None:
         """Keeps it; what goes wrong is no fault of the training's."""
-
-
-class NothingKept:
-    """Keeps nothing."""
-
-    def find(self, name: str) -> None:
-        """None."""
-
-    def keep(self, name: str, parts: Iterable[dict[str, Tensor]]) -> None:
-        """Does nothing."""
-
-
-NOTHING_KEPT: Final = NothingKept()

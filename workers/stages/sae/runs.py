@@ -23,7 +23,7 @@ from workers.capacity import memory_bytes
 from workers.models.device import best_device, device_name, fast_dtype
 from workers.scratch import ActivationStore
 from workers.stages.common.checkpointing import Checkpointing
-from workers.stages.common.finished_trainings import NOTHING_KEPT, FinishedTrainings
+from workers.stages.common.finished_trainings import FinishedTrainings
 from workers.stages.common.progress import NO_NUMBERS, Numbers, OnProgress, Spans
 
 RowsOf = Callable[[Tensor], Iterable[Tensor]]
@@ -155,7 +155,7 @@ class Runs:
 
     Args:
         seed: of the order of the rows.
-        finished: where trainings of the base model lie that other analyses made.
+        finished: where trainings of the base model lie that other analyses made; None: nothing is reused or kept.
         memory: bytes that training may take, by default a share of what the device has.
     """
 
@@ -166,7 +166,7 @@ class Runs:
         early_stop: bool,
         spans: Spans,
         checkpointing: Checkpointing,
-        finished: FinishedTrainings = NOTHING_KEPT,
+        finished: FinishedTrainings | None = None,
         memory: float | None = None,
     ) -> None:
         self._store = store
@@ -176,6 +176,7 @@ class Runs:
         self._checkpointing = checkpointing
         self._finished = finished
         self._memory = memory
+        self._digests: dict[tuple[int, ...], bytes] = {}
 
     def run(self, stack: SaeStack, config: SaeConfig, plan: Plan) -> Outcome:
         """Trains a stack in place, from where an earlier worker left the same run."""
@@ -183,14 +184,15 @@ class Runs:
         on_progress = self._spans.span(plan.what, words)
         device = best_device()
         most = sites_at_once(config, stack.W_enc.shape[2], device, self._memory)
-        name = self._content(stack, config, plan, device, whole=most >= stack.sites) if plan.reuse else ""
-        found = self._finished.find(name) if name else None
+        if self._finished is None or not plan.reuse:
+            return self._in_parts(stack, config, plan, most, on_progress)
+        name = self._content(stack, config, plan, device, whole=most >= stack.sites)
+        found = self._finished.find(name)
         if found is not None:
             on_progress(1.0, f"{plan.what}: reused those of an earlier analysis")
             return _taken(found, stack, config)
         outcome = self._in_parts(stack, config, plan, most, on_progress)
-        if name:
-            self._finished.keep(name, _parts_of(stack, outcome))
+        self._finished.keep(name, _parts_of(stack, outcome))
         return outcome
 
     def _in_parts(self, stack: SaeStack, config: SaeConfig, plan: Plan, most: int, on_progress: OnProgress) -> Outcome:
@@ -264,8 +266,14 @@ class Runs:
         }
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
         digest.update(_start(stack))
-        digest.update(self._store.digest(sorted(set(plan.sites))))
+        digest.update(self._rows(tuple(sorted(set(plan.sites)))))
         return digest.hexdigest()[:40]
+
+    def _rows(self, sites: tuple[int, ...]) -> bytes:
+        """A hash of the rows of some sites; they are read once for all runs on them."""
+        if sites not in self._digests:
+            self._digests[sites] = self._store.digest(list(sites))
+        return self._digests[sites]
 
 
 def _start(stack: SaeStack) -> bytes:
@@ -274,17 +282,16 @@ def _start(stack: SaeStack) -> bytes:
     return b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
 
 
-def _parts_of(stack: SaeStack, outcome: Outcome) -> Iterator[dict[str, Tensor]]:
-    """A finished training: each of its autoencoders, then its outcome."""
-    for place in range(stack.sites):
-        yield {name: tensor[place] for name, tensor in stack.tensors().items()}
-    yield {
+def _parts_of(stack: SaeStack, outcome: Outcome) -> list[dict[str, Tensor]]:
+    """A finished training: each of its autoencoders, in the same memory, then its outcome."""
+    rest = {
         "steps": torch.tensor(outcome.steps),
         "span": torch.tensor(outcome.span),
         "dead_fraction": outcome.dead_fraction,
         "outlier_share": outcome.outlier_share,
         "unexplained": outcome.unexplained,
     }
+    return [*({name: tensor[place] for name, tensor in stack.tensors().items()} for place in range(stack.sites)), rest]
 
 
 def _taken(parts: Sequence[dict[str, Tensor]], stack: SaeStack, config: SaeConfig) -> Outcome:

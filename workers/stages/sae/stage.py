@@ -18,7 +18,6 @@ from workers.results.autoencoders import ChangedLatent, Crosscoder, Match, SaeRu
 from workers.results.warnings import ReportWarning
 from workers.scratch import ActivationStore
 from workers.stages.common.context import StageContext
-from workers.stages.common.finished_trainings import NOTHING_KEPT
 from workers.stages.common.progress import OnProgress, Spans
 from workers.stages.common.site_layout import SiteLayout, joined
 from workers.stages.compare.probes import LabelDirections
@@ -131,7 +130,7 @@ def _measured(
 
 
 def _runs(context: StageContext, store: ActivationStore, settings: SaeSettings, spans: Spans) -> Runs:
-    finished = context.finished if settings.save else NOTHING_KEPT
+    finished = context.finished if settings.save else None
     return Runs(store, context.request.seed, settings.early_stop, spans, context.checkpointing, finished)
 
 

@@ -10,21 +10,11 @@ from backends.jobs import identity
 from backends.jobs.records import JobRecord
 from layerdrift import __version__
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import ConflictError, NotFoundError, RateError
+from layerdrift.contract.errors import ConflictError, RateError
 from service.use_cases import submit as module
 from service.use_cases.submit import Submission, Submitted, rerun
 from tests.builders.records import record
 from tests.builders.service import ServiceDeployment
-
-
-class NoSizes:
-    """Sources whose files tell nothing, so that there is no estimate; nothing is pinned anew."""
-
-    def of(self, tenant: str) -> NoSizes:
-        return self
-
-    def sizes(self, *_: Any) -> None:
-        raise NotFoundError("the files are gone")
 
 
 def made_by(engine: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> JobRecord:
@@ -34,12 +24,6 @@ def made_by(engine: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Job
         then.setattr(identity, "__version__", engine)
         own = identity.analysis_id(found.tenant, found.request, found.pins)
     return found.model_copy(update={"id": own, "engine": engine, "status": Status.SUCCEEDED} | changes)
-
-
-def standing(*records: JobRecord) -> ServiceDeployment:
-    deployment = ServiceDeployment(*records)
-    deployment.sources = NoSizes()  # type: ignore[attr-defined]
-    return deployment
 
 
 def asked(deployment: ServiceDeployment, before: JobRecord, open_jobs: int = 100) -> Submitted:
@@ -53,7 +37,7 @@ def test_a_report_of_an_older_engine_is_made_again_beside_it(monkeypatch: pytest
     monkeypatch.setattr(module, "__version__", "9.0")
     monkeypatch.setattr(identity, "__version__", "9.0")
     old = made_by("0.1.0", monkeypatch)
-    deployment = standing(old)
+    deployment = ServiceDeployment(old)
     made, new = asked(deployment, old)
     assert new
     assert made.id != old.id
@@ -66,7 +50,7 @@ def test_a_report_of_an_older_engine_is_made_again_beside_it(monkeypatch: pytest
 
 def test_a_report_of_this_engine_is_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
     own = made_by(__version__, monkeypatch)
-    deployment = standing(own)
+    deployment = ServiceDeployment(own)
     assert asked(deployment, own) == Submitted(own, False)
     assert deployment.queue.announced == []
 
@@ -74,7 +58,7 @@ def test_a_report_of_this_engine_is_there_already(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
 def test_what_has_no_report_runs_again_under_its_own_id(status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
     own = made_by(__version__, monkeypatch, status=status)
-    deployment = standing(own)
+    deployment = ServiceDeployment(own)
     made, new = asked(deployment, own)
     assert (made.id, made.status, new) == (own.id, Status.QUEUED, True)
 
@@ -83,14 +67,14 @@ def test_what_has_no_report_runs_again_under_its_own_id(status: Status, monkeypa
 def test_what_has_not_ended_is_left_alone(status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
     own = made_by("0.1.0", monkeypatch, status=status)
     with pytest.raises(ConflictError, match=f"the analysis is {status}"):
-        asked(standing(own), own)
+        asked(ServiceDeployment(own), own)
 
 
 def test_the_limit_of_open_jobs_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "__version__", "9.0")
     old = made_by("0.1.0", monkeypatch)
     with pytest.raises(RateError, match="the limit of this key"):
-        asked(standing(old), old, open_jobs=0)
+        asked(ServiceDeployment(old), old, open_jobs=0)
 
 
 @pytest.mark.parametrize(
