@@ -72,7 +72,7 @@ class Deployment:
             leases=LeaseStore(client),
             workers=workers,
             reports=ReportCache(client, blobs, settings.report_cache_seconds),
-            queue=JobQueue(celery_app(settings), client, workers),
+            queue=JobQueue(celery_app(settings), client, workers, settings.scaled_queues),
             sources=Sources(settings, blobs),
             uploads=uploads,
             waiting_uploads=WaitingUploads(client, uploads),

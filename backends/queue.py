@@ -1,11 +1,12 @@
 """The Celery application as both sides see it: its settings, and how a job is announced.
 
 A message holds an id alone. It is a hint; the record is the truth. There are two queues: workers with a GPU listen to
-both, others to `cpu` alone; a job is announced on `gpu` while any worker listens there.
+both, others to `cpu` alone; a job is announced on `gpu` while any worker listens there, or where one is started for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import redis
@@ -49,17 +50,24 @@ def celery_app(settings: Settings) -> Celery:
 
 
 class JobQueue:
-    """Announces jobs to the workers."""
+    """Announces jobs to the workers.
 
-    def __init__(self, app: Celery, client: redis.Redis, workers: WorkerRegistry) -> None:
+    Args:
+        scaled: queues whose workers are started when jobs wait there.
+    """
+
+    def __init__(
+        self, app: Celery, client: redis.Redis, workers: WorkerRegistry, scaled: Collection[QueueName] = ()
+    ) -> None:
         self._app = app
         self._redis = client
         self._workers = workers
+        self._scaled = frozenset(scaled)
 
     def announce(self, record: Record) -> None:
         """Tells the workers that a job is to be looked at; twice does no harm. UnavailableError without a queue."""
         task = STUDY_TASK if isinstance(record, StudyRecord) else ANALYSE_TASK
-        name: QueueName = "gpu" if self._workers.listening("gpu") else "cpu"
+        name: QueueName = "gpu" if "gpu" in self._scaled or self._workers.listening("gpu") else "cpu"
         try:
             # a name alone goes through the default exchange: no binding is needed, which an emptied Redis would lack
             self._app.send_task(
@@ -72,9 +80,12 @@ class JobQueue:
             raise UnavailableError(f"the queue could not be reached: {error}") from error
 
     def waiting(self) -> int:
-        """How many announcements no worker has picked up; kombu keeps a list for each queue and priority."""
+        """How many announcements no worker has picked up."""
+        return sum(self.waiting_in(name) for name in QUEUES)
+
+    def waiting_in(self, name: QueueName) -> int:
+        """How many of them one queue has; kombu keeps a list for each queue and priority."""
         with self._redis.pipeline(transaction=False) as pipe:
-            for name in QUEUES:
-                for step in range(_PRIORITIES):
-                    pipe.llen(f"{name}{_SEPARATOR}{step}" if step else name)
+            for step in range(_PRIORITIES):
+                pipe.llen(f"{name}{_SEPARATOR}{step}" if step else name)
             return sum(int(count) for count in pipe.execute())

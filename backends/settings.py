@@ -66,6 +66,14 @@ class Settings(BaseSettings):
         description="analyses that the embedded stack runs at a time, sharing the cores; default: one for each GPU, "
         "one without",
     )
+    scaled_queues: Annotated[list[Literal["gpu", "cpu"]], NoDecode] = Field(
+        default=[],
+        description="queues whose workers are started when jobs wait there (`gpu`, `cpu`, comma-separated): jobs are "
+        "announced there also while no worker listens",
+    )
+    idle_seconds: int | None = Field(
+        default=None, ge=1, description="a worker ends after so long without a job; unset: never"
+    )
     scratch_bytes: int = Field(
         default=20 * GIB, ge=2**26, description="disk space that a job may use for activations and sums"
     )
@@ -131,7 +139,7 @@ class Settings(BaseSettings):
         """As a compose file gives what its own environment lacks."""
         return value or None
 
-    @field_validator("webhook_hosts", "allowed_hosts", "readable_buckets", mode="before")
+    @field_validator("webhook_hosts", "allowed_hosts", "readable_buckets", "scaled_queues", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -17,6 +17,7 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
+from celery.worker import state as celery_state
 from prometheus_client import start_http_server
 
 from backends.deployment import Deployment
@@ -27,6 +28,9 @@ from backends.settings import Settings
 from workers import tasks
 from workers.cores import cores
 from workers.devices import devices, take_one
+from workers.idle_exit import IdleExit
+from workers.periodic import Periodic
+from workers.presence import Presence
 from workers.reconciler import Reconciler
 from workers.webhook_dispatcher import WebhookDispatcher
 
@@ -44,7 +48,7 @@ app.conf.imports = (tasks.__name__, __name__)  # what a spawned child of the poo
 
 COLD_SHUTDOWN_SECONDS = 5.0
 
-_helpers: list[Reconciler | WebhookDispatcher] = []
+_helpers: list[Periodic] = []
 
 
 @celeryd_init.connect
@@ -67,15 +71,28 @@ def _configure_logs(**_: Any) -> None:
 
 @worker_ready.connect
 def _begin(**_: Any) -> None:
-    deployment = Deployment.connect(Settings())
+    settings = Settings()
+    deployment = Deployment.connect(settings)
     deployment.probe_store_in_background()
-    _helpers.append(Reconciler(deployment, f"{socket.gethostname()}:{os.getpid()}", QUEUES))
+    _helpers.append(Presence(deployment, f"{socket.gethostname()}:{os.getpid()}", QUEUES))
+    _helpers.append(Reconciler(deployment))
     _helpers.append(WebhookDispatcher(deployment))
+    if settings.idle_seconds is not None:
+        _helpers.append(IdleExit(settings.idle_seconds, _has_job, _end_after_job))
     for helper in _helpers:
         helper.start()
-    port = Settings().metrics_port
-    if port is not None:
-        start_http_server(port, registry=metrics.counted())
+    if settings.metrics_port is not None:
+        start_http_server(settings.metrics_port, registry=metrics.counted())
+
+
+def _has_job() -> bool:
+    """Whether a message was received whose job has not ended."""
+    return bool(celery_state.reserved_requests)
+
+
+def _end_after_job() -> None:
+    """Celery's warm shutdown: what came in meanwhile is still done."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @worker_shutting_down.connect

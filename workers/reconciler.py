@@ -1,25 +1,17 @@
-"""Announces jobs that no worker holds, registers this worker, refills an emptied Redis, sweeps abandoned scratch."""
+"""Announces jobs that no worker holds, and refills an emptied Redis."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Iterator, Sequence
-
-import redis
+from collections.abc import Iterator
+from typing import ClassVar
 
 from backends.deployment import Deployment
 from backends.jobs.records import NewerRecordError, Record, StudyRecord
 from backends.jobs.studies import ready
-from backends.queue import QueueName
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import LayerdriftError
-from workers import scratch_folders
-from workers.capacity import capacity
+from workers.periodic import Periodic
 
-EVERY_SECONDS = 5.0
-ALIVE_SECONDS = 20.0
 ANNOUNCE_EVERY_SECONDS = 60.0
 PATIENCE = 3
 """A job is announced again when it was open and held by nobody at so many looks in a row."""
@@ -27,32 +19,20 @@ PATIENCE = 3
 logger = logging.getLogger(__name__)
 
 
-class Reconciler:
-    """A thread of a worker's main process. Every worker has one; announcing a job twice does no harm."""
+class Reconciler(Periodic):
+    """A thread of every worker's main process and of maintenance; announcing a job twice does no harm."""
 
-    def __init__(self, deployment: Deployment, worker: str, queues: Sequence[QueueName] = ("cpu",)) -> None:
+    name: ClassVar[str] = "reconciler"
+    seconds: ClassVar[float] = 5.0
+
+    def __init__(self, deployment: Deployment) -> None:
+        super().__init__()
         self._deployment = deployment
-        self._worker = worker
-        self._queues = queues
         self._idle: dict[str, int] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
-
-    def start(self) -> None:
-        """Begins at once."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Says that this worker is gone."""
-        self._stopped.set()
-        self._thread.join(timeout=EVERY_SECONDS)
-        self._deployment.workers.withdraw(self._worker, self._queues)
 
     def look(self) -> list[str]:
         """One look at the open jobs; the ids that were announced again."""
         leases = self._deployment.leases
-        own = capacity(self._deployment.settings.scratch)
-        self._deployment.workers.announce(self._worker, self._queues, ALIVE_SECONDS, own)
         self._restore()
         unheld = {record.id: record for record in self._forgotten(self._deployment.queue.waiting())}
         self._idle = {id_: self._idle.get(id_, 0) + 1 for id_ in unheld}
@@ -61,7 +41,6 @@ class Reconciler:
         for id_ in due:
             logger.warning("%s: no worker has it; announced again", id_)
             self._deployment.queue.announce(unheld[id_])
-        self._sweep()
         return due
 
     def _restore(self) -> None:
@@ -86,20 +65,3 @@ class Reconciler:
             return ready(self._deployment.jobs, study)
         except NewerRecordError:
             return False
-
-    def _sweep(self) -> None:
-        """Takes away the scratch that a killed worker left: of a job that nobody holds or works on, and old."""
-        scratch = self._deployment.settings.scratch
-        oldest = time.time() - 4 * self._deployment.settings.lease_seconds
-        for folder in scratch_folders.left_behind(scratch, oldest):
-            if not self._deployment.leases.held(folder.name.partition(".")[0]):
-                scratch_folders.remove(folder)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.look()
-            except (redis.RedisError, LayerdriftError, OSError, ValueError) as error:
-                logger.warning("could not check the open jobs: %s", error)
-            if self._stopped.wait(EVERY_SECONDS):
-                return

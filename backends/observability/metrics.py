@@ -47,7 +47,9 @@ def standing(jobs: JobListing, workers: WorkerRegistry, queue: JobQueue) -> Coll
         by_status.labels(status.value).set(jobs.count(status))
     waiting = Gauge("layerdrift_queue_waiting", "Announced jobs that no worker has picked up", registry=registry)
     waiting.set(queue.waiting())
+    length = Gauge("layerdrift_queue_length", "The same, by queue", ["queue"], registry=registry)
     listening = Gauge("layerdrift_workers", "Listening workers", ["queue"], registry=registry)
     for name in QUEUES:
+        length.labels(name).set(queue.waiting_in(name))
         listening.labels(name).set(workers.listening(name))
     return registry

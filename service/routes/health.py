@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from backends.deployment import Deployment
 from backends.observability import metrics
+from backends.queue import QUEUES, QueueName
 from layerdrift import __version__
 from layerdrift.contract.errors import LayerdriftError
 from service.http.access import CurrentDeployment
@@ -48,7 +49,10 @@ async def health(request: Request) -> Health:
 
 @router.get("/ready", summary="Check readiness", tags=["service"], responses={503: {"model": Readiness}})
 def ready(deployment: CurrentDeployment, response: Response) -> Readiness:
-    """Check that Redis, S3 and at least one worker are available. Otherwise returns 503 with the state of each."""
+    """Check that Redis, S3 and at least one worker are available. Otherwise returns 503 with the state of each.
+
+    A worker is not asked for where `LAYERDRIFT_SCALED_QUEUES` says that jobs start one.
+    """
     states = {}
     for name, check in (("redis", deployment.jobs.check), ("s3", deployment.blobs.check)):
         try:
@@ -59,7 +63,8 @@ def ready(deployment: CurrentDeployment, response: Response) -> Readiness:
     if states["s3"] == "ok" and deployment.blobs.conditional_writes is None:
         deployment.probe_store()
     workers = deployment.workers.listening("cpu") if states["redis"] == "ok" else 0  # those with a GPU listen there too
-    all_there = states["redis"] == states["s3"] == "ok" and workers > 0
+    served = workers > 0 or bool(deployment.settings.scaled_queues)
+    all_there = states["redis"] == states["s3"] == "ok" and served
     if not all_there:
         response.status_code = 503
     return Readiness(
@@ -69,6 +74,22 @@ def ready(deployment: CurrentDeployment, response: Response) -> Readiness:
         s3_conditional_writes=deployment.blobs.conditional_writes,
         workers=workers,
     )
+
+
+class QueueState(BaseModel):
+    """A queue, as an autoscaler asks for it."""
+
+    waiting: int = Field(description="announced jobs that no worker has picked up")
+    workers: int = Field(description="workers that listen")
+
+
+@router.get("/metrics/queues", include_in_schema=False)
+def queues(deployment: CurrentDeployment) -> dict[QueueName, QueueState]:
+    """What waits in each queue, as JSON: KEDA starts workers by it. Without a key, as `GET /metrics`."""
+    return {
+        name: QueueState(waiting=deployment.queue.waiting_in(name), workers=deployment.workers.listening(name))
+        for name in QUEUES
+    }
 
 
 @router.get("/metrics", include_in_schema=False)

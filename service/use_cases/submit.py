@@ -201,8 +201,9 @@ def _work(deployment: Deployment, sources: Sources, asked: Pinned) -> Workload |
     except LayerdriftError as error:
         logger.warning("no estimate: %s", error.detail)
         return None
-    capacities = deployment.workers.capacities("cpu")  # those with a GPU listen there too
-    require_room(asked.request, sizes, capacities, deployment.settings.scratch_bytes)
+    if not deployment.settings.scaled_queues:  # of a worker that is yet to start nothing is known
+        capacities = deployment.workers.capacities("cpu")  # those with a GPU listen there too
+        require_room(asked.request, sizes, capacities, deployment.settings.scratch_bytes)
     return workload(asked.request, sizes.model, sizes.data, sizes.tuned_bytes, sizes.adapter)
 
 

@@ -16,7 +16,7 @@ from backends.jobs.leases import LeaseStore
 from backends.jobs.records import JobRecord, Record, StudyRecord
 from backends.jobs.store import JobStore, RecordStore, RecordT, StudyStore
 from backends.jobs.workers import WorkerRegistry
-from backends.queue import JobQueue
+from backends.queue import JobQueue, QueueName
 from backends.settings import Settings
 from backends.storage.blobs import BlobInfo, BlobStore
 from backends.storage.key_names import Owned
@@ -209,8 +209,8 @@ class MemoryQueue(JobQueue):
     def announce(self, record: Record) -> None:
         self.announced.append(record.id)
 
-    def waiting(self) -> int:
-        return self.ahead
+    def waiting_in(self, name: QueueName) -> int:
+        return self.ahead if name == "cpu" else 0
 
 
 class MemoryDeployment:

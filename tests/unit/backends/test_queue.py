@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 
 from backends.jobs.workers import WorkerRegistry
-from backends.queue import ANALYSE_TASK, QUEUES, JobQueue, celery_app
+from backends.queue import ANALYSE_TASK, QUEUES, JobQueue, QueueName, celery_app
 from backends.settings import Settings
 from tests.builders.records import record
 
@@ -61,6 +61,14 @@ def test_a_job_goes_to_workers_with_a_gpu_while_there_are_any(
     app: Celery, listening: dict[str, int], name: str
 ) -> None:
     queue(app, **listening).announce(record())
+    assert [where for where, _ in taken(app)] == [name]
+
+
+@pytest.mark.parametrize(("scaled", "name"), [(("gpu",), "gpu"), (("cpu",), "cpu"), (("gpu", "cpu"), "gpu")])
+def test_a_job_goes_to_workers_with_a_gpu_also_before_any_is_started_for_it(
+    app: Celery, scaled: tuple[QueueName, ...], name: str
+) -> None:
+    JobQueue(app, cast(redis.Redis, None), Listening(), scaled).announce(record())
     assert [where for where, _ in taken(app)] == [name]
 
 

@@ -11,7 +11,7 @@ from backends.observability import metrics
 
 ROOT = Path(__file__).parents[3]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "layerdrift.json").read_text())
-STANDING = {"layerdrift_jobs", "layerdrift_queue_waiting", "layerdrift_workers"}
+STANDING = {"layerdrift_jobs", "layerdrift_queue_waiting", "layerdrift_queue_length", "layerdrift_workers"}
 
 
 def expressions() -> list[str]:

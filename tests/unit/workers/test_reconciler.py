@@ -1,9 +1,7 @@
-"""Looks at the open jobs: which are announced again, and what scratch is swept away."""
+"""Looks at the open jobs: which are announced again."""
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ def made(tmp_path: Path) -> MemoryDeployment:
 
 @pytest.fixture
 def reconciler(made: MemoryDeployment) -> Reconciler:
-    return Reconciler(made.given, "host:1", ("gpu", "cpu"))
+    return Reconciler(made.given)
 
 
 def look_often(reconciler: Reconciler, times: int = PATIENCE) -> list[list[str]]:
@@ -72,30 +70,8 @@ def test_a_job_that_has_ended_is_not_announced(made: MemoryDeployment, reconcile
 
 def test_of_two_reconcilers_one_announces(made: MemoryDeployment, reconciler: Reconciler) -> None:
     look_often(reconciler)
-    look_often(Reconciler(made.given, "host:2"))
+    look_often(Reconciler(made.given))
     assert made.queue.announced == ["an_1"]
-
-
-def test_a_worker_is_known_from_its_first_look_until_it_stops(made: MemoryDeployment, reconciler: Reconciler) -> None:
-    reconciler.look()
-    assert made.workers.live == {"host:1": ["gpu", "cpu"]}
-    reconciler.start()
-    reconciler.stop()
-    assert made.workers.live == {}
-
-
-def test_only_old_scratch_of_jobs_that_nobody_holds_is_swept_away(
-    made: MemoryDeployment, reconciler: Reconciler
-) -> None:
-    made.leases.holders["an_held"] = "somebody"
-    before = time.time() - 4 * 60
-    for name, age in (("an_old.a", before - 10), ("an_held.b", before - 10), ("an_new.c", before + 10)):
-        folder = made.settings.scratch / name
-        folder.mkdir(parents=True)
-        (folder / "rows").touch()
-        os.utime(folder, (age, age))
-    reconciler.look()
-    assert sorted(folder.name for folder in made.settings.scratch.iterdir()) == ["an_held.b", "an_new.c"]
 
 
 def test_a_job_of_a_later_version_is_left_to_its_workers_and_keeps_no_other_waiting(

@@ -41,7 +41,7 @@ class Sender:
 def sender(monkeypatch: pytest.MonkeyPatch) -> Sender:
     made = Sender()
     monkeypatch.setattr(webhook_dispatcher, "WebhookSender", lambda *_: made)
-    monkeypatch.setattr(webhook_dispatcher, "EVERY_SECONDS", 0.001)
+    monkeypatch.setattr(WebhookDispatcher, "seconds", 0.001)
     return made
 
 
@@ -63,7 +63,7 @@ def test_sending_hears_that_it_is_to_stop(
     sender.until_stopped = True
     dispatcher.start()
     assert sender.worked.wait(PATIENCE)
-    monkeypatch.setattr(webhook_dispatcher, "EVERY_SECONDS", PATIENCE)
+    monkeypatch.setattr(WebhookDispatcher, "seconds", PATIENCE)
     dispatcher.stop()
     assert sender.stopped_meanwhile.is_set()
     assert not dispatcher._thread.is_alive()

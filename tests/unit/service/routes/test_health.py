@@ -36,7 +36,7 @@ def test_health_tells_which_server_answers_whatever_is_away() -> None:
     assert http.get("/health").json() == {"status": "ok", "version": __version__, "instance": "here"}
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/docs"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/metrics/queues", "/docs"])
 def test_probes_need_no_key(path: str) -> None:
     deployment, http = served()
     deployment.sign_in(http, Scope.READ)
@@ -82,6 +82,22 @@ def test_without_a_worker_it_is_not_ready(listening: dict[str, int], status: int
     deployment, http = served()
     deployment.workers = ListeningWorkers(**listening)
     assert http.get("/ready").status_code == status
+
+
+def test_where_jobs_start_workers_it_is_ready_without_one() -> None:
+    deployment, http = served()
+    deployment.workers = ListeningWorkers()
+    deployment.settings = deployment.settings.model_copy(update={"scaled_queues": ["gpu"]})
+    answer = http.get("/ready")
+    assert (answer.status_code, answer.json()["ready"], answer.json()["workers"]) == (200, True, 0)
+
+
+def test_an_autoscaler_reads_what_waits_in_each_queue() -> None:
+    deployment, http = served()
+    deployment.queue.ahead = 3
+    deployment.workers = ListeningWorkers(cpu=2)
+    expected = {"gpu": {"waiting": 0, "workers": 0}, "cpu": {"waiting": 3, "workers": 2}}
+    assert http.get("/metrics/queues").json() == expected
 
 
 def test_the_metrics_are_of_the_whole_deployment() -> None:

@@ -1,0 +1,51 @@
+"""What a deployment needs while no worker runs: `python -m workers.maintenance`, without torch.
+
+Announces jobs that no worker holds, refills an emptied Redis, and sends webhooks. Workers do the same beside their
+jobs, so it is needed only where they are started by demand; two of them do no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType
+
+from prometheus_client import start_http_server
+
+from backends.deployment import Deployment
+from backends.observability import logs, metrics
+from backends.settings import Settings
+from workers.periodic import Periodic
+from workers.reconciler import Reconciler
+from workers.webhook_dispatcher import WebhookDispatcher
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Runs until SIGTERM or Ctrl-C."""
+    settings = Settings()
+    logs.configure(settings.log_format)
+    deployment = Deployment.connect(settings)
+    deployment.probe_store_in_background()
+    duties: list[Periodic] = [Reconciler(deployment), WebhookDispatcher(deployment)]
+    ended = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    for duty in duties:
+        duty.start()
+    if settings.metrics_port is not None:
+        start_http_server(settings.metrics_port, registry=metrics.counted())
+    logger.info("maintenance runs: %s", ", ".join(duty.name for duty in duties))
+    ended.wait()
+    for duty in duties:
+        duty.stop()
+
+
+if __name__ == "__main__":
+    main()
