@@ -50,4 +50,5 @@ USER layerdrift
 ENV HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # large freed tensors go back to the system, as in deploy/embedded/stack.py
 ENV MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=134217728 MALLOC_ARENA_MAX=2
+STOPSIGNAL SIGQUIT
 CMD ["python", "-m", "celery", "-A", "workers.main", "worker", "--loglevel=INFO", "--without-gossip", "--without-mingle"]

