@@ -8,7 +8,7 @@ PEERS_STAMP := $(PEERS)/.installed
 CHART := .venv-chart
 CHART_STAMP := $(CHART)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small manifests demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune bench-study screenshots lint types contracts lock clean
+.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small manifests demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune bench-study screenshots lint types contracts lock sbom image-sizes clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -165,5 +165,12 @@ audit:  ## known vulnerabilities of the locked packages
 	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install -qq --disable-pip-version-check pip-audit==2.10.1
 	@build/audit/bin/python deploy/audit.py
 
-clean:  ## delete .venv, .venv-peers and var
-	rm -rf $(VENV) $(PEERS) build var
+sbom:  ## what the images are made of, from the lock: build/sbom.json (CycloneDX)
+	@$(PYTHON) -m venv build/sbom && build/sbom/bin/pip install -qq --disable-pip-version-check cyclonedx-bom==7.5.0
+	@build/sbom/bin/cyclonedx-py requirements requirements.lock --output-reproducible --output-file build/sbom.json && echo wrote build/sbom.json
+
+image-sizes: $(STAMP)  ## what the packages of each image take
+	@$(BIN)/python -m deploy.image_sizes
+
+clean:  ## delete .venv, .venv-peers, .venv-chart and var
+	rm -rf $(VENV) $(PEERS) $(CHART) build var

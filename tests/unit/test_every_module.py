@@ -26,6 +26,7 @@ TESTED_ELSEWHERE = {
     "clients/layerdrift/render/page.py": ("tests/unit/clients/render/test_html.py", "parts of a whole page"),
     "clients/layerdrift/cli/progress.py": ("tests/e2e/test_cli.py", "a terminal beside a running analysis"),
     "clients/layerdrift/integrations/mlflow.py": ("tests/e2e/test_mlflow.py", "a real registry"),
+    "deploy/helm/chart.py": ("tests/integration/test_chart.py", "runs beside Helm, in an environment of its own"),
     "service/http/access.py": ("tests/integration/test_access.py", "keys and limits over HTTP"),
     "service/keys.py": ("tests/integration/test_access.py", "a command on the deployment's real stores"),
     "service/middleware/connections.py": ("tests/security/test_connections.py", "real sockets"),
