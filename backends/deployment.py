@@ -23,6 +23,7 @@ from backends.storage.artifacts import ArtifactStore
 from backends.storage.blobs import BlobStore
 from backends.storage.report_cache import ReportCache
 from backends.storage.uploads import UploadStore, WaitingUploads
+from backends.usage import UsageStore
 from backends.webhooks import WebhookQueue, WebhookTargets
 from layerdrift.contract.errors import LayerdriftError
 
@@ -52,6 +53,7 @@ class Deployment:
     webhooks: WebhookTargets
     webhook_queue: WebhookQueue
     rates: Rates
+    usage: UsageStore
     catalogue: Catalogue
 
     @classmethod
@@ -82,6 +84,7 @@ class Deployment:
             webhooks=WebhookTargets(settings),
             webhook_queue=WebhookQueue(client),
             rates=Rates(client),
+            usage=UsageStore(client, blobs),
             catalogue=Catalogue(settings, blobs, listing, uploads),
         )
 

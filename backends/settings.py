@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from layerdrift.contract.usage import Quota
+
 GIB = 2**30
 
 
@@ -65,6 +67,11 @@ class Settings(BaseSettings):
         le=64,
         description="analyses that the embedded stack runs at a time, sharing the cores; default: one for each GPU, "
         "one without",
+    )
+    quotas: dict[str, Quota] = Field(
+        default={},
+        description='what tenants may use, as JSON: {"search": {"gpu_seconds": 360000, "storage_bytes": 1e12}}; '
+        "`*`: those that are not named",
     )
     scaled_queues: Annotated[list[Literal["gpu", "cpu"]], NoDecode] = Field(
         default=[],

@@ -41,6 +41,7 @@ from service.routes import (
     studies,
     submission,
     uploads,
+    usage,
     web,
 )
 from service.use_cases import evaluate
@@ -53,7 +54,8 @@ SWITCH_SECONDS = 0.001
 _LITSERVE_HEALTH = "/litserve/health"
 _LITSERVE_INFO = "/litserve/info"
 
-ROUTERS = tuple(module.router for module in (analyses, events, studies, planning, uploads, api_keys, health, web))
+_MODULES = (analyses, events, studies, planning, uploads, api_keys, usage, health, web)
+ROUTERS = tuple(module.router for module in _MODULES)
 
 
 def build_server(settings: Settings) -> ls.LitServer:

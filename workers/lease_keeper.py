@@ -18,7 +18,9 @@ from backends.jobs.records import Record
 from backends.jobs.store import RecordStore
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import UnavailableError
+from workers.devices import devices
 from workers.lease import Lease
+from workers.meter import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def leased(deployment: Deployment, records: RecordStore[Any], id_: str) -> Itera
         yield None
         return
     lease, ended = Lease(owner), threading.Event()
+    meter = Meter(deployment.usage, records.get(id_).tenant, "gpu" if devices() else "cpu")
 
     def renew() -> None:
         cancelled_at: float | None = None
@@ -52,8 +55,9 @@ def leased(deployment: Deployment, records: RecordStore[Any], id_: str) -> Itera
                     cancelled_at = time.monotonic()
                 if cancelled_at is not None and time.monotonic() - cancelled_at > patience:
                     _give_up(deployment, records, id_, owner)
+                meter.tick()
             except (redis.RedisError, UnavailableError) as error:
-                logger.warning("%s: could not renew the lease: %s", id_, error)
+                logger.warning("%s: could not renew the lease, or count its time: %s", id_, error)
 
     heart = threading.Thread(target=renew, name=f"lease-{id_}", daemon=True)
     heart.start()
@@ -62,6 +66,8 @@ def leased(deployment: Deployment, records: RecordStore[Any], id_: str) -> Itera
     finally:
         ended.set()
         heart.join()
+        with suppress(redis.RedisError, UnavailableError):
+            meter.tick()
         with suppress(redis.RedisError):  # it runs out by itself
             leases.release(id_, owner)
 

@@ -1,7 +1,7 @@
 """What a deployment needs while no worker runs: `python -m workers.maintenance`, without torch.
 
-Announces jobs that no worker holds, refills an emptied Redis, and sends webhooks. Workers do the same beside their
-jobs, so it is needed only where they are started by demand; two of them do no harm.
+Announces jobs that no worker holds, refills an emptied Redis, sends webhooks and keeps the usage of tenants. Workers do
+the same beside their jobs, so it is needed only where they are started by demand; two of them do no harm.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from backends.observability import logs, metrics
 from backends.settings import Settings
 from workers.periodic import Periodic
 from workers.reconciler import Reconciler
+from workers.usage_keeper import UsageKeeper
 from workers.webhook_dispatcher import WebhookDispatcher
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def main() -> None:
     logs.configure(settings.log_format)
     deployment = Deployment.connect(settings)
     deployment.probe_store_in_background()
-    duties: list[Periodic] = [Reconciler(deployment), WebhookDispatcher(deployment)]
+    duties: list[Periodic] = [Reconciler(deployment), WebhookDispatcher(deployment), UsageKeeper(deployment)]
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from backends.jobs.listing import JobListing
 from backends.jobs.workers import WorkerRegistry
 from backends.queue import QUEUES, JobQueue
+from backends.usage import UsageStore, month_of
 from layerdrift.contract.analysis import Status
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -39,7 +40,7 @@ def counted() -> CollectorRegistry:
     return registry
 
 
-def standing(jobs: JobListing, workers: WorkerRegistry, queue: JobQueue) -> CollectorRegistry:
+def standing(jobs: JobListing, workers: WorkerRegistry, queue: JobQueue, usage: UsageStore) -> CollectorRegistry:
     """How things stand in the whole deployment now: jobs by status, what waits, who listens."""
     registry = CollectorRegistry()
     by_status = Gauge("layerdrift_jobs", "Jobs with this status, all tenants", ["status"], registry=registry)
@@ -52,4 +53,10 @@ def standing(jobs: JobListing, workers: WorkerRegistry, queue: JobQueue) -> Coll
     for name in QUEUES:
         length.labels(name).set(queue.waiting_in(name))
         listening.labels(name).set(workers.listening(name))
+    used = Gauge("layerdrift_tenant_seconds", "Work in this month", ["tenant", "device"], registry=registry)
+    stored = Gauge("layerdrift_tenant_stored_bytes", "Bytes in the bucket", ["tenant"], registry=registry)
+    for tenant in usage.tenants():
+        for device, seconds in usage.seconds(tenant, month_of())._asdict().items():
+            used.labels(tenant, device).set(seconds)
+        stored.labels(tenant).set(usage.stored_bytes(tenant) or 0)
     return registry

@@ -38,6 +38,21 @@ CAPACITIES = "ld:capacities"
 """Hash of what workers have, by their names."""
 
 
+STORED_BYTES = "ld:stored-bytes"
+"""Hash: bytes of a tenant's objects, by tenant, as last measured."""
+
+STORAGE_MEASURED = "ld:storage-measured"
+"""String with a time to live: some process has just measured them."""
+
+CHANGED_USAGE = "ld:changed-usage"
+"""Set of `<tenant> <month>`: usage that S3 has not seen yet."""
+
+
+def usage(tenant: str, month: str) -> str:
+    """Hash: seconds that workers worked for a tenant in a month, by device."""
+    return f"ld:usage:{tenant}:{month}"
+
+
 def workers(queue: str) -> str:
     """Sorted set of the workers that listen to a queue, by the time until which they said so, seconds since 1970."""
     return f"ld:workers:{queue}"
@@ -183,6 +198,11 @@ def sae_prefix(owned: Owned) -> str:
 def artifact_object(owned: Owned, name: str) -> str:
     """Object: one of these files, by its name among `artifact_names`."""
     return artifact_prefix(owned) + name
+
+
+def usage_object(tenant: str, month: str) -> str:
+    """Object: the same as JSON."""
+    return f"{tenant_prefix(tenant)}usage/{month}.json"
 
 
 def unfinished_prefix(owned: Owned) -> str:

@@ -95,7 +95,7 @@ def queues(deployment: CurrentDeployment) -> dict[QueueName, QueueState]:
 @router.get("/metrics", include_in_schema=False)
 def metrics_page(deployment: CurrentDeployment) -> Response:
     """Prometheus metrics: counters of the API processes and the state of the whole deployment."""
-    standing = metrics.standing(deployment.listing, deployment.workers, deployment.queue)
+    standing = metrics.standing(deployment.listing, deployment.workers, deployment.queue, deployment.usage)
     return Response(
         generate_latest(metrics.counted()) + generate_latest(standing), media_type="text/plain; version=0.0.4"
     )

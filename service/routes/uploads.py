@@ -13,6 +13,7 @@ from service.http.access import CurrentDeployment, Reader, Submitter
 from service.http.concurrency import ConcurrencyLimit
 from service.http.paths import UPLOADS
 from service.http.problems import documented
+from service.use_cases.quotas import require_storage
 
 UploadId = Annotated[str, Path(pattern=r"^up_[a-z2-7]{26}$", description="upload id")]
 
@@ -31,6 +32,7 @@ router = APIRouter(tags=["uploads"])
 def announce_upload(deployment: CurrentDeployment, key: Submitter, body: UploadRequest, response: Response) -> Upload:
     """Announce an upload. Then PUT its bytes to `Location` and use its `uri` in requests."""
     deployment.waiting_uploads.admit(key.tenant)
+    require_storage(deployment, key.tenant)
     upload = deployment.uploads.announce(key.tenant, body)
     if upload.status == "waiting":
         deployment.waiting_uploads.put(key.tenant, upload.id)

@@ -22,6 +22,7 @@ from layerdrift import __version__
 from layerdrift.contract.errors import ConflictError, LayerdriftError, RateError
 from layerdrift.contract.request import AnalysisRequest, DatasetRef, Label, TextsRef, Webhook
 from layerdrift.contract.upload import Upload
+from service.use_cases.quotas import require_job_quota
 
 RETRY_SECONDS = 30
 
@@ -139,7 +140,7 @@ def enqueue(deployment: Deployment, fresh: JobRecord, open_jobs: int) -> Submitt
         open_jobs: how many jobs the tenant may have queued or running.
 
     Raises:
-        RateError: it has as many.
+        RateError: it has as many, or a quota is used up.
         UnavailableError: S3 is unavailable.
     """
 
@@ -147,6 +148,7 @@ def enqueue(deployment: Deployment, fresh: JobRecord, open_jobs: int) -> Submitt
         opened = deployment.listing.open_count(fresh.tenant)
         if opened >= open_jobs:
             raise RateError(f"{opened} jobs are queued or running, the limit of this key", RETRY_SECONDS)
+        require_job_quota(deployment, fresh.tenant)
 
     webhook = fresh.request.webhook
     record, to_run = deployment.jobs.submit(fresh, admit)

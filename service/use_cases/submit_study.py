@@ -13,6 +13,7 @@ from backends.sources.pinning import Sources
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, FieldProblem, InputError, RateError
 from layerdrift.contract.study import MemberAnalysis, StudyRequest
+from service.use_cases.quotas import require_job_quota
 from service.use_cases.submit import (
     RETRY_SECONDS,
     Requester,
@@ -38,7 +39,7 @@ def submit_study(deployment: Deployment, submission: StudySubmission) -> tuple[S
 
     Raises:
         InputError: a member is unusable, the same as another, or no worker can hold it; `errors` names all of them.
-        RateError: the tenant would have too many open jobs.
+        RateError: the tenant would have too many open jobs, or a quota is used up.
         ConflictError: an analysis of it is being cancelled.
         UnavailableError: S3 is unavailable.
     """
@@ -50,6 +51,8 @@ def submit_study(deployment: Deployment, submission: StudySubmission) -> tuple[S
     if fresh and opened + len(fresh) > submission.open_jobs:
         detail = f"{opened} jobs are queued or running and the study makes {len(fresh)} more; the limit of this key is "
         raise RateError(f"{detail}{submission.open_jobs}", RETRY_SECONDS)
+    if fresh:
+        require_job_quota(deployment, submission.tenant, len(fresh))
     _require_none_stopping(deployment, prepared)
     tasks = _tasks(deployment, analyses, prepared)
     members = [

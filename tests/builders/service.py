@@ -32,7 +32,7 @@ from layerdrift.contract.errors import (
 from layerdrift.contract.key import ApiKey, Scope
 from service.http import problems
 from service.http.query_parameters import ONLY_KNOWN_PARAMETERS
-from tests.builders.stores import MemoryBlobs, MemoryJobs, MemoryQueue, MemoryRecords, MemoryStudies
+from tests.builders.stores import MemoryBlobs, MemoryJobs, MemoryQueue, MemoryRecords, MemoryStudies, MemoryUsage
 
 
 class LinkedBlobs(MemoryBlobs):
@@ -237,6 +237,7 @@ class ServiceDeployment:
         self.waiting_uploads = MemoryWaiting()
         self.keys = MemoryKeys()
         self.idempotency = MemoryIdempotency()
+        self.usage = MemoryUsage()
 
     @property
     def given(self) -> Deployment:

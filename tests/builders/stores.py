@@ -21,6 +21,7 @@ from backends.settings import Settings
 from backends.storage.blobs import BlobInfo, BlobStore
 from backends.storage.key_names import Owned
 from backends.storage.report_cache import ReportCache, ReportFormat
+from backends.usage import DEVICES, Device, Seconds, UsageStore
 from layerdrift.contract.analysis import StageName, Status
 from layerdrift.contract.errors import NotFoundError, UnavailableError
 
@@ -213,6 +214,26 @@ class MemoryQueue(JobQueue):
         return self.ahead if name == "cpu" else 0
 
 
+class MemoryUsage(UsageStore):
+    """Seconds by tenant and device, whatever the month; `stored` are bytes by tenant."""
+
+    def __init__(self) -> None:
+        self.counted: dict[tuple[str, str], float] = {}
+        self.stored: dict[str, int] = {}
+
+    def add(self, tenant: str, device: Device, seconds: float, now: float | None = None) -> None:
+        self.counted[tenant, device] = self.counted.get((tenant, device), 0.0) + seconds
+
+    def seconds(self, tenant: str, month: str) -> Seconds:
+        return Seconds(*(self.counted.get((tenant, device), 0.0) for device in DEVICES))
+
+    def stored_bytes(self, tenant: str) -> int | None:
+        return self.stored.get(tenant)
+
+    def tenants(self) -> list[str]:
+        return sorted(self.stored)
+
+
 class MemoryDeployment:
     """The stores together. `given` is the same as a worker takes it; other parts of a deployment are not there."""
 
@@ -224,6 +245,7 @@ class MemoryDeployment:
         self.leases = MemoryLeases()
         self.reports = MemoryReports(self.blobs)
         self.rates = MemoryRates()
+        self.usage = MemoryUsage()
         self.workers = MemoryWorkers()
         self.queue = MemoryQueue()
 

@@ -16,6 +16,7 @@ TESTED_ELSEWHERE = {
     "backends/redis_connection.py": ("tests/faults/test_faults.py", "options that matter in an outage alone"),
     "backends/sources/hub.py": ("tests/integration/test_hub.py", "a real server of the Hub's protocol"),
     "backends/storage/report_cache.py": ("tests/integration/test_backends.py", "which of Redis and S3 answers"),
+    "backends/usage.py": ("tests/integration/test_usage.py", "sums inside Redis, kept in a real bucket"),
     "backends/webhooks.py": ("tests/integration/test_webhooks.py", "deliveries to a real receiver"),
     "clients/layerdrift/__init__.py": (
         "tests/unit/clients/sdk/test_client.py",

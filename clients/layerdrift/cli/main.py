@@ -25,6 +25,7 @@ from layerdrift.cli.publish_commands import publish_app
 from layerdrift.cli.review import gate, review
 from layerdrift.cli.study_commands import study_app
 from layerdrift.cli.submitting import PairOptions, RequestOptions
+from layerdrift.cli.usage_command import usage
 from layerdrift.contract.analysis import Analysis, Status
 from layerdrift.contract.errors import InputError
 from layerdrift.render import learned, sentences
@@ -44,6 +45,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")
 app.add_typer(publish_app, name="publish")
 app.add_typer(study_app, name="study")
+app.command("usage")(usage)
 app.command("review")(review)
 app.command("gate")(gate)
 

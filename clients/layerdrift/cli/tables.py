@@ -19,6 +19,7 @@ from layerdrift.contract.inspection import InspectedText, Inspection
 from layerdrift.contract.key import ApiKey
 from layerdrift.contract.policy import Check, Decision, Verdict
 from layerdrift.contract.report import Layer, Report
+from layerdrift.contract.usage import Usage
 from layerdrift.render import sentences
 from layerdrift.render.escaping import lines, terminal
 from layerdrift.render.learned import probability, shown
@@ -246,6 +247,22 @@ def keys(found: Sequence[ApiKey]) -> Table | str:
     for key in found:
         numbers = (str(key.requests_per_minute), str(key.open_jobs), str(key.priority))
         table.add_row(key.id, terminal(key.name), ", ".join(sorted(key.scopes)), *numbers, f"{key.created_at:%Y-%m-%d}")
+    return table
+
+
+def usage(found: Usage) -> Table:
+    """A line for each thing that a quota may be of."""
+    table = plain("", "used", "quota", "frees")
+    month = f"{found.resets_at:%Y-%m-%d %H:%M} UTC"
+    for name, used, allowed, frees in (
+        ("GPU seconds", found.gpu_seconds, found.quota.gpu_seconds, month),
+        ("CPU seconds", found.cpu_seconds, found.quota.cpu_seconds, month),
+        ("stored bytes", found.storage_bytes, found.quota.storage_bytes, "when something is deleted"),
+        ("open jobs", found.open_jobs, found.quota.open_jobs, "when one ends"),
+    ):
+        limited = allowed is not None
+        shown = "not measured yet" if used is None else f"{used:,.0f}"
+        table.add_row(name, shown, f"{allowed:,.0f}" if allowed is not None else "none", frees if limited else "")
     return table
 
 

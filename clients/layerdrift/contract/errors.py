@@ -157,6 +157,13 @@ class RateError(LayerdriftError):
         self.retry_after = retry_after
 
 
+class QuotaError(RateError):
+    """`retry_after`: seconds after which the quota frees, or may."""
+
+    kind = "quota"
+    title = "Quota used up"
+
+
 class UnsupportedError(LayerdriftError):
     kind = "unsupported"
     title = "Not supported by this installation"

@@ -31,7 +31,8 @@ from layerdrift.contract.study import Study, StudyPage, StudyRequest
 from layerdrift.contract.study_policy import StudyPolicy, StudyVerdict
 from layerdrift.contract.study_report import StudyReport
 from layerdrift.contract.upload import Upload, UploadRequest
-from layerdrift.sdk.failures import error_of, retry_after
+from layerdrift.contract.usage import Usage
+from layerdrift.sdk.failures import error_of, retry_after, worth_waiting
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 URL_VARIABLE, KEY_VARIABLE = "LAYERDRIFT_URL", "LAYERDRIFT_API_KEY"
@@ -67,7 +68,9 @@ class Retries:
         if answer is None:
             if not call.repeatable:
                 return None
-        elif answer.status_code != 429 and not (answer.status_code == 503 and call.repeatable):
+        elif (answer.status_code != 429 and not (answer.status_code == 503 and call.repeatable)) or not worth_waiting(
+            answer
+        ):
             return None
         pause = self.source.uniform(0, min(self.longest, self.first * 2 ** (made - 1)))
         said = retry_after(answer) if answer is not None else None
@@ -297,6 +300,11 @@ def gate_study(study_id: str, policy: StudyPolicy | Mapping[str, Any]) -> Call[S
     """The verdict on a study."""
     path, body = f"{_path(study_id, 'studies')}/gate", _model(StudyPolicy, policy).model_dump(mode="json")
     return Call("POST", path, _into(StudyVerdict), body=body)
+
+
+def usage(tenant: str | None) -> Call[Usage]:
+    """What a tenant has used, and its quota."""
+    return Call("GET", "/v1/usage", _into(Usage), params={"tenant": tenant} if tenant else {})
 
 
 def keys() -> Call[list[ApiKey]]:

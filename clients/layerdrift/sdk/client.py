@@ -26,6 +26,7 @@ from layerdrift.contract.study import Study, StudyPage, StudyRequest
 from layerdrift.contract.study_policy import StudyPolicy, StudyVerdict
 from layerdrift.contract.study_report import StudyReport
 from layerdrift.contract.upload import Upload
+from layerdrift.contract.usage import Usage
 from layerdrift.sdk import calls
 from layerdrift.sdk.calls import OUTAGE_SECONDS, POLL_SECONDS, Call, Event, ReportFormat, Retries, Stream
 from layerdrift.sdk.failures import AnalysisFailed, StudyFailed, error_of
@@ -190,6 +191,14 @@ class Client:
             if upload.status != "complete":
                 upload = self._send(calls.put(upload.id), lambda: chunks(file, heard))
             return upload
+
+    def usage(self, tenant: str | None = None) -> Usage:
+        """What the tenant has used this month, and its quota.
+
+        Args:
+            tenant: another one; needs the scope operator.
+        """
+        return self._send(calls.usage(tenant))
 
     def keys(self) -> Sequence[ApiKey]:
         """The tenant's API keys; needs the scope admin."""

@@ -17,6 +17,7 @@ from layerdrift.contract.errors import (
     MediaTypeError,
     NotFoundError,
     Problem,
+    QuotaError,
     RateError,
     TooLargeError,
     UnauthorizedError,
@@ -80,8 +81,22 @@ def error_of(answer: httpx.Response) -> LayerdriftError:
     if kind is InputError:
         return InputError(problem.detail, problem.errors)
     if answer.status_code == 429:
-        return RateError(problem.detail, int(retry_after(answer) or 1))
+        kind_of_limit = QuotaError if is_quota(problem) else RateError
+        return kind_of_limit(problem.detail, int(retry_after(answer) or 1))
     return kind(problem.detail)
+
+
+def is_quota(problem: Problem) -> bool:
+    """Whether a limit is one that no waiting of seconds lifts."""
+    return problem.type == f"urn:layerdrift:{QuotaError.kind}"
+
+
+def worth_waiting(answer: httpx.Response) -> bool:
+    """Whether an answer that asks to wait may be another one soon; not where a quota is used up."""
+    try:
+        return not is_quota(Problem.model_validate_json(answer.content))
+    except ValidationError:
+        return True
 
 
 def retry_after(answer: httpx.Response) -> float | None:

@@ -12,6 +12,7 @@ from backends.observability import metrics
 ROOT = Path(__file__).parents[3]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "layerdrift.json").read_text())
 STANDING = {"layerdrift_jobs", "layerdrift_queue_waiting", "layerdrift_queue_length", "layerdrift_workers"}
+STANDING |= {"layerdrift_tenant_seconds", "layerdrift_tenant_stored_bytes"}
 
 
 def expressions() -> list[str]:

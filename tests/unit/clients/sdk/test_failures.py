@@ -14,13 +14,15 @@ from layerdrift.contract.errors import (
     MalformedError,
     MediaTypeError,
     NotFoundError,
+    QuotaError,
     RateError,
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
 )
-from layerdrift.sdk.failures import AnalysisFailed, error_of, retry_after
+from layerdrift.sdk import Retries, calls
+from layerdrift.sdk.failures import AnalysisFailed, error_of, retry_after, worth_waiting
 from tests.builders.analyses import ANALYSIS_ID, analysis
 from tests.builders.http_service import problem
 
@@ -106,3 +108,17 @@ def test_an_analysis_without_a_report_is_told_with_its_stage_if_one_failed() -> 
     staged = AnalysisFailed(analysis("failed", error=error | {"stage": "resolve"}))
     assert staged.detail == f"{ANALYSIS_ID} failed in stage resolve: no texts"
     assert AnalysisFailed(analysis("cancelled")).detail == f"{ANALYSIS_ID} cancelled: somebody cancelled it"
+
+
+def test_a_quota_is_an_error_of_its_own_which_no_client_waits_for() -> None:
+    answer = httpx.Response(
+        429,
+        json={"type": "urn:layerdrift:quota", "title": "Quota used up", "status": 429, "detail": "until December"},
+        headers={"Retry-After": "200000"},
+    )
+    found = error_of(answer)
+    assert isinstance(found, QuotaError)
+    assert (found.detail, found.kind) == ("until December", "quota")
+    assert not worth_waiting(answer)
+    assert worth_waiting(httpx.Response(429, text="a proxy's own words"))
+    assert Retries().pause(1, calls.keys(), answer) is None

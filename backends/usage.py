@@ -1,0 +1,118 @@
+"""What tenants use: seconds of workers by month, and bytes in the bucket. Counted in Redis, kept in S3."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+import redis
+
+from backends.storage import key_names
+from backends.storage.blobs import BlobStore
+from layerdrift.contract.errors import NotFoundError
+
+Device = Literal["cpu", "gpu"]
+DEVICES: tuple[Device, ...] = ("cpu", "gpu")
+
+MEASURED_EVERY_SECONDS = 600.0
+"""How often a tenant's objects are counted: each time all of them are listed."""
+
+_LOADED = "loaded"
+
+
+class Seconds(NamedTuple):
+    """That workers worked for a tenant in a month."""
+
+    cpu: float
+    gpu: float
+
+
+class UsageStore:
+    """The usage of one deployment.
+
+    Redis counts. What it has counted is written to S3 from time to time (`save`), and read back where Redis was
+    emptied: at most what was counted since the last `save` is lost.
+    """
+
+    def __init__(self, client: redis.Redis, blobs: BlobStore) -> None:
+        self._redis = client
+        self._blobs = blobs
+
+    def add(self, tenant: str, device: Device, seconds: float, now: float | None = None) -> None:
+        """Counts time that a worker has worked for a tenant."""
+        month = month_of(now)
+        self._load(tenant, month)
+        with self._redis.pipeline() as pipe:
+            pipe.hincrbyfloat(key_names.usage(tenant, month), device, seconds)
+            pipe.sadd(key_names.CHANGED_USAGE, f"{tenant} {month}")
+            pipe.execute()
+
+    def seconds(self, tenant: str, month: str) -> Seconds:
+        """What was counted in a month."""
+        self._load(tenant, month)
+        found: Any = self._redis.hmget(key_names.usage(tenant, month), list(DEVICES))
+        return Seconds(*(float(one or 0.0) for one in found))
+
+    def save(self) -> int:
+        """Writes to S3 what has changed since the last time; how many tenants' months that was."""
+        changed: Any = self._redis.smembers(key_names.CHANGED_USAGE)
+        for entry in changed:
+            tenant, _, month = _text(entry).partition(" ")
+            # taken out before it is read: what is counted meanwhile is written the next time
+            self._redis.srem(key_names.CHANGED_USAGE, entry)
+            body = json.dumps(self.seconds(tenant, month)._asdict()).encode()
+            self._blobs.put(key_names.usage_object(tenant, month), body, "application/json")
+        return len(changed)
+
+    def stored_bytes(self, tenant: str) -> int | None:
+        """Of a tenant's objects, as last measured; None: not yet."""
+        found: Any = self._redis.hget(key_names.STORED_BYTES, tenant)
+        return None if found is None else int(found)
+
+    def measure(self) -> bool:
+        """Counts the bytes of every tenant, unless some process has done so lately; whether it did."""
+        due = self._redis.set(key_names.STORAGE_MEASURED, b"", nx=True, px=int(MEASURED_EVERY_SECONDS * 1000))
+        if not due:
+            return False
+        for prefix in self._blobs.folders(key_names.TENANTS):
+            tenant = prefix.removeprefix(key_names.TENANTS).rstrip("/")
+            total = sum(blob.size for blob in self._blobs.list(key_names.tenant_prefix(tenant)))
+            self._redis.hset(key_names.STORED_BYTES, tenant, total)
+        return True
+
+    def tenants(self) -> list[str]:
+        """Whose objects have been measured."""
+        known: Any = self._redis.hkeys(key_names.STORED_BYTES)
+        return sorted(_text(name) for name in known)
+
+    def _load(self, tenant: str, month: str) -> None:
+        """Adds what S3 has where Redis was emptied; one process does it, once."""
+        name = key_names.usage(tenant, month)
+        if not self._redis.hsetnx(name, _LOADED, "1"):
+            return
+        try:
+            kept = json.loads(self._blobs.get(key_names.usage_object(tenant, month)))
+        except NotFoundError:
+            return
+        except BaseException:
+            self._redis.hdel(name, _LOADED)
+            raise
+        for device in DEVICES:
+            self._redis.hincrbyfloat(name, device, float(kept.get(device, 0.0)))
+
+
+def month_of(now: float | None = None) -> str:
+    """The calendar month of a time in seconds since 1970, by default of now, in UTC."""
+    return datetime.fromtimestamp(time.time() if now is None else now, UTC).strftime("%Y-%m")
+
+
+def next_month(month: str) -> datetime:
+    """When a month has ended."""
+    year, number = map(int, month.split("-"))
+    return datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC)
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
