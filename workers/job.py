@@ -30,8 +30,8 @@ from workers.training_states import BucketCheckpoints
 logger = logging.getLogger(__name__)
 
 
-def run_job(deployment: Deployment, analysis_id: str) -> None:
-    """Runs a job if no other worker holds it, and leaves its record in a final state.
+def run_job(deployment: Deployment, analysis_id: str) -> bool:
+    """Runs a job if no other worker holds it, and leaves its record in a final state; False where there was none.
 
     A worker that dies, or that Redis, S3 or its device fail, leaves the record open: the lease ends and the job is
     announced again.
@@ -39,26 +39,28 @@ def run_job(deployment: Deployment, analysis_id: str) -> None:
     start_threads()
     gc.freeze()  # modules are no garbage: looking through them after every stage took most of a small job's time
     with device_watched(analysis_id):
-        _run_leased(deployment, analysis_id)
+        return _run_leased(deployment, analysis_id)
 
 
-def _run_leased(deployment: Deployment, analysis_id: str) -> None:
+def _run_leased(deployment: Deployment, analysis_id: str) -> bool:
     jobs, settings = deployment.jobs, deployment.settings
     with leased(deployment, jobs, analysis_id) as lease:
         if lease is None:
             logger.info("%s: another worker has it", analysis_id)
-            return
+            return False
         if jobs.get(analysis_id).status.final:
-            return
+            return False
         record = jobs.update(analysis_id, lambda found: _taken(found, settings.max_attempts))
         if not record.status.final:
             metrics.ATTEMPTS.inc()
+            deployment.leases.note_turn(record.tenant)
             with scratch_folders.held(settings.scratch / f"{analysis_id}.{lease.owner}") as folder:
                 record = _run(deployment, record, folder, lease)
         if record.status.final:
             metrics.JOBS.labels(record.status.value).inc()
             _forget_unfinished(deployment, record.owned)
             announce_waiting(deployment, record)
+    return True
 
 
 def _taken(record: JobRecord, max_attempts: int) -> JobRecord:

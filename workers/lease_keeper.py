@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def leased(deployment: Deployment, records: RecordStore[Any], id_: str) -> Iterator[Lease | None]:
-    """Holds the job's lease, renewed from a thread. None: somebody else holds it.
+    """Holds the job's lease, renewed from a thread. None: somebody else holds it, or it was deleted.
 
     A job that was cancelled `cancel_seconds` ago and still goes on is stuck in something that never asks: it is
     ended with its process, which the pool replaces. A job that has told no progress for `stall_seconds` is taken from
@@ -36,11 +36,12 @@ def leased(deployment: Deployment, records: RecordStore[Any], id_: str) -> Itera
     leases, settings = deployment.leases, deployment.settings
     seconds, patience = settings.lease_seconds, settings.cancel_seconds
     owner = uuid.uuid4().hex[:12]
-    if not leases.take(id_, owner, seconds):
+    found = records.find(id_)
+    if found is None or not leases.take(id_, owner, seconds):
         yield None
         return
     lease, ended = Lease(owner), threading.Event()
-    meter = Meter(deployment.usage, records.get(id_).tenant, "gpu" if devices() else "cpu")
+    meter = Meter(deployment.usage, found.tenant, "gpu" if devices() else "cpu")
 
     def renew() -> None:
         cancelled_at: float | None = None

@@ -10,6 +10,7 @@ from backends.deployment import Deployment
 from backends.observability import tracing
 from backends.queue import ANALYSE_TASK, STUDY_TASK
 from backends.settings import Settings
+from workers.fair_share import in_turn
 
 
 @cache
@@ -21,10 +22,12 @@ def deployment() -> Deployment:
 
 @shared_task(name=ANALYSE_TASK)
 def analyse(analysis_id: str) -> None:
-    """Runs a job to its end. Shared between applications: a spawned child of the pool has one of its own."""
+    """Runs a job to its end, the one whose turn it is. Shared: a spawned child of the pool has an application too."""
     from workers.job import run_job  # brings torch, which the pool's main process does without
 
-    run_job(deployment(), analysis_id)
+    for id_ in in_turn(deployment(), analysis_id):
+        if run_job(deployment(), id_):
+            return
 
 
 @shared_task(name=STUDY_TASK)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
+from typing import Any
+
 import redis
 
 from backends.storage import key_names
@@ -32,6 +36,16 @@ class LeaseStore:
     def held(self, analysis_id: str) -> bool:
         """Whether some worker holds the job."""
         return bool(self._redis.exists(key_names.lease(analysis_id)))
+
+    def note_turn(self, tenant: str) -> None:
+        """Says that a worker has just begun a job of this tenant."""
+        self._redis.hset(key_names.TURNS, tenant, time.time())
+
+    def last_turns(self, tenants: Collection[str]) -> dict[str, float]:
+        """When a worker last began a job of each, seconds since 1970; 0 where none has."""
+        asked = sorted(tenants)
+        found: Any = self._redis.hmget(key_names.TURNS, asked) if asked else []
+        return {tenant: float(one or 0.0) for tenant, one in zip(asked, found, strict=True)}
 
     def claim_announcement(self, analysis_id: str, seconds: float) -> bool:
         """Whether the caller, alone of all workers, may announce the job again in the next so many seconds."""

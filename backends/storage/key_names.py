@@ -38,6 +38,9 @@ CAPACITIES = "ld:capacities"
 """Hash of what workers have, by their names."""
 
 
+TURNS = "ld:turns"
+"""Hash: when a worker last began a job of a tenant, seconds since 1970, by tenant."""
+
 STORED_BYTES = "ld:stored-bytes"
 """Hash: bytes of a tenant's objects, by tenant, as last measured."""
 

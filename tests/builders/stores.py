@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -119,7 +119,14 @@ class MemoryLeases(LeaseStore):
     def __init__(self) -> None:
         self.holders: dict[str, str] = {}
         self.announced: set[str] = set()
+        self.turns: dict[str, float] = {}
         self.away = False
+
+    def note_turn(self, tenant: str) -> None:
+        self.turns[tenant] = len(self.turns) + 1.0
+
+    def last_turns(self, tenants: Collection[str]) -> dict[str, float]:
+        return {tenant: self.turns.get(tenant, 0.0) for tenant in tenants}
 
     def take(self, analysis_id: str, owner: str, seconds: float) -> bool:
         return self.holders.setdefault(analysis_id, owner) == owner

@@ -317,7 +317,7 @@ def test_autoencoders_go_on_where_a_lost_worker_left_them(
         for record in records
         if record.attempts == 2
         for stage in record.progress.stages
-        for step in re.findall(r"training the autoencoders: step (\d+) of", stage.detail or "")
+        for step in re.findall(r"training autoencoders of the base model: step (\d+) of", stage.detail or "")
     ]
     assert min(steps) > kept_step > 0
     whole = sae_job.model_copy(update={"id": f"an_{uuid.uuid4().hex[:26]}"})

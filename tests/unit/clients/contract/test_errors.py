@@ -34,7 +34,7 @@ def test_each_kind_of_error_can_be_told_from_the_others() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda one: one.__name__)
 def test_an_error_becomes_a_problem_document_that_is_one(kind: type[LayerdriftError]) -> None:
-    error = errors.RateError("wait", 7) if kind is errors.RateError else kind("wait")
+    error = kind("wait", 7) if issubclass(kind, errors.RateError) else kind("wait")
     body = json.loads(error.problem().model_dump_json())
     assert Problem.model_validate(body) == error.problem()
     assert (body["type"], body["status"], body["detail"]) == (f"urn:layerdrift:{kind.kind}", kind.status, "wait")
