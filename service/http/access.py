@@ -12,6 +12,7 @@ from backends.api_keys import bearer, require
 from backends.deployment import Deployment
 from backends.jobs.listing import ANALYSIS_ID
 from layerdrift.contract.key import ApiKey, Scope
+from service.http import audit
 
 _SCHEME = HTTPBearer(auto_error=False, description="an API key; not required until the first one is created")
 
@@ -32,6 +33,7 @@ def _allowed(scope: Scope) -> Callable[..., ApiKey]:
 
     def check(request: Request, deployment: CurrentDeployment, _: Annotated[object, Depends(_SCHEME)]) -> ApiKey:
         key = deployment.keys.find(bearer(request.headers.get("Authorization")))
+        setattr(request.state, audit.KEY, key)
         require(key, scope)
         deployment.keys.count_request(key)
         return key

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backends.observability.logs import bound
 from backends.observability.metrics import REQUEST_SECONDS, REQUESTS
+from service.http.audit import audit
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _UNLOGGED = ("/health", "/ready", "/metrics")
@@ -32,13 +33,15 @@ class RequestLoggingMiddleware:
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        status, started = 500, time.perf_counter()
+        status, location, started = 500, None, time.perf_counter()
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, location
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                location = headers.get("location")
             await send(message)
 
         with bound(request_id=request_id):
@@ -51,6 +54,7 @@ class RequestLoggingMiddleware:
                 REQUEST_SECONDS.labels(route).observe(seconds)
                 if scope["path"] not in _UNLOGGED and not scope.get("from_cache"):
                     logger.info("%s %s -> %d in %.1f ms", scope["method"], scope["path"], status, 1000 * seconds)
+                    audit(scope, route, status, location)
 
 
 def _route(scope: Scope) -> str:
