@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from layerdrift.contract.usage import Quota
@@ -17,6 +17,22 @@ GIB = 2**30
 
 MIN_SECRET_BYTES = 16
 """Of a secret that webhooks are signed with."""
+
+
+class Retention(BaseModel):
+    """How long what has ended is kept; null: for ever. Days are those since an analysis ended, or an upload came."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    analyses_days: float | None = Field(default=None, gt=0, description="analyses and studies, with all that they left")
+    artifacts_days: float | None = Field(
+        default=None, gt=0, description="autoencoders, scores and other files beside a report; the report stays"
+    )
+    checkpoints_days: float | None = Field(default=None, gt=0, description="checkpoints that fine-tunes made")
+    uploads_days: float | None = Field(default=None, gt=0, description="uploads that no analysis names")
+    stored_bytes: int | None = Field(
+        default=None, gt=0, description="of a tenant: its oldest analyses go until it has no more"
+    )
 
 
 class Settings(BaseSettings):
@@ -72,6 +88,10 @@ class Settings(BaseSettings):
         default={},
         description='what tenants may use, as JSON: {"search": {"gpu_seconds": 360000, "storage_bytes": 1e12}}; '
         "`*`: those that are not named",
+    )
+    retention: Retention = Field(
+        default=Retention(),
+        description='how long things are kept, as JSON: {"artifacts_days": 30, "uploads_days": 7}; default: for ever',
     )
     scaled_queues: Annotated[list[Literal["gpu", "cpu"]], NoDecode] = Field(
         default=[],

@@ -32,6 +32,7 @@ from workers.idle_exit import IdleExit
 from workers.periodic import Periodic
 from workers.presence import Presence
 from workers.reconciler import Reconciler
+from workers.retention_sweep import RetentionSweep
 from workers.usage_keeper import UsageKeeper
 from workers.webhook_dispatcher import WebhookDispatcher
 
@@ -79,6 +80,7 @@ def _begin(**_: Any) -> None:
     _helpers.append(Reconciler(deployment))
     _helpers.append(WebhookDispatcher(deployment))
     _helpers.append(UsageKeeper(deployment))
+    _helpers.append(RetentionSweep(deployment))
     if settings.idle_seconds is not None:
         _helpers.append(IdleExit(settings.idle_seconds, _has_job, _end_after_job))
     for helper in _helpers:

@@ -1,36 +1,56 @@
 """What a deployment needs while no worker runs: `python -m workers.maintenance`, without torch.
 
-Announces jobs that no worker holds, refills an emptied Redis, sends webhooks and keeps the usage of tenants. Workers do
-the same beside their jobs, so it is needed only where they are started by demand; two of them do no harm.
+Announces jobs that no worker holds, refills an emptied Redis, sends webhooks, keeps the usage of tenants and removes
+what is older than it is to be kept. Workers do the same beside their jobs, so it is needed only where they are started
+by demand; two of them do no harm.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from types import FrameType
 
 from prometheus_client import start_http_server
 
+from backends import retention
 from backends.deployment import Deployment
 from backends.observability import logs, metrics
 from backends.settings import Settings
 from workers.periodic import Periodic
 from workers.reconciler import Reconciler
+from workers.retention_sweep import RetentionSweep
 from workers.usage_keeper import UsageKeeper
 from workers.webhook_dispatcher import WebhookDispatcher
 
 logger = logging.getLogger(__name__)
 
 
+def dry_run(deployment: Deployment) -> None:
+    """Prints what retention would remove now, a line for each and the sum."""
+    found = list(retention.expired(deployment))
+    for one in found:
+        print(retention.described(one))
+    print(f"{len(found)} would be removed, {sum(one.bytes for one in found):,} bytes")
+
+
 def main() -> None:
-    """Runs until SIGTERM or Ctrl-C."""
+    """Runs until SIGTERM or Ctrl-C; with `--dry-run` says what retention would remove, and removes nothing."""
     settings = Settings()
     logs.configure(settings.log_format)
     deployment = Deployment.connect(settings)
     deployment.probe_store_in_background()
-    duties: list[Periodic] = [Reconciler(deployment), WebhookDispatcher(deployment), UsageKeeper(deployment)]
+    if sys.argv[1:] == ["--dry-run"]:
+        dry_run(deployment)
+        return
+    duties: list[Periodic] = [
+        Reconciler(deployment),
+        WebhookDispatcher(deployment),
+        UsageKeeper(deployment),
+        RetentionSweep(deployment),
+    ]
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

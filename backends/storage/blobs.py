@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +29,20 @@ _HEADER_REFUSED = {400, 403, 405, 501}
 
 @dataclass(frozen=True)
 class BlobInfo:
-    """An object's key, size in bytes and ETag."""
+    """An object's key, size in bytes, ETag, and when it was written; None: not told."""
 
     key: str
     size: int
     etag: str
+    written: datetime | None = field(default=None, compare=False)
+
+
+class Unfinished(NamedTuple):
+    """An object whose parts have begun to come: its key, token, and when it was begun."""
+
+    key: str
+    token: str
+    begun: datetime
 
 
 class Part(NamedTuple):
@@ -211,6 +221,16 @@ class BlobStore:
         with self._translated(key):
             self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=token)
 
+    def unfinished(self) -> list[Unfinished]:
+        """Objects whose parts have begun to come and that were neither made nor given up."""
+        with self._translated(""):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket)
+            return [
+                Unfinished(str(item["Key"]), str(item["UploadId"]), item["Initiated"])
+                for page in pages
+                for item in page.get("Uploads", [])
+            ]
+
     def link(self, key: str, seconds: int) -> str:
         """A URL that reads an object without a key for so long; asks nobody."""
         url: str = self._signer.generate_presigned_url(
@@ -303,4 +323,4 @@ def _code(error: ClientError) -> str:
 
 def _info(item: dict[str, Any]) -> BlobInfo:
     """An entry of a listing."""
-    return BlobInfo(item["Key"], int(item["Size"]), str(item["ETag"]).strip('"'))
+    return BlobInfo(item["Key"], int(item["Size"]), str(item["ETag"]).strip('"'), item.get("LastModified"))

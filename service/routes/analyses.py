@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from backends.deletion import delete
 from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, Wanted
 from backends.storage.report_cache import MEDIA_TYPES, CachedReport, ReportFormat
@@ -24,7 +25,6 @@ from service.http.problems import documented
 from service.routes.submitting import accepted, submission_of
 from service.routes.web import REPORT
 from service.use_cases import evaluate
-from service.use_cases.delete import delete
 from service.use_cases.submit import rerun
 
 POLL_SECONDS = 2

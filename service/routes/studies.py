@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from backends import deletion
 from backends.deployment import Deployment
 from backends.jobs.idempotency import Answered
 from backends.jobs.records import StudyRecord, Wanted
@@ -185,7 +186,7 @@ def cancel_study(deployment: CurrentDeployment, key: Submitter, study_id: StudyI
 )
 def delete_study(deployment: CurrentDeployment, key: Admin, study_id: StudyId) -> None:
     """Delete a study and its report. The analyses of its members stay. Returns 409 while it is queued or running."""
-    studies.delete_study(deployment, study_id, key.tenant)
+    deletion.delete_study(deployment, key.tenant, study_id)
 
 
 @router.get(

@@ -1,1 +1,1 @@
-"""What the API does, without HTTP: submit, delete, inspect, evaluate."""
+"""What the API does, without HTTP: submit, inspect, evaluate."""

@@ -8,7 +8,7 @@ from backends.deployment import Deployment
 from backends.jobs.records import JobRecord, MemberRecord, StudyRecord, TrialRecord
 from backends.jobs.studies import cancel_made, members_of, trials_of
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import ConflictError, NotFoundError
+from layerdrift.contract.errors import NotFoundError
 from layerdrift.contract.study import Study, StudyLinks, StudyMemberState, TrialKind
 
 
@@ -82,17 +82,3 @@ def _awaited_by_others(deployment: Deployment, record: StudyRecord) -> set[str]:
     """The analyses that other open studies of the tenant wait for."""
     others = deployment.studies.find_all(deployment.studies.open_ids(), record.tenant)
     return {one.analysis_id for other in others if other is not None and other.id != record.id for one in other.awaited}
-
-
-def delete_study(deployment: Deployment, study_id: str, tenant: str) -> None:
-    """Removes a study and its report; its members' analyses stay.
-
-    Raises:
-        NotFoundError: the tenant has no such study.
-        ConflictError: it is queued or running.
-    """
-    record = deployment.studies.get(study_id, tenant)
-    if not record.status.final:
-        raise ConflictError(f"the study is {record.status}; cancel it first")
-    deployment.reports.forget(record.owned)
-    deployment.studies.remove(record)

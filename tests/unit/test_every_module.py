@@ -16,6 +16,7 @@ TESTED_ELSEWHERE = {
     "backends/redis_connection.py": ("tests/faults/test_faults.py", "options that matter in an outage alone"),
     "backends/sources/hub.py": ("tests/integration/test_hub.py", "a real server of the Hub's protocol"),
     "backends/storage/report_cache.py": ("tests/integration/test_backends.py", "which of Redis and S3 answers"),
+    "backends/retention.py": ("tests/integration/test_retention.py", "what lies in a real bucket, and how old it is"),
     "backends/usage.py": ("tests/integration/test_usage.py", "sums inside Redis, kept in a real bucket"),
     "backends/webhooks.py": ("tests/integration/test_webhooks.py", "deliveries to a real receiver"),
     "clients/layerdrift/__init__.py": (
@@ -82,6 +83,7 @@ TESTED_ELSEWHERE = {
     "workers/finished_pairs.py": ("tests/integration/test_inspecting.py", "pairs of real analyses"),
     "workers/studies/gathering.py": ("tests/unit/workers/test_study_job.py", "reports and artifacts of members"),
     "workers/studies/shared_rows.py": ("tests/integration/test_shared_rows.py", "members of real analyses"),
+    "workers/retention_sweep.py": ("tests/integration/test_retention.py", "a claim inside Redis, and real removals"),
     "workers/tasks.py": ("tests/faults/test_faults.py", "one call inside Celery"),
 }
 """By module: the tests that run it, and why there is no unit test."""

@@ -33,4 +33,6 @@ def test_it_runs_without_servers_and_ends_when_asked() -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 0
-    assert any("maintenance runs: reconciler, webhook-dispatcher, usage-keeper" in line for line in said), said
+    assert any("maintenance runs: reconciler, webhook-dispatcher, usage-keeper, retention" in line for line in said), (
+        said
+    )

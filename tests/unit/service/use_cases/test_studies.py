@@ -6,8 +6,8 @@ import pytest
 
 from backends.jobs.records import JobRecord, TrialRecord
 from layerdrift.contract.analysis import Status
-from layerdrift.contract.errors import ConflictError, NotFoundError
-from service.use_cases.studies import cancel_study, delete_study, shown
+from layerdrift.contract.errors import ConflictError
+from service.use_cases.studies import cancel_study, shown
 from tests.builders.service import ServiceDeployment
 from tests.builders.stores import MemoryStudies
 from tests.builders.studies import STUDY_ID, study_request
@@ -104,15 +104,3 @@ def test_trials_to_come_count_so_that_the_fraction_never_falls() -> None:
     assert shown(made.given, begun).fraction == 4 / (4 + 3 * tasks)
     adapters = study.model_copy(update={"request": study_request(lora_trial={}, finetune={"method": "lora"})})
     assert shown(made.given, adapters).fraction == 1.0
-
-
-def test_a_study_is_deleted_once_it_has_ended_and_its_analyses_stay() -> None:
-    made = standing(DONE, DONE)
-    with pytest.raises(ConflictError, match="the study is queued; cancel it first"):
-        delete_study(made.given, STUDY_ID, "default")
-    made.studies.records[STUDY_ID] = made.studies.get(STUDY_ID).ended(DONE)
-    with pytest.raises(NotFoundError):
-        delete_study(made.given, STUDY_ID, "other")
-    delete_study(made.given, STUDY_ID, "default")
-    assert made.studies.records == {}
-    assert len(made.jobs.records) == 2

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import pytest
 
+from backends.deletion import delete, delete_study
 from backends.jobs.records import JobRecord
 from backends.storage import key_names
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.errors import ConflictError, NotFoundError, UnavailableError
-from service.use_cases.delete import delete
 from tests.builders.records import record
 from tests.builders.service import ServiceDeployment
+from tests.builders.stores import MemoryStudies
+from tests.builders.study_records import study_record
 
 PREFIXES = (key_names.artifact_prefix, key_names.checkpoint_prefix, key_names.unfinished_prefix)
 
@@ -65,3 +67,17 @@ def test_a_deletion_that_fails_halfway_can_be_done_again() -> None:
     deployment.blobs.away = False
     delete(deployment.given, gone.tenant, gone.id)
     assert (deployment.jobs.records, deployment.blobs.objects) == ({}, {})
+
+
+def test_a_study_is_deleted_once_it_has_ended_and_its_analyses_stay() -> None:
+    study, jobs = study_record((Status.SUCCEEDED, Status.SUCCEEDED))
+    made = ServiceDeployment(*jobs)
+    made.studies = MemoryStudies(study)
+    with pytest.raises(ConflictError, match="the study is queued; cancel it first"):
+        delete_study(made.given, "default", study.id)
+    made.studies.records[study.id] = study.ended(Status.SUCCEEDED)
+    with pytest.raises(NotFoundError):
+        delete_study(made.given, "other", study.id)
+    delete_study(made.given, "default", study.id)
+    assert made.studies.records == {}
+    assert len(made.jobs.records) == 2

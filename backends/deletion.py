@@ -1,4 +1,4 @@
-"""Deleting an analysis with everything that it left. Knows no HTTP."""
+"""Deleting an analysis or a study with everything that it left. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -21,3 +21,17 @@ def delete(deployment: Deployment, tenant: str, analysis_id: str) -> None:
     for prefix in (key_names.artifact_prefix, key_names.checkpoint_prefix, key_names.unfinished_prefix):
         deployment.blobs.delete_all(prefix(record.owned))
     deployment.jobs.remove(record)
+
+
+def delete_study(deployment: Deployment, tenant: str, study_id: str) -> None:
+    """Removes a study and its report; its members' analyses stay.
+
+    Raises:
+        NotFoundError: the tenant has no such study.
+        ConflictError: it is queued or running.
+    """
+    record = deployment.studies.get(study_id, tenant)
+    if not record.status.final:
+        raise ConflictError(f"the study is {record.status}; cancel it first")
+    deployment.reports.forget(record.owned)
+    deployment.studies.remove(record)
