@@ -8,7 +8,7 @@ PEERS_STAMP := $(PEERS)/.installed
 CHART := .venv-chart
 CHART_STAMP := $(CHART)/.installed
 
-.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small manifests demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune bench-study screenshots lint types contracts lock sbom image-sizes clean
+.PHONY: help setup fmt unit coverage demo demo-llm paper paper-small manifests demo-inputs demo-llm-inputs docs up test test-browser chromium test-faults test-slow compatibility layer-families audit test-security bench-hostile bench bench-sae bench-api bench-page bench-statistics bench-identification bench-demo bench-two-jobs bench-scale bench-organisms bench-finetune bench-load bench-study screenshots lint types contracts lock sbom image-sizes clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -130,6 +130,9 @@ bench-organisms: $(STAMP)  ## what was planted in a chat model, found or not, an
 
 bench-study: $(STAMP)  ## a study of eight beside eight analyses alone, by one worker and by two; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.study
+
+bench-load: $(STAMP)  ## 50 clients at once for three minutes; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks.team
 
 bench-finetune: $(STAMP) $(PEERS_STAMP)  ## our training of a language model beside TRL's; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks.finetune

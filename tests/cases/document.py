@@ -51,6 +51,8 @@ def _families() -> list[str]:
         "model to the last bit (`make layer-families` tries them). The others run whole:\n",
         "| family | why |\n|---|---|",
         *rows,
+        "\nWhether a text has the same states alone and among others, to the last bit, depends on the processor: where "
+        "it has, a family whose reason that is runs block by block. The worker finds out for every job.\n",
         f"\nExact: {', '.join(exact)}.\n",
         f"Exact but for rounding, which depends on where weights lie in memory: {', '.join(rounded)}.\n",
     ]
