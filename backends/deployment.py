@@ -17,6 +17,7 @@ from backends.jobs.store import JobStore, StudyStore
 from backends.jobs.workers import WorkerRegistry
 from backends.queue import JobQueue, celery_app
 from backends.redis_connection import connect_redis
+from backends.sessions import SessionStore
 from backends.settings import Settings
 from backends.sources.pinning import Sources
 from backends.storage.artifacts import ArtifactStore
@@ -48,6 +49,7 @@ class Deployment:
     uploads: UploadStore
     waiting_uploads: WaitingUploads
     keys: KeyStore
+    sessions: SessionStore
     artifacts: ArtifactStore
     idempotency: IdempotencyKeys
     webhooks: WebhookTargets
@@ -79,6 +81,7 @@ class Deployment:
             uploads=uploads,
             waiting_uploads=WaitingUploads(client, uploads),
             keys=KeyStore(client, blobs, settings.host),
+            sessions=SessionStore(client),
             artifacts=ArtifactStore(blobs),
             idempotency=IdempotencyKeys(client),
             webhooks=WebhookTargets(settings),

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from layerdrift.contract.usage import Quota
@@ -61,6 +61,27 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         default=None, description="API key with every scope, created when the API starts; at least 20 characters"
     )
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#]+$",
+        description="where browsers reach the page, without a slash at the end; needed to sign in with a provider",
+    )
+    oidc_issuer: str | None = Field(
+        default=None, description="OpenID Connect provider with which people sign in to the page; unset: API keys alone"
+    )
+    oidc_client_id: str | None = Field(default=None, description="of this service at the provider")
+    oidc_client_secret: SecretStr | None = Field(default=None, description="unset: a public client, PKCE alone")
+    oidc_scopes: str = Field(default="openid profile email", description="scopes that the provider is asked for")
+    oidc_roles_claim: str = Field(default="groups", description="claim of the ID token with a person's roles")
+    oidc_roles: dict[str, list[Literal["read", "submit", "admin", "operator"]]] = Field(
+        default={"*": ["read"]},
+        description='what people with a role may do, as JSON: {"ml-reviewers": ["read", "submit"]}; `*`: everybody '
+        "who signs in",
+    )
+    oidc_tenant_claim: str | None = Field(
+        default=None, description="claim with a person's tenant; unset: all are of the tenant `default`"
+    )
+    session_seconds: int = Field(default=8 * 3600, ge=60, description="how long somebody stays signed in")
     s3_endpoint: str | None = Field(default=None, description="S3 endpoint URL; unset: AWS")
     s3_public_endpoint: str | None = Field(
         default=None, description="S3 address for clients, used in links to artifacts; unset: s3_endpoint"
@@ -193,6 +214,16 @@ class Settings(BaseSettings):
                     "recommended)"
                 )
         return value
+
+    @model_validator(mode="after")
+    def _whole_sign_in(self) -> Settings:
+        missing = [name for name in ("public_url", "oidc_client_id") if getattr(self, name) is None]
+        if self.oidc_issuer is not None and missing:
+            raise ValueError(
+                "signing in with oidc_issuer also needs "
+                + " and ".join(f"LAYERDRIFT_{name.upper()}" for name in missing)
+            )
+        return self
 
     @property
     def roots(self) -> list[Path]:

@@ -38,6 +38,7 @@ from service.routes import (
     health,
     inspection,
     planning,
+    sign_in,
     studies,
     submission,
     uploads,
@@ -77,7 +78,11 @@ def build_server(settings: Settings) -> ls.LitServer:
     _replace_routes(app)
     for router in ROUTERS:
         app.include_router(router, dependencies=ONLY_KNOWN_PARAMETERS)
-    app.state.served = [*app.router.routes, *(route for router in ROUTERS for route in router.routes)]
+    app.include_router(sign_in.router)  # a provider adds parameters of its own
+    app.state.served = [
+        *app.router.routes,
+        *(route for router in (*ROUTERS, sign_in.router) for route in router.routes),
+    ]
     app.mount(health.DOCS_FILES, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     app.mount(web.PREFIX, web.WebFiles(directory=web.FOLDER))
     problems.install(app)

@@ -41,7 +41,7 @@ def _check_access(settings: Settings) -> None:
     store = Deployment.connect(settings).keys
     if settings.admin_key is not None:
         ensure_admin(store, settings.admin_key.get_secret_value())
-    if store.needed():
+    if store.needed() or settings.oidc_issuer is not None:
         return
     if not is_loopback(settings.host):
         raise ValueError(

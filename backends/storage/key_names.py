@@ -133,6 +133,16 @@ def idempotency(tenant: str, digest: str) -> str:
     return f"ld:idempotency:{tenant}:{digest}"
 
 
+def login(digest: str) -> str:
+    """String with a time to live: somebody is at the sign-in provider; by the sha256 of their state."""
+    return f"ld:login:{digest}"
+
+
+def session(digest: str) -> str:
+    """String with a time to live: as whom somebody acts who is signed in, as JSON; by the sha256 of their token."""
+    return f"ld:session:{digest}"
+
+
 def waiting_uploads(tenant: str) -> str:
     """Sorted set of a tenant's uploads whose bytes have not come, by when they were announced, seconds since 1970."""
     return f"ld:waiting-uploads:{tenant}"

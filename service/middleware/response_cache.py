@@ -19,7 +19,7 @@ CACHE_SECONDS = 2.0
 MAX_BYTES = 128 << 20
 
 _REPORT = re.compile(r"/v1/(?:analyses/an|studies/st)_[a-z2-7]{26}/report")
-_ASKED = (b"authorization", b"accept")
+_ASKED = (b"authorization", b"cookie", b"accept")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CachedAnswer:
 
 
 class CachedResponses:
-    """Answers by what was asked: path, key and Accept header; the least recently used are forgotten first."""
+    """Answers by what was asked: path, key, cookie and Accept header; the least recently used are forgotten first."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, seconds: float = CACHE_SECONDS) -> None:
         self._answers: OrderedDict[tuple[bytes | str, ...], CachedAnswer] = OrderedDict()

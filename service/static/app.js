@@ -23,13 +23,15 @@ const PAGES = [
 const main = document.getElementById("main");
 const sign = document.getElementById("sign");
 let leaving = new AbortController();
+let session = { provider: false, signed_in: false };
 
 async function show() {
   leaving.abort();
   leaving = new AbortController();
   const signal = leaving.signal;
   document.getElementById("connection").hidden = true;
-  sign.hidden = key.get() === null;
+  sign.hidden = key.get() === null && !session.signed_in;
+  sign.title = session.signed_in ? `${session.name} (${session.tenant})` : "";
   const path = location.hash.slice(1).split("?")[0];
   const found = PAGES.map(([pattern, page, title]) => [path.match(pattern), page, title]).find(([match]) => match);
   document.body.className = "";
@@ -51,6 +53,16 @@ async function show() {
   }
 }
 
+// Who is signed in with a provider. What asks for it fails by itself where the service is away.
+async function signedIn() {
+  try {
+    const answer = await fetch("/auth/session");
+    return answer.ok ? await answer.json() : session;
+  } catch {
+    return session;
+  }
+}
+
 function fail(view, error) {
   if (error instanceof Problem && (error.status === 401 || error.status === 403)) {
     signIn(view, error);
@@ -68,6 +80,11 @@ function fail(view, error) {
 
 function signIn(view, error) {
   const wrong = error.status === 403 || key.get() !== null;
+  const provider = h(
+    "p",
+    {},
+    h("a", { class: "button", href: `/auth/login?page=${encodeURIComponent(location.hash || "#/")}` }, "Sign in with your organisation"),
+  );
   const secret = h("input", { type: "password", id: "key", autocomplete: "current-password", required: true });
   const said = h("p", { class: "error", role: "alert" }, wrong ? error.message : "");
   const form = h(
@@ -90,6 +107,7 @@ function signIn(view, error) {
       },
     },
     h("h1", {}, "Sign in"),
+    session.provider ? provider : "",
     h("label", { for: "key" }, "API key", secret),
     said,
     h("p", { class: "soft" }, "The key is kept in this tab only. The operator of the service creates keys with: layerdrift keys create"),
@@ -99,8 +117,12 @@ function signIn(view, error) {
   secret.focus();
 }
 
-sign.addEventListener("click", () => {
+sign.addEventListener("click", async () => {
   key.forget();
+  if (session.signed_in) {
+    await fetch("/auth/logout", { method: "POST" });
+    session = await signedIn();
+  }
   location.hash = "#/";
   show();
 });
@@ -112,4 +134,5 @@ addEventListener("hashchange", () => {
   show();
   main.focus();
 });
+session = await signedIn();
 show();

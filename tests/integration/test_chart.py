@@ -197,7 +197,7 @@ def test_variables_are_settings_and_commands_modules(rendered: dict[str, dict[st
 def test_settings_that_may_be_chosen_are_all_that_no_value_sets_and_no_secret() -> None:
     secret = {name.upper() for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
     ours = "HOST PORT HOME REDIS_URL S3_ENDPOINT S3_PUBLIC_ENDPOINT S3_REGION S3_BUCKET MODEL_ROOTS SCALED_QUEUES"
-    ours += " IDLE_SECONDS METRICS_PORT INSTANCE WORKERS"
+    ours += " IDLE_SECONDS METRICS_PORT INSTANCE WORKERS PUBLIC_URL"
     chosen = {name.upper() for name in Settings.model_fields} - set(ours.split()) - secret
     assert set(SCHEMA["properties"]["settings"]["propertyNames"]["enum"]) == chosen
 

@@ -17,6 +17,7 @@ TESTED_ELSEWHERE = {
     "backends/sources/hub.py": ("tests/integration/test_hub.py", "a real server of the Hub's protocol"),
     "backends/storage/report_cache.py": ("tests/integration/test_backends.py", "which of Redis and S3 answers"),
     "backends/retention.py": ("tests/integration/test_retention.py", "what lies in a real bucket, and how old it is"),
+    "backends/sessions.py": ("tests/browser/test_sign_in.py", "keys that Redis forgets by itself"),
     "backends/usage.py": ("tests/integration/test_usage.py", "sums inside Redis, kept in a real bucket"),
     "backends/webhooks.py": ("tests/integration/test_webhooks.py", "deliveries to a real receiver"),
     "clients/layerdrift/__init__.py": (
@@ -33,6 +34,7 @@ TESTED_ELSEWHERE = {
     "service/keys.py": ("tests/integration/test_access.py", "a command on the deployment's real stores"),
     "service/middleware/connections.py": ("tests/security/test_connections.py", "real sockets"),
     "service/middleware/trusted_hosts.py": ("tests/security/test_trusted_hosts.py", "real requests with foreign names"),
+    "service/routes/sign_in.py": ("tests/browser/test_sign_in.py", "a real provider and a real browser"),
     "service/routes/studies.py": ("tests/e2e/test_studies.py", "studies over HTTP"),
     "service/routes/planning.py": ("tests/e2e/test_planning.py", "real checkpoints and data sets"),
     "workers/analysis/agreement.py": ("tests/simulations/test_agreement.py", "its coverage, simulated"),
