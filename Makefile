@@ -82,7 +82,8 @@ coverage: $(STAMP)  ## lines of the product that unit and stage tests run; write
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/stages -m "not slow" -n 2 -q --cov --cov-report=term:skip-covered --cov-report=html
 
 test: lint types contracts chromium $(CHART_STAMP)  ## lint, types, import contracts and all tests, with the real servers
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -m "not faults and not slow"
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest tests/unit -m "not slow" -n 2 -q
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest --ignore=tests/unit -m "not faults and not slow"
 
 screenshots: $(STAMP) chromium  ## the README's pictures, of a finished demo; writes docs/images
 	@$(BIN)/python -m deploy.docs.screenshots

@@ -79,11 +79,14 @@ class UsageStore:
         for prefix in self._blobs.folders(key_names.TENANTS):
             tenant = prefix.removeprefix(key_names.TENANTS).rstrip("/")
             total = sum(blob.size for blob in self._blobs.list(key_names.tenant_prefix(tenant)))
-            self._redis.hset(key_names.STORED_BYTES, tenant, total)
+            if total:
+                self._redis.hset(key_names.STORED_BYTES, tenant, total)
+            else:  # some stores go on listing a folder that is empty
+                self._redis.hdel(key_names.STORED_BYTES, tenant)
         return True
 
     def tenants(self) -> list[str]:
-        """Whose objects have been measured."""
+        """Who has objects, as last measured."""
         known: Any = self._redis.hkeys(key_names.STORED_BYTES)
         return sorted(_text(name) for name in known)
 

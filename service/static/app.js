@@ -130,9 +130,9 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // what stands after # is a page's address
   main.focus();
 });
+session = await signedIn(); // pages are shown from then on, each once
 addEventListener("hashchange", () => {
   show();
   main.focus();
 });
-session = await signedIn();
 show();

@@ -281,8 +281,9 @@ function curves() {
 export function framed(page, title) {
   const frame = h("iframe", { class: "report", title, sandbox: "allow-scripts allow-downloads allow-popups", src: "/static/web/frame.html" });
   addEventListener("message", function heard(event) {
-    if (event.source === frame.contentWindow && event.data === "ready") {
-      frame.contentWindow.postMessage(page, "*");
+    const inside = frame.contentWindow; // null once another page is shown
+    if (inside !== null && event.source === inside && event.data === "ready") {
+      inside.postMessage(page, "*");
     }
   });
   return frame;

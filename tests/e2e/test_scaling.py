@@ -24,6 +24,8 @@ from layerdrift.contract.request import AnalysisRequest
 from layerdrift.sdk import Client
 from tests.builders.calls import WAIT_SECONDS, body
 
+pytestmark = pytest.mark.slow  # an API, maintenance and a worker of its own
+
 SECONDS = 60.0
 
 
@@ -37,7 +39,7 @@ def environment(settings: Settings, roots: Path, tmp_path: Path) -> dict[str, st
     return clean | {
         "LAYERDRIFT_HOME": str(tmp_path),
         "LAYERDRIFT_MODEL_ROOTS": str(roots),
-        "LAYERDRIFT_REDIS_URL": settings.redis_url.removesuffix("/1") + "/5",
+        "LAYERDRIFT_REDIS_URL": settings.redis_url.removesuffix("/1") + "/9",
         "LAYERDRIFT_S3_ENDPOINT": str(settings.s3_endpoint),
         "LAYERDRIFT_S3_ACCESS_KEY": settings.s3_access_key.get_secret_value(),
         "LAYERDRIFT_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
