@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 import redis
+from redis.lock import Lock
 
 from backends.storage import key_names
 from backends.storage.blobs import BlobStore
@@ -19,6 +20,7 @@ DEVICES: tuple[Device, ...] = ("cpu", "gpu")
 MEASURED_EVERY_SECONDS = 600.0
 """How often a tenant's objects are counted: each time all of them are listed."""
 
+LOCK_SECONDS = 30.0
 _LOADED = "loaded"
 
 
@@ -41,16 +43,15 @@ class UsageStore:
         self._blobs = blobs
 
     def add(self, tenant: str, device: Device, seconds: float, now: float | None = None) -> None:
-        """Counts time that a worker has worked for a tenant."""
+        """Counts time that a worker has worked for a tenant. Asks Redis alone: S3 may be slow, and a lease runs out."""
         month = month_of(now)
-        self._load(tenant, month)
         with self._redis.pipeline() as pipe:
             pipe.hincrbyfloat(key_names.usage(tenant, month), device, seconds)
             pipe.sadd(key_names.CHANGED_USAGE, f"{tenant} {month}")
             pipe.execute()
 
     def seconds(self, tenant: str, month: str) -> Seconds:
-        """What was counted in a month."""
+        """What was counted in a month; UnavailableError where Redis was emptied and S3 cannot be asked."""
         self._load(tenant, month)
         found: Any = self._redis.hmget(key_names.usage(tenant, month), list(DEVICES))
         return Seconds(*(float(one or 0.0) for one in found))
@@ -62,8 +63,12 @@ class UsageStore:
             tenant, _, month = _text(entry).partition(" ")
             # taken out before it is read: what is counted meanwhile is written the next time
             self._redis.srem(key_names.CHANGED_USAGE, entry)
-            body = json.dumps(self.seconds(tenant, month)._asdict()).encode()
-            self._blobs.put(key_names.usage_object(tenant, month), body, "application/json")
+            try:
+                body = json.dumps(self.seconds(tenant, month)._asdict()).encode()
+                self._blobs.put(key_names.usage_object(tenant, month), body, "application/json")
+            except BaseException:
+                self._redis.sadd(key_names.CHANGED_USAGE, entry)
+                raise
         return len(changed)
 
     def stored_bytes(self, tenant: str) -> int | None:
@@ -91,19 +96,22 @@ class UsageStore:
         return sorted(_text(name) for name in known)
 
     def _load(self, tenant: str, month: str) -> None:
-        """Adds what S3 has where Redis was emptied; one process does it, once."""
+        """Adds what S3 has where Redis was emptied; one process does it, and the others wait for it."""
         name = key_names.usage(tenant, month)
-        if not self._redis.hsetnx(name, _LOADED, "1"):
+        if self._redis.hexists(name, _LOADED):
             return
-        try:
-            kept = json.loads(self._blobs.get(key_names.usage_object(tenant, month)))
-        except NotFoundError:
-            return
-        except BaseException:
-            self._redis.hdel(name, _LOADED)
-            raise
-        for device in DEVICES:
-            self._redis.hincrbyfloat(name, device, float(kept.get(device, 0.0)))
+        with Lock(self._redis, f"{name}:lock", timeout=LOCK_SECONDS, blocking_timeout=LOCK_SECONDS):
+            if self._redis.hexists(name, _LOADED):
+                return
+            try:
+                kept = json.loads(self._blobs.get(key_names.usage_object(tenant, month)))
+            except NotFoundError:
+                kept = {}
+            with self._redis.pipeline() as pipe:
+                for device in DEVICES:
+                    pipe.hincrbyfloat(name, device, float(kept.get(device, 0.0)))
+                pipe.hset(name, _LOADED, "1")
+                pipe.execute()
 
 
 def month_of(now: float | None = None) -> str:
