@@ -1,23 +1,26 @@
-"""What is old enough to go, and its removal. Nothing that is queued or running, or that an open study waits for, is."""
+"""What is old enough to go, and its removal. Nothing goes that is queued or running, or that these name.
+
+Records are read from S3, which has all of them: by an emptied Redis everything would look unused.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from backends import deletion
 from backends.deployment import Deployment
-from backends.jobs.listing import RecordListing
-from backends.jobs.records import JobRecord, StudyRecord
+from backends.jobs.records import JobRecord, NewerRecordError, Record, StudyRecord
 from backends.jobs.store import RecordT
 from backends.settings import Retention
 from backends.storage import key_names
-from backends.storage.blobs import BlobInfo
+from backends.storage.blobs import BlobInfo, BlobStore
 from backends.storage.uploads import SCHEME
 from layerdrift.contract.errors import ConflictError, NotFoundError
 
@@ -26,27 +29,33 @@ Expiring = Literal["study", "analysis", "artifacts", "checkpoint", "upload", "pa
 UNFINISHED_DAYS = 1.0
 """Parts of an object that was never made are kept so long: it may still be coming."""
 
-_PAGE = 100
-
-logger = logging.getLogger("layerdrift.audit")
+audit = logging.getLogger("layerdrift.audit")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Expired:
-    """Something that goes, of so many bytes. id: of the analysis, study or upload; of parts their key and token."""
+    """Something that goes, of so many bytes.
+
+    id: of the analysis, study or upload; of parts their key and token. written: of an upload.
+    """
 
     kind: Expiring
     tenant: str
     id: str
     bytes: int
     reason: str
+    written: datetime | None = None
 
 
 def expired(deployment: Deployment, now: datetime | None = None) -> Iterator[Expired]:
     """All that goes by the deployment's settings, tenant after tenant; what is not set expires nothing but parts."""
-    now = now or datetime.now(UTC)
-    for tenant in deployment.jobs.tenants():
-        yield from _of_tenant(deployment, deployment.settings.retention, tenant, now)
+    now, rules = now or datetime.now(UTC), deployment.settings.retention
+    for tenant in deployment.jobs.tenants() if rules != Retention() else ():
+        try:
+            yield from _of_tenant(deployment, rules, tenant, now)
+        except NewerRecordError as error:
+            logger.warning("retention leaves tenant %s alone: %s", tenant, error.detail)
     for one in deployment.blobs.unfinished():
         if now - one.begun > timedelta(days=UNFINISHED_DAYS):
             yield Expired("parts", "", json.dumps([one.key, one.token]), 0, f"begun {one.begun:%Y-%m-%d}, never made")
@@ -60,18 +69,27 @@ def remove(deployment: Deployment, one: Expired) -> bool:
             deletion.delete_study(deployment, one.tenant, one.id)
         elif one.kind == "analysis":
             deletion.delete(deployment, one.tenant, one.id)
-        elif one.kind == "artifacts":
-            deployment.blobs.delete_all(key_names.artifact_prefix(owned))
-        elif one.kind == "checkpoint":
-            deployment.blobs.delete_all(key_names.checkpoint_prefix(owned))
         elif one.kind == "upload":
-            deployment.uploads.remove(one.tenant, one.id)
-        else:
+            _remove_upload(deployment, one)
+        elif one.kind == "parts":
             deployment.blobs.abort_parts(*json.loads(one.id))
+        else:
+            if not deployment.jobs.get(one.id, one.tenant).status.final:
+                return False
+            prefix = key_names.artifact_prefix if one.kind == "artifacts" else key_names.checkpoint_prefix
+            deployment.blobs.delete_all(prefix(owned))
     except (NotFoundError, ConflictError):
         return False
-    logger.info("retention removed %s", described(one))
+    audit.info("retention removed %s", described(one))
     return True
+
+
+def _remove_upload(deployment: Deployment, one: Expired) -> None:
+    """ConflictError where somebody has sent the same again meanwhile."""
+    record = deployment.blobs.list(key_names.upload_record(one.tenant, one.id))
+    if any(blob.written != one.written for blob in record):
+        raise ConflictError("it was written again")
+    deployment.uploads.remove(one.tenant, one.id)
 
 
 def described(one: Expired) -> str:
@@ -82,22 +100,38 @@ def described(one: Expired) -> str:
 
 def _of_tenant(deployment: Deployment, rules: Retention, tenant: str, now: datetime) -> Iterator[Expired]:
     objects = deployment.blobs.list(key_names.tenant_prefix(tenant))
-    jobs = list(_every(deployment.listing, tenant))
-    studies = list(_every(deployment.study_listing, tenant))
+    jobs = list(_records(deployment.blobs, objects, key_names.record_prefix(key_names.JOBS, tenant), JobRecord))
+    studies = list(_records(deployment.blobs, objects, key_names.record_prefix(key_names.STUDIES, tenant), StudyRecord))
+    busy = _text(one for one in (*jobs, *studies) if not one.status.final)
     sizes = _Sizes(tenant, objects)
     old_studies = [one for one in studies if _older(one.finished_at, rules.analyses_days, now)]
     for study in old_studies:
         yield Expired("study", tenant, study.id, 0, _ended(study.finished_at))
     gone_studies = {study.id for study in old_studies}
     wanted = {member.analysis_id for one in studies if one.id not in gone_studies for member in one.awaited}
-    loose = [one for one in jobs if one.status.final and one.id not in wanted]
+    loose = [one for one in jobs if one.status.final and one.id not in wanted and one.id not in busy]
     gone = {one.id: _ended(one.finished_at) for one in loose if _older(one.finished_at, rules.analyses_days, now)}
     gone |= _too_many(loose, gone, sizes, rules.stored_bytes)
     for id_, reason in gone.items():
         yield Expired("analysis", tenant, id_, sizes.of(id_), reason)
     left = [one for one in jobs if one.id not in gone]
-    yield from _parts_of(left, rules, sizes, now)
-    yield from _uploads(left, studies, rules, objects, sizes, now)
+    yield from _parts_of([one for one in left if one.status.final and one.id not in busy], rules, sizes, now)
+    if rules.uploads_days is not None:
+        named = _text((*left, *studies))
+        yield from _uploads(named, rules.uploads_days, objects, sizes, now)
+
+
+def _records(blobs: BlobStore, objects: list[BlobInfo], prefix: str, record_type: type[RecordT]) -> Iterator[RecordT]:
+    """The records under a prefix, of those objects; NewerRecordError where this version cannot read one."""
+    for blob in objects:
+        if blob.key.startswith(prefix):
+            with suppress(NotFoundError):  # deleted meanwhile
+                yield record_type.stored(blobs.get(blob.key))
+
+
+def _text(records: Iterable[Record]) -> str:
+    """All that records name."""
+    return "\n".join(one.model_dump_json() for one in records)
 
 
 def _parts_of(left: list[JobRecord], rules: Retention, sizes: _Sizes, now: datetime) -> Iterator[Expired]:
@@ -108,28 +142,18 @@ def _parts_of(left: list[JobRecord], rules: Retention, sizes: _Sizes, now: datet
     for kind, folder, days in kinds:
         for job in left:
             size = sizes.of(job.id, folder)
-            if size and job.status.final and _older(job.finished_at, days, now):
+            if size and _older(job.finished_at, days, now):
                 yield Expired(kind, job.tenant, job.id, size, _ended(job.finished_at))
 
 
-def _uploads(
-    left: list[JobRecord],
-    studies: list[StudyRecord],
-    rules: Retention,
-    objects: list[BlobInfo],
-    sizes: _Sizes,
-    now: datetime,
-) -> Iterator[Expired]:
-    if rules.uploads_days is None:
-        return
-    named = "".join(one.model_dump_json() for one in (*left, *studies))
+def _uploads(named: str, days: float, objects: list[BlobInfo], sizes: _Sizes, now: datetime) -> Iterator[Expired]:
     for blob in objects:
         if not (blob.key.startswith(key_names.uploads_prefix(sizes.tenant)) and blob.key.endswith("/upload.json")):
             continue
         id_ = blob.key.split("/")[-2]
-        if _older(blob.written, rules.uploads_days, now) and SCHEME + id_ not in named:
+        if _older(blob.written, days, now) and SCHEME + id_ not in named:
             reason = f"no analysis names it, written {blob.written:%Y-%m-%d}"
-            yield Expired("upload", sizes.tenant, id_, sizes.of(id_), reason)
+            yield Expired("upload", sizes.tenant, id_, sizes.of(id_), reason, blob.written)
 
 
 def _too_many(loose: list[JobRecord], gone: dict[str, str], sizes: _Sizes, most: int | None) -> dict[str, str]:
@@ -160,15 +184,6 @@ class _Sizes:
 
     def of(self, id_: str, folder: str | None = None) -> int:
         return self._found[folder, id_]
-
-
-def _every(listing: RecordListing[RecordT], tenant: str) -> Iterator[RecordT]:
-    cursor: str | None = None
-    while True:
-        found, cursor = listing.page(tenant, _PAGE, cursor)
-        yield from found
-        if cursor is None:
-            return
 
 
 def _older(time: datetime | None, days: float | None, now: datetime) -> bool:

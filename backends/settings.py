@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
-    @field_validator("s3_endpoint", "s3_public_endpoint", mode="before")
+    @field_validator("s3_endpoint", "s3_public_endpoint", "public_url", "oidc_issuer", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         """As a compose file gives what its own environment lacks."""

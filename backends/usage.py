@@ -72,7 +72,7 @@ class UsageStore:
         return len(changed)
 
     def stored_bytes(self, tenant: str) -> int | None:
-        """Of a tenant's objects, as last measured; None: not yet."""
+        """Of a tenant's objects, as last measured; None: there were none, or it was not measured yet."""
         found: Any = self._redis.hget(key_names.STORED_BYTES, tenant)
         return None if found is None else int(found)
 
@@ -81,13 +81,15 @@ class UsageStore:
         due = self._redis.set(key_names.STORAGE_MEASURED, b"", nx=True, px=int(MEASURED_EVERY_SECONDS * 1000))
         if not due:
             return False
+        found = {}
         for prefix in self._blobs.folders(key_names.TENANTS):
-            tenant = prefix.removeprefix(key_names.TENANTS).rstrip("/")
-            total = sum(blob.size for blob in self._blobs.list(key_names.tenant_prefix(tenant)))
-            if total:
-                self._redis.hset(key_names.STORED_BYTES, tenant, total)
-            else:  # some stores go on listing a folder that is empty
-                self._redis.hdel(key_names.STORED_BYTES, tenant)
+            if total := sum(blob.size for blob in self._blobs.list(prefix)):
+                found[prefix.removeprefix(key_names.TENANTS).rstrip("/")] = total
+        with self._redis.pipeline() as pipe:  # also who has nothing any more is told
+            pipe.delete(key_names.STORED_BYTES)
+            for tenant, total in found.items():
+                pipe.hset(key_names.STORED_BYTES, tenant, total)
+            pipe.execute()
         return True
 
     def tenants(self) -> list[str]:

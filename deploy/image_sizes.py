@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -40,8 +41,8 @@ def closure(asked: Iterable[str]) -> dict[str, Distribution]:
 
 def size(package: Distribution) -> int:
     """Bytes of the files of one package."""
-    paths = (package.locate_file(file) for file in package.files or ())
-    return sum(path.stat().st_size for path in paths if path.is_file())  # type: ignore[attr-defined]
+    paths = (Path(str(package.locate_file(file))) for file in package.files or ())
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
         sizes = {name: size(package) for name, package in packages.items()}
         torch = sizes.pop("torch", 0)
         with_torch = f", and PyTorch for CPUs {torch / MEGABYTE:,.0f} MB" if torch else ""
-        print(f"{image}: {len(packages)} packages, {sum(sizes.values()) / MEGABYTE:,.0f} MB{with_torch}")  # noqa: T201
+        print(f"{image}: {len(packages)} packages, {sum(sizes.values()) / MEGABYTE:,.0f} MB{with_torch}")
 
 
 if __name__ == "__main__":

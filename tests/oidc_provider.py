@@ -15,11 +15,11 @@ import httpx
 from deploy.embedded.ports import choose
 
 _RUN = """
-import json, sys, time
+import json, signal, sys
 from oidc_provider_mock import User, run_server_in_thread
 users = [User(sub=name, claims=claims) for name, claims in json.loads(sys.argv[2]).items()]
 with run_server_in_thread(port=int(sys.argv[1]), require_nonce=True, user_claims=users):
-    time.sleep(10**6)
+    signal.pause()
 """
 SECONDS = 30.0
 

@@ -7,10 +7,11 @@ by demand; two of them do no harm.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import signal
-import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 from prometheus_client import start_http_server
@@ -36,15 +37,18 @@ def dry_run(deployment: Deployment) -> None:
     print(f"{len(found)} would be removed, {sum(one.bytes for one in found):,} bytes")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs until SIGTERM or Ctrl-C; with `--dry-run` says what retention would remove, and removes nothing."""
+    parser = argparse.ArgumentParser(prog="python -m workers.maintenance", description="what needs no worker")
+    parser.add_argument("--dry-run", action="store_true", help="say what retention would remove, and end")
+    given = parser.parse_args(arguments)
     settings = Settings()
     logs.configure(settings.log_format)
     deployment = Deployment.connect(settings)
-    deployment.probe_store_in_background()
-    if sys.argv[1:] == ["--dry-run"]:
+    if given.dry_run:
         dry_run(deployment)
         return
+    deployment.probe_store_in_background()
     duties: list[Periodic] = [
         Reconciler(deployment),
         WebhookDispatcher(deployment),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import redis
 
 from layerdrift.contract.errors import LayerdriftError
 
+PATIENCE_SECONDS = 5.0
+"""A process that is to end waits so long for each of its threads."""
+
 logger = logging.getLogger(__name__)
 
 
-class Periodic:
+class Periodic(ABC):
     """One look at once and one after every `seconds`; what a look raises is logged, and the next one comes."""
 
     name: ClassVar[str]
@@ -30,17 +34,17 @@ class Periodic:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after the look that is being made, or without it where that takes too long."""
+        """Ends after the look that is being made, or without it where that takes longer than PATIENCE_SECONDS."""
         self._stopped.set()
-        self._thread.join(timeout=self.seconds)
+        self._thread.join(timeout=PATIENCE_SECONDS)
 
     def stopping(self) -> bool:
         """Whether a look that takes long is to end early."""
         return self._stopped.is_set()
 
+    @abstractmethod
     def look(self) -> object:
         """What is done every time."""
-        raise NotImplementedError
 
     def _run(self) -> None:
         while not self._stopped.is_set():

@@ -48,13 +48,13 @@ def standing(jobs: JobListing, workers: WorkerRegistry, queue: JobQueue, usage: 
         by_status.labels(status.value).set(jobs.count(status))
     waiting = Gauge("layerdrift_queue_waiting", "Announced jobs that no worker has picked up", registry=registry)
     waiting.set(queue.waiting())
-    length = Gauge("layerdrift_queue_length", "The same, by queue", ["queue"], registry=registry)
+    length = Gauge("layerdrift_queue_length", "Announced jobs that wait, by queue", ["queue"], registry=registry)
     listening = Gauge("layerdrift_workers", "Listening workers", ["queue"], registry=registry)
     for name in QUEUES:
         length.labels(name).set(queue.waiting_in(name))
         listening.labels(name).set(workers.listening(name))
-    used = Gauge("layerdrift_tenant_seconds", "Work in this month", ["tenant", "device"], registry=registry)
-    stored = Gauge("layerdrift_tenant_stored_bytes", "Bytes in the bucket", ["tenant"], registry=registry)
+    used = Gauge("layerdrift_tenant_seconds", "Work of this month", ["tenant", "device"], registry=registry)
+    stored = Gauge("layerdrift_tenant_stored_bytes", "Size of the objects in the bucket", ["tenant"], registry=registry)
     for tenant in usage.tenants():
         for device, seconds in usage.seconds(tenant, month_of())._asdict().items():
             used.labels(tenant, device).set(seconds)

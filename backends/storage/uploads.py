@@ -87,6 +87,8 @@ class UploadStore:
             with suppress(NotFoundError):
                 stored = self._read(tenant, upload_id)
                 if stored.upload.status == "complete" or stored.expected == asked:
+                    if stored.upload.status == "complete":
+                        self._write(tenant, stored)  # it is used again: its age begins anew
                     return stored.upload
         upload = Upload(
             id=upload_id,
@@ -123,7 +125,9 @@ class UploadStore:
         digest = hashlib.sha256(body).hexdigest()
         upload_id = _id(bytes.fromhex(digest))
         try:
-            return self.get(tenant, upload_id)
+            stored = self._read(tenant, upload_id)
+            self._write(tenant, stored)  # it is used again: its age begins anew
+            return stored.upload
         except NotFoundError:
             self._blobs.put(key_names.upload_object(tenant, upload_id), body, "application/octet-stream")
         upload = Upload(

@@ -1,4 +1,4 @@
-"""The audit log: who submitted, read, deleted, or changed keys; a line for each request, on a logger of its own."""
+"""The audit log: who signed in, submitted, read, deleted or changed keys; a line a request, on its own logger."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from layerdrift.contract.key import ApiKey
 KEY: Final = "api_key"
 """Where a request's state says whose it is."""
 
+_PREFIXES = ("/v1/", "/auth/")
 _UNCHANGING = ("/v1/estimates", "/v1/datasets/preview")
 """POSTs that change nothing and read nothing that is kept."""
 
-_READ = ("/report", "/artifacts", "/compare", "/sources", "/usage", "/keys")
-"""Parts of a route that tell what is in an analysis or who is there; polling is not among them."""
+_READ = ("/callback", "/report", "/artifacts", "/compare", "/sources", "/usage", "/keys")
+"""Parts of a route that sign in, or tell what is in an analysis or who is there; polling is not among them."""
 
 _REFUSED = (401, 403)
 
@@ -30,7 +31,7 @@ def audit(scope: Scope, route: str, status: int, location: str | None) -> None:
     Args:
         route: its template. location: what it made, by the answer's header.
     """
-    if not route.startswith("/v1/") or not (_audited(scope["method"], route) or status in _REFUSED):
+    if not route.startswith(_PREFIXES) or not (_audited(scope["method"], route) or status in _REFUSED):
         return
     key: ApiKey | None = scope.get("state", {}).get(KEY)
     client = scope.get("client")

@@ -15,7 +15,7 @@ from backends.settings import Settings
 from layerdrift.contract.errors import Problem
 from service.http.problems import ProblemResponse
 
-_ONCE = (b"host", b"origin", b"authorization")
+_ONCE = (b"host", b"origin", b"authorization", b"cookie")
 """Headers that decide who asks: two of one kind could be read as either."""
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")

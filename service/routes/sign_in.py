@@ -8,8 +8,10 @@ from fastapi import APIRouter, Cookie, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, Field
 
+from backends.sessions import LOGIN_SECONDS
 from layerdrift.contract.errors import NotFoundError, UnauthorizedError
 from layerdrift.contract.key import Scope
+from service.http import audit
 from service.http.access import SESSION_COOKIE, CurrentDeployment
 from service.use_cases import sign_in
 
@@ -48,7 +50,7 @@ def login(deployment: CurrentDeployment, page: Annotated[str, _SHORT] = "#/") ->
     _require_provider(deployment)
     redirect = sign_in.begin(deployment, page)
     answer = RedirectResponse(redirect.url, status_code=303)
-    _set_cookie(answer, deployment, LOGIN_COOKIE, redirect.state, 600)
+    _set_cookie(answer, deployment, LOGIN_COOKIE, redirect.state, LOGIN_SECONDS)
     return answer
 
 
@@ -68,6 +70,7 @@ def callback(
     if error:
         raise UnauthorizedError(f"the provider refused the sign-in: {error_description or error}")
     key, page = sign_in.complete(deployment, state, code)
+    setattr(request.state, audit.KEY, key)
     seconds = deployment.settings.session_seconds
     answer = RedirectResponse(f"/{page}", status_code=303)
     _set_cookie(answer, deployment, SESSION_COOKIE, deployment.sessions.create(key, seconds), seconds)
@@ -77,10 +80,11 @@ def callback(
 
 @router.post("/logout", status_code=204)
 def logout(
-    deployment: CurrentDeployment, token: Annotated[str | None, Cookie(alias=SESSION_COOKIE)] = None
+    request: Request, deployment: CurrentDeployment, token: Annotated[str | None, Cookie(alias=SESSION_COOKIE)] = None
 ) -> Response:
     """Sign out of this service; the provider's own session goes on."""
     if token:
+        setattr(request.state, audit.KEY, deployment.sessions.find(token))
         deployment.sessions.end(token)
     answer = Response(status_code=204)
     answer.delete_cookie(SESSION_COOKIE)

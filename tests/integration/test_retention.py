@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -137,6 +138,51 @@ def test_uploads_go_when_no_analysis_names_them_any_more(bucket: Deployment) -> 
     assert [upload.id for upload in bucket.uploads.newest(TENANT, 10)] == [named.id]
 
 
+def test_an_upload_that_was_sent_again_is_new(bucket: Deployment) -> None:
+    first = bucket.uploads.keep_inline(TENANT, b"texts", "texts.jsonl")
+    asked, later = keeping(bucket, uploads_days=7), datetime.now(UTC) + timedelta(days=8)
+    (one,) = retention.expired(asked, later)
+    time.sleep(1.1)  # what a store tells of the time has no fractions
+    assert bucket.uploads.keep_inline(TENANT, b"texts", "texts.jsonl") == first
+    assert not retention.remove(asked, one)
+    (again,) = retention.expired(asked, later)
+    assert retention.remove(asked, again)
+
+
+def test_an_emptied_redis_makes_nothing_look_unused(bucket: Deployment, valkey: redis.Redis) -> None:
+    named = bucket.uploads.keep_inline(TENANT, b"named", "texts.jsonl")
+    ended(bucket, 1, dataset={"uri": named.uri})
+    study, jobs = study_record((Status.SUCCEEDED, Status.SUCCEEDED))
+    for job in jobs:
+        bucket.jobs.submit(job.model_copy(update={"finished_at": datetime.now(UTC) - timedelta(days=40)}))
+    bucket.studies.submit(study.ended(Status.SUCCEEDED))
+    asked, later = keeping(bucket, uploads_days=7, analyses_days=30), datetime.now(UTC) + timedelta(days=8)
+    assert gone(asked, later) == set()
+    valkey.flushdb()
+    assert gone(asked, later) == set()
+
+
+def test_a_tenant_with_a_record_of_a_later_version_is_left_to_that_version(bucket: Deployment) -> None:
+    old = ended(bucket, 31)
+    asked = keeping(bucket, analyses_days=30, uploads_days=7)
+    assert gone(asked) == {("analysis", old.id)}
+    newer = record()
+    body = newer.model_dump_json().replace('"schema_version":1', '"schema_version":2').encode()
+    assert b'"schema_version":2' in body
+    bucket.blobs.put(key_names.record_object(key_names.JOBS, newer.owned), body, "")
+    assert gone(asked) == set()
+
+
+def test_what_an_open_analysis_names_stays(bucket: Deployment) -> None:
+    tuned = ended(bucket, 40)
+    uri = f"s3://{bucket.settings.s3_bucket}/{key_names.checkpoint_prefix(tuned.owned)}"
+    waits = ended(bucket, 0, Status.QUEUED, tuned={"uri": uri})
+    asked = keeping(bucket, analyses_days=30, checkpoints_days=7, stored_bytes=1)
+    assert gone(asked) == set()
+    bucket.jobs.update(waits.id, lambda job: job.ended(Status.CANCELLED))
+    assert ("analysis", tuned.id) in gone(asked)
+
+
 def test_parts_of_what_was_never_made_go_after_a_day(bucket: Deployment) -> None:
     upload = bucket.uploads.announce(TENANT, UploadRequest(filename="a.csv"))
     key = key_names.upload_object(TENANT, upload.id)
@@ -155,6 +201,8 @@ def test_what_is_gone_or_runs_again_by_now_is_left(bucket: Deployment) -> None:
     (found,) = retention.expired(asked)
     bucket.jobs.update(one.id, lambda job: job.model_copy(update={"status": Status.QUEUED}))
     assert not retention.remove(asked, found)
+    for kind in ("artifacts", "checkpoint"):
+        assert not retention.remove(asked, replace(found, kind=kind))
     assert keys(bucket, one.id) == {"jobs", "reports", "artifacts", "checkpoints"}
 
 
@@ -188,6 +236,8 @@ def test_a_dry_run_says_what_would_go_and_removes_nothing(bucket: Deployment) ->
         text=True,
         check=True,
     )
+    mistyped = [sys.executable, "-m", "workers.maintenance", "--dryrun"]
+    assert subprocess.run(mistyped, env={**os.environ, **given}, capture_output=True, check=False).returncode == 2
     first, last = done.stdout.splitlines()
     assert first.startswith(f"analysis {old.id} of tenant default, ")
     assert last.startswith("1 would be removed, ")

@@ -55,10 +55,11 @@ def test_a_foreign_page_changes_nothing_with_and_without_keys(stack: Stack, keye
         assert said.status_code == 201, (own, said.text)
 
 
-@pytest.mark.parametrize("name", ["Host", "Authorization", "Origin"])
+@pytest.mark.parametrize("name", ["Host", "Authorization", "Origin", "Cookie"])
 def test_one_identity_decides_where_two_are_given(keyed: Stack, name: str) -> None:
     """Also where a cache has the answer for one of them."""
     right = {"Host": keyed.url.partition("//")[2], "Authorization": f"Bearer {ADMIN}", "Origin": keyed.url}
+    right["Cookie"] = "layerdrift_session=none"
 
     def status(path: str, pairs: list[tuple[str, str]]) -> int:
         head = "".join(f"{name}: {value}\r\n" for name, value in pairs)

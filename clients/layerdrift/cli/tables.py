@@ -261,7 +261,7 @@ def usage(found: Usage) -> Table:
         ("open jobs", found.open_jobs, found.quota.open_jobs, "when one ends"),
     ):
         limited = allowed is not None
-        shown = "not measured yet" if used is None else f"{used:,.0f}"
+        shown = "none found yet" if used is None else f"{used:,.0f}"
         table.add_row(name, shown, f"{allowed:,.0f}" if allowed is not None else "none", frees if limited else "")
     return table
 

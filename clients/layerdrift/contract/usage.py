@@ -30,7 +30,7 @@ class Usage(BaseModel):
     gpu_seconds: float = Field(ge=0, description="that workers with a GPU worked on its jobs, lost attempts included")
     cpu_seconds: float = Field(ge=0, description="the same of workers without one")
     storage_bytes: int | None = Field(
-        description="of its objects in the bucket, as last measured (every ten minutes); null: not measured yet"
+        description="of its objects in the bucket, as last measured (every ten minutes); null: none were found yet"
     )
     open_jobs: int = Field(ge=0, description="jobs that are queued or running now")
     quota: Quota = Field(description="what it may use")

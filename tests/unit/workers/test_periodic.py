@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from layerdrift.contract.errors import UnavailableError
+from workers import periodic
 from workers.periodic import Periodic
 
 
@@ -39,6 +40,26 @@ def test_what_a_look_raises_is_logged_and_the_next_one_comes(caplog: pytest.LogC
     assert [entry.getMessage() for entry in caplog.records] == [
         f"looks failed, and tries again: {what}" for what in ("no Redis", "no S3", "no disk")
     ]
+
+
+def test_who_stops_it_does_not_wait_for_a_look_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(periodic, "PATIENCE_SECONDS", 0.05)
+    entered, over = Event(), Event()
+
+    class Endless(Periodic):
+        name: ClassVar[str] = "endless"
+        seconds: ClassVar[float] = 3600.0
+
+        def look(self) -> None:
+            entered.set()
+            over.wait(10)
+
+    endless = Endless()
+    endless.start()
+    assert entered.wait(10)
+    endless.stop()
+    assert endless._thread.is_alive()
+    over.set()
 
 
 def test_it_can_be_stopped_and_does_not_look_again() -> None:

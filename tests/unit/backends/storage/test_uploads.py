@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backends.storage import uploads
+from backends.storage import key_names, uploads
 from backends.storage.blobs import Part
 from backends.storage.uploads import INLINE_NAME, UploadStore
 from layerdrift.contract.errors import ConflictError, InputError, NotFoundError, TooLargeError
@@ -188,7 +188,7 @@ def test_texts_of_a_request_are_kept_once_and_stand_in_no_list(store: UploadStor
     kept = store.keep_inline("default", CONTENT, INLINE_NAME)
     written = len(blobs.written)
     assert store.keep_inline("default", CONTENT, INLINE_NAME) == kept
-    assert len(blobs.written) == written
+    assert blobs.written[written:] == [key_names.upload_record("default", kept.id)]  # used again, it is no old one
     assert (kept.status, kept.bytes, kept.sha256, data(blobs)) == ("complete", len(CONTENT), SHA256, [CONTENT])
     assert store.newest("default", 10) == []
 

@@ -32,7 +32,7 @@ def test_each_has_a_line_with_its_quota_and_when_it_frees(service: HttpService) 
     assert lines[0][:2] == ["Tenant", "search,"]
     assert ["GPU", "seconds", "5,400", "36,000", "2026-12-01", "00:00", "UTC"] in lines
     assert ["CPU", "seconds", "0", "none"] in lines
-    assert ["stored", "bytes", "not", "measured", "yet", "none"] in lines
+    assert ["stored", "bytes", "none", "found", "yet", "none"] in lines
     assert ["open", "jobs", "2", "20", "when", "one", "ends"] in lines
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from layerdrift.contract.analysis import Status
 from layerdrift.contract.key import Scope
 from service.http import audit
 from service.middleware.request_logging import RequestLoggingMiddleware
-from service.routes import analyses, api_keys, health, planning, uploads, usage
+from service.routes import analyses, api_keys, health, planning, sign_in, uploads, usage
 from tests.builders.records import record
 from tests.builders.service import ServiceDeployment, api
 
@@ -36,8 +37,9 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
 def served() -> tuple[ServiceDeployment, TestClient]:
     done = record(analysis_id=ID).model_copy(update={"status": Status.SUCCEEDED, "tenant": "search"})
     deployment = ServiceDeployment(done)
-    http = api(deployment, *(module.router for module in (analyses, api_keys, health, planning, uploads, usage)))
-    http.app.add_middleware(RequestLoggingMiddleware)  # type: ignore[attr-defined]
+    modules = (analyses, api_keys, health, planning, sign_in, uploads, usage)
+    http = api(deployment, *(module.router for module in modules))
+    cast(FastAPI, http.app).add_middleware(RequestLoggingMiddleware)
     deployment.sign_in(http, Scope.ADMIN, tenant="search")
     return deployment, http
 
@@ -70,6 +72,9 @@ def test_a_line_says_who_did_what_to_what_and_how_it_ended(lines: Lines) -> None
         ("GET", "/v1/analyses", False),
         ("GET", f"/v1/analyses/{ID}", False),
         ("POST", "/v1/estimates", False),
+        ("GET", "/auth/callback", True),
+        ("POST", "/auth/logout", True),
+        ("GET", "/auth/session", False),
         ("GET", "/health", False),
         ("GET", "/metrics", False),
     ],
