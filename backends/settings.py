@@ -74,9 +74,9 @@ class Settings(BaseSettings):
     oidc_scopes: str = Field(default="openid profile email", description="scopes that the provider is asked for")
     oidc_roles_claim: str = Field(default="groups", description="claim of the ID token with a person's roles")
     oidc_roles: dict[str, list[Literal["read", "submit", "admin", "operator"]]] = Field(
-        default={"*": ["read"]},
+        default={},
         description='what people with a role may do, as JSON: {"ml-reviewers": ["read", "submit"]}; `*`: everybody '
-        "who signs in",
+        "whom the provider knows; default: nobody gets in",
     )
     oidc_tenant_claim: str | None = Field(
         default=None, description="claim with a person's tenant; unset: all are of the tenant `default`"

@@ -38,6 +38,12 @@ def test_without_a_role_nobody_gets_in(claims: dict[str, Any]) -> None:
         key_of(SETTINGS, {"sub": "u1"} | claims)
 
 
+def test_by_default_a_provider_lets_nobody_in() -> None:
+    settings = Settings(public_url="https://layerdrift.example", oidc_issuer=ISSUER, oidc_client_id="layerdrift")
+    with pytest.raises(ForbiddenError, match="LAYERDRIFT_OIDC_ROLES"):
+        key_of(settings, {"sub": "u1", "groups": ["admins"]})
+
+
 def test_a_role_of_everybody_and_a_nested_claim() -> None:
     settings = SETTINGS.model_copy(
         update={"oidc_roles": {"*": ["read"], "x": ["admin"]}, "oidc_roles_claim": "a.roles"}
